@@ -1,0 +1,101 @@
+# Every command of the house. Each one sets up what it needs, on a machine that has only Python
+# 3.11 and make. One environment per role, under .venv/:
+#
+#   serve-cpu, serve-gpu   what `make serve` runs: no torch, one onnxruntime
+#   serve-test             the same as serve-cpu, and pytest: proves that the service needs no torch
+#   train                  everything but the GPU runtime: trains, exports, lints, runs all tests
+#
+# EXTRA=gpu      serve on an NVIDIA GPU (CUDA 13)
+# ARGS=...       more arguments for the served, tested or linted command
+# PIP_ARGS=...   more arguments for pip, such as an index with a smaller build of torch
+# PYTHON=...     the interpreter that the environments are made with
+
+EXTRA ?= cpu
+ifndef PYTHON
+PYTHON := $(shell for name in python3.11 python3; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo "$$name" && break; done)
+endif
+BENCH ?= training_step export_overhead rotations_input server
+
+ifeq ($(filter $(EXTRA),cpu gpu),)
+$(error EXTRA is cpu or gpu, got '$(EXTRA)')
+endif
+
+ENVIRONMENTS := serve-cpu serve-gpu serve-test train
+STAMPS := $(ENVIRONMENTS:%=.venv/%/.installed)
+TRAIN := .venv/train/bin/python
+SERVE := .venv/serve-$(EXTRA)/bin/python
+TORCH := $(shell sed -n 's/^torch==[^ ]*/&/p' constraints.txt)
+
+extras.serve-cpu := serve,cpu
+extras.serve-gpu := serve,gpu
+extras.serve-test := serve,cpu,dev
+extras.train := serve,cpu,train,export,dev
+
+# What must not be there after the install, whatever asked for it.
+absent.serve-cpu := torch onnx onnxruntime-gpu
+absent.serve-gpu := torch onnx onnxruntime
+absent.serve-test := torch onnx onnxruntime-gpu
+absent.train := onnxruntime-gpu
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint bench serve-env train-env clean $(ENVIRONMENTS:%=.venv/%)
+.NOTPARALLEL:  # two installs of one checkout would share a build folder
+.DELETE_ON_ERROR:
+
+help:  ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+serve: serve-env  ## serve bundles/ on http://127.0.0.1:8000 (EXTRA=gpu for a GPU)
+	$(SERVE) -m service --bundles bundles $(ARGS)
+
+test: .venv/train .venv/serve-test  ## run every test, the service's a second time without torch
+	$(TRAIN) -m pytest --torch=present $(ARGS)
+	.venv/serve-test/bin/python -m pytest --torch=absent $(ARGS)
+
+lint: train-env  ## ruff and mypy
+	$(TRAIN) -m ruff check .
+	$(TRAIN) -m mypy
+
+bench: train-env  ## run benchmarks/, each ends with one JSON line (BENCH=server for one of them)
+	@set -e; for name in $(BENCH); do \
+		echo "== $$name"; $(TRAIN) -m benchmarks.$$name $(ARGS); done
+
+serve-env: .venv/serve-$(EXTRA)  ## only set up what serve needs
+
+train-env: .venv/train  ## only set up what training, export, lint and bench need
+
+clean:  ## remove the environments and caches; bundles and runs stay
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- environments ----------------------------------------------------------------------------
+
+$(ENVIRONMENTS:%=.venv/%): .venv/%: .venv/%/.installed
+
+$(STAMPS): .venv/%/.installed: pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo 'Python 3.11 or newer is needed: found "$(PYTHON)";' \
+			'name one with make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@echo 'Setting up .venv/$* (minutes the first time)'
+	"$(PYTHON)" -m venv .venv/$*
+	$(if $(findstring train,$(extras.$*)),$(call pip,$*) $(TORCH))
+	$(call pip,$*) '.[$(extras.$*)]'
+	@rm -rf build *.egg-info
+	@.venv/$*/bin/python -m pip check --disable-pip-version-check
+	@.venv/$*/bin/python -I -c "$$ASSERT_ABSENT" $(absent.$*)
+	@touch $@
+
+pip = .venv/$(1)/bin/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+
+# The stamp is not written when this fails: the next make starts over.
+define ASSERT_ABSENT
+import importlib.metadata, importlib.util, sys
+installed = {found.metadata["Name"].lower() for found in importlib.metadata.distributions()}
+if importlib.util.find_spec("torch"):
+    installed.add("torch")
+if wrong := installed & set(sys.argv[1:]):
+    sys.exit(f"{sys.prefix} must not hold {', '.join(wrong)}: find out what asks for it, make clean")
+endef
+export ASSERT_ABSENT

@@ -1,0 +1,229 @@
+"""The bundle on disk: the one writer and the one reader of its manifest.
+
+    NAME/manifest.json   everything below, and the SHA-256 of every other file
+         graphs/         one ONNX graph per grid, "pixels" -> "logits", and weights.bin
+         golden/         encoded inputs; their logits stand in the manifest
+         README.md       the model card
+
+A bundle is immutable once written. It holds no pickle, no code and no link; what is not listed
+in its manifest may not be there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.files import atomic_directory, sha256_file, write_atomic
+from models.spec import AXES, EncodingSpec, Grid, InputSpec, SpecError, from_json, read_json, to_json
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
+MAX_MANIFEST_BYTES = 8 * 2**20
+
+
+class BundleError(ValueError):
+    """A bundle that must not be served. The message says what was expected and what came."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """Allowed difference between a replayed and a stored logit: atol + rtol * |stored|."""
+
+    device: str  # "cpu" or "cuda"
+    precision: str
+    atol: float
+    rtol: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """Exported graph against torch on real inputs."""
+
+    items: int
+    max_abs: float  # largest |graph - torch| over all logits
+    worst_ratio: float  # largest |graph - torch| / (atol + rtol * |torch|); at most 1
+    top1_equal: int  # items with the same first class
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """Measured with the exported graph, through the real decode path."""
+
+    split: str
+    items: int
+    top1: float  # fraction in [0, 1]
+    split_sha256: str  # of ids, labels and contents, in order
+
+
+@dataclasses.dataclass(frozen=True)
+class GridEntry:
+    """One grid that the bundle answers for."""
+
+    grid: str  # "12x8"
+    graph: str  # path in the bundle
+    parity: Parity
+    accuracy: Accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """One encoded input and the logits that torch gave for it, per grid."""
+
+    file: str  # path in the bundle
+    logits: dict[str, tuple[float, ...]]  # grid -> one value per label
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """manifest.json, field by field. ``files`` maps every other file to its SHA-256.
+
+    Attributes:
+        patch: pixels per axis of one token, so that input pixels = grid * patch.
+        grids: the first is the training grid and the default answer.
+        source: where the bundle came from: checkpoint hash, commit, date, data (no paths).
+    """
+
+    schema: int
+    name: str
+    version: str
+    modality: str
+    input: InputSpec
+    patch: tuple[int, ...]
+    encoding: EncodingSpec
+    labels: tuple[str, ...]
+    precision: str
+    opset: int
+    grids: tuple[GridEntry, ...]
+    goldens: tuple[Golden, ...]
+    tolerances: tuple[Tolerance, ...]
+    source: dict[str, Any]
+    files: dict[str, str]
+
+    def entry(self, grid: str) -> GridEntry:
+        """The entry of one grid; KeyError if the bundle does not have it."""
+        return {entry.grid: entry for entry in self.grids}[grid]
+
+    def tolerance(self, device: str) -> Tolerance:
+        """What a replay on ``device`` may differ by; KeyError if none was stated."""
+        return {
+            tolerance.device: tolerance
+            for tolerance in self.tolerances
+            if tolerance.precision == self.precision
+        }[device]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: every file is the one that was exported."""
+
+    root: Path
+    manifest: Manifest
+
+    def path(self, file: str) -> Path:
+        return self.root / file
+
+
+def write_bundle(root: Path, fill: Any, manifest: Mapping[str, Any]) -> Bundle:
+    """Write a bundle atomically and read it back.
+
+    Args:
+        root: where it shall be; must not exist.
+        fill: called with the temporary directory; writes every file but the manifest.
+        manifest: Manifest fields without ``schema`` and ``files``.
+    """
+    with atomic_directory(root) as temporary:
+        fill(temporary)
+        files = {str(path): sha256_file(temporary / path) for path in _files(temporary)}
+        full = Manifest(schema=SCHEMA, files=files, **manifest)
+        _check(full)
+        text = json.dumps(to_json(full), indent=1, ensure_ascii=False) + "\n"
+        write_atomic(temporary / MANIFEST, text.encode())
+        read_bundle(temporary)
+    return Bundle(root, full)
+
+
+def read_bundle(root: Path) -> Bundle:
+    """Read and verify a bundle, hashing every file.
+
+    Raises:
+        BundleError: unknown or missing manifest keys, a wrong hash, a file too many or too few,
+            a link, a path that leaves the directory.
+    """
+    if root.is_symlink() or not root.is_dir():
+        raise BundleError(f"{root.name}: expected a directory (not a link)")
+    path = root / MANIFEST
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{root.name}: {MANIFEST} is missing")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{root.name}: {MANIFEST} is over {MAX_MANIFEST_BYTES} bytes")
+    try:
+        manifest = from_json(Manifest, read_json(path), MANIFEST)
+        _check(manifest)
+    except SpecError as error:
+        raise BundleError(f"{root.name}: {error}") from error
+    _check_files(root, manifest.files)
+    return Bundle(root, manifest)
+
+
+def _check(manifest: Manifest) -> None:
+    """What the types cannot say."""
+    if manifest.schema != SCHEMA:
+        raise SpecError(f"schema: this reader knows {SCHEMA}, the bundle has {manifest.schema}")
+    for field in ("name", "version"):
+        if not re.fullmatch(NAME_PATTERN, getattr(manifest, field)):
+            raise SpecError(f"{field}: expected {NAME_PATTERN}, got {getattr(manifest, field)!r}")
+    if manifest.modality not in AXES or manifest.modality != manifest.input.modality:
+        raise SpecError(f"modality: {manifest.modality!r} is unknown or not that of the input")
+    if not manifest.grids or len({entry.grid for entry in manifest.grids}) != len(manifest.grids):
+        raise SpecError("grids: expected at least one, each once")
+    for entry in manifest.grids:
+        if Grid.parse(entry.grid).axes != len(AXES[manifest.modality]):
+            raise SpecError(f"grids: {entry.grid} has the wrong number of axes")
+        if entry.graph not in manifest.files:
+            raise SpecError(f"grids: {entry.graph} is not among the files")
+    if len(manifest.labels) < 2 or len(set(manifest.labels)) != len(manifest.labels):
+        raise SpecError("labels: expected at least two, each once")
+    if not manifest.goldens:
+        raise SpecError("goldens: expected at least one")
+    grids = {entry.grid for entry in manifest.grids}
+    for golden in manifest.goldens:
+        if golden.file not in manifest.files or set(golden.logits) != grids:
+            raise SpecError(f"goldens: {golden.file} is not listed, or lacks logits for a grid")
+        if any(len(row) != len(manifest.labels) for row in golden.logits.values()):
+            raise SpecError(f"goldens: {golden.file} needs {len(manifest.labels)} logits a grid")
+
+
+def _files(root: Path) -> list[Path]:
+    """Every file below root, relative; links are refused, not followed."""
+    found = []
+    for path in sorted(root.rglob("*")):
+        relative = path.relative_to(root)
+        if path.is_symlink():
+            raise BundleError(f"{root.name}: {relative} is a link")
+        if path.is_dir():
+            continue
+        if not path.is_file() or path.stat().st_nlink != 1:
+            raise BundleError(f"{root.name}: {relative} is not a plain file with one name")
+        found.append(relative)
+    return found
+
+
+def _check_files(root: Path, listed: Mapping[str, str]) -> None:
+    """Exactly the listed files, each with its hash."""
+    present = {str(path) for path in _files(root)} - {MANIFEST}
+    if missing := sorted(set(listed) - present):
+        raise BundleError(f"{root.name}: {missing[0]} is listed and missing")
+    if extra := sorted(present - set(listed)):
+        raise BundleError(f"{root.name}: {extra[0]} is there and not listed")
+    for name, expected in sorted(listed.items()):
+        actual = sha256_file(root / name)
+        if actual != expected:
+            raise BundleError(
+                f"{root.name}: {name} has sha256 {actual[:12]}..., expected {expected[:12]}..."
+            )

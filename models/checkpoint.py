@@ -1,0 +1,120 @@
+"""A checkpoint on disk: weights beside a readable description of what they are.
+
+    checkpoint.json        schema, ModelSpec, InputSpec, labels, notes, SHA-256 of the weights
+    weights.safetensors    the state dictionary
+
+No pickle: a checkpoint may come from anybody.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from models.files import sha256_file, write_atomic
+from models.spec import InputSpec, ModelSpec, SpecError, from_json, read_json, to_json
+from models.vit import VisionTransformer
+
+SCHEMA = 1
+DESCRIPTION = "checkpoint.json"
+WEIGHTS = "weights.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used. The message says what was expected and what came."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """checkpoint.json, field by field.
+
+    Attributes:
+        notes: what training wants to remember: config, step, data, metrics.
+    """
+
+    schema: int
+    model: ModelSpec
+    input: InputSpec
+    labels: tuple[str, ...]
+    weights_sha256: str
+    notes: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path,
+    model: VisionTransformer,
+    input_spec: InputSpec,
+    labels: tuple[str, ...],
+    notes: dict[str, Any],
+) -> None:
+    """Write both files into an existing folder; the description last, so it vouches for both."""
+    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    save_tensors(folder / WEIGHTS, state)
+    digest = sha256_file(folder / WEIGHTS)
+    description = Description(SCHEMA, model.spec, input_spec, labels, digest, notes)
+    text = json.dumps(to_json(description), indent=1, ensure_ascii=False) + "\n"
+    write_atomic(folder / DESCRIPTION, text.encode())
+
+
+def load_checkpoint(folder: Path) -> tuple[VisionTransformer, Description]:
+    """The model in evaluation mode, on the CPU, and its description.
+
+    Raises:
+        CheckpointError: a file is missing, cut short, changed, or does not fit the description.
+    """
+    description = read_description(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise CheckpointError(f"expected {WEIGHTS} beside {DESCRIPTION} in {folder}")
+    if sha256_file(weights) != description.weights_sha256:
+        raise CheckpointError(
+            f"{weights} is not the file that {DESCRIPTION} describes (cut short or changed): "
+            f"expected sha256 {description.weights_sha256[:12]}..."
+        )
+    model = VisionTransformer(description.model, description.input)
+    try:
+        model.load_state_dict(load_tensors(weights))
+    except RuntimeError as error:
+        raise CheckpointError(f"{weights} does not fit its model: {error}") from error
+    return model.eval(), description
+
+
+def read_description(folder: Path) -> Description:
+    """checkpoint.json alone."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise CheckpointError(f"expected a checkpoint folder with {DESCRIPTION}, got {folder}")
+    try:
+        description = from_json(Description, read_json(path), DESCRIPTION)
+    except SpecError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    if description.schema != SCHEMA:
+        raise CheckpointError(f"{folder}: expected schema {SCHEMA}, got {description.schema}")
+    if len(description.labels) != description.model.classes:
+        raise CheckpointError(
+            f"{folder}: the head has {description.model.classes} classes, "
+            f"the description {len(description.labels)} labels"
+        )
+    return description
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """safetensors at ``path``; a full disk or any other failure is an OSError that names it."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file; CheckpointError if it is cut short or not one."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error

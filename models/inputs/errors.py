@@ -1,0 +1,19 @@
+"""Why bytes could not become an array. Messages are written for the sender: no paths, no internals."""
+
+from __future__ import annotations
+
+
+class MediaError(ValueError):
+    """The media cannot be used."""
+
+
+class UnsupportedMedia(MediaError):
+    """The bytes are not of a type this modality reads."""
+
+
+class BrokenMedia(MediaError):
+    """The type is right and the content cannot be decoded."""
+
+
+class MediaTooLarge(MediaError):
+    """Decoding would exceed a limit; decided from the header, before pixels are allocated."""

@@ -1,0 +1,254 @@
+"""What a model is, as plain data: grids, the input it wants, its architecture.
+
+Everything here is frozen, typed and serialisable, and free of torch: training, export and the
+service all read these classes from the same JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+AXES: dict[str, tuple[str, ...]] = {
+    "image": ("height", "width"),
+}
+
+
+class SpecError(ValueError):
+    """A specification that cannot be met. The message says what was expected and what came."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Tokens per axis, e.g. ``Grid((12, 8))``; written ``12x8`` everywhere."""
+
+    size: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.size or any(tokens < 1 for tokens in self.size):
+            raise SpecError(f"a grid needs at least one token per axis, got {self.size}")
+
+    @classmethod
+    def parse(cls, text: str) -> Grid:
+        """``"12x8"`` -> ``Grid((12, 8))``."""
+        if not re.fullmatch(r"[1-9][0-9]{0,4}(x[1-9][0-9]{0,4}){0,3}", text):
+            raise SpecError(f"a grid is written like 8x8 (tokens per axis), got {text[:40]!r}")
+        return cls(tuple(int(part) for part in text.split("x")))
+
+    def __str__(self) -> str:
+        return "x".join(str(tokens) for tokens in self.size)
+
+    @property
+    def axes(self) -> int:
+        return len(self.size)
+
+    @property
+    def tokens(self) -> int:
+        """Number of patch tokens: the product over the axes."""
+        return math.prod(self.size)
+
+    def pixels(self, patch: tuple[int, ...]) -> tuple[int, ...]:
+        """Pixels per axis of an input with this grid: tokens times patch."""
+        if len(patch) != self.axes:
+            raise SpecError(f"grid {self} has {self.axes} axes, patch {patch} has {len(patch)}")
+        return tuple(tokens * side for tokens, side in zip(self.size, patch, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """How bytes become the array that enters the graph; the same in training and serving.
+
+    The array is uint8 ``[*pixels per axis, channels]``; ``mean`` and ``std`` (in units of
+    value / 255) are applied inside the network.
+
+    Attributes:
+        modality: a key of ``AXES``.
+        fit: ``crop`` resizes so that the short side just covers the target and cuts the centre;
+            ``stretch`` resizes each axis on its own and keeps every pixel.
+        interpolation: resampling filter; both are anti-aliased when shrinking.
+        background: RGB value that transparent pixels are blended onto.
+    """
+
+    modality: Literal["image"] = "image"
+    channels: int = 3
+    fit: Literal["crop", "stretch"] = "crop"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    background: tuple[int, ...] = (255, 255, 255)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise SpecError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise SpecError(
+                f"mean and std need {self.channels} values (one per channel), "
+                f"got {len(self.mean)} and {len(self.std)}"
+            )
+        if not all(value > 0 for value in self.std):
+            raise SpecError(f"std must be positive, got {self.std}")
+        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
+            raise SpecError(f"background must be three values 0 to 255, got {self.background}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodingSpec:
+    """Which member of the encoding family a model uses, and its options.
+
+    Attributes:
+        name: a key of ``models.encodings.ENCODINGS``.
+        block: side of one rotation; must divide head_dim. None for encodings without rotations.
+        per_layer, per_head: whether every layer / head learns generators of its own.
+        position_rule: ``constant-step`` keeps the training grid's spacing at every grid;
+            ``published`` is the spacing of the published LieRE code, for imported checkpoints.
+    """
+
+    name: str = "liere"
+    block: int | None = 8
+    per_layer: bool = True
+    per_head: bool = True
+    position_rule: Literal["constant-step", "published"] = "constant-step"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """Architecture of one vision transformer, for any number of axes.
+
+    Attributes:
+        patch: pixels per axis covered by one token.
+        grid: the training grid, tokens per axis.
+        classes: outputs of the head; 0 in a recipe whose data are not known yet.
+        pool: ``class`` reads a class token, ``mean`` averages the patch tokens.
+        dropout: probability, on the residual branches, in training only.
+    """
+
+    patch: tuple[int, ...] = (4, 4)
+    grid: tuple[int, ...] = (8, 8)
+    channels: int = 3
+    classes: int = 10
+    width: int = 192
+    depth: int = 6
+    heads: int = 3
+    mlp_dim: int = 384
+    pool: Literal["class", "mean"] = "mean"
+    dropout: float = 0.0
+    encoding: EncodingSpec = dataclasses.field(default_factory=EncodingSpec)
+
+    def __post_init__(self) -> None:
+        if len(self.patch) != len(self.grid):
+            raise SpecError(f"patch {self.patch} and grid {self.grid} must have the same axes")
+        Grid(self.grid)
+        if self.classes < 0:
+            raise SpecError(f"classes must not be negative, got {self.classes}")
+        for name in ("channels", "width", "depth", "heads", "mlp_dim"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if any(side < 1 for side in self.patch):
+            raise SpecError(f"patch needs at least one pixel per axis, got {self.patch}")
+        if self.width % self.heads:
+            raise SpecError(f"width {self.width} is not divisible by heads {self.heads}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise SpecError(f"dropout must be in [0, 1), got {self.dropout}")
+        block = self.encoding.block
+        if block is not None and (block < 2 or self.head_dim % block):
+            raise SpecError(
+                f"block must be at least 2 and divide head_dim {self.head_dim}, got {block}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens without a position, before the patch tokens."""
+        return 1 if self.pool == "class" else 0
+
+    @property
+    def training_grid(self) -> Grid:
+        return Grid(self.grid)
+
+
+# --- strict JSON <-> dataclass ---------------------------------------------------------------
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass as plain JSON types (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(value), allow_nan=False))
+
+
+def from_json(cls: type[T], data: Any, where: str) -> T:
+    """Build ``cls`` from parsed JSON; unknown, missing or mistyped keys raise SpecError.
+
+    Args:
+        cls: a dataclass whose fields are numbers, strings, tuples, literals, mappings or
+            dataclasses.
+        data: what ``json.loads`` gave.
+        where: name of the document, for the message.
+    """
+    if not isinstance(data, Mapping):
+        raise SpecError(f"{where}: expected an object, got {type(data).__name__}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise SpecError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(fields))}")
+    missing = sorted(name for name, field in fields.items() if name not in data and _required(field))
+    if missing:
+        raise SpecError(f"{where}: missing key {missing[0]!r}")
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()})
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return (
+        field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    )
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """One JSON value as the annotated type, or SpecError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_json(typing.cast(type, hint), value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise SpecError(f"{where}: expected one of {', '.join(arguments)}, got {value!r}")
+        return value
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return _convert(inner, value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise SpecError(f"{where}: expected a list, got {type(value).__name__}")
+        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin in (dict, Mapping) or hint is dict:
+        if not isinstance(value, Mapping):
+            raise SpecError(f"{where}: expected an object, got {type(value).__name__}")
+        inner = arguments[1] if arguments else Any
+        return {str(key): _convert(inner, item, f"{where}.{key}") for key, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise SpecError(f"{where}: expected {hint.__name__}, got {type(value).__name__} {value!r}")
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; anything that is not JSON raises SpecError naming the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path.name}: not valid JSON ({type(error).__name__})") from error

@@ -1,0 +1,179 @@
+"""The vision transformer, for any number of axes.
+
+Shapes: B batch, C channels, A axes, T patch tokens, S = prefix + T sequence, W width, H heads,
+D head_dim, L layers, N blocks, K block side.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.encodings import make_encoding
+from models.rotations import apply_rotations
+from models.spec import Grid, InputSpec, ModelSpec, SpecError
+
+
+class Encoded(NamedTuple):
+    """Everything that depends on the grid and not on the pixels; computed once per step."""
+
+    offset: Tensor | None  # [T, W], added to the patch tokens
+    rotations: Tensor | None  # [L or 1, S, H or 1, N, K, K]; prefix rows are the identity
+
+
+class VisionTransformer(nn.Module):
+    """Pre-norm ViT: uint8 pixels [B, *pixels per axis, C] -> float32 logits [B, classes]."""
+
+    scale: Tensor  # [C], of one pixel value
+    shift: Tensor  # [C]
+
+    def __init__(self, spec: ModelSpec, input_spec: InputSpec) -> None:
+        super().__init__()
+        if spec.channels != input_spec.channels:
+            raise SpecError(
+                f"the model has {spec.channels} channels, its input {input_spec.channels}"
+            )
+        if not spec.classes:
+            raise SpecError("classes must be at least 1 to build a model, got 0")
+        self.spec = spec
+        std = 255.0 * torch.tensor(input_spec.std)
+        shift = -255.0 * torch.tensor(input_spec.mean) / std
+        self.register_buffer("scale", 1.0 / std, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+        self.patch_embedding = nn.Linear(_patch_values(spec), spec.width)
+        self.class_token = nn.Parameter(torch.zeros(spec.prefix_tokens, spec.width))
+        self.encoding = make_encoding(spec)
+        self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.depth))
+        self.norm = nn.LayerNorm(spec.width)
+        self.head = nn.Linear(spec.width, spec.classes)
+        self.apply(_initialise)
+
+    def encode(self, grid: Grid, dtype: torch.dtype = torch.float32) -> Encoded:
+        """Positions as the layers use them. Rotations are computed in ``dtype``, kept float32."""
+        positions = self.encoding.positions(grid).to(self.head.weight.device)
+        table = self.encoding.rotations(positions, dtype)
+        if table is not None:
+            table = _identity_prefix(table.float(), self.spec.prefix_tokens)
+        return Encoded(self.encoding.token_offset(grid), table)
+
+    def grid_of(self, pixels: Tensor) -> Grid:
+        """The grid that pixels [B, *pixels per axis, C] have; SpecError if they do not fit."""
+        sides, patch = tuple(pixels.shape[1:-1]), self.spec.patch
+        if len(sides) != len(patch) or any(s % p for s, p in zip(sides, patch, strict=True)):
+            raise SpecError(f"expected pixels in multiples of patch {patch}, got {sides}")
+        return Grid(tuple(side // p for side, p in zip(sides, patch, strict=True)))
+
+    def forward(self, pixels: Tensor, encoded: Encoded | None = None) -> Tensor:
+        """Logits [B, classes]; ``encoded`` is ``encode(grid_of(pixels))`` unless given."""
+        encoded = encoded or self.encode(self.grid_of(pixels))
+        tokens = self.patch_embedding(self.patches(pixels))  # [B, T, W]
+        if encoded.offset is not None:
+            tokens = tokens + encoded.offset
+        if self.spec.prefix_tokens:
+            prefix = self.class_token.to(tokens.dtype).expand(len(tokens), -1, -1)
+            tokens = torch.cat([prefix, tokens], dim=1)  # [B, S, W]
+        for index, layer in enumerate(self.layers):
+            tokens = layer(tokens, layer_table(encoded.rotations, index))
+        pooled = self.norm(tokens[:, 0] if self.spec.pool == "class" else tokens.mean(dim=1))
+        return self.head(pooled).float()  # [B, classes]
+
+    def patches(self, pixels: Tensor) -> Tensor:
+        """Normalise and cut: [B, *pixels per axis, C] -> [B, T, values per patch]."""
+        scaled = pixels.float() * self.scale + self.shift
+        shape: list[int] = []
+        for side, patch in zip(pixels.shape[1:-1], self.spec.patch, strict=True):
+            shape += [side // patch, patch]
+        cut = scaled.reshape(-1, *shape, self.spec.channels)  # [B, g1, p1, g2, p2, ..., C]
+        axes = len(self.spec.patch)
+        order = [0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1]
+        tokens = cut.permute(order).flatten(axes + 1)  # [B, g1, g2, ..., p1 p2 ... C]
+        return tokens.flatten(1, axes)  # [B, T, values]
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each behind a LayerNorm and added back."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(spec.width)
+        self.attention = Attention(spec)
+        self.mlp_norm = nn.LayerNorm(spec.width)
+        self.mlp = nn.Sequential(
+            nn.Linear(spec.width, spec.mlp_dim), nn.GELU(), nn.Linear(spec.mlp_dim, spec.width)
+        )
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def forward(self, tokens: Tensor, table: Tensor | None) -> Tensor:
+        """[B, S, W] -> [B, S, W]; table [S, H or 1, N, K, K] or None."""
+        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), table))
+        return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose queries and keys are turned by position."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.heads, self.head_dim = spec.heads, spec.head_dim
+        self.query_key_value = nn.Linear(spec.width, 3 * spec.width, bias=False)
+        self.out = nn.Linear(spec.width, spec.width)
+
+    def forward(self, tokens: Tensor, table: Tensor | None) -> Tensor:
+        """[B, S, W] -> [B, S, W]; table [S, H or 1, N, K, K] or None."""
+        batch, sequence, width = tokens.shape
+        parts = self.query_key_value(tokens).unflatten(-1, (3, self.heads, self.head_dim))
+        query, key, value = parts.unbind(2)  # each [B, S, H, D]
+        if table is not None:
+            query, key = self.rotate(query, key, table)
+        mixed = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+        return self.out(mixed.transpose(1, 2).reshape(batch, sequence, width))
+
+    def rotate(self, query: Tensor, key: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Both turned in one product: stacked along the batch they share the table's rows."""
+        both = apply_rotations(torch.cat([query, key]), table)  # [2B, S, H, D]
+        query, key = both.chunk(2)
+        return query, key
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention, every argument and the result [B, H, S, D].
+
+    Written out for bfloat16 on a CPU: the fused kernel's backward pass there made a training
+    step at 64 tokens half as long again.
+    """
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # [B, H, S, S]
+        return scores.softmax(-1, dtype=query.dtype) @ value
+    return functional.scaled_dot_product_attention(query, key, value)
+
+
+def layer_table(rotations: Tensor | None, layer: int) -> Tensor | None:
+    """Layer's rotations, [S, H or 1, N, K, K]; one table may serve all layers."""
+    if rotations is None:
+        return None
+    return rotations[layer if len(rotations) > 1 else 0]
+
+
+def _identity_prefix(table: Tensor, prefix: int) -> Tensor:
+    """[L, T, ...] -> [L, prefix + T, ...]: tokens without a position are not turned."""
+    if not prefix:
+        return table
+    identity = torch.eye(table.shape[-1], dtype=table.dtype, device=table.device)
+    return torch.cat([identity.expand(len(table), prefix, *table.shape[2:]), table], dim=1)
+
+
+def _patch_values(spec: ModelSpec) -> int:
+    values = spec.channels
+    for side in spec.patch:
+        values *= side
+    return values
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

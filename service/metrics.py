@@ -1,0 +1,72 @@
+"""Every series that the service exports, declared once; call sites use fields, never names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+STAGES = ("decode", "queue", "inference", "total")
+STAGE_BUCKETS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The series of one server, in a registry of their own."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry = registry or CollectorRegistry()
+        self.requests = Counter(
+            "liere_requests",
+            "Requests for work by answer; 499 is a client that left.",
+            ("modality", "code"),
+            registry=registry,
+        )
+        stage_seconds = Histogram(
+            "liere_stage_seconds",
+            "Time in a stage: decode and queue per item, inference per batch, total per request.",
+            ("stage",),
+            buckets=STAGE_BUCKETS,
+            registry=registry,
+        )
+        self.stages = {stage: stage_seconds.labels(stage) for stage in STAGES}
+        self.batch_size = Histogram(
+            "liere_batch_size", "Items in one run.", buckets=BATCH_BUCKETS, registry=registry
+        )
+        self.queue_depth = Gauge(
+            "liere_queue_depth", "Items that wait.", ("queue",), registry=registry
+        )
+        self.in_flight = Gauge("liere_in_flight", "Requests for work inside.", registry=registry)
+        self.bundle_info = Gauge(
+            "liere_bundle_info",
+            "1 for every bundle and its state.",
+            ("bundle", "version", "state"),
+            registry=registry,
+        )
+        self.worker_restarts = Counter(
+            "liere_decode_worker_restarts",
+            "Decode workers that ended and were replaced.",
+            registry=registry,
+        )
+        ProcessCollector(registry=registry)
+
+    def watch(
+        self, decode: Callable[[], int], device: Callable[[], int], in_flight: Callable[[], int]
+    ) -> None:
+        """Read the gauges from their owners, at every scrape."""
+        self.queue_depth.labels("decode").set_function(decode)
+        self.queue_depth.labels("device").set_function(device)
+        self.in_flight.set_function(in_flight)
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,170 @@
+"""The addresses of the service. The hot one goes past FastAPI's machinery; the others do not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import Receive, Scope, Send
+
+from service import errors
+from service.classify import ClassifyImage
+from service.documents import (
+    ANSWER_EXAMPLE,
+    BUNDLES_EXAMPLE,
+    CLASSIFY_EXTRA,
+    DETAILS,
+    Answer,
+    BundleDocument,
+    BundleList,
+    GridDocument,
+    ProblemDocument,
+    Status,
+    answer,
+    problems,
+)
+from service.registry import Served
+
+if TYPE_CHECKING:
+    from service.app import Service
+
+
+class DirectRoute(APIRoute):
+    """A documented route that hands its endpoint the request and nothing else.
+
+    FastAPI would read the body, solve dependencies and validate around the endpoint, which costs
+    more than decoding a small image.
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in (self.methods or ()):
+            raise errors.MethodNotAllowed("expected POST", {"Allow": "POST"})
+        response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Put every route on the application; the first to match is the hot one."""
+    app.router.add_api_route(
+        "/v1/classify/image",
+        ClassifyImage(service),
+        methods=["POST"],
+        operation_id="classifyImage",
+        summary="Rank the labels of one or more images",
+        tags=["classify"],
+        route_class_override=DirectRoute,
+        responses={200: answer(Answer, ANSWER_EXAMPLE, "Ranked labels."), **problems(*DETAILS)},
+        openapi_extra=CLASSIFY_EXTRA,
+    )
+    _add_bundles(app, service)
+    _add_health(app, service)
+    _add_metrics(app, service)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+
+
+def _add_bundles(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/v1/bundles",
+        operation_id="listBundles",
+        summary="List the bundles, also the refused ones",
+        tags=["bundles"],
+        response_model=None,
+        responses={200: answer(BundleList, BUNDLES_EXAMPLE, "Every bundle and its state.")},
+    )
+    async def list_bundles() -> JSONResponse:
+        registry = service.registry
+        served = [_bundle_document(one) for _, one in sorted(registry.bundles.items())]
+        default: dict[str, str | None] = {"image": registry.default("image")}
+        document = BundleList(ready=registry.ready, default=default, bundles=served)
+        return JSONResponse(document.model_dump())
+
+
+def _bundle_document(served: Served) -> BundleDocument:
+    manifest = served.manifest
+    if manifest is None:
+        return BundleDocument(name=served.name, state=served.state, reason=served.reason)
+    return BundleDocument(
+        name=served.name,
+        state=served.state,
+        reason=served.reason,
+        version=manifest.version,
+        modality=manifest.modality,
+        device=served.device,
+        encoding=manifest.encoding.name,
+        precision=manifest.precision,
+        grids=[
+            GridDocument(
+                grid=entry.grid,
+                pixels=list(served.targets[entry.grid].shape[:-1]),
+                top1=entry.accuracy.top1,
+            )
+            for entry in manifest.grids
+        ],
+        labels=list(manifest.labels),
+    )
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/health/live",
+        operation_id="isLive",
+        summary="200 while the server can answer at all",
+        tags=["health"],
+        response_model=None,
+        responses={200: answer(Status, {"status": "live"}, "The event loop runs.")},
+    )
+    async def is_live() -> JSONResponse:
+        return JSONResponse({"status": "live"})
+
+    @app.get(
+        "/health/ready",
+        operation_id="isReady",
+        summary="200 while requests should be sent here",
+        tags=["health"],
+        response_model=None,
+        responses={
+            200: answer(Status, {"status": "ready"}, "At least one bundle has proven itself."),
+            **problems(errors.NotReady, errors.Draining),
+        },
+    )
+    async def is_ready() -> JSONResponse:
+        if service.draining:
+            raise errors.Draining("the server is shutting down")
+        if not service.registry.examined:
+            raise errors.NotReady("the bundles are still being checked")
+        if not service.registry.ready:
+            raise errors.NotReady("every bundle was refused; GET /v1/bundles says why")
+        return JSONResponse({"status": "ready"})
+
+
+def _add_metrics(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/metrics",
+        operation_id="readMetrics",
+        summary="Prometheus text format",
+        tags=["metrics"],
+        response_model=None,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def read_metrics() -> Response:
+        return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, with the problem schema that only responses refer to."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+        )
+        schema = ProblemDocument.model_json_schema()
+        document.setdefault("components", {}).setdefault("schemas", {})["ProblemDocument"] = schema
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,114 @@
+"""Every knob of the service, once: environment variable, command-line flag, check and help."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+
+PREFIX = "LIERE_"
+MIB = 2**20
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used. The message is written for the operator."""
+
+
+class Settings(BaseSettings):
+    """Serve bundles over HTTP: media in, ranked labels out.
+
+    Every flag can also be given as an environment variable: --max-batch is LIERE_MAX_BATCH.
+    A flag wins over a variable.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+    )
+
+    bundles: Path = Field(Path("bundles"), description="folder that holds one folder per bundle")
+    default_bundle: str | None = Field(
+        None, description="bundle that answers when a request names none; else the first by name"
+    )
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where graphs run; auto takes a GPU if it works, cuda insists on one"
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="threads that compute one batch on the CPU; 0 is every core"
+    )
+    max_batch: int = Field(32, ge=1, le=4096, description="most images in one run of a graph")
+    decode_workers: int = Field(
+        0, ge=0, le=256, description="processes that decode uploads; 0 is one per core"
+    )
+    decode_seconds: float = Field(
+        5.0, gt=0, le=600, description="wall time for one image, then its worker is killed"
+    )
+    max_file_mib: float = Field(20.0, gt=0, description="largest single file, in MiB")
+    max_body_mib: float = Field(32.0, gt=0, description="largest request body, in MiB")
+    max_files: int = Field(16, ge=1, description="most files in one request")
+    max_in_flight: int = Field(
+        128, ge=1, description="requests inside at once; one more is answered 429"
+    )
+    max_in_flight_mib: float = Field(
+        256.0, gt=0, description="bytes of request bodies inside at once, in MiB; more is 429"
+    )
+    deadline_seconds: float = Field(
+        30.0, gt=0, description="time for one request from its first byte to its answer"
+    )
+    grace_seconds: int = Field(
+        20, ge=0, description="time that requests get to finish after SIGTERM"
+    )
+    access_log: bool = Field(False, description="log one line per request")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least important message that is logged"
+    )
+
+    @property
+    def max_file_bytes(self) -> int:
+        return int(self.max_file_mib * MIB)
+
+    @property
+    def max_body_bytes(self) -> int:
+        return int(self.max_body_mib * MIB)
+
+    @property
+    def max_in_flight_bytes(self) -> int:
+        return int(self.max_in_flight_mib * MIB)
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """Settings from the command line and the environment.
+
+    Raises:
+        SettingsError: a value that does not fit, or an environment variable nobody reads.
+    """
+    _check_environment()
+    try:
+        return CliApp.run(Settings, cli_args=list(arguments))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{field}: {first['msg']}, got {first['input']!r}") from None
+
+
+def usable_cpus() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def _check_environment() -> None:
+    """A mistyped variable must not be ignored."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise SettingsError(f"unknown variable {unknown[0]}; known: {', '.join(sorted(known))}")

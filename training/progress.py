@@ -1,0 +1,71 @@
+"""What a person sees while a run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+from rich import progress as bars
+from rich.console import Console
+
+
+class Progress:
+    """A live bar with images/s, loss and time left; plain lines where there is no terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bar = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[status]}"),
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    @contextlib.contextmanager
+    def decoding(self, split: str, items: int) -> Iterator[Callable[[int], None]]:
+        """A bar for the decoding of one split; yields the function that advances it."""
+        task = self.bar.add_task(f"decoding {split}", total=items, status="")
+        yield lambda done: self.bar.advance(task, done)
+        self.bar.remove_task(task)
+
+    def start(self, total: int, done: int, batch: int) -> None:
+        """Begin the bar of the training steps."""
+        self.batch, self.total, self.done, self.since = batch, total, done, time.monotonic()
+        self.first, self.loss = done, float("nan")
+        self.task = self.bar.add_task("training", total=total, completed=done, status="")
+
+    def step(self, loss: float) -> None:
+        """One step was taken."""
+        self.done += 1
+        # an average over the last steps: one batch says little
+        self.loss = loss if self.loss != self.loss else 0.98 * self.loss + 0.02 * loss
+        status = f"{self.images_per_second():.0f} images/s, loss {self.loss:.3f}"
+        self.bar.update(self.task, completed=self.done, status=status)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """One epoch ended: a line that stays."""
+        self.console.print(
+            f"epoch {record['epoch']}: loss {self.loss:.3f}, "
+            f"val top-1 {record['val_top1']:.4f}, val loss {record['val_loss']:.3f}, "
+            f"{self.images_per_second():.0f} images/s, {self.minutes_left():.0f} min left",
+            highlight=False,
+        )
+
+    def images_per_second(self) -> float:
+        return (self.done - self.first) * self.batch / (time.monotonic() - self.since)
+
+    def minutes_left(self) -> float:
+        return (self.total - self.done) * self.batch / self.images_per_second() / 60
