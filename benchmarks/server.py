@@ -68,10 +68,11 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    formatter = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--bundle", type=Path, required=True, help="folder of one bundle")
     parser.add_argument("--concurrency", type=int, default=32, help="connections, and the batch")
-    parser.add_argument("--threads", type=int, default=usable_cpus(), help="of one run of the graph")
+    parser.add_argument("--threads", type=int, default=usable_cpus(), help="of one run")
     parser.add_argument("--decode-workers", type=int, default=0, help="0: the server's default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of load per round")
@@ -229,7 +230,7 @@ def report(bundle: Bundle, rounds: list[dict[str, float]], options: argparse.Nam
     }
     for name, values in rows.items():
         figures = (statistics.median(values), min(values), max(values))
-        table.add_row(name, *(f"{figure:.3g}" if figure < 100 else f"{figure:.0f}" for figure in figures))
+        table.add_row(name, *(f"{one:.3g}" if one < 100 else f"{one:.0f}" for one in figures))
     Console().print(table)
     result = {
         "benchmark": "server",

@@ -14,12 +14,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from models.files import atomic_directory, sha256_file, write_atomic
-from models.spec import AXES, EncodingSpec, Grid, InputSpec, SpecError, from_json, read_json, to_json
+from models.spec import (
+    AXES,
+    EncodingSpec,
+    Grid,
+    InputSpec,
+    SpecError,
+    from_json,
+    read_json,
+    to_json,
+)
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -129,23 +138,23 @@ class Bundle:
         return self.root / file
 
 
-def write_bundle(root: Path, fill: Any, manifest: Mapping[str, Any]) -> Bundle:
+def write_bundle(root: Path, fill: Callable[[Path], Mapping[str, Any]]) -> Bundle:
     """Write a bundle atomically and read it back.
 
     Args:
         root: where it shall be; must not exist.
-        fill: called with the temporary directory; writes every file but the manifest.
-        manifest: Manifest fields without ``schema`` and ``files``.
+        fill: called with a temporary directory; writes every file but the manifest and returns
+            the Manifest's fields without ``schema`` and ``files``.
     """
     with atomic_directory(root) as temporary:
-        fill(temporary)
+        fields = fill(temporary)
         files = {str(path): sha256_file(temporary / path) for path in _files(temporary)}
-        full = Manifest(schema=SCHEMA, files=files, **manifest)
-        _check(full)
-        text = json.dumps(to_json(full), indent=1, ensure_ascii=False) + "\n"
+        manifest = Manifest(schema=SCHEMA, files=files, **fields)
+        _check(manifest)
+        text = json.dumps(to_json(manifest), indent=1, ensure_ascii=False) + "\n"
         write_atomic(temporary / MANIFEST, text.encode())
         read_bundle(temporary)
-    return Bundle(root, full)
+    return Bundle(root, manifest)
 
 
 def read_bundle(root: Path) -> Bundle:
@@ -180,6 +189,8 @@ def _check(manifest: Manifest) -> None:
             raise SpecError(f"{field}: expected {NAME_PATTERN}, got {getattr(manifest, field)!r}")
     if manifest.modality not in AXES or manifest.modality != manifest.input.modality:
         raise SpecError(f"modality: {manifest.modality!r} is unknown or not that of the input")
+    if len(manifest.patch) != len(AXES[manifest.modality]) or min(manifest.patch) < 1:
+        raise SpecError(f"patch: {manifest.patch} is not pixels per axis of {manifest.modality}")
     if not manifest.grids or len({entry.grid for entry in manifest.grids}) != len(manifest.grids):
         raise SpecError("grids: expected at least one, each once")
     for entry in manifest.grids:

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from models.inputs import MediaError, prepare
+from models.inputs import Media, MediaError, prepare
 from models.sources import Item, Source, SourceError
 from models.spec import Grid, InputSpec
 
-#: Items handed to a worker process at a time.
-PIECE = 256
+#: Items that a thread takes at a time. At most two pieces per thread are read ahead, so that
+#: a split of large photographs never lies in memory encoded.
+PIECE = 32
+
+#: Prepared array; the reason instead, where an item cannot be decoded.
+Result = np.ndarray | str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +60,7 @@ def prepare_split(
     """Decode a split for one grid.
 
     Args:
-        workers: processes that decode; 1 decodes here.
+        workers: threads that decode; the decoders leave the interpreter to the others meanwhile.
         skip_unreadable: leave broken items out (they are named in the result) instead of
             refusing the split.
         advance: called with the number of items just done, for a progress display.
@@ -68,8 +74,8 @@ def prepare_split(
     arrays: list[np.ndarray] = []
     kept: list[Item] = []
     failures: list[tuple[str, str]] = []
-    jobs = _pieces(source, items, hasher, spec, grid, patch)
-    for piece, results in zip(_cut(items), _run(jobs, workers), strict=True):
+    pieces = _read(source, items, hasher)
+    for piece, results in _decode(pieces, lambda one: prepare(one, spec, grid, patch), workers):
         for item, result in zip(piece, results, strict=True):
             if isinstance(result, str):
                 failures.append((item.id, result))
@@ -78,8 +84,8 @@ def prepare_split(
                 arrays.append(result)
         advance(len(piece))
     if failures and not skip_unreadable:
-        names = "; ".join(f"{id_}: {reason}" for id_, reason in failures[:10])
-        raise SourceError(f"{len(failures)} of {len(items)} items cannot be read: {names}")
+        count = f"{len(failures)} of {len(items)} items"
+        raise SourceError(f"{count} in split {split!r} cannot be read: {_told(failures)}")
     if not kept:
         raise SourceError(f"{source.name}: no item of split {split!r} can be read")
     labels = np.array([item.label for item in kept], dtype=np.int64)
@@ -87,37 +93,69 @@ def prepare_split(
     return Prepared(np.stack(arrays), labels, ids, hasher.hexdigest(), tuple(failures))
 
 
-def _cut(items: list[Item]) -> Iterator[list[Item]]:
+def _told(failures: list[tuple[str, str]], shown: int = 10) -> str:
+    names = "; ".join(f"{id_}: {reason}" for id_, reason in failures[:shown])
+    return names + ("; ..." if len(failures) > shown else "")
+
+
+def _read(
+    source: Source, items: list[Item], hasher: hashlib._Hash
+) -> Iterator[tuple[list[Item], list[Media | OSError]]]:
+    """Pieces of a split with their media, hashed on the way."""
     for start in range(0, len(items), PIECE):
-        yield items[start : start + PIECE]
-
-
-def _pieces(source, items, hasher, spec, grid, patch) -> Iterator[tuple]:  # type: ignore[no-untyped-def]
-    """Read the media of each piece, hashing on the way."""
-    for piece in _cut(items):
-        media = [source.read(item.id) for item in piece]
+        piece = items[start : start + PIECE]
+        media = [_read_one(source, item) for item in piece]
         for item, medium in zip(piece, media, strict=True):
-            content = medium if isinstance(medium, bytes) else np.ascontiguousarray(medium)
-            digest = hashlib.sha256(content).hexdigest()
+            digest = hashlib.sha256(_content(medium)).hexdigest()
             hasher.update(f"{item.id}\0{item.label}\0{digest}\n".encode())
-        yield media, spec, grid, patch
+        yield piece, media
 
 
-def _run(jobs: Iterator[tuple], workers: int) -> Iterator[list[np.ndarray | str]]:
-    if workers == 1:
-        yield from (_prepare_piece(job) for job in jobs)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(_prepare_piece, jobs)
+def _read_one(source: Source, item: Item) -> Media | OSError:
+    """A file that cannot be opened is an unreadable item like one that cannot be decoded."""
+    try:
+        return source.read(item.id)
+    except OSError as error:
+        return error
 
 
-def _prepare_piece(job: tuple) -> list[np.ndarray | str]:
-    """Prepared arrays; the reason instead, where an item cannot be decoded."""
-    media, spec, grid, patch = job
-    results: list[np.ndarray | str] = []
-    for medium in media:
-        try:
-            results.append(prepare(medium, spec, grid, patch))
-        except MediaError as error:
-            results.append(str(error))
-    return results
+def _content(medium: Media | OSError) -> bytes | memoryview:
+    if isinstance(medium, OSError):
+        return b""
+    return medium if isinstance(medium, bytes) else np.ascontiguousarray(medium).data
+
+
+def _decode(
+    pieces: Iterable[tuple[list[Item], list[Media | OSError]]],
+    decode: Callable[[Media], np.ndarray],
+    workers: int,
+) -> Iterator[tuple[list[Item], list[Result]]]:
+    """Each piece with its arrays, in order; a bounded number of pieces is under way."""
+    waiting: deque[tuple[list[Item], Future[list[Result]]]] = deque()
+    # The decoders silence warnings each for itself, and the filters belong to the whole process:
+    # with an outer filter of the same kind it does not matter in which order they restore them.
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter("ignore")
+        for piece, media in pieces:
+            waiting.append((piece, pool.submit(_decode_piece, media, decode)))
+            if len(waiting) > 2 * workers:
+                done, results = waiting.popleft()
+                yield done, results.result()
+        while waiting:
+            done, results = waiting.popleft()
+            yield done, results.result()
+
+
+def _decode_piece(
+    media: list[Media | OSError], decode: Callable[[Media], np.ndarray]
+) -> list[Result]:
+    return [_decode_one(medium, decode) for medium in media]
+
+
+def _decode_one(medium: Media | OSError, decode: Callable[[Media], np.ndarray]) -> Result:
+    if isinstance(medium, OSError):
+        return medium.strerror or type(medium).__name__
+    try:
+        return decode(medium)
+    except MediaError as error:
+        return str(error)

@@ -8,6 +8,7 @@ rounding a generator to bfloat16 before the exponential costs two digits of the 
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor
 
@@ -123,10 +124,14 @@ def _chunks(flat: Tensor) -> list[tuple[slice, int]]:
     parts = [slice(start, start + step) for start in range(0, len(flat), step)]
     squares = [flat[part].square().sum((-2, -1)).amax() for part in parts]
     norms = (torch.stack(squares) / 2).sqrt().tolist()  # one transfer from the device
-    return [
-        (part, max(0, math.ceil(math.log2(max(norm, 1e-30) / TAYLOR_RADIUS))))
-        for part, norm in zip(parts, norms, strict=True)
-    ]
+    return [(part, _squarings_for(norm)) for part, norm in zip(parts, norms, strict=True)]
+
+
+def _squarings_for(norm: float) -> int:
+    """Halvings that bring a norm inside the radius; none help infinity, whose result is NaN."""
+    if not math.isfinite(norm):
+        return 0
+    return max(0, math.ceil(math.log2(max(norm, 1e-30) / TAYLOR_RADIUS)))
 
 
 _ROOT = math.sqrt(177.0)

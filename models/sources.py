@@ -1,6 +1,6 @@
 """Labelled media: where the items are, what they are called, which split they belong to.
 
-    folder   CLASS/file or SPLIT/CLASS/file
+    folder   CLASS/file or SPLIT/CLASS/file; names that begin with a dot are left out
     CSV      header path,label with optional split,group; paths relative to the CSV
     npz      SPLIT_labels with SPLIT_images [N, H, W(, C)] uint8, or with SPLIT_jpeg (all encoded
              files end to end, uint8) and SPLIT_offsets [N + 1]; optional SPLIT_names, classes
@@ -17,8 +17,10 @@ import csv
 import dataclasses
 import hashlib
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,13 @@ import numpy as np
 SPLITS = ("train", "val", "test")
 ALIASES = {"valid": "val", "validation": "val"}
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+#: Pictures that no decoder here reads: listed all the same, so that they are refused by name.
+FOREIGN = {".avif", ".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff"}
 COLUMNS = ("path", "label", "split", "group")
+#: Upper bounds of the hash, in order, for items without a split.
+SHARES = {"test": 0.1, "val": 0.2}
+
+Arrays = dict[str, np.ndarray]
 
 
 class SourceError(ValueError):
@@ -106,30 +114,28 @@ def _subfolders(root: Path) -> list[Path]:
 
 def _media(folder: Path) -> list[Path]:
     """Every media file below a class folder; none at all is an error."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = [path for path in sorted(folder.rglob("*")) if _is_medium(path)]
     if not files:
-        raise SourceError(
-            f"class {folder.name!r} is empty: expected files ending in {', '.join(sorted(SUFFIXES))}"
-        )
+        endings = ", ".join(sorted(SUFFIXES))
+        raise SourceError(f"class {folder.name!r} is empty: expected files ending in {endings}")
     return files
+
+
+def _is_medium(path: Path) -> bool:
+    """By name alone: a dangling link is listed too, and found unreadable later."""
+    named = path.suffix.lower() in SUFFIXES | FOREIGN and path.name[0] != "."
+    return named and not path.is_dir()
 
 
 # --- CSV ----------------------------------------------------------------------------------------
 
 
 def _open_csv(path: Path) -> Source:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        header = tuple(reader.fieldnames or ())
-        if not {"path", "label"} <= set(header) or not set(header) <= set(COLUMNS):
-            raise SourceError(
-                f"{path.name}: expected columns path,label and optionally split,group; "
-                f"got {','.join(header)}"
-            )
-        rows = [{key: (value or "").strip() for key, value in row.items()} for row in reader]
+    try:
+        rows = _rows(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"{path.name}: expected a CSV in UTF-8: {error}") from error
     labels = tuple(sorted({row["label"] for row in rows}))
-    if "" in labels:
-        raise SourceError(f"{path.name}: a row has no label")
     items = [
         Item(row["path"], labels.index(row["label"]), _split(row, path.name), row.get("group", ""))
         for row in rows
@@ -141,6 +147,28 @@ def _open_csv(path: Path) -> Source:
             f"{path.name}: {len(missing)} of {len(items)} files are missing, first {missing[0]!r}"
         )
     return _source(path.stem, labels, items, lambda id_: (root / id_).read_bytes())
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Every row, stripped; SourceError where a column is unknown, missing or too many."""
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream, restkey="", restval="")
+        header = tuple(reader.fieldnames or ())
+        if not {"path", "label"} <= set(header) or not set(header) <= set(COLUMNS):
+            raise SourceError(
+                f"{path.name}: expected columns path,label and optionally split,group; "
+                f"got {','.join(header)}"
+            )
+        rows = []
+        for row in reader:
+            if "" in row:
+                raise SourceError(
+                    f"{path.name}: line {reader.line_num} has more than {len(header)} columns"
+                )
+            rows.append({key: value.strip() for key, value in row.items()})
+            if not rows[-1]["path"] or not rows[-1]["label"]:
+                raise SourceError(f"{path.name}: line {reader.line_num} lacks a path or a label")
+    return rows
 
 
 def _split(row: dict[str, str], name: str) -> str:
@@ -155,46 +183,56 @@ def _split(row: dict[str, str], name: str) -> str:
 
 def _open_npz(path: Path) -> Source:
     try:
-        archive = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise SourceError(f"{path.name}: not a readable npz archive") from error
-    with archive:
-        splits = [split for split in SPLITS if f"{split}_labels" in archive]
-        if not splits:
-            raise SourceError(f"{path.name}: expected train_labels, got keys {archive.files[:8]}")
-        items: list[Item] = []
-        media: dict[str, bytes | np.ndarray] = {}
-        for split in splits:
-            arrays = _npz_media(archive, split, path.name)
-            targets = archive[f"{split}_labels"].reshape(-1)
-            if len(arrays) != len(targets):
-                raise SourceError(
-                    f"{path.name}: {split} has {len(arrays)} media and {len(targets)} labels"
-                )
-            names = archive.get(f"{split}_names", np.arange(len(targets)).astype(str))
-            for name, target, array in zip(names, targets, arrays, strict=True):
-                items.append(Item(f"{split}/{name}", int(target), split))
-                media[items[-1].id] = array
-        labels = _npz_labels(archive, items)
-    return _source(path.stem, labels, items, media.__getitem__)
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # numpy's own words for pickled objects are of use, those for a cut archive are not
+        reason = "it holds pickled objects" if "pickle" in str(error) else type(error).__name__
+        raise SourceError(f"{path.name}: expected an npz of plain arrays, {reason}") from error
+    splits = [split for split in SPLITS if f"{split}_labels" in arrays]
+    if not splits:
+        raise SourceError(f"{path.name}: expected train_labels, got keys {list(arrays)[:8]}")
+    items: list[Item] = []
+    media: dict[str, bytes | np.ndarray] = {}
+    for split in splits:
+        for name, target, medium in _npz_rows(arrays, split, path.name):
+            items.append(Item(f"{split}/{name}", target, split))
+            media[items[-1].id] = medium
+    return _source(path.stem, _npz_labels(arrays, items), items, media.__getitem__)
 
 
-def _npz_media(archive: np.lib.npyio.NpzFile, split: str, name: str) -> Sequence:
-    """The media of one split: a list of encoded files, or an array whose rows are images."""
-    if f"{split}_images" in archive:
-        return archive[f"{split}_images"]
-    if f"{split}_jpeg" not in archive or f"{split}_offsets" not in archive:
+def _npz_rows(
+    arrays: Arrays, split: str, file: str
+) -> Iterable[tuple[str, int, bytes | np.ndarray]]:
+    """Name, label and medium of every item of one split."""
+    media = _npz_media(arrays, split, file)
+    targets = arrays[f"{split}_labels"].reshape(-1)
+    if targets.dtype.kind not in "iu":
+        raise SourceError(f"{file}: expected whole numbers in {split}_labels, got {targets.dtype}")
+    names = arrays.get(f"{split}_names", np.arange(len(targets))).astype(str).tolist()
+    if not len(media) == len(targets) == len(names):
         raise SourceError(
-            f"{name}: expected {split}_images, or {split}_jpeg with {split}_offsets"
+            f"{file}: {split} has {len(media)} media, {len(targets)} labels, {len(names)} names"
         )
-    data, offsets = archive[f"{split}_jpeg"].tobytes(), archive[f"{split}_offsets"].tolist()
-    return [data[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
+    return zip(names, targets.tolist(), media, strict=True)
 
 
-def _npz_labels(archive: np.lib.npyio.NpzFile, items: list[Item]) -> tuple[str, ...]:
-    if "classes" in archive:
-        return tuple(str(label) for label in archive["classes"])
-    return tuple(str(index) for index in range(max(item.label for item in items) + 1))
+def _npz_media(arrays: Arrays, split: str, file: str) -> Sequence[bytes] | np.ndarray:
+    """The media of one split: a list of encoded files, or an array whose rows are images."""
+    if f"{split}_images" in arrays:
+        return arrays[f"{split}_images"]
+    if f"{split}_jpeg" not in arrays or f"{split}_offsets" not in arrays:
+        raise SourceError(f"{file}: expected {split}_images, or {split}_jpeg with {split}_offsets")
+    data, offsets = arrays[f"{split}_jpeg"].tobytes(), arrays[f"{split}_offsets"].astype(np.int64)
+    return [data[start:end] for start, end in pairwise(offsets)]
+
+
+def _npz_labels(arrays: Arrays, items: list[Item]) -> tuple[str, ...]:
+    """Class names; numbers where the archive gives none, up to the last that can have items."""
+    if "classes" in arrays:
+        return tuple(arrays["classes"].astype(str).tolist())
+    last = max((item.label for item in items), default=-1)
+    return tuple(str(index) for index in range(min(last, len(items)) + 1))
 
 
 # --- what all kinds share -----------------------------------------------------------------------
@@ -224,24 +262,16 @@ def _source(
 def assign_splits(items: Iterable[Item]) -> list[Item]:
     """Give every item a split, as the head of this module says."""
     items = list(items)
-    given = {item.split for item in items} - {""}
-    shares = {"test": 0.1, "val": 0.2} if not given else {}
-    items = [
-        item if item.split else dataclasses.replace(item, split=_share(item, shares))
-        for item in items
-    ]
-    if "val" in {item.split for item in items}:
+    shares = {} if any(item.split for item in items) else SHARES
+    items = [item if item.split else assign(item, shares) for item in items]
+    if any(item.split == "val" for item in items):
         return items
-    return [
-        dataclasses.replace(item, split=_share(item, {"val": 0.05}))
-        if item.split == "train"
-        else item
-        for item in items
-    ]
+    return [assign(item, {"val": 0.05}) if item.split == "train" else item for item in items]
 
 
-def _share(item: Item, bounds: dict[str, float]) -> str:
-    """The first split whose upper bound the item's hash, uniform in [0, 1), stays below."""
+def assign(item: Item, bounds: dict[str, float]) -> Item:
+    """The item in the first split whose bound its hash, uniform in [0, 1), stays below."""
     digest = hashlib.sha256((item.group or item.id).encode()).digest()
     value = int.from_bytes(digest[:8], "big") / 2**64
-    return next((split for split, bound in bounds.items() if value < bound), "train")
+    split = next((split for split, bound in bounds.items() if value < bound), "train")
+    return dataclasses.replace(item, split=split)

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -94,6 +95,8 @@ class InputSpec:
                 f"mean and std need {self.channels} values (one per channel), "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            raise SpecError(f"mean and std must be finite, got {self.mean} and {self.std}")
         if not all(value > 0 for value in self.std):
             raise SpecError(f"std must be positive, got {self.std}")
         if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
@@ -201,17 +204,16 @@ def from_json(cls: type[T], data: Any, where: str) -> T:
     unknown = sorted(set(data) - set(fields))
     if unknown:
         raise SpecError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(fields))}")
-    missing = sorted(name for name, field in fields.items() if name not in data and _required(field))
-    if missing:
+    required = {name for name, field in fields.items() if _required(field)}
+    if missing := sorted(required - set(data)):
         raise SpecError(f"{where}: missing key {missing[0]!r}")
     hints = typing.get_type_hints(cls)
-    return cls(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()})
+    values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
+    return cls(**values)
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
-    return (
-        field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    )
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -239,11 +241,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise SpecError(f"{where}: expected an object, got {type(value).__name__}")
         inner = arguments[1] if arguments else Any
         return {str(key): _convert(inner, item, f"{where}.{key}") for key, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return _finite(value, where)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise SpecError(f"{where}: expected {hint.__name__}, got {type(value).__name__} {value!r}")
     return value
+
+
+def _finite(value: float, where: str) -> float:
+    """JSON has no infinity and no NaN, but Python reads both, and 1e999 as well."""
+    if not abs(value) <= sys.float_info.max:
+        raise SpecError(f"{where}: expected a finite number, got {str(value)[:40]}")
+    return float(value)
 
 
 def read_json(path: Path) -> Any:

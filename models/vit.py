@@ -44,7 +44,8 @@ class VisionTransformer(nn.Module):
         self.register_buffer("scale", 1.0 / std, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
         self.patch_embedding = nn.Linear(_patch_values(spec), spec.width)
-        self.class_token = nn.Parameter(torch.zeros(spec.prefix_tokens, spec.width))
+        self.class_token = nn.Parameter(torch.empty(spec.prefix_tokens, spec.width))
+        nn.init.trunc_normal_(self.class_token, std=0.02)
         self.encoding = make_encoding(spec)
         self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.depth))
         self.norm = nn.LayerNorm(spec.width)
@@ -73,7 +74,7 @@ class VisionTransformer(nn.Module):
         if encoded.offset is not None:
             tokens = tokens + encoded.offset
         if self.spec.prefix_tokens:
-            prefix = self.class_token.to(tokens.dtype).expand(len(tokens), -1, -1)
+            prefix = self.class_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([prefix, tokens], dim=1)  # [B, S, W]
         for index, layer in enumerate(self.layers):
             tokens = layer(tokens, layer_table(encoded.rotations, index))

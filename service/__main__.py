@@ -11,6 +11,7 @@ from types import FrameType
 import uvicorn
 
 from service.app import Service, create_app
+from service.protocol import OneWriteProtocol
 from service.registry import NoBundles, bundle_folders
 from service.session import DeviceError, check_device
 from service.settings import Settings, SettingsError, read_settings
@@ -50,21 +51,21 @@ class Server(uvicorn.Server):
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self.settings = settings
         self.listener = listener
-        self.failed = False
         self.application = create_app(settings)
         self.service: Service = self.application.state.service
         self.service.on_ready = self._announce
-        self.service.on_failure = self._fail
+        self.service.on_failure = self._stop
         super().__init__(
             uvicorn.Config(
                 self.application,
                 loop="uvloop",
-                http="httptools",
+                http=OneWriteProtocol,
                 ws="none",
                 log_config=None,
                 log_level=_quieter(settings.log_level),
                 access_log=settings.access_log,
                 server_header=False,
+                proxy_headers=False,  # nobody's word about who they are is needed
                 timeout_graceful_shutdown=settings.grace_seconds,
             )
         )
@@ -74,7 +75,7 @@ class Server(uvicorn.Server):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.run(sockets=[self.listener])
-        return FAILED if self.failed else 0
+        return 0 if self.service.failure is None else FAILED
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.service.draining = True
@@ -83,14 +84,13 @@ class Server(uvicorn.Server):
     def _announce(self) -> None:
         """Tell a person where it is and what to try."""
         host, port = self.listener.getsockname()[:2]
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        url = f"http://{shown}:{port}"
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
         states = [served.state for served in self.service.registry.bundles.values()]
-        print(f"Serving {states.count('ready')} of {len(states)} bundles on {url} (docs: {url}/docs)")
+        print(f"Serving {states.count('ready')} of {len(states)} bundles on {url} (see {url}/docs)")
         print(f"Try: curl -F file=@photo.jpg {url}/v1/classify/image", flush=True)
 
-    def _fail(self, error: Exception) -> None:
-        self.failed = True
+    def _stop(self) -> None:
         self.should_exit = True
 
 

@@ -1,4 +1,4 @@
-"""Permits: the right to enter, given out before a body is read and bounded in requests and bytes."""
+"""Permits: the right to enter, given before a body is read, bounded in requests and bytes."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -38,14 +38,16 @@ class Service:
     Attributes:
         draining: set when the server shall end; no new work is let in.
         on_ready: called once, when every bundle was examined.
-        on_failure: called with the error if the server can never become ready.
+        failure: why the server can never become ready.
+        on_failure: called when that is known.
     """
 
     def __init__(self, settings: Settings, opener: OpenSession = open_session) -> None:
         self.settings = settings
         self.draining = False
         self.on_ready: Callable[[], None] = lambda: None
-        self.on_failure: Callable[[Exception], None] = lambda error: None
+        self.failure: Exception | None = None
+        self.on_failure: Callable[[], None] = lambda: None
         self.metrics = Metrics()
         self.admission = Admission(settings.max_in_flight, settings.max_in_flight_bytes)
         # One thread: everything that touches the device runs here, in order.
@@ -78,11 +80,11 @@ class Service:
             await self.pool.start()
             await self.registry.examine(folders, self._on_examined)
         except Exception as error:
-            self.on_failure(error)
-            raise
-        # What lives now lives on: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+            log.error("the server cannot become ready: %s", error)
+            self.failure = error
+            self.on_failure()
+            return
+        _calm_collector()
         self.on_ready()
 
     async def close(self) -> None:
@@ -100,6 +102,13 @@ class Service:
         self.metrics.bundle_info.labels(served.name, version, served.state).set(1)
 
 
+def _calm_collector() -> None:
+    """What lives now lives on, and requests leave few cycles: collect less and look at less."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAPI:
     """The service as an ASGI application; ``app.state.service`` is its ``Service``.
 
@@ -111,7 +120,6 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         preparing = asyncio.create_task(service.prepare())
-        preparing.add_done_callback(_log_failure)
         try:
             yield
         finally:
@@ -137,7 +145,7 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
     return app
 
 
-async def _raise_as_problem(request: Request, error: Exception) -> None:
+async def _raise_as_problem(request: Request, error: Exception) -> Response:
     """The framework's own refusals, for the guard to answer like every other."""
     if not isinstance(error, HTTPException):
         raise errors.BadParameter("the request does not fit its description") from None
@@ -147,8 +155,3 @@ async def _raise_as_problem(request: Request, error: Exception) -> None:
         allow = (error.headers or {}).get("Allow", "")
         raise errors.MethodNotAllowed(f"expected {allow}", {"Allow": allow}) from None
     raise errors.InternalError(f"status {error.status_code}") from error
-
-
-def _log_failure(preparing: asyncio.Task[None]) -> None:
-    if not preparing.cancelled() and (error := preparing.exception()):
-        log.error("the server cannot become ready: %s", error)

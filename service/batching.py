@@ -35,9 +35,7 @@ class QueueState:
     oldest: float  # when the first of them was submitted, seconds
 
 
-def next_batch(
-    busy: bool, queues: Iterable[QueueState], max_batch: int
-) -> tuple[Key, int] | None:
+def next_batch(busy: bool, queues: Iterable[QueueState], max_batch: int) -> tuple[Key, int] | None:
     """Which queue runs now and how many of its entries; None to wait.
 
     The queue whose head has waited longest goes first, so no queue can starve another.

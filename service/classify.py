@@ -129,7 +129,9 @@ class ClientWatch:
         trace: TracebackType | None,
     ) -> None:
         self._watcher.cancel()
-        if self._gone and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+        task = self._task
+        del self._watcher, self._task  # their frames know this object: no cycle per request
+        if self._gone and task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientGone("the client left before its answer") from None
 
 
@@ -155,9 +157,7 @@ def rank(logits: np.ndarray, labels: tuple[str, ...], top_k: int) -> list[dict[s
     order = np.argsort(-probabilities, kind="stable")[:top_k]
     return [
         {"label": labels[index], "index": index, "probability": round(probability, 6)}
-        for index, probability in zip(
-            order.tolist(), probabilities[order].tolist(), strict=True
-        )
+        for index, probability in zip(order.tolist(), probabilities[order].tolist(), strict=True)
     ]
 
 

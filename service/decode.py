@@ -7,20 +7,18 @@ touched untrusted bytes. Here a reply is one JSON sentence and raw pixels of a s
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import math
 import os
 import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
 from service import errors
-from service.frames import LENGTHS, MAX_HEADER_BYTES, pack
+from service.decode_link import DecodeError, Task, Worker
+from service.frames import pack
 
 log = logging.getLogger(__name__)
 
@@ -42,113 +40,9 @@ RESPAWN_SECONDS = 1.0
 #: its request nothing.
 ATTEMPTS = 2
 
-FAILURES: dict[str, type[errors.Problem]] = {
-    "UnsupportedMedia": errors.UnsupportedMedia,
-    "BrokenMedia": errors.BrokenMedia,
-    "MediaTooLarge": errors.MediaTooLarge,
-    "MediaError": errors.BrokenMedia,
-}
-
-
-class DecodeError(RuntimeError):
-    """The pool itself cannot work."""
-
-
-class _Task:
-    """One item on its way through a worker."""
-
-    __slots__ = ("attempts", "frame", "future", "shape")
-
-    def __init__(self, frame: bytes, shape: tuple[int, ...], future: asyncio.Future[np.ndarray]):
-        self.frame = frame
-        self.shape = shape
-        self.future = future
-        self.attempts = 0
-
-
-class _Worker(asyncio.SubprocessProtocol):
-    """The service's end of one process: what was sent, what came back, and its alarm clock."""
-
-    def __init__(self, pool: DecodePool) -> None:
-        self.pool = pool
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.task: _Task | None = None
-        self.timed_out = False
-        self._reply = bytearray()
-        self._alarm: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.process = cast(asyncio.SubprocessTransport, transport)
-        self.stdin = cast(asyncio.WriteTransport, self.process.get_pipe_transport(0))
-
-    def begin(self, task: _Task) -> None:
-        self.task = task
-        task.attempts += 1
-        loop = asyncio.get_running_loop()
-        self._alarm = loop.call_later(self.pool.seconds, self._time_out)
-        self.stdin.write(task.frame)
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        """Gather one reply; its length must be the one that was asked for."""
-        reply = self._reply
-        reply += data
-        if len(reply) < LENGTHS.size:
-            return
-        header_bytes, body_bytes = LENGTHS.unpack_from(reply)
-        expected = math.prod(self.task.shape) if self.task else 0
-        if header_bytes > MAX_HEADER_BYTES or body_bytes not in (0, expected):
-            log.warning("decode worker %d broke the protocol", self.process.get_pid())
-            self.kill()
-        elif len(reply) >= LENGTHS.size + header_bytes + body_bytes:
-            body_at = LENGTHS.size + header_bytes
-            header, body = bytes(reply[LENGTHS.size : body_at]), bytes(reply[body_at:])
-            reply.clear()
-            self._finish(header, body)
-
-    def _finish(self, header: bytes, body: bytes) -> None:
-        if self.task is None:
-            if not self.ready.done():
-                self.ready.set_result(None)
-            return
-        task, self.task = self.task, None
-        if self._alarm is not None:
-            self._alarm.cancel()
-        if not task.future.done():
-            _resolve(task, header, body)
-        self.pool.released(self)
-
-    def _time_out(self) -> None:
-        self.timed_out = True
-        self.kill()
-
-    def kill(self) -> None:
-        if self.process.get_returncode() is None:
-            self.process.kill()
-
-    def process_exited(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        if not self.ready.done():
-            self.ready.set_exception(DecodeError("a decode worker ended before it was ready"))
-        self.pool.died(self)
-        self.process.close()
-
-
-def _resolve(task: _Task, header: bytes, body: bytes) -> None:
-    """A reply as pixels or as the problem that it names."""
-    try:
-        reply = json.loads(header)
-        status, message = reply["status"], str(reply.get("message", ""))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        status, message = "BrokenMedia", "the file cannot be decoded"
-    if status == "ok" and len(body) == math.prod(task.shape):
-        task.future.set_result(np.frombuffer(body, np.uint8).reshape(task.shape))
-    else:
-        task.future.set_exception(FAILURES.get(status, errors.BrokenMedia)(message))
-
 
 class DecodePool:
-    """``workers`` processes, each with at most one item; the rest wait in order.
+    """``workers`` processes, each with one item (or two small ones); the rest wait in order.
 
     The wait is bounded by the permits that let requests in and by each request's deadline.
 
@@ -168,9 +62,9 @@ class DecodePool:
         self.seconds = seconds
         self._on_restart = on_restart
         self._command = command
-        self._waiting: deque[_Task] = deque()
-        self._idle: list[_Worker] = []
-        self._alive: set[_Worker] = set()
+        self._waiting: deque[Task] = deque()
+        self.alive: set[Worker] = set()
+        self._ready: list[Worker] = []
         self._spawning: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -193,8 +87,8 @@ class DecodePool:
             Problem: 415 or 422; the bytes are at fault.
         """
         future: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Task(pack(header, media), shape, future))
-        self._begin_next()
+        self._waiting.append(Task(pack(header, media), shape, future))
+        self.begin_next()
         return await future
 
     @property
@@ -204,33 +98,38 @@ class DecodePool:
 
     @property
     def process_ids(self) -> list[int]:
-        return [worker.process.get_pid() for worker in self._alive]
+        return [worker.process.get_pid() for worker in self.alive]
 
-    def _begin_next(self) -> None:
-        while self._idle and self._waiting:
-            task = self._waiting.popleft()
-            if not task.future.done():  # the client may have left
-                self._idle.pop().begin(task)
+    def begin_next(self) -> None:
+        """Hand out what waits, to the workers that hold least."""
+        while self._waiting and self._ready:
+            if self._waiting[0].future.done():  # the client has left
+                self._waiting.popleft()
+                continue
+            worker = min(self._ready, key=lambda one: len(one.tasks))
+            if not worker.takes(self._waiting[0]):
+                return
+            worker.give(self._waiting.popleft())
 
-    def released(self, worker: _Worker) -> None:
-        self._idle.append(worker)
-        self._begin_next()
-
-    def died(self, worker: _Worker) -> None:
-        """Replace a worker; decide what becomes of the item that it held."""
-        self._alive.discard(worker)
-        if worker in self._idle:
-            self._idle.remove(worker)
-        if worker.task is not None:
-            self._bereave(worker.task, worker.timed_out)
+    def died(self, worker: Worker) -> None:
+        """Replace a worker; decide what becomes of the items that it held."""
+        self.alive.discard(worker)
+        if worker not in self._ready:
+            return  # whoever started it sees that it never came up
+        self._ready.remove(worker)
+        held = list(worker.tasks)
+        self._waiting.extendleft(reversed(held[1:]))  # they never began
+        if held:
+            self._bereave(held[0], worker.timed_out)
         if not self._closing:
             self._on_restart()
             log.warning("decode worker %d ended and is replaced", worker.process.get_pid())
             respawn = asyncio.get_running_loop().create_task(self._respawn())
             self._spawning.add(respawn)
             respawn.add_done_callback(self._spawning.discard)
+        self.begin_next()
 
-    def _bereave(self, task: _Task, timed_out: bool) -> None:
+    def _bereave(self, task: Task, timed_out: bool) -> None:
         if task.future.done():
             return
         if timed_out:
@@ -245,7 +144,7 @@ class DecodePool:
         loop = asyncio.get_running_loop()
         kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
         _, worker = await loop.subprocess_exec(
-            lambda: _Worker(self),
+            lambda: Worker(self),
             *self._command,
             cwd=ROOT,
             env=kept | ENVIRONMENT,
@@ -253,18 +152,23 @@ class DecodePool:
             stdout=asyncio.subprocess.PIPE,
             stderr=None,  # until it is warm, what it says is ours
         )
-        self._alive.add(worker)
-        async with asyncio.timeout(START_SECONDS):
-            await worker.ready
-        self.released(worker)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await worker.ready
+        except TimeoutError:
+            worker.kill()
+            raise DecodeError("a decode worker does not come up") from None
+        self._ready.append(worker)
+        self.begin_next()
 
     async def _respawn(self) -> None:
         """Keep trying, slowly: the pool must not turn into a fork bomb."""
         while not self._closing:
             try:
-                return await self._spawn()
-            except (DecodeError, TimeoutError, OSError):
-                log.exception("a decode worker cannot be started")
+                await self._spawn()
+                return
+            except (DecodeError, OSError) as error:
+                log.error("a decode worker cannot be replaced, trying again: %s", error)
                 await asyncio.sleep(RESPAWN_SECONDS)
 
     async def close(self) -> None:
@@ -272,9 +176,10 @@ class DecodePool:
         self._closing = True
         for respawn in self._spawning:
             respawn.cancel()
-        for worker in list(self._alive):
+        await asyncio.gather(*self._spawning, return_exceptions=True)
+        for worker in list(self.alive):
             worker.kill()
         for _ in range(100):  # at most a second; the kernel needs a moment
-            if not self._alive:
+            if not self.alive:
                 return
             await asyncio.sleep(0.01)

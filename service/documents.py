@@ -79,7 +79,7 @@ class ProblemDocument(BaseModel):
     id: str
 
 
-ANSWER_EXAMPLE = {
+ANSWER_EXAMPLE: dict[str, Any] = {
     "id": "5f0c9d1b7e6a4c23",
     "results": [
         {
@@ -95,7 +95,7 @@ ANSWER_EXAMPLE = {
     ],
 }
 
-BUNDLES_EXAMPLE = {
+BUNDLES_EXAMPLE: dict[str, Any] = {
     "ready": True,
     "default": {"image": "cifar10"},
     "bundles": [
@@ -143,7 +143,7 @@ DETAILS: dict[type[errors.Problem], str] = {
     errors.DeadlinePassed: "the deadline passed while the input was queued",
 }
 
-_PARAMETERS = {
+_PARAMETERS: dict[str, dict[str, Any]] = {
     "top_k": {
         "type": "integer",
         "minimum": 1,
@@ -214,9 +214,10 @@ def problems(*kinds: type[errors.Problem]) -> dict[int | str, dict[str, Any]]:
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         entry = responses.setdefault(kind.status, _problem_entry())
-        example = kind(DETAILS[kind]).body(ANSWER_EXAMPLE["id"])  # type: ignore[arg-type]
-        content = entry["content"][errors.CONTENT_TYPE]
-        content["examples"][kind.type.rpartition("/")[2]] = {"summary": kind.title, "value": example}
+        example = kind(DETAILS[kind]).body(ANSWER_EXAMPLE["id"])
+        name = kind.type.rpartition("/")[2]
+        shown = entry["content"][errors.CONTENT_TYPE]["examples"]
+        shown[name] = {"summary": kind.title, "value": example}
         entry["description"] = " ".join(filter(None, [entry["description"], kind.title]))
     return responses
 

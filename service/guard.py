@@ -128,7 +128,7 @@ class Exchange:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _linger(self) -> None:
-        """Read what is still coming: closing at once would reset the connection under the answer."""
+        """Read what still comes: closing at once would reset the connection under the answer."""
         try:
             async with asyncio.timeout(LINGER_SECONDS):
                 while self.unread and self.received < self.limit + LINGER_BYTES:
@@ -157,15 +157,18 @@ class Guard:
         modality = WORK.get(scope["path"]) if scope["method"] == "POST" else None
         try:
             if modality is None:
-                await self.app(scope, exchange.receive, exchange.send)
+                await self.app(scope, receive, exchange.send)
             else:
                 await self._work(scope, exchange)
         except ClientGone as problem:
             exchange.status = problem.status
+        except asyncio.CancelledError:
+            await self._give_up(exchange)
         except Exception as error:
             await self._answer(exchange, error)
         finally:
             self._count(modality, exchange)
+            del scope["exchange"]  # the scope knows the channels and they know it: a cycle
 
     async def _work(self, scope: Scope, exchange: Exchange) -> None:
         """Run a request that needs a permit, within its deadline."""
@@ -196,6 +199,11 @@ class Guard:
             log.warning("request %s: %s %s", exchange.id, error.status, error.detail)
         if exchange.status == 0:
             await exchange.refuse(error)
+
+    async def _give_up(self, exchange: Exchange) -> None:
+        """The server ends before the request did: say so, and wait for nothing."""
+        exchange.unread = False
+        await self._answer(exchange, Draining("the server had to end before this request did"))
 
     def _count(self, modality: str | None, exchange: Exchange) -> None:
         if modality is not None:

@@ -107,11 +107,15 @@ class Registry:
 
         Raises:
             DeviceError: the device is not there, so nothing can be served.
+            NoBundles: the default bundle is not among them.
         """
         for folder in folders:
             served = await self._examine(folder)
             self.bundles[served.name] = served
             on_examined(served)
+        if self._default is not None and self._default not in self.bundles:
+            known = ", ".join(sorted(self.bundles))
+            raise NoBundles(f"--default-bundle {self._default}: no such bundle; known: {known}")
         self.examined = True
 
     def default(self, modality: str) -> str | None:

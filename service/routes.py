@@ -134,6 +134,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def is_ready() -> JSONResponse:
         if service.draining:
             raise errors.Draining("the server is shutting down")
+        if service.failure is not None:
+            raise errors.NotReady("the server cannot start; its log says why")
         if not service.registry.examined:
             raise errors.NotReady("the bundles are still being checked")
         if not service.registry.ready:

@@ -7,7 +7,8 @@ from a seed. The graphs came from this, run once for 8x12 and 12x8 pixels::
     n = height * width * 3
     weights = TensorProto(name="weights", data_type=FLOAT, dims=[n, 5], data_location=EXTERNAL)
     # external_data: location=weights.bin, offset=0, length=n * 5 * 4
-    nodes = [make_node("Cast", ["pixels"], ["f"], to=FLOAT), make_node("Div", ["f", "scale"], ["s"]),
+    nodes = [make_node("Cast", ["pixels"], ["f"], to=FLOAT),
+             make_node("Div", ["f", "scale"], ["s"]),
              make_node("Reshape", ["s", "shape"], ["flat"]),
              make_node("MatMul", ["flat", "weights"], ["logits"])]
     # pixels: uint8 ["batch", height, width, 3]; logits: float32 ["batch", 5]
@@ -19,8 +20,10 @@ from __future__ import annotations
 import base64
 import io
 import socket
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +39,7 @@ from models.bundle import Accuracy, Golden, GridEntry, Parity, Tolerance, write_
 from models.inputs import prepare
 from models.spec import EncodingSpec, Grid, InputSpec
 from service.app import create_app
+from service.protocol import OneWriteProtocol
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +76,20 @@ def picture(seed: int = 0, size: tuple[int, int] = (31, 23), kind: str = "PNG") 
     return encoded.getvalue()
 
 
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header promises ``width`` x ``height`` pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(1000))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
+
+
 def weights() -> np.ndarray:
     """float32 ``[288, 5]``: the only layer of the tiny network."""
     return np.random.default_rng(7).normal(0, 0.2, (288, len(LABELS))).astype("<f4")
@@ -87,7 +105,7 @@ def write_tiny_bundle(root: Path, name: str = "tiny", **changes: Any) -> Path:
     """A bundle of the tiny network in ``root / name``; ``changes`` replace manifest fields."""
     pictures = {f"golden/{seed}.png": picture(seed) for seed in range(3)}
 
-    def fill(folder: Path) -> None:
+    def fill(folder: Path) -> dict[str, Any]:
         (folder / "graphs").mkdir()
         (folder / "golden").mkdir()
         for grid, graph in GRAPHS.items():
@@ -96,6 +114,7 @@ def write_tiny_bundle(root: Path, name: str = "tiny", **changes: Any) -> Path:
         for path, media in pictures.items():
             (folder / path).write_bytes(media)
         (folder / "README.md").write_text("A tiny network with random weights.\n")
+        return manifest | changes
 
     manifest: dict[str, Any] = {
         "name": name,
@@ -108,7 +127,9 @@ def write_tiny_bundle(root: Path, name: str = "tiny", **changes: Any) -> Path:
         "precision": "fp32",
         "opset": 18,
         "grids": tuple(
-            GridEntry(grid, f"graphs/{grid}.onnx", Parity(3, 0.0, 0.0, 3), Accuracy("test", 3, 0.5, ""))
+            GridEntry(
+                grid, f"graphs/{grid}.onnx", Parity(3, 0.0, 0.0, 3), Accuracy("test", 3, 0.5, "")
+            )
             for grid in GRIDS
         ),
         "goldens": tuple(
@@ -121,7 +142,7 @@ def write_tiny_bundle(root: Path, name: str = "tiny", **changes: Any) -> Path:
         ),
         "source": {"checkpoint": "none"},
     }
-    return write_bundle(root / name, fill, manifest | changes).root
+    return write_bundle(root / name, fill).root
 
 
 class RunningServer:
@@ -133,7 +154,9 @@ class RunningServer:
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(app, loop="uvloop", http="httptools", ws="none", log_config=None)
+        config = uvicorn.Config(
+            app, loop="uvloop", http=OneWriteProtocol, ws="none", log_config=None
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self.socket],))
 
@@ -160,9 +183,11 @@ class RunningServer:
 
 
 @contextmanager
-def serving(bundles: Path, opener: Any = None, ready: bool = True, **settings: Any) -> Iterator[RunningServer]:
+def serving(
+    bundles: Path, opener: Any = None, ready: bool = True, **settings: Any
+) -> Iterator[RunningServer]:
     """A server on a free port; with ``ready``, only once its bundles were examined."""
-    chosen = Settings(bundles=bundles, **({"decode_workers": 1, "threads": 1} | settings))
+    chosen = Settings(bundles=bundles, **{"decode_workers": 1, "threads": 1, **settings})
     app = create_app(chosen) if opener is None else create_app(chosen, opener)
     server = RunningServer(app)
     server.start()
@@ -180,3 +205,70 @@ def wait_until(condition: Any, what: str, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, f"waited {seconds} s for {what}"
         time.sleep(0.005)
+
+
+class TinySession:
+    """The tiny network in numpy, with a gate to hold it and a list of what it ran.
+
+    A picture whose first pixel is pure red (255, 0, 0) makes it fail; see ``poison``.
+    """
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches: list[int] = []
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        self.batches.append(len(pixels))
+        assert self.gate.wait(30)
+        if (pixels[:, 0, 0] == (255, 0, 0)).all(axis=1).any():
+            raise RuntimeError("poisoned at /some/path 0xdeadbeef")
+        flat = pixels.reshape(len(pixels), -1).astype(np.float32)  # [batch, 288]
+        return flat / np.float32(255) @ weights()  # [batch, classes]
+
+
+def poison() -> bytes:
+    """A PNG that decodes well and that ``TinySession`` fails on."""
+    encoded = io.BytesIO()
+    Image.new("RGB", (16, 16), (255, 0, 0)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+class RawConnection:
+    """A socket that says exactly what it is told."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+
+    def __enter__(self) -> RawConnection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, *parts: str | bytes) -> None:
+        for part in parts:
+            self.socket.sendall(part.encode() if isinstance(part, str) else part)
+
+    def send_head(self, *headers: str, path: str = "/v1/classify/image") -> None:
+        lines = (f"POST {path} HTTP/1.1", "Host: test", *headers, "", "")
+        self.send("\r\n".join(lines))
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers (names in lower case) and body of one answer with a Content-Length."""
+        stream = self.socket.makefile("rb")
+        status = int(stream.readline().split()[1])
+        headers = {}
+        while line := stream.readline().strip():
+            name, _, value = line.decode().partition(": ")
+            headers[name.lower()] = value
+        return status, headers, stream.read(int(headers.get("content-length", 0)))
+
+    def closed(self) -> bool:
+        """Whether the server closes the connection, soon."""
+        try:
+            return self.socket.recv(1) == b""
+        except ConnectionResetError:
+            return True

@@ -1,4 +1,4 @@
-"""python -m training PRESET --data PATH --out RUN."""
+"""python -m training PRESET --data PATH --out RUN, and python -m training split FOLDER."""
 
 from __future__ import annotations
 
@@ -7,35 +7,57 @@ import inspect
 import sys
 from pathlib import Path
 
+import torch
+
 from models.checkpoint import CheckpointError
 from models.sources import SourceError
 from models.spec import SpecError
+from training import split
 from training.config import override
 from training.loop import train
 from training.presets import PRESETS
+from training.run import Run
+
+FAILED = (OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)
+BAD_INPUT = (SpecError, SourceError, CheckpointError, FileExistsError, FileNotFoundError)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 1 (the run failed) or 2 (bad input)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["split"]:
+        return split.main(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         config = override(PRESETS[options.preset](str(options.data)), options.set)
         best = train(config, options.out, options.resume)
-    except (SpecError, SourceError, CheckpointError, FileExistsError, FileNotFoundError) as error:
+    except BAD_INPUT as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (OSError, FloatingPointError) as error:
-        print(f"error: {error}\nthe last good checkpoint is kept: {options.out}/last", file=sys.stderr)
+    except FAILED as error:
+        print(f"error: {error}{_kept(options.out)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"interrupted{_kept(options.out)}", file=sys.stderr)
+        return 130
     print(f"best: val top-1 {best['val_top1']:.4f} at epoch {best['epoch']}, in {options.out}/best")
     return 0
+
+
+def _kept(out: Path) -> str:
+    """What a run that stopped leaves behind, as a line of its own."""
+    if not Run(out).exists():
+        return ""
+    return f"\nthe last good checkpoint is kept in {out}/last; --resume continues from it"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training",
         description="Train a vision transformer from labelled media.",
-        epilog="presets:\n" + "\n".join(_teach(name) for name in PRESETS),
+        epilog="presets:\n"
+        + "\n".join(_teach(name) for name in PRESETS)
+        + "\n\nalso: python -m training split --help (a split that does not leak, as a CSV)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("preset", choices=sorted(PRESETS), help="a complete set of values, below")

@@ -5,7 +5,11 @@ Nothing here keeps state: a run that is killed and resumed draws what it would h
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
+
+Bits = TypeVar("Bits", np.ndarray, np.uint64)
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -21,14 +25,21 @@ def uniform(seed: int, step: int, samples: np.ndarray, draws: int) -> np.ndarray
     A counter through the splitmix64 finaliser (Steele, Lea and Flood 2014), vectorised.
     """
     with np.errstate(over="ignore"):
-        key = _mix(_mix(np.uint64(seed) + _GOLDEN) ^ np.uint64(step))
+        key = step_key(seed, step)
         per_sample = _mix(key ^ _mix(samples.astype(np.uint64) + _GOLDEN))  # [N]
         counters = np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN  # [draws]
         bits = _mix(per_sample[:, None] + counters)  # [N, draws]
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _mix(x: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
+def step_key(seed: int, step: int) -> np.uint64:
+    """64 bits that belong to one step of one run."""
+    with np.errstate(over="ignore"):
+        return _mix(_mix(np.uint64(seed) + _GOLDEN) ^ np.uint64(step))
+
+
+def _mix(x: Bits) -> Bits:
+    """The finaliser: every bit of the input reaches every bit of the result."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

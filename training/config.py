@@ -5,9 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 from typing import Any, Literal
 
-from models.spec import InputSpec, ModelSpec, SpecError, from_json, to_json
+from models.spec import AXES, InputSpec, ModelSpec, SpecError, from_json, to_json
+
+#: Fields that may change when a run is resumed: they decide nothing. The data's content, which
+#: does, is compared by its hash.
+FREE = ("data", "workers", "skip_unreadable")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +30,7 @@ class TrainConfig:
         flip: mirror half of the training images left to right.
         precision: ``bf16`` autocasts the network; rotations stay float32 in either.
         save_every: steps between checkpoints; the end of an epoch always saves.
-        workers: processes that decode the data before the first step.
+        workers: threads that decode the data before the first step.
         skip_unreadable: leave broken items out, named, instead of stopping.
     """
 
@@ -51,10 +56,19 @@ class TrainConfig:
         for name in ("epochs", "batch", "save_every", "workers"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.learning_rate > 0:
+        for name in ("weight_decay", "warmup_steps", "crop_padding", "seed"):
+            if not 0 <= getattr(self, name) < 2**63:
+                raise SpecError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
             raise SpecError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 <= self.label_smoothing < 1:
             raise SpecError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        axes = AXES[self.input.modality]
+        if len(self.model.grid) != len(axes):
+            raise SpecError(
+                f"{self.input.modality} input has the axes {', '.join(axes)}; "
+                f"got model.grid {self.model.grid}"
+            )
 
 
 def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
@@ -79,9 +93,11 @@ def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Dotted names of the fields in which two configs differ."""
+    """Dotted names of the fields in which two configs differ, but for the FREE ones."""
     before, after = _flat(to_json(old)), _flat(to_json(new))
-    return sorted(name for name in before | after if before.get(name) != after.get(name))
+    return sorted(
+        name for name in before | after if before.get(name) != after.get(name) and name not in FREE
+    )
 
 
 def _value(text: str) -> Any:
@@ -94,7 +110,8 @@ def _value(text: str) -> Any:
 def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        name = prefix + key
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
 
 

@@ -11,104 +11,99 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.prepared import Prepared, prepare_split
 from models.sources import Source, SourceError, open_source
 from models.spec import ModelSpec, SpecError, from_json, to_json
 from models.vit import VisionTransformer
-from training.augment import crop_and_flip, epoch_order, uniform
+from training.augment import crop_and_flip, epoch_order, step_key, uniform
 from training.config import TrainConfig, differences
 from training.evaluate import evaluate
 from training.progress import Progress
 from training.run import Run
 
 
-def train(config: TrainConfig, root: Path, resume: bool = False) -> dict[str, float]:
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What every step works with."""
+
+    config: TrainConfig
+    model: VisionTransformer
+    optimiser: torch.optim.Optimizer
+    training: Prepared
+    validation: Prepared
+    labels: tuple[str, ...]
+
+
+def train(config: TrainConfig, root: Path, resume: bool = False) -> dict[str, Any]:
     """Train, or continue, one run; returns the metrics of its best checkpoint.
 
     Raises:
         SpecError, SourceError, CheckpointError: bad input, with what was expected and what came.
-        FileExistsError: the run exists and ``resume`` was not asked for.
-        FloatingPointError: the loss is not finite.
+        FileExistsError: the folder is in use and ``resume`` was not asked for.
+        FloatingPointError: the loss or a weight is not finite.
     """
     run = Run(root)
-    if run.exists() and not resume:
-        raise FileExistsError(f"{root} holds a run; continue it with --resume or choose another")
-    if resume and not run.exists():
-        raise FileNotFoundError(f"{root} holds no checkpoint to resume from")
-    root.mkdir(parents=True, exist_ok=True)
+    run.check(resume)
+    device = pick_device(config.device)
     source = open_source(Path(config.data))
+    if resume:
+        check_labels(run.notes(), source)
     config = dataclasses.replace(config, model=_with_classes(config.model, source))
     torch.manual_seed(config.seed)  # initial weights only; every later draw names its step
-    device = pick_device(config.device)
     model = VisionTransformer(config.model, config.input).to(device)
     optimiser = make_optimiser(model, config)
     notes: dict[str, Any] = {"step": 0, "best": None, "config": to_json(config)}
     if resume:
         notes = run.notes()
-        check_resume(notes, config, source)
+        check_config(notes, config)
         run.restore(model, optimiser)
     with Progress() as progress:
-        training, validation = (_prepare(source, split, config, progress) for split in ("train", "val"))
-        notes["data"] = describe_data(source, training, validation)
-        fit(model, optimiser, config, training, validation, run, source.labels, notes, progress)
+        training, validation = (_prepare(source, s, config, progress) for s in ("train", "val"))
+        data = describe_data(source, training, validation)
+        if resume:
+            check_data(notes, data)
+        notes["data"] = data
+        setup = Setup(config, model, optimiser, training, validation, source.labels)
+        fit(setup, run, notes, progress)
     return notes["best"]
 
 
-def fit(
-    model: VisionTransformer,
-    optimiser: torch.optim.Optimizer,
-    config: TrainConfig,
-    training: Prepared,
-    validation: Prepared,
-    run: Run,
-    labels: tuple[str, ...],
-    notes: dict[str, Any],
-    progress: Progress,
-) -> None:
+def fit(setup: Setup, run: Run, notes: dict[str, Any], progress: Progress) -> None:
     """Every step from ``notes["step"]`` to the last; ``notes`` follows along."""
-    per_epoch = len(training.ids) // config.batch
+    config, items = setup.config, len(setup.training.ids)
+    per_epoch = items // config.batch
     if per_epoch == 0:
-        raise SpecError(
-            f"batch {config.batch} is larger than the training split ({len(training.ids)} items)"
-        )
+        raise SpecError(f"batch {config.batch} is larger than the training split ({items} items)")
+    if notes["step"] == 0 and not run.exists():
+        run.begin()
+        _save(setup, run, notes)
     total = per_epoch * config.epochs
-    model.train()
+    setup.model.train()
     progress.start(total, notes["step"], config.batch)
     for step in range(notes["step"], total):
         epoch, position = divmod(step, per_epoch)
         if position == 0 or step == notes["step"]:
-            order = epoch_order(config.seed, epoch, len(training.ids))
+            order = epoch_order(config.seed, epoch, items)
         samples = order[position * config.batch : (position + 1) * config.batch]
         rate = learning_rate(config, step, total)
-        loss = train_step(model, optimiser, config, training, samples, step, rate)
+        loss = train_step(setup, samples, step, rate)
         progress.step(loss)
         notes["step"] = step + 1
         last_of_epoch = position == per_epoch - 1
         if last_of_epoch:
             record = {"step": step + 1, "epoch": epoch + 1, "loss": loss, "rate": rate}
-            record |= {f"val_{key}": value for key, value in evaluate(model, validation).items()}
-            run.log(record | {"time": time.time()})
-            progress.epoch(record)
+            _end_epoch(setup, run, notes, progress, record)
         if last_of_epoch or (step + 1) % config.save_every == 0:
-            better = last_of_epoch and _is_better(record, notes["best"])
-            if better:
-                notes["best"] = record
-            run.save(model, optimiser, config.input, labels, notes, better)
+            _save(setup, run, notes)
 
 
-def train_step(
-    model: VisionTransformer,
-    optimiser: torch.optim.Optimizer,
-    config: TrainConfig,
-    training: Prepared,
-    samples: np.ndarray,
-    step: int,
-    rate: float,
-) -> float:
+def train_step(setup: Setup, samples: np.ndarray, step: int, rate: float) -> float:
     """One update on the given samples; the loss before it."""
+    config, model, training = setup.config, setup.model, setup.training
     draws = uniform(config.seed, step, samples, 3)
+    torch.manual_seed(int(step_key(config.seed, step)))  # for dropout, the only draw in torch
     pixels = crop_and_flip(training.pixels[samples], draws, config.crop_padding, config.flip)
     device = model.head.weight.device
     inputs = torch.from_numpy(pixels).to(device)  # [B, *pixels per axis, C]
@@ -117,16 +112,46 @@ def train_step(
         encoded = model.encode(model.spec.training_grid)  # once, for all layers and heads
         logits = model(inputs, encoded)
     loss = nn.functional.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
-    optimiser.zero_grad(set_to_none=True)
+    value = loss.item()
+    if not math.isfinite(value):
+        names = ", ".join(training.ids[index] for index in samples[:8])
+        raise FloatingPointError(f"loss is {value} at step {step}; the batch began with {names}")
+    setup.optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    for group in optimiser.param_groups:
+    for group in setup.optimiser.param_groups:
         group["lr"] = rate
-    optimiser.step()
-    return _finite(loss, training, samples, step)
+    setup.optimiser.step()
+    return value
+
+
+def _end_epoch(
+    setup: Setup, run: Run, notes: dict[str, Any], progress: Progress, record: dict[str, Any]
+) -> None:
+    """Measure on the validation split, and remember the result if it is the best so far."""
+    _check_finite(setup.model, notes["step"])
+    measured = evaluate(setup.model, setup.validation)
+    record |= {f"val_{key}": value for key, value in measured.items()}
+    run.log(record | {"time": time.time()})
+    progress.epoch(record)
+    if notes["best"] is None or record["val_top1"] > notes["best"]["val_top1"]:
+        notes["best"] = record
+
+
+def _save(setup: Setup, run: Run, notes: dict[str, Any]) -> None:
+    """A checkpoint of finite weights; anything else would replace the last good one."""
+    _check_finite(setup.model, notes["step"])
+    run.save(setup.model, setup.optimiser, setup.config.input, setup.labels, notes)
+
+
+def _check_finite(model: VisionTransformer, step: int) -> None:
+    """A loss can be finite while its gradient is not; FloatingPointError names the weight."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise FloatingPointError(f"{name} is not finite after step {step}")
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:
-    """Linear warm-up, then a cosine to 0 at the last step."""
+    """Linear warm-up, then a cosine that would reach 0 one step after the last."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     share = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
@@ -137,9 +162,11 @@ def make_optimiser(model: VisionTransformer, config: TrainConfig) -> torch.optim
     """AdamW; weight decay on the matrices of linear layers only."""
     decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
     parameters = list(model.parameters())
+    matrices = [p for p in parameters if id(p) in decayed]
+    others = [p for p in parameters if id(p) not in decayed]
     groups = [
-        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
 
@@ -158,16 +185,32 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def check_resume(notes: dict[str, Any], config: TrainConfig, source: Source) -> None:
-    """Refuse to continue another run: other settings or other labels."""
+def check_labels(notes: dict[str, Any], source: Source) -> None:
+    """Refuse to continue a run on data with other labels."""
+    expected = notes["data"]["labels"]
+    if expected != list(source.labels):
+        raise SourceError(
+            f"labels do not match the run: expected {expected}, got {list(source.labels)}"
+        )
+
+
+def check_config(notes: dict[str, Any], config: TrainConfig) -> None:
+    """Refuse to continue a run with other settings."""
     old = from_json(TrainConfig, notes["config"], "config")
     if changed := differences(old, config):
         raise SpecError(f"the run to resume was made with other values of: {', '.join(changed)}")
-    if notes["data"]["labels"] != list(source.labels):
-        raise SourceError(
-            f"labels do not match the run: expected {notes['data']['labels']}, "
-            f"got {list(source.labels)}"
-        )
+
+
+def check_data(notes: dict[str, Any], data: dict[str, Any]) -> None:
+    """Refuse to continue a run on items that changed, came or went since it began."""
+    for split in ("train", "val"):
+        old, new = notes["data"][split], data[split]
+        if old != new:
+            raise SourceError(
+                f"split {split!r} is not the one that the run began with: expected "
+                f"{old['items']} items (sha256 {old['sha256'][:12]}...), "
+                f"got {new['items']} ({new['sha256'][:12]}...)"
+            )
 
 
 def describe_data(source: Source, training: Prepared, validation: Prepared) -> dict[str, Any]:
@@ -192,7 +235,7 @@ def _with_classes(model: ModelSpec, source: Source) -> ModelSpec:
 
 def _prepare(source: Source, split: str, config: TrainConfig, progress: Progress) -> Prepared:
     with progress.decoding(split, len(source.split(split))) as advance:
-        return prepare_split(
+        prepared = prepare_split(
             source,
             split,
             config.input,
@@ -202,15 +245,5 @@ def _prepare(source: Source, split: str, config: TrainConfig, progress: Progress
             skip_unreadable=config.skip_unreadable,
             advance=advance,
         )
-
-
-def _is_better(record: dict[str, Any], best: dict[str, Any] | None) -> bool:
-    return best is None or record["val_top1"] > best["val_top1"]
-
-
-def _finite(loss: Tensor, training: Prepared, samples: np.ndarray, step: int) -> float:
-    value = loss.item()
-    if not math.isfinite(value):
-        names = ", ".join(training.ids[index] for index in samples[:8])
-        raise FloatingPointError(f"loss is {value} at step {step}; the batch began with {names}")
-    return value
+    progress.skipped(split, prepared.skipped)
+    return prepared

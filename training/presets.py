@@ -27,7 +27,7 @@ def cifar10_liere8(data: str) -> TrainConfig:
             encoding=EncodingSpec("liere", block=8),
         ),
         input=InputSpec(mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616)),
-        epochs=24,
+        epochs=16,
         batch=128,
         learning_rate=1e-3,
         warmup_steps=400,

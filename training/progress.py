@@ -41,6 +41,13 @@ class Progress:
         yield lambda done: self.bar.advance(task, done)
         self.bar.remove_task(task)
 
+    def skipped(self, split: str, items: tuple[tuple[str, str], ...]) -> None:
+        """Name the items of a split that were left out, one a line."""
+        if items:
+            self.console.print(f"{split}: {len(items)} unreadable items left out", markup=False)
+        for id_, reason in items:
+            self.console.print(f"  {id_}: {reason}", markup=False, highlight=False, soft_wrap=True)
+
     def start(self, total: int, done: int, batch: int) -> None:
         """Begin the bar of the training steps."""
         self.batch, self.total, self.done, self.since = batch, total, done, time.monotonic()

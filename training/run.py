@@ -1,14 +1,19 @@
 """The folder of one run: checkpoints that survive a kill, and metrics as JSON lines.
 
+Layout::
+
     RUN/checkpoints/step-00001500/   a checkpoint and the optimiser's state
         last, best                   links to two of them, replaced atomically
         metrics.jsonl                one object a line
+
+Step 0 is a checkpoint too, so a run can be resumed from its first moment on.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,11 +40,34 @@ class Run:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.checkpoints = root / "checkpoints"
         self.metrics = root / "metrics.jsonl"
 
     def exists(self) -> bool:
         """Whether there is a checkpoint to continue from."""
         return (self.root / "last").is_symlink()
+
+    def check(self, resume: bool) -> None:
+        """Refuse a folder that holds a run, or anything else, before any work is done.
+
+        Raises:
+            FileExistsError: it is in use and ``resume`` was not asked for.
+            FileNotFoundError: there is nothing to resume.
+        """
+        if resume and not self.exists():
+            raise FileNotFoundError(f"{self.root} holds no checkpoint to resume from")
+        if self.exists() and not resume:
+            raise FileExistsError(
+                f"{self.root} holds a run; continue it with --resume or choose another"
+            )
+        if not resume and self.root.exists() and not self._only_remains():
+            raise FileExistsError(f"{self.root} exists and is not empty; choose another folder")
+
+    def begin(self) -> None:
+        """Make the folder of a new run, or empty it of what a killed start left."""
+        if self.checkpoints.exists():
+            shutil.rmtree(self.checkpoints)
+        self.checkpoints.mkdir(parents=True)
 
     def save(
         self,
@@ -48,42 +76,67 @@ class Run:
         input_spec: InputSpec,
         labels: tuple[str, ...],
         notes: dict[str, Any],
-        best: bool,
     ) -> None:
         """Write the checkpoint of ``notes["step"]``, then point ``last`` (and ``best``) at it.
 
         An error (a full disk, say) leaves the previous checkpoints and links as they were.
         """
-        folder = self.root / "checkpoints" / f"step-{notes['step']:08d}"
-        if not folder.exists():
-            with atomic_directory(folder) as temporary:
-                save_tensors(temporary / OPTIMISER, _optimiser_tensors(optimiser))
-                digest = sha256_file(temporary / OPTIMISER)
-                notes = notes | {"optimiser_sha256": digest}
-                save_checkpoint(temporary, model, input_spec, labels, notes)
+        folder = self._folder(notes["step"])
+        if folder.exists():  # complete, but killed before a link named it
+            shutil.rmtree(folder)
+        with atomic_directory(folder) as temporary:
+            save_tensors(temporary / OPTIMISER, _optimiser_tensors(optimiser))
+            digest = sha256_file(temporary / OPTIMISER)
+            notes = notes | {"optimiser_sha256": digest}
+            save_checkpoint(temporary, model, input_spec, labels, notes)
         self._link("last", folder)
-        if best:
-            self._link("best", folder)
-        self._prune()
+        self._settle(notes)
 
     def restore(self, model: VisionTransformer, optimiser: torch.optim.Optimizer) -> None:
         """Load ``last`` into a model and an optimiser of the same shape, bit for bit."""
         folder = self.root / "last"
         stored, description = load_checkpoint(folder)
+        state = folder / OPTIMISER
+        if not state.is_file():
+            raise CheckpointError(f"{folder} has no {OPTIMISER} and cannot be resumed")
+        if sha256_file(state) != description.notes.get("optimiser_sha256"):
+            raise CheckpointError(f"{state} is cut short or changed")
         model.load_state_dict(stored.state_dict())
-        if sha256_file(folder / OPTIMISER) != description.notes["optimiser_sha256"]:
-            raise CheckpointError(f"{folder / OPTIMISER} is cut short or changed")
-        _load_optimiser(optimiser, load_tensors(folder / OPTIMISER))
+        _load_optimiser(optimiser, load_tensors(state))
+        self._settle(description.notes)
         self._forget_after(description.notes["step"])
 
     def notes(self) -> dict[str, Any]:
-        """What the last checkpoint remembers."""
-        return read_description(self.root / "last").notes
+        """What the last checkpoint remembers; CheckpointError if it is none of a run."""
+        notes = read_description(self.root / "last").notes
+        if missing := sorted({"step", "best", "config", "data"} - set(notes)):
+            raise CheckpointError(f"{self.root / 'last'} does not say its {missing[0]}")
+        return notes
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl, on disk before the checkpoint that follows it."""
         with self.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _folder(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
+
+    def _settle(self, notes: dict[str, Any]) -> None:
+        """What follows ``last``, now or at the resume after a kill in between.
+
+        ``best`` is pointed at this step if it is the best, and the folders that no link names
+        are removed, with whatever a kill left half written.
+        """
+        if notes["best"] and notes["best"]["step"] == notes["step"]:
+            self._link("best", self._folder(notes["step"]))
+        kept = {os.path.realpath(self.root / name) for name in ("last", "best")}
+        for folder in self.checkpoints.iterdir():
+            if os.path.realpath(folder) not in kept:
+                shutil.rmtree(folder)
+        for remains in self.root.glob(f".{self.metrics.name}.*"):
+            remains.unlink()
 
     def _forget_after(self, step: int) -> None:
         """Drop the lines of steps that will be taken again."""
@@ -96,19 +149,16 @@ class Run:
         temporary = self.root / f".{name}.new"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(folder.relative_to(self.root))
-        os.replace(temporary, self.root / name)
+        temporary.replace(self.root / name)
         sync_directory(self.root)
 
-    def _prune(self) -> None:
-        """Keep the checkpoints that a link names, and remove what a kill left half written."""
-        kept = {
-            (self.root / name).resolve()
-            for name in ("last", "best")
-            if (self.root / name).is_symlink()
-        }
-        for folder in (self.root / "checkpoints").iterdir():
-            if folder.resolve() not in kept:
-                shutil.rmtree(folder)
+    def _only_remains(self) -> bool:
+        """Whether the folder is empty but for a start that was killed before its first link."""
+        if not self.root.is_dir():
+            return False
+        names = {path.name for path in self.root.iterdir()} - {"checkpoints", ".last.new"}
+        steps = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        return not names and all(re.match(r"\.?step-\d{8}", path.name) for path in steps)
 
 
 def _step_of(line: str) -> float:

@@ -1,4 +1,4 @@
-"""Why bytes could not become an array. Messages are written for the sender: no paths, no internals."""
+"""Why bytes could not become an array. Messages are for the sender: no paths, no internals."""
 
 from __future__ import annotations
 

@@ -1,0 +1,159 @@
+"""Frozen transformers -> ONNX graphs that share one file of weights."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import ModelProto, TensorProto, numpy_helper
+from torch import nn
+
+from models.files import write_atomic
+
+OPSET = 23  # the first with the Attention operator
+WEIGHTS = "weights.bin"
+#: Smaller tensors stay inside the graph.
+INLINE_BYTES = 1024
+#: Where tensors begin in the file, so that a runtime may map them.
+ALIGNMENT = 4096
+#: Operators that must not be there: a convolution would be a second patch embedding, the others
+#: have no place in a graph whose positions are constants.
+FORBIDDEN = {"Conv", "Resize", "Loop", "Scan", "If"}
+
+
+class GraphError(RuntimeError):
+    """The exporter gave a graph that breaks the bundle's contract."""
+
+
+class SharedWeights:
+    """One external data file; tensors with the same content are stored once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offsets: dict[str, int] = {}
+        self.stream = path.open("wb")
+
+    def __enter__(self) -> SharedWeights:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.stream.close()
+
+    def move(self, tensor: TensorProto) -> None:
+        """Replace a tensor's content by a reference into the file."""
+        data = numpy_helper.to_array(tensor).tobytes()
+        if len(data) < INLINE_BYTES:
+            return
+        offset = self._store(data)
+        for field in ("raw_data", "float_data", "int32_data", "int64_data"):
+            tensor.ClearField(field)
+        tensor.data_location = TensorProto.EXTERNAL
+        entries = {"location": self.path.name, "offset": offset, "length": len(data)}
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=str(value))
+
+    def _store(self, data: bytes) -> int:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in self.offsets:
+            self.stream.write(b"\0" * (-self.stream.tell() % ALIGNMENT))
+            self.offsets[digest] = self.stream.tell()
+            self.stream.write(data)
+        return self.offsets[digest]
+
+
+def write_graph(module: nn.Module, example: torch.Tensor, path: Path, weights: SharedWeights) -> None:
+    """Write ``module`` as an ONNX graph "pixels" -> "logits" whose batch axis is free.
+
+    Args:
+        example: uint8 [B, *pixels per axis, C] with B at least 2 (1 would be taken as fixed).
+        weights: receives every large tensor; must lie beside ``path``.
+    """
+    graph = to_onnx(module, example)
+    check_graph(graph)
+    for tensor in graph.graph.initializer:
+        weights.move(tensor)
+    write_atomic(path, graph.SerializeToString())
+
+
+def to_onnx(module: nn.Module, example: torch.Tensor) -> ModelProto:
+    """The graph in memory, without anything that tells where it was made."""
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["pixels"],
+            output_names=["logits"],
+            dynamic_shapes=({0: batch},),
+            verbose=False,
+        )
+    if program is None:
+        raise GraphError("the exporter gave no program")
+    graph = program.model_proto
+    _strip(graph)
+    return graph
+
+
+def check_graph(graph: ModelProto) -> None:
+    """Raise GraphError unless the graph keeps the bundle's contract."""
+    onnx.checker.check_model(graph)
+    operators = {node.op_type for node in graph.graph.node}
+    foreign = {node.domain for node in graph.graph.node} - {"", "ai.onnx"}
+    if operators & FORBIDDEN or foreign or graph.functions:
+        raise GraphError(f"unexpected operators {operators & FORBIDDEN} or domains {foreign}")
+    names = [value.name for value in (*graph.graph.input, *graph.graph.output)]
+    if names != ["pixels", "logits"]:
+        raise GraphError(f"expected input pixels and output logits, got {names}")
+    free = [
+        [position for position, side in enumerate(_sides(value)) if not side.HasField("dim_value")]
+        for value in (graph.graph.input[0], graph.graph.output[0])
+    ]
+    if free != [[0], [0]]:
+        raise GraphError(f"expected only the batch axis to be free, got {free}")
+
+
+def _sides(value: onnx.ValueInfoProto):  # type: ignore[no-untyped-def]
+    return value.type.tensor_type.shape.dim
+
+
+def _strip(graph: ModelProto) -> None:
+    """Remove what the exporter remembers of source files and shapes in between."""
+    graph.ClearField("metadata_props")
+    graph.ClearField("doc_string")
+    graph.graph.ClearField("metadata_props")
+    graph.graph.ClearField("doc_string")
+    graph.graph.ClearField("value_info")
+    for part in (
+        *graph.graph.node,
+        *graph.graph.initializer,
+        *graph.graph.input,
+        *graph.graph.output,
+    ):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports on absent optional packages and its own deprecations; errors raise."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

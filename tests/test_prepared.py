@@ -1,0 +1,157 @@
+"""Whole splits as arrays: the serving path, every item in its place, broken ones by name."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.inputs import prepare
+from models.prepared import PIECE, Prepared, prepare_split
+from models.sources import Item, Source, SourceError, open_source
+from models.spec import Grid, InputSpec
+
+GRID, PATCH = Grid((3, 5)), (4, 2)
+
+
+def picture(seed: int, size: tuple[int, int] = (23, 17)) -> bytes:
+    """A PNG of random colours; ``size`` is (width, height)."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def make_source(count: int, broken: tuple[int, ...] = ()) -> Source:
+    """Items that alternate between two classes; the broken ones are cut in the middle."""
+    media = {
+        f"{index}.png": picture(index)[: 200 if index in broken else None] for index in range(count)
+    }
+    items = tuple(Item(id_, index % 2, "train") for index, id_ in enumerate(media))
+    return Source("set", ("a", "b"), items, media.__getitem__)
+
+
+def prepared(source: Source, **changes: Any) -> Prepared:
+    return prepare_split(source, "train", InputSpec(), GRID, PATCH, **changes)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_prepared_items_are_what_the_service_would_see(workers: int) -> None:
+    """Every array is ``prepare``'s, in the order of the source, however many threads decode."""
+    source = make_source(2 * PIECE + 3)
+    result = prepared(source, workers=workers)
+    expected = [prepare(source.read(item.id), InputSpec(), GRID, PATCH) for item in source.items]
+    assert result.pixels.dtype == np.uint8
+    assert np.array_equal(result.pixels, np.stack(expected))
+    assert result.pixels.shape[1:] == (12, 10, 3)
+    assert result.labels.tolist() == [index % 2 for index in range(len(expected))]
+    assert result.ids == tuple(item.id for item in source.items)
+    assert result.skipped == ()
+
+
+def test_prepared_hash_names_the_content() -> None:
+    """The same data hash the same, with any number of threads; any change hashes otherwise."""
+    source = make_source(PIECE + 2)
+    base = prepared(source).sha256
+    assert prepared(source, workers=2).sha256 == base
+    relabelled = Source(
+        "set", ("a", "b"), (Item("0.png", 1, "train"), *source.items[1:]), source.read
+    )
+    swapped = Source("set", ("a", "b"), source.items[1::-1] + source.items[2:], source.read)
+    changed = Source("set", ("a", "b"), source.items, lambda id_: source.read(id_) + b"")
+    other = Source("set", ("a", "b"), source.items, lambda id_: picture(99))
+    assert prepared(changed).sha256 == base
+    hashes = {prepared(one).sha256 for one in (relabelled, swapped, other)}
+    assert len(hashes | {base}) == 4
+
+
+def test_unreadable_items_are_counted_and_named() -> None:
+    """One broken picture among good ones stops the split and says which one it is."""
+    with pytest.raises(
+        SourceError, match=r"1 of 9 items in split 'train' .*: 4\.png: the image is"
+    ):
+        prepared(make_source(9, broken=(4,)))
+    with pytest.raises(SourceError, match=r"12 of 12 items .*; 9\.png: [^;]*; \.\.\.$"):
+        prepared(make_source(12, broken=tuple(range(12))))
+
+
+def test_unreadable_items_are_left_out_on_request() -> None:
+    """What is left keeps its order and labels, and the skipped items are named with the reason."""
+    result = prepared(make_source(9, broken=(0, 5)), skip_unreadable=True, workers=2)
+    assert result.ids == tuple(f"{index}.png" for index in (1, 2, 3, 4, 6, 7, 8))
+    assert result.labels.tolist() == [1, 0, 1, 0, 0, 1, 0]
+    assert [id_ for id_, _ in result.skipped] == ["0.png", "5.png"]
+    assert all("truncated" in reason for _, reason in result.skipped)
+
+
+def test_split_with_nothing_readable_is_refused() -> None:
+    """Skipping everything leaves nothing to train on, which is an error and not an empty array."""
+    with pytest.raises(SourceError, match="no item of split 'train' can be read"):
+        prepared(make_source(3, broken=(0, 1, 2)), skip_unreadable=True)
+
+
+def test_file_that_cannot_be_opened_is_an_unreadable_item(tmp_path: Path) -> None:
+    """A dangling link is named like a picture that cannot be decoded."""
+    for name in ("train/a/1.png", "train/b/2.png", "val/b/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture(0))
+    (tmp_path / "train/b/4.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(SourceError, match=r"1 of 3 .*: train/b/4\.png: No such file"):
+        prepared(open_source(tmp_path))
+
+
+def test_foreign_pictures_are_named(tmp_path: Path) -> None:
+    """A GIF among the PNGs is refused by name, not passed over."""
+    for name in ("train/a/1.png", "train/b/2.png", "val/b/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture(0))
+    Image.new("L", (5, 4)).save(tmp_path / "train/b/4.gif")
+    with pytest.raises(SourceError, match=r"train/b/4\.gif: expected JPEG, PNG, WEBP bytes"):
+        prepared(open_source(tmp_path))
+
+
+def test_reading_ahead_is_bounded() -> None:
+    """Decoding slower than reading never heaps up more than two pieces per thread and two more."""
+    source = make_source(1)
+    medium, gate, read = source.read("0.png"), threading.Event(), []
+
+    def slow(id_: str) -> bytes | np.ndarray:
+        read.append(id_)
+        if len(read) == 3 * PIECE:
+            gate.set()
+        return medium
+
+    advanced: list[int] = []
+    ahead: list[int] = []
+
+    def advance(done: int) -> None:
+        advanced.append(done)
+        ahead.append(len(read) - sum(advanced))
+
+    items = tuple(Item(str(index), index % 2, "train") for index in range(20 * PIECE))
+    prepared(Source("set", ("a", "b"), items, slow), workers=2, advance=advance)
+    assert gate.is_set()
+    assert sum(advanced) == len(items)
+    assert max(ahead) <= 4 * PIECE
+
+
+def test_limit_takes_the_first_items() -> None:
+    """A limit prepares, counts and hashes only the first items of the split."""
+    source = make_source(9, broken=(7,))
+    result = prepared(source, limit=3)
+    assert result.ids == ("0.png", "1.png", "2.png")
+    assert result.sha256 == prepared(Source("s", ("a", "b"), source.items[:3], source.read)).sha256
+
+
+def test_threads_leave_the_warning_filters_as_they_were() -> None:
+    """Decoders silence warnings in many threads at once; afterwards the filters are the same."""
+    before = list(warnings.filters)
+    for _ in range(3):
+        prepared(make_source(4 * PIECE), workers=4)
+    assert warnings.filters == before

@@ -1,0 +1,249 @@
+"""The transformer: patches, prefix tokens, pooling, precision, and any number of axes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.rotations import apply_rotations
+from models.spec import EncodingSpec, Grid, InputSpec, ModelSpec, SpecError
+from models.vit import VisionTransformer, attend, layer_table
+
+#: Patch and grid of one, two and three axes, no two sides alike.
+SHAPES = {1: ((3,), (6,)), 2: ((2, 3), (4, 3)), 3: ((2, 3, 1), (2, 3, 4))}
+LIERE, ABSOLUTE = EncodingSpec("liere", 8), EncodingSpec("absolute", None)
+
+
+def make_model(axes: int = 2, **changes: Any) -> VisionTransformer:
+    """A small model with random weights, biases and class token."""
+    patch, grid = SHAPES[axes]
+    values: dict[str, Any] = {
+        "patch": patch,
+        "grid": grid,
+        "classes": 5,
+        "width": 48,
+        "depth": 2,
+        "heads": 3,
+        "mlp_dim": 40,
+        "encoding": LIERE,
+    }
+    torch.manual_seed(0)
+    model = VisionTransformer(ModelSpec(**(values | changes)), InputSpec())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1 or parameter is model.class_token:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def make_pixels(model: VisionTransformer, batch: int = 2, grid: Grid | None = None) -> Tensor:
+    """Random uint8 [B, *pixels per axis, C]."""
+    sides = (grid or model.spec.training_grid).pixels(model.spec.patch)
+    generator = torch.Generator().manual_seed(1)
+    shape = (batch, *sides, model.spec.channels)
+    return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("axes", SHAPES)
+def test_patches_equal_a_plain_loop(axes: int) -> None:
+    """Token by token, in row-major order: the normalised pixels of one patch, channel last."""
+    model = make_model(axes)
+    pixels = make_pixels(model)
+    patch, grid = model.spec.patch, model.spec.training_grid
+    normalised = (pixels.double() / 255 - 0.5) / 0.5  # InputSpec's mean and std
+    expected = []
+    for place in np.ndindex(*grid.size):
+        pairs = zip(place, patch, strict=True)
+        cut = (slice(None), *(slice(at * side, (at + 1) * side) for at, side in pairs))
+        expected.append(normalised[cut].flatten(1))
+    result = model.patches(pixels)
+    assert result.shape == (2, grid.tokens, 3 * math.prod(patch))
+    torch.testing.assert_close(result.double(), torch.stack(expected, 1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", SHAPES)
+@pytest.mark.parametrize("pool", ["class", "mean"])
+@pytest.mark.parametrize("encoding", [LIERE, ABSOLUTE])
+def test_model_answers_at_other_grids(axes: int, pool: str, encoding: EncodingSpec) -> None:
+    """A model of any number of axes takes any grid and gives float32 logits of its input."""
+    model = make_model(axes, pool=pool, encoding=encoding)
+    for size in (SHAPES[axes][1], tuple(side + 1 for side in SHAPES[axes][1]), (1,) * axes):
+        logits = model(make_pixels(model, grid=Grid(size)))
+        assert logits.shape == (2, 5)
+        assert logits.dtype == torch.float32
+        assert (logits[0] - logits[1]).abs().max().item() > 1e-3
+
+
+@pytest.mark.parametrize("sides", [(9, 9), (8, 10), (8, 9, 3), (8,)])
+def test_model_refuses_sides_that_the_patch_does_not_divide(sides: tuple[int, ...]) -> None:
+    """Pixels that are no whole number of patches, or have other axes, are an error with both."""
+    model = make_model(2)
+    with pytest.raises(SpecError, match=r"multiples of patch \(2, 3\), got \("):
+        model(torch.zeros((1, *sides, 3), dtype=torch.uint8))
+
+
+def test_model_refuses_an_input_of_other_channels() -> None:
+    """A grey input does not fit a colour model, and nothing is broadcast in silence."""
+    grey = InputSpec(channels=1, mean=(0.5,), std=(0.5,))
+    with pytest.raises(SpecError, match="model has 3 channels, its input 1"):
+        VisionTransformer(ModelSpec(), grey)
+
+
+def test_model_takes_float_pixels_of_the_same_values() -> None:
+    """Bytes and the same numbers as float give the same logits: scaling is inside the model."""
+    model = make_model(2)
+    pixels = make_pixels(model)
+    torch.testing.assert_close(model(pixels), model(pixels.float()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("axes", SHAPES)
+def test_model_equals_a_plain_forward_pass(axes: int) -> None:
+    """Logits are those of a transformer written out in float64, one head at a time."""
+    model = make_model(axes, pool="class", depth=2).double()
+    pixels = make_pixels(model)
+    encoded = model.encode(model.spec.training_grid, torch.float64)
+    assert encoded.rotations is not None
+    tokens = model.patch_embedding(model.patches(pixels).double())
+    prefix = model.class_token.expand(len(tokens), -1, -1)
+    tokens = torch.cat([prefix, tokens], dim=1)
+    layers: Any = model.layers
+    for index, layer in enumerate(layers):
+        attention = layer.attention
+        normed = layer.attention_norm(tokens)
+        query, key, value = (normed @ attention.query_key_value.weight.T).chunk(3, dim=-1)
+        mixed = torch.empty_like(tokens)
+        for head in range(3):
+            part = slice(16 * head, 16 * (head + 1))
+            turn = torch.stack(
+                [torch.block_diag(*row) for row in encoded.rotations[index, :, head].double()]
+            )  # [S, D, D]
+            q = torch.einsum("sij,bsj->bsi", turn, query[..., part])
+            k = torch.einsum("sij,bsj->bsi", turn, key[..., part])
+            weights = (q @ k.transpose(1, 2) / 4).softmax(-1)  # [B, S, S]
+            mixed[..., part] = weights @ value[..., part]
+        tokens = tokens + attention.out(mixed)
+        tokens = tokens + layer.mlp(layer.mlp_norm(tokens))
+    expected = model.head(model.norm(tokens[:, 0]))
+    torch.testing.assert_close(model(pixels, encoded).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["class", "mean"])
+def test_pooling_reads_what_its_name_says(pool: str) -> None:
+    """Without layers, ``class`` ignores every pixel and ``mean`` averages the patch tokens."""
+    model = make_model(2, pool=pool)
+    model.layers = torch.nn.ModuleList()
+    pixels = make_pixels(model)
+    tokens = model.patch_embedding(model.patches(pixels))
+    read = model.class_token.expand(2, -1) if pool == "class" else tokens.mean(1)
+    torch.testing.assert_close(model(pixels), model.head(model.norm(read)))
+
+
+def test_class_token_is_never_rotated() -> None:
+    """Its row of the table is the identity in every layer and head; the others are not."""
+    model = make_model(2, pool="class")
+    table = model.encode(Grid((5, 2))).rotations
+    assert table is not None
+    assert table.shape == (2, 1 + 10, 3, 2, 8, 8)
+    assert torch.equal(table[:, 0], torch.eye(8).expand(2, 3, 2, 8, 8))
+    assert (table[:, 2:] - torch.eye(8)).abs().amax((0, 2, 3, 4, 5)).min().item() > 0.1
+
+
+def test_encode_is_the_same_in_float64_and_float32() -> None:
+    """Export's float64 rotations and training's float32 ones agree, and both are kept float32."""
+    model = make_model(3)
+    wide, narrow = (model.encode(Grid((3, 2, 5)), dtype).rotations for dtype in DTYPES)
+    assert wide is not None
+    assert narrow is not None
+    assert wide.dtype == narrow.dtype == torch.float32
+    difference = (wide - narrow).abs().max().item()
+    assert 0 < difference < 3e-5, f"largest difference {difference:.2e}"
+
+
+DTYPES = (torch.float64, torch.float32)
+
+
+@pytest.mark.parametrize("per_layer", [True, False])
+def test_layers_use_their_own_rotations(per_layer: bool) -> None:
+    """Layer i takes row i of the table; a table of one row serves them all."""
+    model = make_model(2, encoding=EncodingSpec("liere", 8, per_layer=per_layer))
+    table = model.encode(model.spec.training_grid).rotations
+    assert table is not None
+    assert len(table) == (2 if per_layer else 1)
+    for layer in range(2):
+        row = layer_table(table, layer)
+        assert row is not None
+        assert torch.equal(row, table[layer if per_layer else 0])
+    assert layer_table(None, 1) is None
+
+
+def test_rotations_stay_float32_under_autocast() -> None:
+    """bf16 training rounds activations, never generators or the exponential."""
+    model = make_model(2)
+    plain = model.encode(model.spec.training_grid).rotations
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = model.encode(model.spec.training_grid).rotations
+        logits = model(make_pixels(model))
+    assert plain is not None
+    assert cast is not None
+    assert cast.dtype == torch.float32
+    assert torch.equal(cast, plain)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, model(make_pixels(model)), rtol=0.1, atol=0.1)
+
+
+def test_encoded_computed_ahead_changes_nothing() -> None:
+    """Passing the positions in, as training and export do, gives the same logits."""
+    model = make_model(2)
+    pixels = make_pixels(model, grid=Grid((3, 5)))
+    assert torch.equal(model(pixels), model(pixels, model.encode(Grid((3, 5)))))
+
+
+def test_batch_members_do_not_influence_each_other() -> None:
+    """An item's logits do not depend on the batch, though queries and keys share a product."""
+    model = make_model(2)
+    pixels = make_pixels(model, batch=5)
+    alone = torch.cat([model(pixels[index : index + 1]) for index in range(5)])
+    torch.testing.assert_close(model(pixels), alone, rtol=1e-5, atol=1e-5)
+
+
+def test_rotate_turns_queries_and_keys_each_on_its_own() -> None:
+    """Stacking q and k for one product equals turning them one after the other."""
+    model = make_model(2)
+    table = layer_table(model.encode(model.spec.training_grid).rotations, 1)
+    assert table is not None
+    query, key = torch.randn(2, 4, 12, 3, 16).unbind(0)  # [B, S, H, D]
+    attention: Any = model.layers[1]
+    turned = attention.attention.rotate(query, key, table)
+    torch.testing.assert_close(turned[0], apply_rotations(query, table))
+    torch.testing.assert_close(turned[1], apply_rotations(key, table))
+
+
+def test_attend_agrees_between_its_two_branches() -> None:
+    """Written out in bfloat16, attention and its gradients equal the fused float32 kernel."""
+    torch.manual_seed(0)
+    narrow = [torch.randn(2, 3, 7, 16).bfloat16().requires_grad_() for _ in range(3)]
+    wide = [one.detach().float().requires_grad_() for one in narrow]
+    seen = torch.randn(2, 3, 7, 16)
+    results = attend(*narrow), attend(*wide)
+    assert results[0].dtype == torch.bfloat16
+    torch.testing.assert_close(results[0].float(), results[1], rtol=0.03, atol=0.03)
+    for result in results:
+        (result.float() * seen).sum().backward()
+    for one, other in zip(narrow, wide, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(one.grad.float(), other.grad, rtol=0.05, atol=0.05)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    """Two passes differ while training and agree in evaluation."""
+    model = make_model(2, dropout=0.5)
+    pixels = make_pixels(model)
+    assert torch.equal(model(pixels), model(pixels))
+    model.train()
+    assert not torch.equal(model(pixels), model(pixels))
