@@ -76,7 +76,7 @@ def measure(
     """Median ms per run of each session, and the median of the ratios round by round."""
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    for name, session in sessions.items():
+    for session in sessions.values():
         session.run(None, {"pixels": pixels})
     for _ in range(rounds):
         for name, session in sessions.items():

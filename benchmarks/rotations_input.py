@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from export.freeze import FrozenAttention, FrozenTransformer
 from export.graph import OPSET, SharedWeights, write_graph
 from models.spec import EncodingSpec, Grid, InputSpec, ModelSpec
-from models.vit import Encoded, VisionTransformer, layer_table
+from models.vit import Encoded, Layer, VisionTransformer, layer_table
 
 GRIDS = ("10x10", "14x14", "18x14")
 PATCH = (16, 16)
@@ -75,7 +75,7 @@ class InputAttention(nn.Module):
         self.frozen = frozen
 
     def forward(self, tokens: Tensor, table: Tensor) -> Tensor:
-        self.frozen.joined = lambda _: table.flatten(0, 1)  # type: ignore[method-assign]
+        self.frozen.joined = lambda blocks: table.flatten(0, 1)  # type: ignore[method-assign]
         return self.frozen(tokens, None)
 
 
@@ -86,8 +86,9 @@ class InputTransformer(nn.Module):
         super().__init__()
         self.model = FrozenTransformer(model, model.spec.training_grid).model
         for layer in self.model.layers:
-            layer.attention = InputAttention(layer.attention)
-        self.model.patches = lambda patches: patches  # type: ignore[method-assign]
+            assert isinstance(layer, Layer)
+            layer.attention = InputAttention(layer.attention)  # type: ignore[assignment, arg-type]
+        self.model.patches = lambda pixels: pixels  # type: ignore[method-assign]
 
     def forward(self, patches: Tensor, tables: Tensor) -> Tensor:
         return self.model(patches, Encoded(None, tables))
@@ -126,6 +127,7 @@ def write_both(folder: Path) -> None:
         dynamic_shapes=({0: batch, 1: tokens}, {1: tokens}),
         verbose=False,
     )
+    assert program is not None
     onnx.save(program.model_proto, folder / "input" / "any.onnx", save_as_external_data=True,
               location="any.onnx.data")  # fmt: skip
 
@@ -136,7 +138,9 @@ def joined_tables(model: VisionTransformer, grid: Grid) -> Tensor:
     joined = []
     for index, layer in enumerate(model.layers):
         table = layer_table(encoded.rotations, index)
+        assert isinstance(layer, Layer) and table is not None
         attention = FrozenAttention(layer.attention, table)
+        assert attention.blocks is not None
         joined.append(attention.joined(attention.blocks).unflatten(0, (grid.tokens, -1)))
     return torch.stack(joined).detach()
 
@@ -216,7 +220,8 @@ def resident_mb() -> float:
 
 
 def file_mb(folder: Path, way: str) -> float:
-    return sum(path.stat().st_size for path in (folder / way).iterdir() if path.suffix != ".npy") / 1e6
+    files = [path for path in (folder / way).iterdir() if path.suffix != ".npy"]
+    return sum(path.stat().st_size for path in files) / 1e6
 
 
 if __name__ == "__main__":

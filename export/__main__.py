@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -13,8 +14,19 @@ from export.make import Options, make_bundle
 from export.parity import ParityError
 from models.bundle import BundleError
 from models.checkpoint import DESCRIPTION, CheckpointError
+from models.inputs import MediaError
 from models.sources import SourceError
 from models.spec import Grid, SpecError
+
+BAD_INPUT = (
+    SpecError,
+    SourceError,
+    CheckpointError,
+    MediaError,
+    UnicodeDecodeError,
+    FileExistsError,
+    FileNotFoundError,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         bundle = make_bundle(_options(words), console)
-    except (SpecError, SourceError, CheckpointError, FileExistsError, FileNotFoundError) as error:
+    except BAD_INPUT as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (GraphError, ParityError, BundleError, OSError) as error:
@@ -42,7 +54,7 @@ def _options(words: argparse.Namespace) -> Options:
         checkpoint=words.run if (words.run / DESCRIPTION).exists() else best,
         grids=grids,
         out=words.out,
-        name=words.name or words.run.resolve().name,
+        name=words.name or _run_name(words.run),
         version=words.version,
         data=words.data,
         split=words.split,
@@ -51,6 +63,12 @@ def _options(words: argparse.Namespace) -> Options:
         max_table_mb=words.max_table_mb,
         goldens=tuple(words.golden),
     )
+
+
+def _run_name(run: Path) -> str:
+    """RUN and RUN/best are both named after RUN, not after the step that the link leads to."""
+    run = Path(os.path.abspath(run))  # noqa: PTH100 - resolve() would follow the link
+    return run.parent.name if run.name in ("best", "last") else run.name
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,12 +100,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="file to replay at start instead of generated pictures; it travels in the bundle",
     )
-    add("--parity-items", type=int, default=256, help="inputs compared with torch (default: 256)")
+    add("--parity-items", type=int, default=256, help="inputs a grid compared with torch (256)")
     add(
         "--max-table-mb",
         type=float,
         default=256.0,
-        help="refuse rotation tables larger than this together (default: 256)",
+        help="refuse rotation tables that take more than this when loaded (default: 256)",
     )
     return parser
 

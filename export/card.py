@@ -21,9 +21,8 @@ def model_card(
     spec = description.model
     rows = [_row(entry, spec.patch) for entry in entries]
     config = description.notes.get("config", {})
-    recipe = [
-        f"| {key} | {config[key]} |" for key in sorted(config) if key not in ("data", "input", "model")
-    ]
+    settings = sorted(set(config) - {"data", "input", "model"})
+    recipe = [f"| {key} | {config[key]} |" for key in settings]
     data = source["data"]
     return f"""# {name}
 
@@ -31,9 +30,9 @@ def model_card(
 
 ## What it is
 
-A vision transformer: width {spec.width}, depth {spec.depth}, {spec.heads} heads, MLP
-{spec.mlp_dim}, patch {"x".join(map(str, spec.patch))}, {spec.pool} pooling, {len(description.labels)}
-classes. Positions: {_encoding(description)}. Trained at grid {spec.training_grid}.
+A vision transformer: width {spec.width}, depth {spec.depth}, {spec.heads} heads,
+MLP {spec.mlp_dim}, patch {"x".join(map(str, spec.patch))}, {spec.pool} pooling,
+{spec.classes} classes. Positions: {_encoding(description)}. Trained at grid {spec.training_grid}.
 
 Classes: {", ".join(description.labels)}.
 
@@ -45,7 +44,7 @@ Measured with the exported graphs, through the decode path that serves.
 | --- | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 
-Split `{entries[0].accuracy.split}` of {data["name"]}; the hashes of its items stand in
+Split `{entries[0].accuracy.split}` of {source["measured_on"]}; the hash of its items stands in
 manifest.json. The golden inputs are {source["goldens"]}.
 
 ## How it was made

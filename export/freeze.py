@@ -14,11 +14,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.spec import Grid
-from models.vit import Attention, Encoded, VisionTransformer, layer_table
+from models.vit import Attention, Encoded, Layer, VisionTransformer, layer_table
 
 #: Neighbouring blocks are joined into block-diagonal matrices of about this side: a matrix
 #: product that small is dominated by its call, and four times the zeros cost less than four calls.
 JOINED_SIDE = 32
+
+
+def joined_blocks(count: int, block: int) -> int:
+    """How many of a head's ``count`` neighbouring blocks make one constant matrix."""
+    side = max(block, JOINED_SIDE)
+    return max(n for n in range(1, count + 1) if count % n == 0 and n * block <= side)
+
+
+def loaded_bytes(model: VisionTransformer, grid: Grid) -> int:
+    """Bytes of the folded, block-diagonal tables that a runtime holds; nothing is shared there."""
+    spec, block = model.spec, model.spec.encoding.block
+    if block is None:
+        return 0
+    side = block * joined_blocks(spec.head_dim // block, block)
+    return 4 * spec.depth * (grid.tokens + spec.prefix_tokens) * spec.width * side
 
 
 def table_bytes(model: VisionTransformer, grid: Grid) -> int:
@@ -40,10 +55,12 @@ class FrozenTransformer(nn.Module):
         super().__init__()
         encoded = model.encode(grid, torch.float64)
         self.model = copy.deepcopy(model).eval()
-        self.model.encoding = nn.Identity()  # nothing of it may reach the graph
+        # nothing of the encoding may reach the graph
+        self.model.encoding = nn.Identity()  # type: ignore[assignment]
         for index, layer in enumerate(self.model.layers):
             table = layer_table(encoded.rotations, index)
-            layer.attention = FrozenAttention(layer.attention, table)
+            assert isinstance(layer, Layer)
+            layer.attention = FrozenAttention(layer.attention, table)  # type: ignore[assignment]
         self.offset: Tensor | None
         self.register_buffer("offset", encoded.offset)
 
@@ -99,8 +116,7 @@ class FrozenAttention(nn.Module):
         stays as small as the rotations are.
         """
         sequence, _, count, block, _ = blocks.shape
-        join = max(size for size in range(1, count + 1) if not count % size and
-                   size * block <= max(block, JOINED_SIDE))
+        join = joined_blocks(count, block)
         blocks = blocks.expand(sequence, self.heads, count, block, block)
         parts = blocks.reshape(-1, join, block, 1, block)  # [M, J, K, 1, K]
         spread = parts * torch.eye(join).reshape(join, 1, join, 1)  # [M, J, K, J, K]

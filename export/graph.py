@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -71,7 +71,9 @@ class SharedWeights:
         return self.offsets[digest]
 
 
-def write_graph(module: nn.Module, example: torch.Tensor, path: Path, weights: SharedWeights) -> None:
+def write_graph(
+    module: nn.Module, example: torch.Tensor, path: Path, weights: SharedWeights
+) -> None:
     """Write ``module`` as an ONNX graph "pixels" -> "logits" whose batch axis is free.
 
     Args:
@@ -113,6 +115,9 @@ def check_graph(graph: ModelProto) -> None:
     foreign = {node.domain for node in graph.graph.node} - {"", "ai.onnx"}
     if operators & FORBIDDEN or foreign or graph.functions:
         raise GraphError(f"unexpected operators {operators & FORBIDDEN} or domains {foreign}")
+    opsets = {entry.domain: entry.version for entry in graph.opset_import}
+    if "Attention" not in operators or opsets.get("") != OPSET:
+        raise GraphError(f"expected Attention at opset {OPSET}, got opset {opsets.get('')}")
     names = [value.name for value in (*graph.graph.input, *graph.graph.output)]
     if names != ["pixels", "logits"]:
         raise GraphError(f"expected input pixels and output logits, got {names}")
@@ -124,7 +129,7 @@ def check_graph(graph: ModelProto) -> None:
         raise GraphError(f"expected only the batch axis to be free, got {free}")
 
 
-def _sides(value: onnx.ValueInfoProto):  # type: ignore[no-untyped-def]
+def _sides(value: onnx.ValueInfoProto) -> Iterable[onnx.TensorShapeProto.Dimension]:
     return value.type.tensor_type.shape.dim
 
 

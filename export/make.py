@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,15 +18,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from export.card import model_card
-from export.freeze import FrozenTransformer, table_bytes
+from export.freeze import FrozenTransformer, loaded_bytes, table_bytes
 from export.golden import TOLERANCES, golden_files
 from export.graph import OPSET, WEIGHTS, SharedWeights, write_graph
 from export.parity import accuracy, compare, graph_logits, open_graph, torch_logits
-from models.bundle import Bundle, Golden, GridEntry, write_bundle
+from models.bundle import NAME_PATTERN, Bundle, Golden, GridEntry, write_bundle
 from models.checkpoint import Description, load_checkpoint
 from models.inputs import prepare
-from models.prepared import prepare_split
-from models.sources import Source, SourceError, open_source
+from models.prepared import Prepared, prepare_split, split_sha256
+from models.sources import SPLITS, Source, SourceError, open_source
 from models.spec import Grid, SpecError
 from models.vit import VisionTransformer
 
@@ -65,6 +66,9 @@ def make_bundle(options: Options, console: Console) -> Bundle:
         ParityError, GraphError: the graphs do not give the checkpoint's answers.
         FileExistsError: the bundle is there already.
     """
+    for field in ("name", "version"):
+        if not re.fullmatch(NAME_PATTERN, getattr(options, field)):
+            raise SpecError(f"--{field}: expected {NAME_PATTERN}, got {getattr(options, field)!r}")
     root = options.out / options.name
     if root.exists():
         raise FileExistsError(f"{root} exists; a bundle is never changed: choose another --name")
@@ -76,24 +80,30 @@ def make_bundle(options: Options, console: Console) -> Bundle:
 
 
 def announce_tables(model: VisionTransformer, options: Options, console: Console) -> None:
-    """Print what the rotations will weigh; SpecError if that is over the limit."""
-    total = 0.0
+    """Print what the rotations will weigh; SpecError if that is over the limit when loaded."""
+    stored = loaded = 0.0
     for grid in options.grids:
         if grid.axes != len(model.spec.patch):
             raise SpecError(f"grid {grid} has {grid.axes} axes, the model {len(model.spec.patch)}")
-        size = table_bytes(model, grid) / 1e6
-        total += size
-        console.print(f"grid {grid}: {grid.tokens} tokens, rotation table {size:.2f} MB")
-    console.print(f"rotation tables together: {total:.2f} MB")
-    if total > options.max_table_mb:
+        table, folded = table_bytes(model, grid) / 1e6, loaded_bytes(model, grid) / 1e6
+        stored, loaded = stored + table, loaded + folded
+        console.print(
+            f"grid {grid}: {grid.tokens} tokens, rotation table {table:.2f} MB, "
+            f"{folded:.2f} MB loaded"
+        )
+    console.print(f"rotation tables together: {stored:.2f} MB, {loaded:.2f} MB loaded")
+    if loaded > options.max_table_mb:
         raise SpecError(
-            f"rotation tables of {total:.2f} MB are over --max-table-mb {options.max_table_mb:g}; "
-            "export fewer or smaller grids, a smaller block, or generators shared over layers"
+            f"rotation tables of {loaded:.2f} MB when loaded are over --max-table-mb "
+            f"{options.max_table_mb:g}; export fewer or smaller grids, or raise it knowingly"
         )
 
 
 def open_test_data(options: Options, description: Description) -> Source:
-    """The data that measure the bundle; its labels must be the checkpoint's."""
+    """The data that measure the bundle: the checkpoint's labels, and no item it was trained on."""
+    trained = description.notes.get("data", {})
+    if missing := {"name", "train", "val"} - set(trained):
+        raise SpecError(f"the checkpoint does not say its data's {', '.join(sorted(missing))}")
     path = options.data or description.notes.get("config", {}).get("data")
     if not path:
         raise SpecError("the checkpoint does not say where its data are: pass --data")
@@ -102,6 +112,12 @@ def open_test_data(options: Options, description: Description) -> Source:
         raise SourceError(
             f"labels do not match the checkpoint: expected {list(description.labels)}, "
             f"got {list(source.labels)}"
+        )
+    has_train = any(item.split == "train" for item in source.items)
+    if has_train and split_sha256(source, "train") != trained["train"]["sha256"]:
+        raise SourceError(
+            "the data's train split is not the one that the checkpoint was trained on, so its test "
+            "items may have been trained on: pass the original data, or test items alone"
         )
     return source
 
@@ -127,8 +143,8 @@ class Maker:
         with SharedWeights(folder / "graphs" / WEIGHTS) as weights:
             for grid in self.options.grids:
                 self._write_graph(grid, folder / "graphs" / f"{grid}.onnx", weights)
-        entries = [self._measure(grid, folder) for grid in self.options.grids]
         goldens = self._write_goldens(folder)
+        entries = [self._measure(grid, folder) for grid in self.options.grids]
         origin = self._origin()
         options, description = self.options, self.description
         card = model_card(options.name, description, entries, origin, options.about)
@@ -158,23 +174,19 @@ class Maker:
             advance(1)
 
     def _measure(self, grid: Grid, folder: Path) -> GridEntry:
-        """Parity on the first items of the split, accuracy on all of it."""
-        options, spec = self.options, self.model.spec
-        count = len(self.source.split(options.split))
-        with self._bar(f"decoding {grid}", count) as advance:
-            prepared = prepare_split(
-                self.source, options.split, self.description.input, grid, spec.patch,
-                workers=options.workers, advance=advance,
-            )  # fmt: skip
+        """Accuracy on the whole split; parity on items spread over it."""
+        options = self.options
+        prepared = self._prepare(options.split, grid)
+        count = len(prepared.ids)
         session = open_graph(folder / "graphs" / f"{grid}.onnx")
         with self._bar(f"measuring {grid}", count) as advance:
             logits = graph_logits(session, prepared.pixels, advance)
-        some = _spread(count, options.parity_items)
-        expected = torch_logits(self.model, prepared.pixels[some], grid)
+        pixels = self._parity_pixels(prepared, grid)
+        parity = compare(graph_logits(session, pixels), torch_logits(self.model, pixels, grid))
         entry = GridEntry(
             grid=str(grid),
             graph=f"graphs/{grid}.onnx",
-            parity=compare(logits[some], expected),
+            parity=parity,
             accuracy=accuracy(logits, prepared, options.split),
         )
         self.console.print(
@@ -183,20 +195,48 @@ class Maker:
         )
         return entry
 
+    def _prepare(self, split: str, grid: Grid, limit: int | None = None) -> Prepared:
+        count = len(self.source.split(split)[:limit])
+        with self._bar(f"decoding {split} {grid}", count) as advance:
+            return prepare_split(
+                self.source, split, self.description.input, grid, self.model.spec.patch,
+                workers=self.options.workers, advance=advance, limit=limit,
+            )  # fmt: skip
+
+    def _parity_pixels(self, prepared: Prepared, grid: Grid) -> np.ndarray:
+        """Enough real inputs: spread over the measured split, then from the other splits."""
+        wanted = self.options.parity_items
+        parts = [prepared.pixels[_spread(len(prepared.ids), wanted)]]
+        present = {item.split for item in self.source.items} - {self.options.split}
+        for split in sorted(present, key=SPLITS.index, reverse=True):
+            if lacking := wanted - sum(map(len, parts)):
+                parts.append(self._prepare(split, grid, lacking).pixels)
+        pixels = np.concatenate(parts)
+        if not 1 <= wanted <= len(pixels):
+            raise SpecError(
+                f"parity needs {wanted} items and the data have {len(pixels)}: "
+                "lower --parity-items (at least 1) knowingly"
+            )
+        return pixels
+
     def _write_goldens(self, folder: Path) -> list[Golden]:
         goldens = []
         modality = self.description.input.modality
         for name, data in golden_files(modality, list(self.options.goldens)).items():
             (folder / "golden" / name).write_bytes(data)
-            goldens.append(Golden(f"golden/{name}", self._golden_logits(data)))
+            goldens.append(Golden(f"golden/{name}", self._golden_logits(data, folder)))
         return goldens
 
-    def _golden_logits(self, data: bytes) -> dict[str, tuple[float, ...]]:
+    def _golden_logits(self, data: bytes, folder: Path) -> dict[str, tuple[float, ...]]:
+        """Torch's logits per grid, which the graph must give too."""
         logits = {}
         for grid in self.options.grids:
             pixels = prepare(data, self.description.input, grid, self.model.spec.patch)
-            row = torch_logits(self.model, pixels[np.newaxis].copy(), grid)[0]  # [classes]
-            logits[str(grid)] = tuple(float(value) for value in row)
+            batch = pixels[np.newaxis].copy()  # [1, *pixels per axis, C]
+            rows = torch_logits(self.model, batch, grid)  # [1, classes]
+            session = open_graph(folder / "graphs" / f"{grid}.onnx")
+            compare(graph_logits(session, batch), rows)
+            logits[str(grid)] = tuple(float(value) for value in rows[0])
         return logits
 
     def _origin(self) -> dict[str, Any]:
@@ -204,12 +244,13 @@ class Maker:
         return {
             "checkpoint_sha256": self.description.weights_sha256,
             "step": notes.get("step"),
-            "data": notes.get("data", {}),
+            "data": _public(notes["data"]),
+            "measured_on": self.source.name,
             "commit": _commit(),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "torch": torch.__version__,
             "onnx": onnx.__version__,
-            "goldens": "files chosen by its maker" if self.options.goldens else "generated pictures",
+            "goldens": "chosen by its maker" if self.options.goldens else "generated pictures",
         }
 
     @contextlib.contextmanager
@@ -221,9 +262,14 @@ class Maker:
             yield lambda done: progress.advance(task, done)
 
 
+def _public(data: dict[str, Any]) -> dict[str, Any]:
+    """Skipped items as a number: their ids may be paths."""
+    return data | {"skipped": len(data.get("skipped", ()))}
+
+
 def _spread(count: int, wanted: int) -> np.ndarray:
     """``wanted`` indices spread evenly over ``count`` items, all of them where there are fewer."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(int))
+    return np.unique(np.linspace(0, count - 1, max(0, min(count, wanted))).astype(int))
 
 
 def _commit() -> str:
@@ -231,7 +277,8 @@ def _commit() -> str:
     root = Path(__file__).parent.parent
     try:
         head = _git(root, "rev-parse", "HEAD")
-        return head + ("+changes" if _git(root, "status", "--porcelain") else "")
+        edited = _git(root, "status", "--porcelain", "--", "models", "export")
+        return head + ("+changes" if edited else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -23,11 +23,9 @@ class ParityError(RuntimeError):
     """The graph and the checkpoint disagree."""
 
 
-def open_graph(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
-    """A CPU session for a graph; 0 threads lets the runtime choose."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+def open_graph(path: Path) -> onnxruntime.InferenceSession:
+    """A CPU session for a graph."""
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 def graph_logits(
@@ -58,12 +56,14 @@ def torch_logits(model: VisionTransformer, pixels: np.ndarray, grid: Grid) -> np
 def compare(actual: np.ndarray, expected: np.ndarray) -> Parity:
     """Graph against torch, both [N, classes].
 
+    The bound on every logit is one on the first class too: it can differ only where torch's own
+    margin is below twice the bound. Such items are counted.
+
     Raises:
-        ParityError: a logit is outside the bound, or the first class differs although torch's
-            own margin is at least twice the bound.
+        ParityError: a logit is outside the bound, or not finite.
     """
-    if not np.isfinite(actual).all():
-        raise ParityError("the graph gave logits that are not finite")
+    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
+        raise ParityError("the graph or torch gave logits that are not finite")
     difference = np.abs(actual - expected)
     bound = ATOL + RTOL * np.abs(expected)
     worst = float((difference / bound).max())
@@ -72,12 +72,8 @@ def compare(actual: np.ndarray, expected: np.ndarray) -> Parity:
             f"logits differ by up to {difference.max():.3g}, {worst:.3g} times the bound "
             f"{ATOL} + {RTOL} |torch|"
         )
-    equal = actual.argmax(1) == expected.argmax(1)
-    two = np.sort(expected, axis=1)[:, -2:]
-    decided = two[:, 1] - two[:, 0] >= 2 * bound.max(axis=1)
-    if (~equal & decided).any():
-        raise ParityError(f"{int((~equal & decided).sum())} items change their first class")
-    return Parity(len(actual), float(difference.max()), worst, int(equal.sum()))
+    equal = int((actual.argmax(1) == expected.argmax(1)).sum())
+    return Parity(len(actual), float(difference.max()), worst, equal)
 
 
 def accuracy(logits: np.ndarray, prepared: Prepared, split: str) -> Accuracy:

@@ -94,7 +94,7 @@ class Manifest:
 
     Attributes:
         patch: pixels per axis of one token, so that input pixels = grid * patch.
-        grids: the first is the training grid and the default answer.
+        grids: the first is the default answer.
         source: where the bundle came from: checkpoint hash, commit, date, data (no paths).
     """
 

@@ -93,6 +93,14 @@ def prepare_split(
     return Prepared(np.stack(arrays), labels, ids, hasher.hexdigest(), tuple(failures))
 
 
+def split_sha256(source: Source, split: str) -> str:
+    """The hash that ``prepare_split`` gives, without decoding."""
+    hasher = hashlib.sha256()
+    for _ in _read(source, source.split(split), hasher):
+        pass
+    return hasher.hexdigest()
+
+
 def _told(failures: list[tuple[str, str]], shown: int = 10) -> str:
     names = "; ".join(f"{id_}: {reason}" for id_, reason in failures[:shown])
     return names + ("; ..." if len(failures) > shown else "")
@@ -119,10 +127,13 @@ def _read_one(source: Source, item: Item) -> Media | OSError:
         return error
 
 
-def _content(medium: Media | OSError) -> bytes | memoryview:
+def _content(medium: Media | OSError) -> bytes:
+    """What the hash covers: of an array its type and shape too."""
     if isinstance(medium, OSError):
         return b""
-    return medium if isinstance(medium, bytes) else np.ascontiguousarray(medium).data
+    if isinstance(medium, bytes):
+        return medium
+    return f"{medium.dtype}{medium.shape}".encode() + medium.tobytes()
 
 
 def _decode(

@@ -5,10 +5,11 @@
     npz      SPLIT_labels with SPLIT_images [N, H, W(, C)] uint8, or with SPLIT_jpeg (all encoded
              files end to end, uint8) and SPLIT_offsets [N + 1]; optional SPLIT_names, classes
 
-Splits are ``train``, ``val`` and ``test``. Items without a split get one from a hash of their
-group (of their id, where they have no group): 80, 10 and 10 percent; where only ``val`` is
-missing, 5 percent of ``train`` become ``val``. The hash depends on nothing else, so training and
-export always agree.
+Splits are ``train``, ``val`` and ``test``. Where no item has one, a hash of its group (of its id,
+where it has no group) decides: 80, 10 and 10 percent. Where some have one, the others are
+``train``; where ``val`` is missing, the hash takes 5 percent of ``train`` for it. It depends on
+nothing else: the same data, given in the same form, are split in the same way by training and by
+export, which compares hashes to be sure.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import numpy as np
 
 SPLITS = ("train", "val", "test")
 ALIASES = {"valid": "val", "validation": "val"}
+#: Folders of these names are splits that somebody meant, not classes.
+MISTAKEN = ("training", "testing")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 #: Pictures that no decoder here reads: listed all the same, so that they are refused by name.
 FOREIGN = {".avif", ".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff"}
@@ -91,7 +94,13 @@ def open_source(path: Path) -> Source:
 def _open_folder(root: Path) -> Source:
     folders = _subfolders(root)
     names = {ALIASES.get(folder.name, folder.name) for folder in folders}
-    if names and names <= set(SPLITS):
+    alike = {name for name in names if name.lower() in {*SPLITS, *ALIASES, *MISTAKEN}}
+    if alike and not names <= set(SPLITS):
+        raise SourceError(
+            f"{root.name}: expected either classes or the splits {', '.join(SPLITS)}, "
+            f"got {', '.join(sorted(names))}"
+        )
+    if alike:
         found = [
             (file, class_folder.name, ALIASES.get(folder.name, folder.name))
             for folder in folders
@@ -256,7 +265,19 @@ def _source(
     empty = [label for index, label in enumerate(labels) if not counts[index]]
     if empty:
         raise SourceError(f"{name}: class {empty[0]!r} has no items")
-    return Source(name, labels, tuple(assign_splits(items)), read)
+    items = assign_splits(items)
+    _check_groups(name, items)
+    return Source(name, labels, tuple(items), read)
+
+
+def _check_groups(name: str, items: list[Item]) -> None:
+    """One person, film or patient in two splits would let a model be judged on what it knows."""
+    home: dict[str, str] = {}
+    for item in items:
+        if item.group and home.setdefault(item.group, item.split) != item.split:
+            raise SourceError(
+                f"{name}: group {item.group!r} lies in {home[item.group]} and in {item.split}"
+            )
 
 
 def assign_splits(items: Iterable[Item]) -> list[Item]:

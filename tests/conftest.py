@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -129,3 +130,11 @@ def data_dir(repo_root: Path) -> Path:
     if not path.is_dir():
         pytest.skip("the real media are not beside this checkout (../shared/data)")
     return path
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Where a small disk may be mounted; unmounted again."""
+    yield tmp_path / "disk"
+    if (tmp_path / "disk").is_mount():
+        subprocess.run(["umount", str(tmp_path / "disk")], check=True)

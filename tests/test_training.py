@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import importlib
 import io
@@ -11,13 +10,11 @@ import multiprocessing
 import os
 import random
 import re
-import resource
 import shutil
 import signal
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ import training.loop
 from models.checkpoint import load_checkpoint, read_description
 from models.files import sha256_file
 from models.sources import open_source
+from tests.disks import small_disk
 from training.__main__ import main
 from training.run import OPTIMISER, Run
 
@@ -416,36 +414,6 @@ def test_weights_that_are_not_finite_are_never_saved(
 
 
 # --- a full disk ------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, size: int) -> Iterator[None]:
-    """A file system of ``size`` bytes; where only root may mount one, files of limited size."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    mounted = os.getuid() == 0 and not subprocess.run(mount, check=False).returncode
-    if mounted:
-        try:
-            yield
-        finally:
-            subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if hard != resource.RLIM_INFINITY and hard < size:
-        pytest.skip("neither a small file system nor a limit on files can be made here")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 4, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """Where a small disk may be mounted; unmounted again."""
-    yield tmp_path / "disk"
-    if (tmp_path / "disk").is_mount():
-        subprocess.run(["umount", str(tmp_path / "disk")], check=True)
 
 
 def test_full_disk_keeps_the_last_good_checkpoint(
