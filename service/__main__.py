@@ -10,9 +10,10 @@ from types import FrameType
 
 import uvicorn
 
-from service.app import Service, create_app
+from service.app import create_app
 from service.protocol import OneWriteProtocol
 from service.registry import NoBundles, bundle_folders
+from service.service import Service
 from service.session import DeviceError, check_device
 from service.settings import Settings, SettingsError, read_settings
 
@@ -69,17 +70,18 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=settings.grace_seconds,
             )
         )
+        # uvicorn gives it the level of its other lines; who asks for these wants to see them.
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
 
     def serve_until_signal(self) -> int:
-        # uvicorn raises the signal again once it is done; by then all is in order.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.run(sockets=[self.listener])
         return 0 if self.service.failure is None else FAILED
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn's own, which also raises the signal again in the end: all is in order then."""
         self.service.draining = True
-        super().handle_exit(sig, frame)
+        self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
+        self.should_exit = True
 
     def _announce(self) -> None:
         """Tell a person where it is and what to try."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.errors import DeadlinePassed, Draining, InferenceFailed
+from service.errors import Draining, InferenceFailed
 from service.session import Session
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,6 @@ class _Entry:
     pixels: np.ndarray  # uint8 [*pixels per axis, channels]
     future: asyncio.Future[Row]
     submitted: float  # seconds, monotonic
-    deadline: float
 
 
 @dataclass(slots=True, eq=False)
@@ -109,22 +108,20 @@ class Batcher:
         """Entries that wait for the device."""
         return sum(len(queue.entries) for queue in self._queues.values())
 
-    async def submit(self, key: Key, pixels: np.ndarray, deadline: float) -> Row:
+    async def submit(self, key: Key, pixels: np.ndarray) -> Row:
         """Run one item in the next batch of its queue; cancel the call to leave the queue.
 
         Args:
             pixels: uint8 ``[*pixels per axis, channels]``.
-            deadline: ``time.monotonic()`` after which it is not worth starting.
 
         Raises:
-            DeadlinePassed: it was not started in time.
             InferenceFailed: the session failed on this item, or gave logits that are no numbers.
             Draining: the batcher was closed first.
         """
         if self._closed:
             raise Draining("the server is shutting down")
         loop = asyncio.get_running_loop()
-        entry = _Entry(pixels, loop.create_future(), time.monotonic(), deadline)
+        entry = _Entry(pixels, loop.create_future(), time.monotonic())
         self._queues[key].entries.append(entry)
         if not (self._busy or self._scheduled):
             # At the end of this turn of the loop: what arrived together runs together.
@@ -182,18 +179,11 @@ class Batcher:
 
 
 def _drop_departed(entries: deque[_Entry]) -> None:
-    """Forget entries whose client left, and fail those whose deadline has passed."""
-    now = time.monotonic()
-    if not any(entry.future.done() or entry.deadline < now for entry in entries):
-        return
-    kept = []
-    for entry in entries:
-        if entry.deadline < now:
-            _fail(entry, DeadlinePassed("the deadline passed while the input was queued"))
-        if not entry.future.done():
-            kept.append(entry)
-    entries.clear()
-    entries.extend(kept)
+    """Forget entries that were cancelled: their client left, or their deadline passed."""
+    if any(entry.future.done() for entry in entries):
+        kept = [entry for entry in entries if not entry.future.done()]
+        entries.clear()
+        entries.extend(kept)
 
 
 def _fail(entry: _Entry, error: Exception) -> None:

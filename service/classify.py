@@ -7,7 +7,7 @@ import json
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from starlette.requests import Request
@@ -16,11 +16,9 @@ from starlette.types import Receive
 
 from service.body import Limits, read_upload
 from service.errors import BadParameter, ClientGone, Problem
+from service.guard import Exchange
 from service.registry import Target
-
-if TYPE_CHECKING:
-    from service.app import Service
-    from service.guard import Exchange
+from service.service import Service
 
 DEFAULT_TOP_K = 5
 encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -54,7 +52,7 @@ class ClassifyImage:
         )
         top_k = parse_top_k(parameters.get("top_k"), len(target.labels))
         async with ClientWatch(request.receive):
-            items = await self._classify_all(upload.files, target, exchange.deadline)
+            items = await self._classify_all(upload.files, target)
         results = [
             _result(target, rank(logits, target.labels, top_k), timing) for logits, timing in items
         ]
@@ -63,13 +61,13 @@ class ClassifyImage:
         return Response(body, media_type="application/json", headers=headers)
 
     async def _classify_all(
-        self, files: list[bytes], target: Target, deadline: float
+        self, files: list[bytes], target: Target
     ) -> list[tuple[np.ndarray, Timing]]:
         """Every file at once; the first failure ends the request and names its file."""
         if len(files) == 1:
-            return [await self._classify(files[0], target, deadline)]
+            return [await self._classify(files[0], target)]
         tasks = [
-            asyncio.create_task(self._numbered(number, len(files), file, target, deadline))
+            asyncio.create_task(self._numbered(number, len(files), file, target))
             for number, file in enumerate(files, 1)
         ]
         try:
@@ -79,21 +77,19 @@ class ClassifyImage:
                 task.cancel()
 
     async def _numbered(
-        self, number: int, files: int, file: bytes, target: Target, deadline: float
+        self, number: int, files: int, file: bytes, target: Target
     ) -> tuple[np.ndarray, Timing]:
         try:
-            return await self._classify(file, target, deadline)
+            return await self._classify(file, target)
         except Problem as problem:
             raise type(problem)(f"file {number} of {files}: {problem.detail}") from problem
 
-    async def _classify(
-        self, file: bytes, target: Target, deadline: float
-    ) -> tuple[np.ndarray, Timing]:
+    async def _classify(self, file: bytes, target: Target) -> tuple[np.ndarray, Timing]:
         """One file -> float32 logits ``[classes]``."""
         service, started = self.service, time.monotonic()
         pixels = await service.pool.prepare(target.header, file, target.shape)
         decoded = time.monotonic() - started
-        row = await service.batcher.submit(target.key, pixels, deadline)
+        row = await service.batcher.submit(target.key, pixels)
         service.metrics.stages["decode"].observe(decoded)
         service.metrics.stages["queue"].observe(row.queue_seconds)
         timing = Timing(*(_ms(s) for s in (decoded, row.queue_seconds, row.inference_seconds)))

@@ -87,9 +87,20 @@ class DecodePool:
             Problem: 415 or 422; the bytes are at fault.
         """
         future: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Task(pack(header, media), shape, future))
-        self.begin_next()
-        return await future
+        task = Task(pack(header, media), shape, future)
+        self._waiting.append(task)
+        self._begin_next()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if task in self._waiting:  # it holds the upload, whose bytes are given back now
+                self._waiting.remove(task)
+            raise
+
+    @property
+    def ready(self) -> bool:
+        """At least one worker can be given items."""
+        return bool(self._ready)
 
     @property
     def depth(self) -> int:
@@ -100,7 +111,7 @@ class DecodePool:
     def process_ids(self) -> list[int]:
         return [worker.process.get_pid() for worker in self.alive]
 
-    def begin_next(self) -> None:
+    def _begin_next(self) -> None:
         """Hand out what waits, to the workers that hold least."""
         while self._waiting and self._ready:
             if self._waiting[0].future.done():  # the client has left
@@ -111,7 +122,7 @@ class DecodePool:
                 return
             worker.give(self._waiting.popleft())
 
-    def died(self, worker: Worker) -> None:
+    def _died(self, worker: Worker) -> None:
         """Replace a worker; decide what becomes of the items that it held."""
         self.alive.discard(worker)
         if worker not in self._ready:
@@ -120,31 +131,36 @@ class DecodePool:
         held = list(worker.tasks)
         self._waiting.extendleft(reversed(held[1:]))  # they never began
         if held:
-            self._bereave(held[0], worker.timed_out)
+            self._bereave(held[0])
         if not self._closing:
             self._on_restart()
             log.warning("decode worker %d ended and is replaced", worker.process.get_pid())
             respawn = asyncio.get_running_loop().create_task(self._respawn())
             self._spawning.add(respawn)
             respawn.add_done_callback(self._spawning.discard)
-        self.begin_next()
+        self._begin_next()
 
-    def _bereave(self, task: Task, timed_out: bool) -> None:
+    def _bereave(self, task: Task) -> None:
         if task.future.done():
             return
-        if timed_out:
-            message = f"decoding took longer than {self.seconds:g} seconds"
-            task.future.set_exception(errors.DecodeTimeout(message))
-        elif task.attempts >= ATTEMPTS or self._closing:
+        if task.attempts >= ATTEMPTS or self._closing:
             task.future.set_exception(errors.BrokenMedia("the file breaks its decoder"))
         else:
             self._waiting.appendleft(task)
+
+    def _new_worker(self) -> Worker:
+        return Worker(
+            self.seconds,
+            on_start=self.alive.add,
+            on_free=self._begin_next,
+            on_death=self._died,
+        )
 
     async def _spawn(self) -> None:
         loop = asyncio.get_running_loop()
         kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
         _, worker = await loop.subprocess_exec(
-            lambda: Worker(self),
+            self._new_worker,
             *self._command,
             cwd=ROOT,
             env=kept | ENVIRONMENT,
@@ -159,7 +175,7 @@ class DecodePool:
             worker.kill()
             raise DecodeError("a decode worker does not come up") from None
         self._ready.append(worker)
-        self.begin_next()
+        self._begin_next()
 
     async def _respawn(self) -> None:
         """Keep trying, slowly: the pool must not turn into a fork bomb."""

@@ -7,15 +7,13 @@ import json
 import logging
 import math
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 
 from service import errors
 from service.frames import LENGTHS, MAX_HEADER_BYTES
-
-if TYPE_CHECKING:
-    from service.decode import DecodePool
 
 log = logging.getLogger(__name__)
 
@@ -50,20 +48,36 @@ class Task:
 
 
 class Worker(asyncio.SubprocessProtocol):
-    """One process and the items it holds; the pool hears when it is free or dead."""
+    """One process and the items it holds.
 
-    def __init__(self, pool: DecodePool) -> None:
-        self.pool = pool
+    Args:
+        seconds: wall time for one item; then the process is killed.
+        on_start: called when there is a process, which is not ready yet.
+        on_free: called when it can be given another item.
+        on_death: called when the process has ended, whatever it still held.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        on_start: Callable[[Worker], None],
+        on_free: Callable[[], None],
+        on_death: Callable[[Worker], None],
+    ) -> None:
+        self._seconds = seconds
+        self._on_start = on_start
+        self._on_free = on_free
+        self._on_death = on_death
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.tasks: deque[Task] = deque()  # the first is being decoded
-        self.timed_out = False
         self._reply = bytearray()
         self._alarm: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.process = cast(asyncio.SubprocessTransport, transport)
         self.stdin = cast(asyncio.WriteTransport, self.process.get_pipe_transport(0))
-        self.pool.alive.add(self)
+        self._on_start(self)
 
     def takes(self, task: Task) -> bool:
         """Whether it may be given this item now."""
@@ -82,7 +96,7 @@ class Worker(asyncio.SubprocessProtocol):
         """The first item begins: its time runs from now."""
         self.tasks[0].attempts += 1
         loop = asyncio.get_running_loop()
-        self._alarm = loop.call_later(self.pool.seconds, self._time_out)
+        self._alarm = loop.call_later(self._seconds, self._time_out)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Gather replies; the length of each must be the one that was asked for."""
@@ -115,10 +129,14 @@ class Worker(asyncio.SubprocessProtocol):
             self._watch()
         if not task.future.done():
             _resolve(task, header, body)
-        return self.pool.begin_next()
+        return self._on_free()
 
     def _time_out(self) -> None:
-        self.timed_out = True
+        """Blame the first item now: once the process has ended, another may be the first."""
+        future = self.tasks[0].future
+        if not future.done():
+            message = f"decoding took longer than {self._seconds:g} seconds"
+            future.set_exception(errors.DecodeTimeout(message))
         self.kill()
 
     def kill(self) -> None:
@@ -130,7 +148,7 @@ class Worker(asyncio.SubprocessProtocol):
             self._alarm.cancel()
         if not self.ready.done():
             self.ready.set_exception(DecodeError("a decode worker ended before it was ready"))
-        self.pool.died(self)
+        self._on_death(self)
         self.process.close()
 
 

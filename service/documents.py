@@ -140,7 +140,7 @@ DETAILS: dict[type[errors.Problem], str] = {
     errors.NotReady: "the bundles are still being checked",
     errors.BundleRefused: "bundle cifar10 is not served: weights.bin is listed and missing",
     errors.Draining: "the server is shutting down; connect again",
-    errors.DeadlinePassed: "the deadline passed while the input was queued",
+    errors.DeadlinePassed: "there was no answer within 30 seconds",
 }
 
 _PARAMETERS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,6 @@ Whatever is not a ``Problem`` becomes ``InternalError`` and is explained in the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 CONTENT_TYPE = "application/problem+json"
@@ -175,8 +174,3 @@ class InferenceFailed(Problem):
 
 class InternalError(Problem):
     status, type, title = 500, "/problems/internal-error", "The server made a mistake."
-
-
-def every_problem() -> Iterator[type[Problem]]:
-    """All problem classes, in the order of the path above."""
-    yield from Problem.__subclasses__()

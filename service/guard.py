@@ -12,7 +12,6 @@ import logging
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,9 +26,7 @@ from service.errors import (
     InternalError,
     Problem,
 )
-
-if TYPE_CHECKING:
-    from service.app import Service
+from service.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +44,7 @@ class Exchange:
     """One request and its answer: the ASGI channels, with an id, byte counts and the status."""
 
     __slots__ = (
-        "_receive", "_send", "admission", "content_length", "deadline", "encoding", "held", "id",
+        "_receive", "_send", "admission", "content_length", "encoding", "held", "id",
         "limit", "received", "started", "status", "unread",
     )  # fmt: skip
 
@@ -55,7 +52,6 @@ class Exchange:
         self._receive = receive
         self._send = send
         self.started = time.monotonic()
-        self.deadline = self.started + service.settings.deadline_seconds
         self.limit = service.settings.max_body_bytes
         self.admission = service.admission
         self.status = 0  # until an answer is on its way

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
@@ -28,9 +28,7 @@ from service.documents import (
     problems,
 )
 from service.registry import Served
-
-if TYPE_CHECKING:
-    from service.app import Service
+from service.service import Service
 
 
 class DirectRoute(APIRoute):
@@ -41,6 +39,10 @@ class DirectRoute(APIRoute):
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The route's pattern also fits a path with a line break at its end; the guard's table
+        # does not, and nothing may come here around the guard.
+        if scope["path"] != self.path:
+            raise errors.NotFound("there is nothing at this address; see /docs")
         if scope["method"] not in (self.methods or ()):
             raise errors.MethodNotAllowed("expected POST", {"Allow": "POST"})
         response = await self.endpoint(Request(scope, receive, send))
@@ -140,6 +142,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
             raise errors.NotReady("the bundles are still being checked")
         if not service.registry.ready:
             raise errors.NotReady("every bundle was refused; GET /v1/bundles says why")
+        if not service.pool.ready:
+            raise errors.NotReady("no decode worker is running")
         return JSONResponse({"status": "ready"})
 
 

@@ -74,10 +74,11 @@ def open_session(graph: Path, device: Device, threads: int) -> Session:
     try:
         session = _open(graph, "cuda", threads)
     except Exception as error:
+        on_cpu = _open(graph, "cpu", threads)  # a broken graph fails here too: no device's fault
         if device == "cuda":
             raise DeviceError("--device cuda: the GPU cannot be used") from error
         log.warning("CUDA is offered and fails (%s); using the CPU", type(error).__name__)
-        return _open(graph, "cpu", threads)
+        return on_cpu
     if device == "cuda" and session.device != "cuda":  # the runtime falls back with a log line
         raise DeviceError("--device cuda: ONNX Runtime fell back to the CPU")
     return session

@@ -281,3 +281,29 @@ def test_split_without_items_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "train/a/1.png", "val/b/2.png")
     with pytest.raises(SourceError, match="expected items in split 'test', got .*'train': 1"):
         open_source(tmp_path).split("test")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train/a/1.png", "Test/b/2.png"),
+        ("train/a/1.png", "test/b/2.png", "extra/b/3.png"),
+        ("training/a/1.png", "testing/b/2.png"),
+    ],
+)
+def test_folders_that_look_like_splits_are_never_classes(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    """A model that tells train pictures from test pictures is nobody's wish."""
+    write(tmp_path, *names)
+    with pytest.raises(SourceError, match="expected either classes or the splits train, val, test"):
+        open_source(tmp_path)
+
+
+def test_group_in_two_splits_is_refused(tmp_path: Path) -> None:
+    """One patient who teaches and judges: the group and both splits are named."""
+    write(tmp_path, "1.png", "2.png", "3.png")
+    rows = ("1.png,a,train,p7", "2.png,b,test,p7", "3.png,b,val,p8")
+    table = write_csv(tmp_path / "labels.csv", *rows)
+    with pytest.raises(SourceError, match="group 'p7' lies in train and in test"):
+        open_source(table)

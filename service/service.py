@@ -1,0 +1,97 @@
+"""What lives as long as the server: every resource, owned, started and ended by one object."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from service.admission import Admission
+from service.batching import Batcher
+from service.decode import DecodePool
+from service.decode_link import DecodeError
+from service.metrics import Metrics
+from service.registry import NoBundles, Registry, Served, bundle_folders
+from service.session import DeviceError, OpenSession, open_session
+from service.settings import Settings, usable_cpus
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """Everything that lives as long as the server.
+
+    Attributes:
+        draining: set when the server shall end; no new work is let in.
+        on_ready: called once, when every bundle was examined.
+        failure: why the server can never become ready.
+        on_failure: called when that is known.
+    """
+
+    def __init__(self, settings: Settings, opener: OpenSession = open_session) -> None:
+        self.settings = settings
+        self.draining = False
+        self.on_ready: Callable[[], None] = lambda: None
+        self.failure: Exception | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        self.metrics = Metrics()
+        self.admission = Admission(settings.max_in_flight, settings.max_in_flight_bytes)
+        # One thread: everything that touches the device runs here, in order.
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self.pool = DecodePool(
+            settings.decode_workers or usable_cpus(),
+            settings.decode_seconds,
+            on_restart=self.metrics.worker_restarts.inc,
+        )
+        self.batcher = Batcher(self.executor, settings.max_batch, self._on_batch)
+        self.registry = Registry(
+            self.pool,
+            self.batcher,
+            self.executor,
+            opener,
+            device=settings.device,
+            threads=settings.threads or usable_cpus(),
+            default=settings.default_bundle,
+        )
+        self.metrics.watch(
+            decode=lambda: self.pool.depth,
+            device=lambda: self.batcher.depth,
+            in_flight=lambda: self.admission.requests,
+        )
+
+    async def prepare(self) -> None:
+        """Start the workers and examine the bundles; the server already answers meanwhile."""
+        try:
+            folders = bundle_folders(self.settings.bundles)
+            await self.pool.start()
+            await self.registry.examine(folders, self._on_examined)
+        except Exception as error:
+            told = isinstance(error, (DeviceError, NoBundles, DecodeError))  # in their message
+            log.error("the server cannot become ready: %s", error, exc_info=not told)
+            self.failure = error
+            self.on_failure()
+            return
+        _calm_collector()
+        self.on_ready()
+
+    async def close(self) -> None:
+        self.draining = True
+        self.batcher.close()
+        await self.pool.close()
+        self.executor.shutdown(wait=True, cancel_futures=True)
+
+    def _on_batch(self, size: int, seconds: float) -> None:
+        self.metrics.batch_size.observe(size)
+        self.metrics.stages["inference"].observe(seconds)
+
+    def _on_examined(self, served: Served) -> None:
+        version = served.manifest.version if served.manifest else ""
+        self.metrics.bundle_info.labels(served.name, version, served.state).set(1)
+
+
+def _calm_collector() -> None:
+    """What lives now lives on, and requests leave few cycles: collect less and look at less."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
