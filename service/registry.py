@@ -202,6 +202,7 @@ class Registry:
         except DeviceError as error:
             if self._insists:
                 raise
+            log.exception("%s of bundle %s cannot be opened", graph, bundle.manifest.name)
             reason = f"{graph} cannot be opened on the GPU that the others use"
             raise BundleError(reason) from error
         except Exception as error:

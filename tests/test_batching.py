@@ -15,10 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.batching import Batcher, QueueState, next_batch, run_isolated
-from service.errors import DeadlinePassed, Draining, InferenceFailed
+from service.errors import Draining, InferenceFailed
 
 POISON, NOT_A_NUMBER = 255, 254
-LATER = 1e12  # a deadline that does not matter
 
 
 class FakeSession:
@@ -115,7 +114,7 @@ def test_batcher_runs_at_once_when_idle() -> None:
     async def story(batcher: Batcher) -> None:
         session = FakeSession()
         batcher.add_queue("q", session)
-        row = await batcher.submit("q", entry(3), LATER)
+        row = await batcher.submit("q", entry(3))
         assert row.logits.tolist() == [3, -3]
         assert session.batches == [[3]]
         assert 0 <= row.queue_seconds < 1
@@ -129,9 +128,9 @@ def test_batcher_gathers_while_busy_up_to_max_batch() -> None:
     async def story(batcher: Batcher) -> None:
         session = FakeSession(closed=True)
         batcher.add_queue("q", session)
-        tasks = [asyncio.create_task(batcher.submit("q", entry(0), LATER))]
+        tasks = [asyncio.create_task(batcher.submit("q", entry(0)))]
         await until(lambda: len(session.batches) == 1)
-        tasks += [asyncio.create_task(batcher.submit("q", entry(i), LATER)) for i in range(1, 12)]
+        tasks += [asyncio.create_task(batcher.submit("q", entry(i))) for i in range(1, 12)]
         await until(lambda: batcher.depth == 11)
         session.gate.set()
         rows = await asyncio.gather(*tasks)
@@ -147,7 +146,7 @@ def test_batcher_runs_together_what_arrived_together() -> None:
     async def story(batcher: Batcher) -> None:
         session = FakeSession()
         batcher.add_queue("q", session)
-        await asyncio.gather(*(batcher.submit("q", entry(i), LATER) for i in range(5)))
+        await asyncio.gather(*(batcher.submit("q", entry(i)) for i in range(5)))
         assert session.batches == [[0, 1, 2, 3, 4]]
 
     run(story)
@@ -163,7 +162,7 @@ def test_batcher_serves_queues_by_oldest_head() -> None:
         batcher.add_queue("second", second)
 
         async def submit(key: str, value: int) -> None:
-            await batcher.submit(key, entry(value), LATER)
+            await batcher.submit(key, entry(value))
             order.append(f"{key}{value}")
 
         tasks = [asyncio.create_task(submit("first", 0))]
@@ -188,7 +187,7 @@ def test_batcher_fails_only_the_guilty_row(bad: int, position: int) -> None:
         values = [1, 2, 3, 4]
         values.insert(position, bad)
         results = await asyncio.gather(
-            *(batcher.submit("q", entry(value), LATER) for value in values), return_exceptions=True
+            *(batcher.submit("q", entry(value)) for value in values), return_exceptions=True
         )
         for value, result in zip(values, results, strict=True):
             if value == bad:
@@ -230,9 +229,9 @@ def test_batcher_never_runs_a_cancelled_entry() -> None:
     async def story(batcher: Batcher) -> None:
         session = FakeSession(closed=True)
         batcher.add_queue("q", session)
-        tasks = [asyncio.create_task(batcher.submit("q", entry(0), LATER))]
+        tasks = [asyncio.create_task(batcher.submit("q", entry(0)))]
         await until(lambda: len(session.batches) == 1)
-        tasks += [asyncio.create_task(batcher.submit("q", entry(i), LATER)) for i in range(1, 5)]
+        tasks += [asyncio.create_task(batcher.submit("q", entry(i))) for i in range(1, 5)]
         await until(lambda: batcher.depth == 4)
         tasks[2].cancel()
         await asyncio.sleep(0)
@@ -244,36 +243,15 @@ def test_batcher_never_runs_a_cancelled_entry() -> None:
     run(story)
 
 
-def test_batcher_never_starts_an_entry_after_its_deadline() -> None:
-    """An entry whose deadline passed in the queue ends as DeadlinePassed and is not run."""
-
-    async def story(batcher: Batcher) -> None:
-        session = FakeSession(closed=True)
-        batcher.add_queue("q", session)
-        first = asyncio.create_task(batcher.submit("q", entry(0), LATER))
-        await until(lambda: len(session.batches) == 1)
-        late = asyncio.create_task(batcher.submit("q", entry(1), time.monotonic() + 0.01))
-        patient = asyncio.create_task(batcher.submit("q", entry(2), LATER))
-        await asyncio.sleep(0.03)
-        session.gate.set()
-        with pytest.raises(DeadlinePassed):
-            await late
-        assert (await patient).logits[0] == 2
-        await first
-        assert session.batches == [[0], [2]]
-
-    run(story)
-
-
 def test_batcher_finishes_the_running_batch_and_refuses_the_rest_when_closed() -> None:
     """Closing loses nothing that runs; what waits, and what comes later, ends as Draining."""
 
     async def story(batcher: Batcher) -> None:
         session = FakeSession(closed=True)
         batcher.add_queue("q", session)
-        running = asyncio.create_task(batcher.submit("q", entry(1), LATER))
+        running = asyncio.create_task(batcher.submit("q", entry(1)))
         await until(lambda: len(session.batches) == 1)
-        waiting = asyncio.create_task(batcher.submit("q", entry(2), LATER))
+        waiting = asyncio.create_task(batcher.submit("q", entry(2)))
         await until(lambda: batcher.depth == 1)
         batcher.close()
         session.gate.set()
@@ -281,7 +259,7 @@ def test_batcher_finishes_the_running_batch_and_refuses_the_rest_when_closed() -
         with pytest.raises(Draining):
             await waiting
         with pytest.raises(Draining):
-            await batcher.submit("q", entry(3), LATER)
+            await batcher.submit("q", entry(3))
 
     run(story)
 
@@ -294,7 +272,7 @@ def test_batcher_tells_the_size_of_every_batch() -> None:
         with ThreadPoolExecutor(1) as executor:
             batcher = Batcher(executor, 2, lambda size, seconds: seen.append((size, seconds)))
             batcher.add_queue("q", FakeSession())
-            await asyncio.gather(*(batcher.submit("q", entry(i), LATER) for i in range(3)))
+            await asyncio.gather(*(batcher.submit("q", entry(i)) for i in range(3)))
         assert [size for size, _ in seen] == [2, 1]
         assert all(seconds >= 0 for _, seconds in seen)
 

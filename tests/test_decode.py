@@ -164,6 +164,22 @@ def test_pool_does_not_blame_the_item_behind_a_slow_one() -> None:
     run(story, seconds=0.3, script=OBEDIENT)
 
 
+def test_pool_blames_the_slow_item_though_its_reply_is_on_the_way() -> None:
+    """The item whose time was up ends as DecodeTimeout, not the one that began after it."""
+
+    async def story(pool: DecodePool) -> None:
+        slow, behind = (asyncio.create_task(ask(pool, media)) for media in (b"w1", b"w2"))
+        await asyncio.sleep(0.1)
+        time.sleep(0.4)  # the first reply comes, and nobody reads it yet
+        (worker,) = pool.alive
+        worker._time_out()
+        with pytest.raises(DecodeTimeout):
+            await slow
+        assert (await behind)[0, 0, 0] == ord("w")
+
+    run(story, script=OBEDIENT)
+
+
 def test_pool_blames_bytes_that_kill_two_workers() -> None:
     """Bytes that crash their decoder are tried twice, then 422; the pool serves on."""
     restarts: list[int] = []
@@ -203,7 +219,8 @@ def test_pool_believes_no_reply_that_is_not_its_own(order: str) -> None:
 
 
 def test_pool_forgets_an_item_whose_client_left() -> None:
-    """A cancelled item that still waits never reaches a worker."""
+    """A cancelled item that still waits lets go of its bytes and never reaches a worker."""
+    restarts: list[int] = []
 
     async def story(pool: DecodePool) -> None:
         first = [asyncio.create_task(ask(pool, b"w")) for _ in range(2)]  # one worker holds two
@@ -212,11 +229,14 @@ def test_pool_forgets_an_item_whose_client_left() -> None:
         await asyncio.sleep(0.05)
         assert pool.depth == 1
         gone.cancel()
+        await asyncio.sleep(0)
+        assert pool.depth == 0
         last = await ask(pool, b"z")
         assert last[0, 0, 0] == ord("z")
         await asyncio.gather(*first)
 
-    run(story, seconds=2.0, script=OBEDIENT)
+    run(story, seconds=2.0, script=OBEDIENT, on_restart=lambda: restarts.append(1))
+    assert not restarts
 
 
 def test_pool_refuses_to_start_without_workers_that_start() -> None:

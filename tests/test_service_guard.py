@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import errors
 from service.admission import MAX_RETRY_SECONDS, Admission
-from service.errors import Overloaded
+from service.errors import Overloaded, Problem
 from tests.service_fixtures import (
     RawConnection,
     RunningServer,
@@ -321,6 +321,21 @@ def test_killed_worker_is_counted_and_replaced(start: Start) -> None:
     assert server.classify(content=GOOD).status_code == 200
 
 
+def test_server_without_a_decode_worker_is_not_ready(start: Start) -> None:
+    """While no worker can be replaced nothing should be sent here; with the next one it heals."""
+    server, _ = start()
+    pool = server.service.pool
+    working, pool._command = pool._command, (sys.executable, "-c", "raise SystemExit(3)")
+    os.kill(pool.process_ids[0], signal.SIGKILL)
+    wait_until(lambda: server.get("/health/ready").status_code == 503, "the worker to be missed")
+    problem = server.get("/health/ready").json()
+    assert problem["type"] == "/problems/not-ready"
+    assert problem["detail"] == "no decode worker is running"
+    assert server.get("/health/live").status_code == 200
+    pool._command = working
+    wait_until(lambda: server.get("/health/ready").status_code == 200, "another worker")
+
+
 def test_request_leaves_no_garbage_for_the_collector(start: Start) -> None:
     """Requests leave no reference cycles: memory is freed at once and the collector rests."""
     server, _ = start()
@@ -345,7 +360,7 @@ def test_request_leaves_no_garbage_for_the_collector(start: Start) -> None:
 
 def test_every_problem_has_a_type_of_its_own() -> None:
     """Types are stable identifiers: unique, lower case, under /problems/."""
-    kinds = list(errors.every_problem())
+    kinds = Problem.__subclasses__()
     types = [kind.type for kind in kinds]
     assert len(set(types)) == len(types)
     assert all(name.startswith("/problems/") and name == name.lower() for name in types)

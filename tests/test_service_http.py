@@ -310,6 +310,13 @@ def test_framework_refusals_are_problems_too(server: RunningServer) -> None:
         assert response.headers["allow"] == allowed
 
 
+def test_line_break_after_the_address_does_not_pass_the_guard(server: RunningServer) -> None:
+    """Only the exact address runs a model, so nothing runs without a permit and its limits."""
+    for body in (GOOD, bytes(BODY_LIMIT + 1)):
+        response = server.classify("/v1/classify/image%0A", content=body)
+        check_problem(response, 404, "not-found")
+
+
 # --- limits of the body ----------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 import onnxruntime as ort
@@ -49,12 +50,12 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
 
 @contextmanager
 def running(
-    bundles: Path, *arguments: str
+    bundles: Path, *arguments: str, stderr: IO[str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
     """A ready server: the process, its port, and the two lines that it printed."""
     arguments = ("--bundles", str(bundles), "--port", "0", "--decode-workers", "1", *arguments)
     with subprocess.Popen(
-        command(*arguments), cwd=ROOT, env=CLEAN, stdout=subprocess.PIPE, text=True
+        command(*arguments), cwd=ROOT, env=CLEAN, stdout=subprocess.PIPE, stderr=stderr, text=True
     ) as process:
         try:
             assert process.stdout is not None
@@ -86,6 +87,14 @@ def test_start_says_where_and_what_to_try(bundles: Path) -> None:
         assert "server" not in answer.headers
 
 
+def test_access_log_has_a_line_per_request(bundles: Path, tmp_path: Path) -> None:
+    """--access-log shows its lines at the default level of the others."""
+    told = tmp_path / "stderr"
+    with told.open("w") as stderr, running(bundles, "--access-log", stderr=stderr) as (_, port, _):
+        assert httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+        wait_until(lambda: '"GET /health/live HTTP/1.1" 200' in told.read_text(), "the line")
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_signal_lets_the_request_inside_finish(bundles: Path, name: str) -> None:
     """A request that is half sent when the signal comes is answered; then exit 0, no orphan."""
@@ -105,6 +114,53 @@ def test_signal_lets_the_request_inside_finish(bundles: Path, name: str) -> None
         assert json.loads(body)["results"][0]["bundle"] == "tiny"
         assert process.wait(10) == 0
         wait_until(lambda: not any(map(is_alive, workers)), "the workers to end")
+
+
+EARLY_SIGNAL = """
+import os, signal, sys
+import service.__main__ as command
+
+class Early(command.Server):
+    def run(self, sockets):
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().run(sockets)
+
+command.Server = Early
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+def test_signal_before_the_server_listens_to_signals_ends_it(bundles: Path) -> None:
+    """A SIGTERM that comes while the process starts is not lost."""
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY_SIGNAL, "--bundles", bundles, "--port", "0"],
+        cwd=ROOT,
+        env=CLEAN,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode in (0, -signal.SIGTERM)
+
+
+def test_signal_while_bundles_are_examined_ends_the_server(bundles: Path) -> None:
+    """A server that is alive and not ready yet ends with exit 0 too."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = ("--bundles", bundles, "--port", str(port))
+    with subprocess.Popen(command(*arguments), cwd=ROOT, env=CLEAN) as process:
+        try:
+            wait_until(lambda: is_live(port), "the server to be alive")
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
+def is_live(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def refuses_connections(port: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -10,13 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from models.bundle import Golden, Tolerance, read_bundle
 from models.files import sha256_file
 from service.registry import NoBundles, bundle_folders
+from service.service import Service
 from service.session import DeviceError
+from service.settings import read_settings
 from tests.service_fixtures import (
+    GRIDS,
     RunningServer,
     TinySession,
     picture,
@@ -203,6 +208,25 @@ def test_goldens_are_held_to_the_stated_tolerance(good: Path, tmp_path: Path) ->
     assert states == {"narrow": "refused", "wide": "ready"}
 
 
+def test_tolerance_of_zero_lets_equal_logits_pass(tmp_path: Path) -> None:
+    """Nothing may differ, and nothing does; a difference of one bit is told as it is."""
+    logits = (0.0, 1.5, -2.0, 3.25, 0.5)
+
+    class Constant(TinySession):
+        def run(self, pixels: Any) -> Any:
+            return np.tile(np.array(logits, np.float32), (len(pixels), 1))
+
+    exact = (Tolerance("cpu", "fp32", 0, 0),)
+    for name, third in (("equal", -2.0), ("unequal", -2.0 - 2**-22)):
+        row = (*logits[:2], third, *logits[3:])
+        goldens = tuple(Golden(f"golden/{n}.png", dict.fromkeys(GRIDS, row)) for n in range(3))
+        write_tiny_bundle(tmp_path, name, goldens=goldens, tolerances=exact)
+    with serving(tmp_path, lambda *_: Constant()) as server:
+        equal, unequal = server.get("/v1/bundles").json()["bundles"]
+    assert (equal["state"], unequal["state"]) == ("ready", "refused")
+    assert unequal["reason"].endswith("differs from its stored logits by 2.38e-07; 0 is allowed")
+
+
 def test_tolerance_is_that_of_the_device_the_session_got(tmp_path: Path) -> None:
     """On a GPU the goldens are held to the GPU's tolerance."""
 
@@ -251,13 +275,56 @@ def test_hidden_folders_and_files_are_no_bundles(good: Path, tmp_path: Path) -> 
 
 
 def test_device_that_is_not_there_ends_the_server(good: Path) -> None:
-    """A DeviceError is not one bundle's fault: the server hears of it and never becomes ready."""
+    """A DeviceError for --device cuda is no bundle's fault: the server never becomes ready."""
 
     def opener(*_: object) -> TinySession:
         raise DeviceError("no GPU")
 
-    with serving(good.parent, opener, ready=False) as server:
+    with serving(good.parent, opener, ready=False, device="cuda") as server:
         wait_until(lambda: server.service.failure, "the failure to be told")
         assert isinstance(server.service.failure, DeviceError)
         assert server.get("/health/live").status_code == 200
         assert server.get("/health/ready").status_code == 503
+
+
+def test_gpu_that_was_found_and_fails_later_costs_one_bundle(tmp_path: Path) -> None:
+    """Under auto nobody insisted on the GPU: the bundle that it fails on is refused alone."""
+    for name in ("first", "second"):
+        write_tiny_bundle(tmp_path, name)
+
+    class OnGpu(TinySession):
+        device = "cuda"
+
+    asked: list[str] = []
+
+    def opener(graph: Path, device: str, threads: int) -> TinySession:
+        asked.append(device)
+        if graph.parts[-3] == "second":
+            raise DeviceError("--device cuda: the GPU cannot be used")
+        return OnGpu()
+
+    with serving(tmp_path, opener) as server:
+        first, second = server.get("/v1/bundles").json()["bundles"]
+        assert server.get("/health/ready").status_code == 200
+    assert asked == ["auto", "cuda", "cuda"]
+    assert (first["state"], second["state"]) == ("ready", "refused")
+    assert second["reason"] == "graphs/2x3.onnx cannot be opened on the GPU that the others use"
+
+
+@pytest.mark.parametrize(
+    ("error", "traced"), [(DeviceError("no GPU"), False), (KeyError("surprise"), True)]
+)
+def test_unexpected_failure_at_start_keeps_its_traceback(
+    good: Path, caplog: pytest.LogCaptureFixture, error: Exception, traced: bool
+) -> None:
+    """What is written for the operator is one line; a mistake of ours is traced in the log."""
+    service = Service(read_settings(["--bundles", str(good.parent)]))
+
+    async def start() -> None:
+        raise error
+
+    service.pool.start = start  # type: ignore[method-assign]
+    asyncio.run(service.prepare())
+    assert service.failure is error
+    (record,) = [one for one in caplog.records if "cannot become ready" in one.getMessage()]
+    assert bool(record.exc_info) == traced

@@ -27,10 +27,13 @@ from tests.service_fixtures import picture, tiny_logits, write_tiny_bundle
 class FakeRuntime:
     """Stands for onnxruntime: what it offers, and which provider a session really gets."""
 
-    def __init__(self, offered: list[str], got: list[str], fails: bool = False) -> None:
+    def __init__(
+        self, offered: list[str], got: list[str], fails: bool = False, broken: bool = False
+    ) -> None:
         self.offered = offered
         self.got = got
-        self.fails = fails
+        self.fails = fails  # on CUDA
+        self.broken = broken  # the graph, so everywhere
         self.asked: list[list[Any]] = []
 
     def get_available_providers(self) -> list[str]:
@@ -42,6 +45,8 @@ class FakeRuntime:
         self.asked.append(providers)
         if self.fails and providers != [CPU]:
             raise RuntimeError("CUDA failure 35")
+        if self.broken:
+            raise ValueError("no graph")
         return self
 
     def get_providers(self) -> list[str]:
@@ -108,6 +113,16 @@ def test_gpu_that_fails_is_an_error_only_for_cuda(
     assert open_session(graph, "auto", 1).device == "cpu"
     with pytest.raises(DeviceError, match="cannot be used"):
         open_session(graph, "cuda", 1)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_broken_graph_is_not_the_devices_fault(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, device: Device
+) -> None:
+    """A graph that opens nowhere raises its own error, also where a GPU is insisted on."""
+    use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU], broken=True))
+    with pytest.raises(ValueError, match="no graph"):
+        open_session(graph, device, 1)
 
 
 def test_cpu_never_asks_for_a_gpu(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
