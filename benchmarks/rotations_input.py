@@ -194,7 +194,7 @@ def compare(ways: dict, rounds: int, runs: int) -> dict[str, float]:
 def in_fresh_process(folder: Path, way: str) -> dict:
     command = [sys.executable, "-m", "benchmarks.rotations_input", "--memory", way]
     done = subprocess.run(
-        [*command, "--folder", str(folder)], capture_output=True, text=True, check=True
+        [*command, "--folder", str(folder)], stdout=subprocess.PIPE, text=True, check=True
     )
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -102,7 +102,7 @@ class FrozenAttention(nn.Module):
         side = constant.shape[-1]
         per_head = self.head_dim // side
         rows = pair.reshape(-1, sequence, 2, self.heads * per_head, side)
-        rows = rows.permute(1, 3, 0, 2, 4).reshape(len(constant), -1, side)  # [M, 2B, side]
+        rows = rows.permute(1, 3, 0, 2, 4).reshape(constant.shape[0], -1, side)  # [M, 2B, side]
         turned = torch.matmul(rows, constant)  # [M, 2B, side]
         turned = turned.reshape(sequence, self.heads, per_head, -1, 2, side)
         turned = turned.permute(4, 3, 1, 0, 2, 5)  # [2, B, H, S, blocks, side]
