@@ -9,7 +9,7 @@ Two things are measured in turn, round after round, so that a noisy machine hurt
 * server: ``python -m service`` under a closed loop of ``--concurrency`` keep-alive connections
   from a client in its own process, small PNG pictures as raw bodies.
 
-The ratio of the medians is the serving efficiency. The CPU time is that of the server's process
+The ratio, taken round by round, is the serving efficiency. The CPU time is that of the server's process
 tree (workers included), read from /proc before and after each round; the client's is not in it.
 """
 
