@@ -42,6 +42,9 @@ def cifar10_liere8(data: str) -> TrainConfig:
 def images(data: str) -> TrainConfig:
     """Your own pictures at 64 px, from scratch: a few thousand images in minutes on a CPU.
 
+    python -m training images --data labels.csv --out runs/mine
+    1,647 photos of sign language digits: 7 minutes on 2 CPU cores, test top-1 0.990.
+
     Text and hands read differently in a mirror, so flipping is off; turn it on with
     ``--set flip=true`` where left and right do not matter.
     """
@@ -71,7 +74,11 @@ def images(data: str) -> TrainConfig:
 
 
 def smoke(data: str) -> TrainConfig:
-    """A model of toy size on any images: seconds per epoch, to try the road end to end."""
+    """A model of toy size on any images, to try the road end to end; it learns next to nothing.
+
+    python -m training smoke --data labels.csv --out runs/smoke
+    10 seconds for 1,647 photos on 2 CPU cores, torch's start included; val top-1 0.2 of 10 classes.
+    """
     return TrainConfig(
         data=data,
         model=ModelSpec(
