@@ -9,8 +9,9 @@ Two things are measured in turn, round after round, so that a noisy machine hurt
 * server: ``python -m service`` under a closed loop of ``--concurrency`` keep-alive connections
   from a client in its own process, small PNG pictures as raw bodies.
 
-The ratio, taken round by round, is the serving efficiency. The CPU time is that of the server's process
-tree (workers included), read from /proc before and after each round; the client's is not in it.
+The ratio, taken round by round, is the serving efficiency. The CPU time is that of the server's
+process tree (workers included), read from /proc before and after each round; the client's is
+not in it.
 """
 
 from __future__ import annotations

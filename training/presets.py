@@ -77,7 +77,7 @@ def smoke(data: str) -> TrainConfig:
     """A model of toy size on any images, to try the road end to end; it learns next to nothing.
 
     python -m training smoke --data labels.csv --out runs/smoke
-    10 seconds for 1,647 photos on 2 CPU cores, torch's start included; val top-1 0.2 of 10 classes.
+    10 seconds for 1,647 photos on 2 CPU cores; validation top-1 0.2 with 10 classes.
     """
     return TrainConfig(
         data=data,
