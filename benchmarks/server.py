@@ -1,6 +1,6 @@
 """How much of the bare session's speed does the server keep, and what does a request cost?
 
-    python -m benchmarks.server --bundle bundles/NAME
+    python -m benchmarks.server [--bundle bundles/NAME]
 
 Two things are measured in turn, round after round, so that a noisy machine hurts both alike:
 
@@ -71,7 +71,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     formatter = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("--bundle", type=Path, required=True, help="folder of one bundle")
+    bundle = Path("bundles/cifar10-liere8")
+    parser.add_argument("--bundle", type=Path, default=bundle, help="folder of one bundle")
     parser.add_argument("--concurrency", type=int, default=32, help="connections, and the batch")
     parser.add_argument("--threads", type=int, default=usable_cpus(), help="of one run")
     parser.add_argument("--decode-workers", type=int, default=0, help="0: the server's default")
