@@ -114,10 +114,6 @@ class Manifest:
     source: dict[str, Any]
     files: dict[str, str]
 
-    def entry(self, grid: str) -> GridEntry:
-        """The entry of one grid; KeyError if the bundle does not have it."""
-        return {entry.grid: entry for entry in self.grids}[grid]
-
     def tolerance(self, device: str) -> Tolerance:
         """What a replay on ``device`` may differ by; KeyError if none was stated."""
         return {

@@ -80,7 +80,7 @@ def test_bundle_reads_back_as_written(bundle: Bundle) -> None:
     """Every field and every file of a written bundle is read back, and can be looked up."""
     again = read_bundle(bundle.root)
     assert again == bundle
-    assert again.manifest.entry("4x2").graph == "graphs/4x2.onnx"
+    assert "graphs/4x2.onnx" in {entry.graph for entry in again.manifest.grids}
     assert again.manifest.tolerance("cpu").atol == 1e-4
     assert again.path("README.md").read_text() == "A model card.\n"
     assert set(again.manifest.files) == {

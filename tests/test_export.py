@@ -235,7 +235,7 @@ def test_accuracy_is_that_of_the_graph_on_the_whole_split(
     model, description = load_checkpoint(checkpoint)
     split = prepare_split(open_source(data), "test", description.input, GRIDS[0], (4, 6))
     right = torch_logits(model, split.pixels, GRIDS[0]).argmax(1) == split.labels
-    measured = bundle.manifest.entry("3x2").accuracy
+    measured = bundle.manifest.grids[0].accuracy
     assert (measured.items, measured.top1) == (36, pytest.approx(right.mean()))
     assert measured.split_sha256 == split.sha256
 
@@ -248,7 +248,7 @@ def test_goldens_are_generated_and_replay(bundle: Bundle) -> None:
         for grid in GRIDS:
             data = bundle.path(golden.file).read_bytes()
             pixels = prepare(data, manifest.input, grid, manifest.patch)
-            session = open_graph(bundle.path(manifest.entry(str(grid)).graph))
+            session = open_graph(bundle.path(f"graphs/{grid}.onnx"))
             actual = graph_logits(session, pixels[np.newaxis])[0]
             expected = golden.logits[str(grid)]
             np.testing.assert_allclose(actual, expected, tolerance.rtol, tolerance.atol)
