@@ -80,27 +80,27 @@ class ProblemDocument(BaseModel):
 
 
 ANSWER_EXAMPLE: dict[str, Any] = {
-    "id": "5f0c9d1b7e6a4c23",
+    "id": "ce5fe426057e319e",
     "results": [
         {
-            "bundle": "cifar10",
+            "bundle": "cifar10-liere8",
             "version": "1",
             "grid": "8x8",
             "predictions": [
-                {"label": "cat", "index": 3, "probability": 0.871204},
-                {"label": "dog", "index": 5, "probability": 0.092713},
+                {"label": "truck", "index": 9, "probability": 0.377327},
+                {"label": "automobile", "index": 1, "probability": 0.314716},
             ],
-            "timing_ms": {"decode": 0.412, "queue": 0.087, "inference": 2.318},
+            "timing_ms": {"decode": 1.174, "queue": 0.325, "inference": 3.908},
         }
     ],
 }
 
 BUNDLES_EXAMPLE: dict[str, Any] = {
     "ready": True,
-    "default": {"image": "cifar10"},
+    "default": {"image": "cifar10-liere8"},
     "bundles": [
         {
-            "name": "cifar10",
+            "name": "cifar10-liere8",
             "state": "ready",
             "reason": None,
             "version": "1",
@@ -108,8 +108,15 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
             "device": "cpu",
             "encoding": "liere",
             "precision": "fp32",
-            "grids": [{"grid": "8x8", "pixels": [32, 32], "top1": 0.74}],
-            "labels": ["airplane", "automobile", "bird", "cat", "deer"],
+            "grids": [
+                {"grid": "8x8", "pixels": [32, 32], "top1": 0.7864},
+                {"grid": "6x6", "pixels": [24, 24], "top1": 0.7262},
+                {"grid": "10x10", "pixels": [40, 40], "top1": 0.7318},
+            ],
+            "labels": [
+                *("airplane", "automobile", "bird", "cat", "deer"),
+                *("dog", "frog", "horse", "ship", "truck"),
+            ],
         }
     ],
 }
@@ -120,7 +127,7 @@ DETAILS: dict[type[errors.Problem], str] = {
     errors.BrokenForm: "the form ends before its last boundary",
     errors.NoFile: "expected at least one part named file",
     errors.EmptyFile: "file 1 has no bytes",
-    errors.UnknownBundle: "unknown image bundle 'cifar11'; known: cifar10",
+    errors.UnknownBundle: "unknown image bundle 'cifar'; known: cifar10-liere8",
     errors.BodyTimeout: "the body was not complete within 30 seconds",
     errors.BodyTooLarge: "a request body may have at most 33554432 bytes",
     errors.FileTooLarge: "a file may have at most 20971520 bytes",
@@ -130,7 +137,7 @@ DETAILS: dict[type[errors.Problem], str] = {
     errors.UnknownParameter: "unknown parameter 'topk'; known: top_k, bundle, grid",
     errors.RepeatedParameter: "top_k is given more than once",
     errors.BadParameter: "top_k: expected a whole number from 1 to 10, got '0'",
-    errors.UnknownGrid: "unknown grid '9x9' for bundle cifar10; known: 8x8, 12x12",
+    errors.UnknownGrid: "unknown grid '9x9' for bundle cifar10-liere8; known: 8x8, 6x6, 10x10",
     errors.BrokenMedia: "the image is truncated or corrupt and cannot be decoded",
     errors.MediaTooLarge: "images may have at most 50000000 pixels",
     errors.DecodeTimeout: "decoding took longer than 5 seconds",
@@ -138,7 +145,9 @@ DETAILS: dict[type[errors.Problem], str] = {
     errors.InferenceFailed: "the model gave no finite answer for this input",
     errors.InternalError: "the server made a mistake; it is in its log under this id",
     errors.NotReady: "the bundles are still being checked",
-    errors.BundleRefused: "bundle cifar10 is not served: weights.bin is listed and missing",
+    errors.BundleRefused: (
+        "bundle cifar10-liere8 is not served: graphs/weights.bin is listed and missing"
+    ),
     errors.Draining: "the server is shutting down; connect again",
     errors.DeadlinePassed: "there was no answer within 30 seconds",
 }

@@ -57,6 +57,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         methods=["POST"],
         operation_id="classifyImage",
         summary="Rank the labels of one or more images",
+        description="Every file of a request is ranked; one that cannot be read fails the request.",
         tags=["classify"],
         route_class_override=DirectRoute,
         responses={200: answer(Answer, ANSWER_EXAMPLE, "Ranked labels."), **problems(*DETAILS)},

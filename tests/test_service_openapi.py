@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from models.bundle import read_bundle
 from service.documents import ANSWER_EXAMPLE, BUNDLES_EXAMPLE, Answer, BundleList
 from service.errors import ClientGone, Problem
 from service.guard import WORK
@@ -106,3 +108,16 @@ def test_document_refers_to_nothing_that_it_lacks(document: dict[str, Any]) -> N
     references = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
     assert references <= set(schemas)
     assert "ProblemDocument" in references
+
+
+def test_examples_are_those_of_the_bundle_that_is_shipped(repo_root: Path) -> None:
+    """The bundle in the example exists, with these labels, grids and measured accuracies."""
+    (example,) = BUNDLES_EXAMPLE["bundles"]
+    manifest = read_bundle(repo_root / "bundles" / example["name"]).manifest
+    assert tuple(example["labels"]) == manifest.labels
+    assert [(shown["grid"], shown["top1"]) for shown in example["grids"]] == [
+        (entry.grid, entry.accuracy.top1) for entry in manifest.grids
+    ]
+    (result,) = ANSWER_EXAMPLE["results"]
+    for shown in result["predictions"]:
+        assert manifest.labels[shown["index"]] == shown["label"]
