@@ -84,9 +84,14 @@ def lacking_packages() -> frozenset[str]:
     return frozenset(name for name in working - serving if not importlib.util.find_spec(name))
 
 
+#: Packages that are imported under another name than they are installed under.
+IMPORTED_AS = {"scikit_learn": "sklearn"}
+
+
 def _import_name(requirement: str) -> str:
     """``"torch>=2.13"`` -> ``"torch"``; true of the packages that training and export add."""
-    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].replace("-", "_").lower()
+    name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].replace("-", "_").lower()
+    return IMPORTED_AS.get(name, name)
 
 
 LACKING = lacking_packages()
