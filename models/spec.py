@@ -132,6 +132,8 @@ class ModelSpec:
         classes: outputs of the head; 0 in a recipe whose data are not known yet.
         pool: ``class`` reads a class token, ``mean`` averages the patch tokens.
         dropout: probability, on the residual branches, in training only.
+        drop_path: probability that the last layer's branches leave an item out, in training only;
+            grows linearly from 0 at the first layer (stochastic depth, arXiv 1603.09382).
     """
 
     patch: tuple[int, ...] = (4, 4)
@@ -144,6 +146,7 @@ class ModelSpec:
     mlp_dim: int = 384
     pool: Literal["class", "mean"] = "mean"
     dropout: float = 0.0
+    drop_path: float = 0.0
     encoding: EncodingSpec = dataclasses.field(default_factory=EncodingSpec)
 
     def __post_init__(self) -> None:
@@ -159,8 +162,9 @@ class ModelSpec:
             raise SpecError(f"patch needs at least one pixel per axis, got {self.patch}")
         if self.width % self.heads:
             raise SpecError(f"width {self.width} is not divisible by heads {self.heads}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise SpecError(f"dropout must be in [0, 1), got {self.dropout}")
+        for name in ("dropout", "drop_path"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise SpecError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         block = self.encoding.block
         if block is not None and (block < 2 or self.head_dim % block):
             raise SpecError(

@@ -47,7 +47,7 @@ class VisionTransformer(nn.Module):
         self.class_token = nn.Parameter(torch.empty(spec.prefix_tokens, spec.width))
         nn.init.trunc_normal_(self.class_token, std=0.02)
         self.encoding = make_encoding(spec)
-        self.layers = nn.ModuleList(Layer(spec) for _ in range(spec.depth))
+        self.layers = nn.ModuleList(Layer(spec, rate) for rate in _drop_rates(spec))
         self.norm = nn.LayerNorm(spec.width)
         self.head = nn.Linear(spec.width, spec.classes)
         self.apply(_initialise)
@@ -97,7 +97,7 @@ class VisionTransformer(nn.Module):
 class Layer(nn.Module):
     """Attention and MLP, each behind a LayerNorm and added back."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, drop_path: float) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(spec.width)
         self.attention = Attention(spec)
@@ -106,11 +106,29 @@ class Layer(nn.Module):
             nn.Linear(spec.width, spec.mlp_dim), nn.GELU(), nn.Linear(spec.mlp_dim, spec.width)
         )
         self.dropout = nn.Dropout(spec.dropout)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor, table: Tensor | None) -> Tensor:
         """[B, S, W] -> [B, S, W]; table [S, H or 1, N, K, K] or None."""
-        tokens = tokens + self.dropout(self.attention(self.attention_norm(tokens), table))
-        return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
+        mixed = self.dropout(self.attention(self.attention_norm(tokens), table))
+        tokens = tokens + self.drop_path(mixed)
+        return tokens + self.drop_path(self.dropout(self.mlp(self.mlp_norm(tokens))))
+
+
+class DropPath(nn.Module):
+    """Leaves whole items out of a residual branch, each with its own draw (arXiv 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """[B, S, W] -> [B, S, W]; what is kept is scaled up, so that the mean stays."""
+        if not self.training or not self.rate:
+            return branch
+        keep = 1.0 - self.rate
+        mask = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(keep)  # [B, 1, 1]
+        return branch * (mask / keep)
 
 
 class Attention(nn.Module):
@@ -164,6 +182,12 @@ def _identity_prefix(table: Tensor, prefix: int) -> Tensor:
         return table
     identity = torch.eye(table.shape[-1], dtype=table.dtype, device=table.device)
     return torch.cat([identity.expand(len(table), prefix, *table.shape[2:]), table], dim=1)
+
+
+def _drop_rates(spec: ModelSpec) -> list[float]:
+    """One drop_path rate a layer, from 0 to the spec's."""
+    last = max(1, spec.depth - 1)
+    return [spec.drop_path * index / last for index in range(spec.depth)]
 
 
 def _patch_values(spec: ModelSpec) -> int:

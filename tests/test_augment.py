@@ -1,66 +1,15 @@
-"""Augmentation: draws that depend on nothing but seed, step and sample, and what they do."""
+"""Augmentation: what it does to a picture, and that every item draws for itself."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from training.augment import crop_and_flip, epoch_order, step_key, uniform
-
-
-def test_epoch_order_is_a_permutation_of_its_own() -> None:
-    """Every epoch visits every item once, in an order that seed and epoch decide."""
-    orders = {
-        (seed, epoch): epoch_order(seed, epoch, 1000).tolist()
-        for seed in (0, 1)
-        for epoch in range(3)
-    }
-    for (seed, epoch), order in orders.items():
-        assert sorted(order) == list(range(1000))
-        assert epoch_order(seed, epoch, 1000).tolist() == order
-    assert len({tuple(order) for order in orders.values()}) == len(orders)
-
-
-def test_uniform_draws_do_not_depend_on_the_batch() -> None:
-    """A sample draws the same numbers alone, in any order and among any others."""
-    samples = np.random.default_rng(0).permutation(500)
-    together = uniform(3, 17, samples, 4)
-    backwards = uniform(3, 17, samples[::-1], 4)
-    assert np.array_equal(together, backwards[::-1])
-    for index in range(0, 500, 50):
-        assert np.array_equal(uniform(3, 17, samples[index : index + 1], 4)[0], together[index])
-    assert np.array_equal(uniform(3, 17, samples, 2), together[:, :2])
-
-
-def test_uniform_draws_change_with_seed_step_and_sample() -> None:
-    """No two of many (seed, step, sample, draw) give the same number."""
-    samples = np.arange(200)
-    draws = [uniform(seed, step, samples, 3) for seed in range(4) for step in range(10)]
-    assert len(np.unique(np.stack(draws))) == 4 * 10 * 200 * 3
-
-
-def test_uniform_draws_are_uniform_and_independent() -> None:
-    """Means, variances, histograms and correlations are those of independent uniforms."""
-    items = 20_000
-    draws = np.concatenate(
-        [uniform(0, step, np.arange(items), 3) for step in (0, 1)], axis=1
-    )  # [items, 6]
-    assert draws.min() >= 0
-    assert draws.max() < 1
-    np.testing.assert_allclose(draws.mean(0), 1 / 2, atol=0.01)
-    np.testing.assert_allclose(draws.var(0), 1 / 12, atol=0.003)
-    for column in draws.T:
-        counts, _ = np.histogram(column, bins=50, range=(0, 1))
-        chi2 = ((counts - items / 50) ** 2 / (items / 50)).sum()
-        assert chi2 < 100  # 49 degrees of freedom: exceeded once in 50,000
-    correlation = np.corrcoef(np.concatenate([draws.T, np.roll(draws, 1, axis=0).T]))
-    assert np.abs(correlation - np.eye(12)).max() < 0.03
-
-
-def test_step_keys_differ_between_steps_and_seeds() -> None:
-    """The generator of each step starts somewhere else."""
-    keys = {int(step_key(seed, step)) for seed in range(20) for step in range(500)}
-    assert len(keys) == 20 * 500
+from training.augment import augment, crop_and_flip, erase, rectangles, resized_crop
+from training.config import Augment
+from training.draws import Draws
+from training.operations import OPERATIONS, colour_jitter, rand_augment
 
 
 def plain_crop(image: np.ndarray, draws: np.ndarray, padding: int, flip: bool) -> np.ndarray:
@@ -100,7 +49,154 @@ def test_crop_and_flip_leaves_its_input_alone() -> None:
 def test_crop_and_flip_reaches_every_shift_equally_often() -> None:
     """With padding 1 the nine shifts come up a ninth of the time each, mirrored half of it."""
     pixels = np.arange(3 * 4, dtype=np.uint8).reshape(1, 3, 4, 1).repeat(9000, axis=0)
-    results = crop_and_flip(pixels, uniform(0, 0, np.arange(9000), 3), 1, True)
+    results = crop_and_flip(pixels, Draws(0, 0, np.arange(9000)).take(3), 1, True)
     _, counts = np.unique(results.reshape(9000, -1), axis=0, return_counts=True)
     assert len(counts) == 18
     np.testing.assert_allclose(counts, 500, atol=110)
+
+
+# --- crops, rectangles, colours ------------------------------------------------------------------
+
+CPU = torch.device("cpu")
+EVERYTHING = Augment(
+    crop_scale=(0.3, 0.9), oversize=1.5, operations=2, magnitude=0.7, colour=0.4, erase=0.5
+)
+
+
+def random_pixels(batch: int, height: int, width: int, channels: int = 3) -> np.ndarray:
+    """Smooth pictures, so that moving them a little changes them a little."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    waves = rng.uniform(-6, 6, (batch, 1, 1, channels, 3))
+    values = np.sin(waves[..., 0] * y[..., None] + waves[..., 1] * x[..., None] + waves[..., 2])
+    return ((values + 1) * 127).astype(np.uint8)  # [batch, height, width, channels]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmentation_is_drawn_per_sample(channels: int) -> None:
+    """An item comes out the same alone, in any order and among any others."""
+    pixels, samples = random_pixels(24, 18, 27, channels), np.arange(24) * 7
+    together = augment(pixels, Draws(3, 9, samples), EVERYTHING, (12, 18), CPU)
+    assert together.shape == (24, 12, 18, channels)
+    for index in range(24):
+        draws = Draws(3, 9, samples[index : index + 1])
+        alone = augment(pixels[index : index + 1], draws, EVERYTHING, (12, 18), CPU)
+        torch.testing.assert_close(alone[0], together[index], atol=0.01, rtol=0)
+    order = np.random.default_rng(1).permutation(24)
+    shuffled = augment(pixels[order], Draws(3, 9, samples[order]), EVERYTHING, (12, 18), CPU)
+    torch.testing.assert_close(shuffled, together[torch.from_numpy(order)], atol=0.01, rtol=0)
+
+
+def test_items_of_one_batch_are_augmented_differently() -> None:
+    """Sixty copies of one picture become sixty different ones."""
+    pixels = random_pixels(1, 18, 27).repeat(60, axis=0)
+    result = augment(pixels, Draws(0, 0, np.arange(60)), EVERYTHING, (12, 18), CPU)
+    distances = torch.cdist(result.flatten(1), result.flatten(1))
+    assert (distances + 1e9 * torch.eye(60)).min() > 1
+
+
+def test_shift_and_flip_alone_keep_the_bytes() -> None:
+    """Without more to do, items stay uint8."""
+    pixels = random_pixels(4, 6, 10)
+    draws = Draws(0, 0, np.arange(4)).take(3)
+    result = augment(pixels, Draws(0, 0, np.arange(4)), Augment(2, True), (6, 10), CPU)
+    assert np.array_equal(result.numpy(), crop_and_flip(pixels, draws, 2, True))
+
+
+def test_resized_crop_of_everything_is_the_picture() -> None:
+    """All of the area at the picture's own shape gives back its pixels, mirrored on request."""
+    images = torch.from_numpy(random_pixels(2, 9, 14)).permute(0, 3, 1, 2).float()
+    spec = Augment(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=True)
+    draws = np.full((2, 5), 0.5)
+    draws[1, 4] = 0.4  # the second is mirrored
+    result = resized_crop(images, draws, spec, (9, 14))
+    torch.testing.assert_close(result[0], images[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(result[1], images[1].flip(-1), atol=1e-3, rtol=0)
+
+
+def test_resized_crop_takes_the_part_that_was_drawn() -> None:
+    """A quarter of the area from the top right corner, drawn to twice its size."""
+    ramp = torch.arange(16.0).expand(12, 16)  # [12, 16], each value is its column
+    down = torch.arange(12.0)[:, None].expand(12, 16)  # each value is its row
+    images = torch.stack([ramp, down])[None]  # [1, 2, 12, 16]
+    spec = Augment(crop_scale=(0.25, 0.25), crop_ratio=(1.0, 1.0), flip=False)
+    top_right = np.array([[0.5, 0.5, 0.0, 1.0, 0.9]])
+    result = resized_crop(images, top_right, spec, (12, 16))[0]
+    columns, rows = 8 + (torch.arange(16) - 0.5) / 2, (torch.arange(12) - 0.5) / 2
+    torch.testing.assert_close(result[0, 5], columns.clamp(8 - 0.25, 15), atol=1e-3, rtol=0)
+    torch.testing.assert_close(result[1, :, 5], rows.clamp(0, 5.25), atol=1e-3, rtol=0)
+
+
+def test_rectangles_have_their_size_and_stay_inside() -> None:
+    """Every rectangle has the drawn sides, rounded to pixels, wherever it is placed."""
+    places = np.random.default_rng(0).random((200, 2))
+    places[:2] = [[0, 0], [1 - 1e-9, 1 - 1e-9]]
+    tall, wide = np.full(200, 0.5), np.full(200, 0.3)
+    inside = rectangles((8, 11), tall, wide, places)
+    assert inside.shape == (200, 8, 11)
+    assert (inside.any(2).sum(1) == 4).all()
+    assert (inside.any(1).sum(1) == 3).all()
+    assert inside[0, 0, 0] and inside[1, -1, -1]
+    assert inside.any(0).all()
+
+
+def test_erased_rectangle_has_the_mean_colour() -> None:
+    """What is erased is one colour, the item's own mean, and the rest is untouched."""
+    images = torch.rand(30, 3, 10, 14, generator=torch.Generator().manual_seed(0))
+    draws = Draws(0, 0, np.arange(30)).take(5)
+    result = erase(images, draws, 0.5)
+    changed = (result != images).any(1)  # [30, 10, 14]
+    assert (changed.flatten(1).any(1).numpy() == (draws[:, 0] < 0.5)).all()
+    for index in torch.nonzero(changed.flatten(1).any(1)).flatten():
+        colours = result[index][:, changed[index]]  # [3, erased]
+        torch.testing.assert_close(colours, images[index].mean((1, 2))[:, None].expand_as(colours))
+        assert 0.01 < changed[index].float().mean() < 0.4
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_operation_keeps_shape_and_follows_its_strength(name: str, channels: int) -> None:
+    """At full strength an operation does something; at none it does nothing, if it has strength."""
+    pixels = random_pixels(3, 26, 38, channels)
+    images = 0.1 + 0.7 * torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    results = [
+        OPERATIONS[name](images, torch.full((3,), strength), torch.tensor([1.0, -1.0, 1.0]))
+        for strength in (0.0, 1.0)
+    ]
+    change = [(result - images).abs().flatten(1).mean(1) for result in results]  # [3] each
+    assert all(result.shape == images.shape for result in results)
+    if name not in ("auto_contrast", "equalise", "posterise"):
+        assert change[0].max() < 1e-5
+    if name == "identity" or (name == "saturation" and channels == 1):
+        assert change[1].max() == 0
+    else:
+        assert change[1].min() > 1e-4
+
+
+def test_every_operation_comes_up() -> None:
+    """The draw picks each of the operations about equally often."""
+    draws = torch.from_numpy(Draws(0, 0, np.arange(7000)).take(2))
+    counts = torch.bincount((draws[:, 0] * len(OPERATIONS)).long(), minlength=len(OPERATIONS))
+    assert (counts - 500).abs().max() < 100
+
+
+def test_rand_augment_gives_every_item_its_own_operation() -> None:
+    """Each row of the result is what the drawn operation makes of that row."""
+    images = torch.from_numpy(random_pixels(28, 9, 12)).permute(0, 3, 1, 2).float() / 255
+    which = (torch.arange(28) + 0.5) / 28
+    sign = torch.arange(28) % 2 * 0.9
+    result = rand_augment(images, torch.stack([which, sign], dim=1).double(), 0.6)
+    for index in range(28):
+        operation = list(OPERATIONS.values())[index // 2]
+        direction = torch.tensor([1.0 if index % 2 else -1.0])
+        expected = operation(images[index : index + 1], torch.tensor([0.6]), direction)
+        torch.testing.assert_close(result[index], expected[0].clamp(0, 1), atol=1e-5, rtol=0)
+
+
+def test_colour_jitter_of_no_strength_changes_nothing() -> None:
+    """And of some strength it changes every item its own way, grey ones without hue."""
+    images = 0.1 + 0.8 * torch.rand(5, 3, 6, 9, generator=torch.Generator().manual_seed(0))
+    draws = torch.from_numpy(Draws(0, 0, np.arange(5)).take(4))
+    torch.testing.assert_close(colour_jitter(images, draws, 0.0), images, atol=1e-5, rtol=0)
+    assert (colour_jitter(images, draws, 0.5) - images).abs().flatten(1).mean(1).min() > 0.01
+    assert colour_jitter(images[:, :1], draws, 0.5).shape == (5, 1, 6, 9)

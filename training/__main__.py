@@ -1,4 +1,4 @@
-"""python -m training PRESET --data PATH --out RUN, and python -m training split FOLDER."""
+"""python -m training PRESET --data PATH --out RUN, python -m training split, ... report."""
 
 from __future__ import annotations
 
@@ -12,36 +12,52 @@ import torch
 from models.checkpoint import CheckpointError
 from models.sources import SourceError
 from models.spec import SpecError
-from training import split
-from training.config import override
+from training import report, split
+from training.config import TrainConfig, override
+from training.finetune import recipe_for
 from training.loop import train
 from training.presets import PRESETS
 from training.run import Run
+from training.stopping import Stopped
 
+#: Commands beside the presets: a function of the remaining arguments that gives the exit status.
+OTHERS = {"split": split.main, "report": report.main}
 FAILED = (OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)
 BAD_INPUT = (SpecError, SourceError, CheckpointError, FileExistsError, FileNotFoundError)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit status is 0, 1 (the run failed) or 2 (bad input)."""
+    """Run the command line; the exit status.
+
+    0, 1 (the run failed), 2 (bad input), 143 and 130 (SIGTERM, SIGINT; a checkpoint is kept).
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["split"]:
-        return split.main(arguments[1:])
+    if arguments and arguments[0] in OTHERS:
+        return OTHERS[arguments[0]](arguments[1:])
     options = _parser().parse_args(arguments)
     try:
-        config = override(PRESETS[options.preset](str(options.data)), options.set)
-        best = train(config, options.out, options.resume)
+        best = train(_config(options), options.out, options.resume)
     except BAD_INPUT as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except FAILED as error:
         print(f"error: {error}{_kept(options.out)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"interrupted{_kept(options.out)}", file=sys.stderr)
-        return 130
-    print(f"best: val top-1 {best['val_top1']:.4f} at epoch {best['epoch']}, in {options.out}/best")
+    except Stopped as stopped:
+        print(f"stopped by {stopped}{_kept(options.out)}", file=sys.stderr)
+        return stopped.status
+    print(
+        f"best: val top-1 {best['val_top1']:.4f} at epoch {best['epoch']}, in {options.out}/best; "
+        f"figures and pictures: {options.out}/report/index.html"
+    )
     return 0
+
+
+def _config(options: argparse.Namespace) -> TrainConfig:
+    config = PRESETS[options.preset](str(options.data))
+    if options.init_from:
+        config = recipe_for(config, options.init_from)
+    return override(config, options.set)
 
 
 def _kept(out: Path) -> str:
@@ -57,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Train a vision transformer from labelled media.",
         epilog="presets:\n"
         + "\n".join(_teach(name) for name in PRESETS)
-        + "\n\nalso: python -m training split --help (a split that does not leak, as a CSV)",
+        + "\n\nalso: python -m training split --help (a split that does not leak, as a CSV)"
+        "\n      python -m training report --help (figures and pictures of a run, once more)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("preset", choices=sorted(PRESETS), help="a complete set of values, below")
@@ -65,9 +82,17 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         required=True,
-        help="CLASS/file or SPLIT/CLASS/file folder, .csv (path,label,split,group) or .npz",
+        help="CLASS/file or SPLIT/CLASS/file in a folder, .zip or .tar; "
+        ".csv (path,label,split,group) or .npz",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="fine-tune: a run or checkpoint that gives the model, its input and its weights; the "
+        "preset gives the recipe. Another image size: --set model.grid=[12,12]",
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument(
         "--set",

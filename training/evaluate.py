@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,29 +14,45 @@ from models.vit import VisionTransformer
 
 
 @torch.inference_mode()
-def logits_of(model: VisionTransformer, pixels: np.ndarray, batch: int = 256) -> Tensor:
+def logits_of(
+    model: VisionTransformer,
+    pixels: np.ndarray,
+    batch: int = 256,
+    check: Callable[[], None] = lambda: None,
+) -> Tensor:
     """Float32 logits [N, classes] for uint8 pixels [N, *pixels per axis, C], in order.
 
-    Rotations are computed once, in float64, whatever the training precision was.
+    Rotations are computed once, in float64, whatever the training precision was. ``check`` is
+    called before every batch and may raise.
     """
     device = model.head.weight.device
     sides = zip(pixels.shape[1:-1], model.spec.patch, strict=True)
     encoded = model.encode(Grid(tuple(side // patch for side, patch in sides)), torch.float64)
-    pieces = [
-        model(torch.from_numpy(pixels[start : start + batch]).to(device), encoded).cpu()
-        for start in range(0, len(pixels), batch)
-    ]
+    pieces = []
+    with torch.compiler.set_stance("force_eager"):  # every odd batch would be compiled anew
+        for start in range(0, len(pixels), batch):
+            check()
+            piece = torch.from_numpy(pixels[start : start + batch]).to(device)
+            pieces.append(model(piece, encoded).cpu())
     return torch.cat(pieces)
 
 
-def evaluate(model: VisionTransformer, prepared: Prepared) -> dict[str, float]:
-    """``top1`` (fraction right) and ``loss`` (cross-entropy, nats) in evaluation mode."""
-    was_training = model.training
+def evaluate(
+    model: VisionTransformer, prepared: Prepared, check: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Measure in evaluation mode.
+
+    Returns:
+        ``top1`` (fraction right), ``balanced_accuracy`` (mean over the classes that are there of
+        the fraction right) and ``loss`` (cross-entropy, nats).
+    """
     model.eval()
-    logits = logits_of(model, prepared.pixels)
-    model.train(was_training)
+    logits = logits_of(model, prepared.pixels, check=check)
     targets = torch.from_numpy(prepared.labels)
+    right = (logits.argmax(1) == targets).double()
+    per_class = [right[targets == label].mean() for label in targets.unique()]
     return {
-        "top1": (logits.argmax(1) == targets).double().mean().item(),
+        "top1": right.mean().item(),
+        "balanced_accuracy": torch.stack(per_class).mean().item(),
         "loss": torch.nn.functional.cross_entropy(logits, targets).item(),
     }

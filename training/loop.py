@@ -5,35 +5,73 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from models.prepared import Prepared, prepare_split
-from models.sources import Source, SourceError, open_source
-from models.spec import ModelSpec, SpecError, from_json, to_json
-from models.vit import VisionTransformer
-from training.augment import crop_and_flip, epoch_order, step_key, uniform
+from models.prepared import Prepared
+from models.spec import SpecError, from_json, to_json
+from models.vit import Encoded, VisionTransformer
+from training import data, finetune
+from training.augment import augment
 from training.config import TrainConfig, differences
+from training.curves import Curves
+from training.draws import Draws, balanced_order, epoch_order, step_key
 from training.evaluate import evaluate
+from training.mixing import mix
+from training.optim import freeze, learning_rate, make_average, make_optimiser, set_rate
 from training.progress import Progress
-from training.run import Run
+from training.report import make_report
+from training.run import Run, State
+from training.stopping import Stop, Stopped
+
+#: Training losses drawn for an epoch, besides the figures at its end.
+CURVE_POINTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What every step works with."""
+    """What every step works with.
+
+    Attributes:
+        weights: of the classes in the loss, [classes], or None.
+    """
 
     config: TrainConfig
-    model: VisionTransformer
-    optimiser: torch.optim.Optimizer
+    state: State
     training: Prepared
     validation: Prepared
     labels: tuple[str, ...]
+    weights: Tensor | None
+
+    @property
+    def model(self) -> VisionTransformer:
+        return self.state.model
+
+
+class Taken(NamedTuple):
+    """What one update came to."""
+
+    loss: float  # mean over the batch, before the update
+    gradient_norm: float  # before clipping
+
+
+class NotFinite(FloatingPointError):
+    """A loss or a gradient is infinite or not a number.
+
+    Attributes:
+        samples: ids of the items that it came from.
+    """
+
+    def __init__(self, what: str, step: int, samples: list[str]) -> None:
+        shown = ", ".join(samples[:8]) + (", ..." if len(samples) > 8 else "")
+        super().__init__(f"{what} at step {step}; from {len(samples)} items: {shown}")
+        self.step, self.samples = step, samples
 
 
 def train(config: TrainConfig, root: Path, resume: bool = False) -> dict[str, Any]:
@@ -42,133 +80,266 @@ def train(config: TrainConfig, root: Path, resume: bool = False) -> dict[str, An
     Raises:
         SpecError, SourceError, CheckpointError: bad input, with what was expected and what came.
         FileExistsError: the folder is in use and ``resume`` was not asked for.
-        FloatingPointError: the loss or a weight is not finite.
+        FloatingPointError: the loss, a gradient or a weight is not finite.
+        Stopped: SIGTERM or SIGINT came; the last whole step is saved.
     """
     run = Run(root)
     run.check(resume)
-    device = pick_device(config.device)
-    source = open_source(Path(config.data))
-    if resume:
-        check_labels(run.notes(), source)
-    config = dataclasses.replace(config, model=_with_classes(config.model, source))
-    torch.manual_seed(config.seed)  # initial weights only; every later draw names its step
-    model = VisionTransformer(config.model, config.input).to(device)
-    optimiser = make_optimiser(model, config)
-    notes: dict[str, Any] = {"step": 0, "best": None, "config": to_json(config)}
-    if resume:
-        notes = run.notes()
-        check_config(notes, config)
-        run.restore(model, optimiser)
-    with Progress() as progress:
-        training, validation = (_prepare(source, s, config, progress) for s in ("train", "val"))
-        data = describe_data(source, training, validation)
-        if resume:
-            check_data(notes, data)
-        notes["data"] = data
-        setup = Setup(config, model, optimiser, training, validation, source.labels)
-        fit(setup, run, notes, progress)
+    with Stop() as stop:
+        with Progress() as progress:
+            setup, notes = set_up(config, run, resume, progress)
+            fit(setup, run, notes, stop, progress)
+        make_report(root)
     return notes["best"]
 
 
-def fit(setup: Setup, run: Run, notes: dict[str, Any], progress: Progress) -> None:
+def set_up(
+    config: TrainConfig, run: Run, resume: bool, progress: Progress
+) -> tuple[Setup, dict[str, Any]]:
+    """Everything that the steps need, and what the run remembers; the quick checks come first."""
+    device = pick_device(config.device)
+    check_compiler(config, device)
+    source = data.open_data(config)
+    config = dataclasses.replace(config, model=data.with_classes(config.model, source))
+    notes: dict[str, Any] = {"step": 0, "measured": 0, "losses": 0.0, "best": None}
+    if resume:
+        notes = run.notes()
+        data.check_labels(notes, source)
+        check_config(notes, config)
+        finetune.check_origin(notes, config)
+    torch.manual_seed(config.seed)  # initial weights only; every later draw names its step
+    model = VisionTransformer(config.model, config.input)
+    if config.init_from and not resume:
+        notes["init"] = finetune.adopt(model, config, source.labels)
+    freeze(model.to(device), config.freeze)
+    state = State(model, make_optimiser(model, config), make_average(model, config.ema))
+    if resume:
+        run.restore(state)
+    training, validation = (
+        data.prepare(source, split, config, progress) for split in ("train", "val")
+    )
+    described = data.describe(source, training, validation)
+    if resume:
+        data.check_data(notes, described)
+    notes |= {"config": to_json(config), "data": described}
+    weights = None
+    if config.class_weights == "balanced":
+        counted = data.class_weights(training.labels, len(source.labels))
+        weights = torch.from_numpy(counted).to(device)  # [classes]
+    return Setup(config, state, training, validation, source.labels, weights), notes
+
+
+def fit(setup: Setup, run: Run, notes: dict[str, Any], stop: Stop, progress: Progress) -> None:
     """Every step from ``notes["step"]`` to the last; ``notes`` follows along."""
-    config, items = setup.config, len(setup.training.ids)
-    per_epoch = items // config.batch
-    if per_epoch == 0:
-        raise SpecError(f"batch {config.batch} is larger than the training split ({items} items)")
-    if notes["step"] == 0 and not run.exists():
-        run.begin()
-        _save(setup, run, notes)
-    total = per_epoch * config.epochs
-    setup.model.train()
-    progress.start(total, notes["step"], config.batch)
-    for step in range(notes["step"], total):
-        epoch, position = divmod(step, per_epoch)
-        if position == 0 or step == notes["step"]:
-            order = epoch_order(config.seed, epoch, items)
-        samples = order[position * config.batch : (position + 1) * config.batch]
-        rate = learning_rate(config, step, total)
-        loss = train_step(setup, samples, step, rate)
-        progress.step(loss)
-        notes["step"] = step + 1
-        last_of_epoch = position == per_epoch - 1
-        if last_of_epoch:
-            record = {"step": step + 1, "epoch": epoch + 1, "loss": loss, "rate": rate}
-            _end_epoch(setup, run, notes, progress, record)
-        if last_of_epoch or (step + 1) % config.save_every == 0:
-            _save(setup, run, notes)
+    items, batch = len(setup.training.ids), setup.config.batch
+    if items < batch:
+        raise SpecError(f"batch {batch} is larger than the training split ({items} items)")
+    with stop.deferred():
+        if not run.exists():
+            run.begin()
+            run.save(setup.state, setup.config.input, setup.labels, notes)
+        if setup.config.compile:
+            setup.model.compile(dynamic=False)
+        with Curves(run.curves, notes["step"]) as curves:
+            Fit(setup, run, notes, stop, progress, curves).steps()
 
 
-def train_step(setup: Setup, samples: np.ndarray, step: int, rate: float) -> float:
-    """One update on the given samples; the loss before it."""
-    config, model, training = setup.config, setup.model, setup.training
-    draws = uniform(config.seed, step, samples, 3)
-    torch.manual_seed(int(step_key(config.seed, step)))  # for dropout, the only draw in torch
-    pixels = crop_and_flip(training.pixels[samples], draws, config.crop_padding, config.flip)
+class Fit:
+    """The steps of one run, and what is kept of them."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        run: Run,
+        notes: dict[str, Any],
+        stop: Stop,
+        progress: Progress,
+        curves: Curves,
+    ) -> None:
+        self.setup, self.run, self.notes = setup, run, notes
+        self.stop, self.progress, self.curves = stop, progress, curves
+        self.per_epoch = len(setup.training.ids) // setup.config.batch
+        self.total = self.per_epoch * setup.config.epochs
+        self.saved = notes["step"]
+
+    def steps(self) -> None:
+        """Measure where an epoch has ended, stop where asked, else take a step."""
+        config, notes = self.setup.config, self.notes
+        self.progress.start(self.total, notes["step"], config.batch)
+        try:
+            while True:
+                step = notes["step"]
+                if step % self.per_epoch == 0 and notes["measured"] < step:
+                    self._end_epoch()
+                    self._save()
+                elif step % config.save_every == 0 and self.saved < step:
+                    self._save()
+                if step == self.total:
+                    return
+                self.stop.check()
+                self._step(step)
+        except Stopped:
+            if self.saved < notes["step"]:
+                self._save()
+            raise
+        except NotFinite as error:
+            self.run.keep_evidence(error.step, str(error), error.samples)
+            raise
+
+    def _step(self, step: int) -> None:
+        setup, config = self.setup, self.setup.config
+        epoch, position = divmod(step, self.per_epoch)
+        if position == 0 or step == self.saved:  # also the first of a resumed run
+            self.order = order_of(setup, epoch)
+        if position == 0:
+            self.notes["losses"] = 0.0
+        samples = self.order[position * config.batch : (position + 1) * config.batch]
+        rate = learning_rate(config, step, self.total)
+        taken = train_step(setup, samples, step, rate, self.stop)
+        self.notes["losses"] += taken.loss
+        self.notes["step"] = step + 1
+        self.progress.step(taken.loss)
+        if (position + 1) % max(1, self.per_epoch // CURVE_POINTS) == 0:
+            values = {"loss": taken.loss, "rate": rate, "gradient_norm": taken.gradient_norm}
+            self.curves.add(step + 1, {f"train/{name}": value for name, value in values.items()})
+
+    def _end_epoch(self) -> None:
+        """Measure on the validation split, and remember the result if it is the best so far."""
+        setup, notes = self.setup, self.notes
+        check_finite(setup.model, notes["step"])
+        measured = evaluate(setup.state.measured(), setup.validation, self.stop.check)
+        rate = learning_rate(setup.config, notes["step"] - 1, self.total)
+        record = {
+            "step": notes["step"],
+            "epoch": notes["step"] // self.per_epoch,
+            "loss": notes["losses"] / self.per_epoch,
+            "rate": rate,
+        } | {f"val_{name}": value for name, value in measured.items()}
+        self.run.log(record | {"time": time.time()})
+        self.curves.add(
+            notes["step"], {f"val/{name}": value for name, value in measured.items()}
+        )
+        self.curves.flush()
+        self.progress.epoch(record)
+        if is_better(record, notes["best"], setup.config.choose):
+            notes["best"] = record
+        notes["measured"] = notes["step"]
+
+    def _save(self) -> None:
+        """A checkpoint of finite weights; anything else would replace the last good one."""
+        check_finite(self.setup.model, self.notes["step"])
+        self.run.save(self.setup.state, self.setup.config.input, self.setup.labels, self.notes)
+        self.saved = self.notes["step"]
+
+
+def order_of(setup: Setup, epoch: int) -> np.ndarray:
+    """Indices into the training split, in the order of one epoch; int64 [items]."""
+    config, labels = setup.config, setup.training.labels
+    if config.sampling == "balanced":
+        return balanced_order(config.seed, epoch, labels)
+    return epoch_order(config.seed, epoch, len(labels))
+
+
+def train_step(
+    setup: Setup, samples: np.ndarray, step: int, rate: float, stop: Stop | None = None
+) -> Taken:
+    """One update on the given samples, B of them, computed in ``accumulate`` parts.
+
+    Raises:
+        NotFinite: the loss or the gradient; the weights are as before.
+        Stopped: between two parts; the weights are as before.
+    """
+    config, model = setup.config, setup.model
+    inputs, targets = make_batch(setup, samples, step)
+    model.train()
+    setup.state.optimiser.zero_grad(set_to_none=True)
     device = model.head.weight.device
-    inputs = torch.from_numpy(pixels).to(device)  # [B, *pixels per axis, C]
-    targets = torch.from_numpy(training.labels[samples]).to(device)  # [B]
     with autocast(device, config.precision):
-        encoded = model.encode(model.spec.training_grid)  # once, for all layers and heads
-        logits = model(inputs, encoded)
-    loss = nn.functional.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
-    value = loss.item()
+        encoded = model.encode(model.spec.training_grid)  # once, for all parts, layers and heads
+    shared = Encoded(*map(_cut, encoded))  # parts leave their gradients here
+    losses = []
+    part = len(samples) // config.accumulate
+    for index in range(config.accumulate):
+        if stop:
+            stop.check()
+        torch.manual_seed(int(step_key(config.seed, step)) ^ index)  # dropout and drop_path
+        rows = slice(index * part, (index + 1) * part)
+        with autocast(device, config.precision):
+            logits = model(inputs[rows], shared)  # [B / accumulate, classes]
+        each = nn.functional.cross_entropy(
+            logits,
+            targets[rows],
+            weight=setup.weights,
+            label_smoothing=config.label_smoothing,
+            reduction="none",
+        )  # [B / accumulate]
+        (each.sum() / len(samples)).backward()
+        losses.append(each.detach())
+    _pass_on(encoded, shared)
+    loss = check_loss(torch.cat(losses), setup, samples, step)
+    norm = clip_gradient(setup, samples, step)
+    set_rate(setup.state.optimiser, rate)
+    setup.state.optimiser.step()
+    if setup.state.average:
+        setup.state.average.update_parameters(model)
+    return Taken(loss, norm)
+
+
+def make_batch(setup: Setup, samples: np.ndarray, step: int) -> tuple[Tensor, Tensor]:
+    """Augmented pixels [B, *pixels per axis, C] and targets [B] or, where items mix, [B, classes].
+
+    Drawn for the whole batch, so that neither depends on the number of parts.
+    """
+    config, spec = setup.config, setup.model.spec
+    device = setup.model.head.weight.device
+    draws = Draws(config.seed, step, samples)
+    pixels, labels = setup.training.pixels[samples], setup.training.labels[samples]
+    height, width = spec.training_grid.pixels(spec.patch)
+    inputs = augment(pixels, draws, config.augment, (height, width), device)
+    if config.augment.mixes:
+        return mix(inputs, labels, spec.classes, draws, config.augment)
+    return inputs, torch.from_numpy(labels).to(device)
+
+
+def check_loss(losses: Tensor, setup: Setup, samples: np.ndarray, step: int) -> float:
+    """The mean of the losses [B] before the update; NotFinite names the items that broke it."""
+    value = losses.mean().item()
     if not math.isfinite(value):
-        names = ", ".join(training.ids[index] for index in samples[:8])
-        raise FloatingPointError(f"loss is {value} at step {step}; the batch began with {names}")
-    setup.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    for group in setup.optimiser.param_groups:
-        group["lr"] = rate
-    setup.optimiser.step()
+        guilty = samples[~losses.isfinite().cpu().numpy()]
+        raise NotFinite(f"the loss is {value}", step, [setup.training.ids[i] for i in guilty])
     return value
 
 
-def _end_epoch(
-    setup: Setup, run: Run, notes: dict[str, Any], progress: Progress, record: dict[str, Any]
-) -> None:
-    """Measure on the validation split, and remember the result if it is the best so far."""
-    _check_finite(setup.model, notes["step"])
-    measured = evaluate(setup.model, setup.validation)
-    record |= {f"val_{key}": value for key, value in measured.items()}
-    run.log(record | {"time": time.time()})
-    progress.epoch(record)
-    if notes["best"] is None or record["val_top1"] > notes["best"]["val_top1"]:
-        notes["best"] = record
+def clip_gradient(setup: Setup, samples: np.ndarray, step: int) -> float:
+    """The length of the gradient, shortened afterwards to ``clip_norm``; NotFinite if it has none.
+
+    A loss can be finite while its gradient is not.
+    """
+    parameters = [p for p in setup.model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    value = norm.item()
+    if not math.isfinite(value):
+        names = [setup.training.ids[i] for i in samples]
+        raise NotFinite(f"the length of the gradient is {value}", step, names)
+    if 0 < setup.config.clip_norm < value:
+        nn.utils.clip_grads_with_norm_(parameters, setup.config.clip_norm, norm)
+    return value
 
 
-def _save(setup: Setup, run: Run, notes: dict[str, Any]) -> None:
-    """A checkpoint of finite weights; anything else would replace the last good one."""
-    _check_finite(setup.model, notes["step"])
-    run.save(setup.model, setup.optimiser, setup.config.input, setup.labels, notes)
-
-
-def _check_finite(model: VisionTransformer, step: int) -> None:
-    """A loss can be finite while its gradient is not; FloatingPointError names the weight."""
+def check_finite(model: VisionTransformer, step: int) -> None:
+    """FloatingPointError names a weight that is not finite."""
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise FloatingPointError(f"{name} is not finite after step {step}")
 
 
-def learning_rate(config: TrainConfig, step: int, total: int) -> float:
-    """Linear warm-up, then a cosine that would reach 0 one step after the last."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    share = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def make_optimiser(model: VisionTransformer, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on the matrices of linear layers only."""
-    decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    parameters = list(model.parameters())
-    matrices = [p for p in parameters if id(p) in decayed]
-    others = [p for p in parameters if id(p) not in decayed]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+def is_better(record: dict[str, Any], best: dict[str, Any] | None, choose: str) -> bool:
+    """Whether an epoch's record is above the best one (below it, for the loss)."""
+    if best is None:
+        return True
+    key = f"val_{choose}"
+    return record[key] < best[key] if choose == "loss" else record[key] > best[key]
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
@@ -185,13 +356,10 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def check_labels(notes: dict[str, Any], source: Source) -> None:
-    """Refuse to continue a run on data with other labels."""
-    expected = notes["data"]["labels"]
-    if expected != list(source.labels):
-        raise SourceError(
-            f"labels do not match the run: expected {expected}, got {list(source.labels)}"
-        )
+def check_compiler(config: TrainConfig, device: torch.device) -> None:
+    """torch.compile for a CPU writes C++; without a compiler it would fail at the first step."""
+    if config.compile and device.type == "cpu" and not shutil.which("g++"):
+        raise SpecError("compile=true on a CPU needs a C++ compiler: expected g++, found none")
 
 
 def check_config(notes: dict[str, Any], config: TrainConfig) -> None:
@@ -201,49 +369,15 @@ def check_config(notes: dict[str, Any], config: TrainConfig) -> None:
         raise SpecError(f"the run to resume was made with other values of: {', '.join(changed)}")
 
 
-def check_data(notes: dict[str, Any], data: dict[str, Any]) -> None:
-    """Refuse to continue a run on items that changed, came or went since it began."""
-    for split in ("train", "val"):
-        old, new = notes["data"][split], data[split]
-        if old != new:
-            raise SourceError(
-                f"split {split!r} is not the one that the run began with: expected "
-                f"{old['items']} items (sha256 {old['sha256'][:12]}...), "
-                f"got {new['items']} ({new['sha256'][:12]}...)"
-            )
+def _cut(tensor: Tensor | None) -> Tensor | None:
+    """The same values as the start of a new graph, where gradients matter."""
+    if tensor is None or not tensor.requires_grad:
+        return tensor
+    return tensor.detach().requires_grad_()
 
 
-def describe_data(source: Source, training: Prepared, validation: Prepared) -> dict[str, Any]:
-    """What was trained on, without saying where it lay."""
-    return {
-        "name": source.name,
-        "labels": list(source.labels),
-        "train": {"items": len(training.ids), "sha256": training.sha256},
-        "val": {"items": len(validation.ids), "sha256": validation.sha256},
-        "skipped": [list(pair) for pair in training.skipped + validation.skipped],
-    }
-
-
-def _with_classes(model: ModelSpec, source: Source) -> ModelSpec:
-    if model.classes in (0, len(source.labels)):
-        return dataclasses.replace(model, classes=len(source.labels))
-    raise SpecError(
-        f"labels do not match the head: {source.name} has {len(source.labels)} classes, "
-        f"model.classes is {model.classes}"
-    )
-
-
-def _prepare(source: Source, split: str, config: TrainConfig, progress: Progress) -> Prepared:
-    with progress.decoding(split, len(source.split(split))) as advance:
-        prepared = prepare_split(
-            source,
-            split,
-            config.input,
-            config.model.training_grid,
-            config.model.patch,
-            workers=config.workers,
-            skip_unreadable=config.skip_unreadable,
-            advance=advance,
-        )
-    progress.skipped(split, prepared.skipped)
-    return prepared
+def _pass_on(encoded: Encoded, shared: Encoded) -> None:
+    """What all parts together want of the encoding goes through it once."""
+    for tensor, cut in zip(encoded, shared, strict=True):
+        if tensor is not None and cut is not None and cut.grad is not None:
+            tensor.backward(cut.grad)

@@ -48,6 +48,11 @@ class Progress:
         for id_, reason in items:
             self.console.print(f"  {id_}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
+    def absent(self, split: str, labels: list[str]) -> None:
+        """Name the classes that a split has no items of."""
+        if labels:
+            self.console.print(f"{split}: no items of {', '.join(labels)}", markup=False)
+
     def start(self, total: int, done: int, batch: int) -> None:
         """Begin the bar of the training steps."""
         self.batch, self.total, self.done, self.since = batch, total, done, time.monotonic()

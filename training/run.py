@@ -2,15 +2,19 @@
 
 Layout::
 
-    RUN/checkpoints/step-00001500/   a checkpoint and the optimiser's state
+    RUN/checkpoints/step-00001500/   a checkpoint and the state of the training
         last, best                   links to two of them, replaced atomically
         metrics.jsonl                one object a line
+        tensorboard/                 the same figures and more, for TensorBoard
+        not-finite.json              where a run stopped that could not go on
+        report/                      pictures and figures of the finished run
 
 Step 0 is a checkpoint too, so a run can be resumed from its first moment on.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -19,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from models.checkpoint import (
     CheckpointError,
@@ -32,7 +37,46 @@ from models.files import atomic_directory, sha256_file, sync_directory, write_at
 from models.spec import InputSpec
 from models.vit import VisionTransformer
 
-OPTIMISER = "optimiser.safetensors"
+TRAINING_STATE = "training.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What moves in a training.
+
+    Attributes:
+        average: moving average of the weights; where there is one, it is the checkpoint's model,
+            and the weights themselves belong to the state of the training.
+    """
+
+    model: VisionTransformer
+    optimiser: torch.optim.Optimizer
+    average: AveragedModel | None = None
+
+    def measured(self) -> VisionTransformer:
+        """The model that is measured and exported."""
+        if self.average is None:
+            return self.model
+        assert isinstance(self.average.module, VisionTransformer)
+        return self.average.module
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything a run needs to go on, besides the measured model's weights."""
+        tensors = {f"optimiser.{k}": v for k, v in _optimiser_tensors(self.optimiser).items()}
+        if self.average:
+            weights = self.model.state_dict()
+            tensors |= {f"model.{name}": tensor.detach() for name, tensor in weights.items()}
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+    def restore(
+        self, stored: VisionTransformer, tensors: dict[str, torch.Tensor], step: int
+    ) -> None:
+        """Take everything over, bit for bit."""
+        self.measured().load_state_dict(stored.state_dict())
+        if self.average:
+            self.average.n_averaged.fill_(step)
+            self.model.load_state_dict(_below("model.", tensors))
+        _load_optimiser(self.optimiser, _below("optimiser.", tensors))
 
 
 class Run:
@@ -42,6 +86,7 @@ class Run:
         self.root = root
         self.checkpoints = root / "checkpoints"
         self.metrics = root / "metrics.jsonl"
+        self.curves = root / "tensorboard"
 
     def exists(self) -> bool:
         """Whether there is a checkpoint to continue from."""
@@ -71,8 +116,7 @@ class Run:
 
     def save(
         self,
-        model: VisionTransformer,
-        optimiser: torch.optim.Optimizer,
+        state: State,
         input_spec: InputSpec,
         labels: tuple[str, ...],
         notes: dict[str, Any],
@@ -85,31 +129,30 @@ class Run:
         if folder.exists():  # complete, but killed before a link named it
             shutil.rmtree(folder)
         with atomic_directory(folder) as temporary:
-            save_tensors(temporary / OPTIMISER, _optimiser_tensors(optimiser))
-            digest = sha256_file(temporary / OPTIMISER)
-            notes = notes | {"optimiser_sha256": digest}
-            save_checkpoint(temporary, model, input_spec, labels, notes)
+            save_tensors(temporary / TRAINING_STATE, state.tensors())
+            digest = sha256_file(temporary / TRAINING_STATE)
+            notes = notes | {"training_sha256": digest}
+            save_checkpoint(temporary, state.measured(), input_spec, labels, notes)
         self._link("last", folder)
         self._settle(notes)
 
-    def restore(self, model: VisionTransformer, optimiser: torch.optim.Optimizer) -> None:
-        """Load ``last`` into a model and an optimiser of the same shape, bit for bit."""
+    def restore(self, state: State) -> None:
+        """Load ``last`` into a state of the same shape, bit for bit."""
         folder = self.root / "last"
         stored, description = load_checkpoint(folder)
-        state = folder / OPTIMISER
-        if not state.is_file():
-            raise CheckpointError(f"{folder} has no {OPTIMISER} and cannot be resumed")
-        if sha256_file(state) != description.notes.get("optimiser_sha256"):
-            raise CheckpointError(f"{state} is cut short or changed")
-        model.load_state_dict(stored.state_dict())
-        _load_optimiser(optimiser, load_tensors(state))
+        path = folder / TRAINING_STATE
+        if not path.is_file():
+            raise CheckpointError(f"{folder} has no {TRAINING_STATE} and cannot be resumed")
+        if sha256_file(path) != description.notes.get("training_sha256"):
+            raise CheckpointError(f"{path} is cut short or changed")
+        state.restore(stored, load_tensors(path), description.notes["step"])
         self._settle(description.notes)
         self._forget_after(description.notes["step"])
 
     def notes(self) -> dict[str, Any]:
         """What the last checkpoint remembers; CheckpointError if it is none of a run."""
         notes = read_description(self.root / "last").notes
-        if missing := sorted({"step", "best", "config", "data"} - set(notes)):
+        if missing := sorted({"step", "measured", "losses", "best", "config", "data"} - set(notes)):
             raise CheckpointError(f"{self.root / 'last'} does not say its {missing[0]}")
         return notes
 
@@ -119,6 +162,11 @@ class Run:
             stream.write(json.dumps(record) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+    def keep_evidence(self, step: int, what: str, samples: list[str]) -> None:
+        """Write down why a run could not go on: not-finite.json."""
+        text = json.dumps({"step": step, "what": what, "samples": samples}, indent=1)
+        write_atomic(self.root / "not-finite.json", (text + "\n").encode())
 
     def _folder(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
@@ -172,7 +220,7 @@ def _step_of(line: str) -> float:
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     state = optimiser.state_dict()["state"]
     return {
-        f"{index}.{key}": tensor.detach().contiguous()
+        f"{index}.{key}": tensor.detach()
         for index, values in state.items()
         for key, tensor in values.items()
     }
@@ -185,3 +233,7 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.T
         state.setdefault(int(index), {})[key] = tensor
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

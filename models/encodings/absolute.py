@@ -35,3 +35,9 @@ class Absolute(Encoding):
             table, size=grid.size, mode=RESIZE[grid.axes], align_corners=False
         )  # [1, W, *grid]
         return resized.flatten(2)[0].T  # [T, W]
+
+    @torch.no_grad()
+    def adopt(self, trained: Encoding) -> None:
+        """The table as it is interpolated to this training grid."""
+        assert isinstance(trained, Absolute)
+        self.table.copy_(trained.token_offset(self.spec.training_grid))

@@ -30,6 +30,13 @@ class Encoding(nn.Module, abc.ABC):
         """What turns queries and keys, [L or 1, T, H or 1, N, K, K], or None."""
         return None
 
+    @abc.abstractmethod
+    def adopt(self, trained: Encoding) -> None:
+        """Take over what an encoding of the same kind learned on another training grid.
+
+        Afterwards this one encodes its own training grid as ``trained`` encodes that grid.
+        """
+
 
 class BlockRotary(Encoding):
     """A rotary encoding given by its generators, one skew-symmetric matrix per axis."""

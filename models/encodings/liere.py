@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.encodings.base import BlockRotary, lattice
+from models.encodings.base import BlockRotary, Encoding, lattice
 from models.rotations import skew
 from models.spec import Grid, ModelSpec, SpecError
 
@@ -44,6 +44,19 @@ class Liere(BlockRotary):
 
     def generators(self) -> Tensor:
         return skew(self.entries, self.block)
+
+    @torch.no_grad()
+    def adopt(self, trained: Encoding) -> None:
+        """Positions are linear in the index, so another unit only scales the generators.
+
+        p' = c p per axis with the new training grid's own [0, 1], so A' = A / c turns alike. An
+        axis of one token has no unit to tell: its generators stay.
+        """
+        assert isinstance(trained, Liere)
+        grid = self.spec.training_grid
+        ends, new = trained.positions(grid)[-1], self.positions(grid)[-1]  # [A] each
+        scale = torch.where(new > 0, ends / new.clamp(min=1e-12), 1.0)  # [A]
+        self.entries.copy_(trained.entries * scale.to(self.entries)[:, None, None, None, None])
 
 
 def _constant_step(side: int, trained: int) -> Tensor:

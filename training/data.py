@@ -1,0 +1,105 @@
+"""What a run is trained on: opened, checked, decoded, described."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.prepared import Prepared, prepare_split
+from models.sources import Source, SourceError, open_source
+from models.spec import Grid, ModelSpec, SpecError
+from training.config import TrainConfig
+from training.progress import Progress
+
+
+def open_data(config: TrainConfig) -> Source:
+    """The labelled media of a run; SourceError where a class can never be learned or measured."""
+    source = open_source(Path(config.data))
+    counts = Counter(item.label for item in source.items)
+    trained = {item.label for item in source.split("train")}
+    for index, label in enumerate(source.labels):
+        if counts[index] < 2:
+            raise SourceError(
+                f"class {label!r} has {counts[index]} item: expected at least 2, "
+                "one to train on and one to measure on"
+            )
+        if index not in trained:
+            raise SourceError(
+                f"class {label!r} has {counts[index]} items and none of them in split 'train'"
+            )
+    return source
+
+
+def with_classes(model: ModelSpec, source: Source) -> ModelSpec:
+    """The model with as many classes as there are labels; SpecError if it has others."""
+    if model.classes in (0, len(source.labels)):
+        return dataclasses.replace(model, classes=len(source.labels))
+    raise SpecError(
+        f"labels do not match the head: {source.name} has {len(source.labels)} classes, "
+        f"model.classes is {model.classes}"
+    )
+
+
+def prepare(source: Source, split: str, config: TrainConfig, progress: Progress) -> Prepared:
+    """One split decoded; the training split as large as its crops want it."""
+    pixels = config.model.training_grid.pixels(config.model.patch)
+    if split == "train":
+        pixels = tuple(round(side * config.augment.oversize) for side in pixels)
+    one = (1,) * len(pixels)
+    with progress.decoding(split, len(source.split(split))) as advance:
+        prepared = prepare_split(
+            source,
+            split,
+            config.input,
+            Grid(pixels),  # one pixel a token: any size can be asked for
+            one,
+            workers=config.workers,
+            skip_unreadable=config.skip_unreadable,
+            advance=advance,
+        )
+    progress.skipped(split, prepared.skipped)
+    absent = sorted(set(range(len(source.labels))) - set(prepared.labels.tolist()))
+    progress.absent(split, [source.labels[index] for index in absent])
+    return prepared
+
+
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """items / (classes * items of the class), float32 [classes]; 1 on average over the items."""
+    counts = np.bincount(labels, minlength=classes)
+    return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
+
+
+def describe(source: Source, training: Prepared, validation: Prepared) -> dict[str, Any]:
+    """What was trained on, without saying where it lay."""
+    return {
+        "name": source.name,
+        "labels": list(source.labels),
+        "train": {"items": len(training.ids), "sha256": training.sha256},
+        "val": {"items": len(validation.ids), "sha256": validation.sha256},
+        "skipped": [list(pair) for pair in training.skipped + validation.skipped],
+    }
+
+
+def check_labels(notes: dict[str, Any], source: Source) -> None:
+    """Refuse to continue a run on data with other labels."""
+    expected = notes["data"]["labels"]
+    if expected != list(source.labels):
+        raise SourceError(
+            f"labels do not match the run: expected {expected}, got {list(source.labels)}"
+        )
+
+
+def check_data(notes: dict[str, Any], data: dict[str, Any]) -> None:
+    """Refuse to continue a run on items that changed, came or went since it began."""
+    for split in ("train", "val"):
+        old, new = notes["data"][split], data[split]
+        if old != new:
+            raise SourceError(
+                f"split {split!r} is not the one that the run began with: expected "
+                f"{old['items']} items (sha256 {old['sha256'][:12]}...), "
+                f"got {new['items']} ({new['sha256'][:12]}...)"
+            )

@@ -1,0 +1,115 @@
+"""Starting from a checkpoint: what is taken over, and what must match."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.checkpoint import DESCRIPTION, Description, load_checkpoint, read_description
+from models.spec import SpecError
+from models.vit import VisionTransformer
+from training.config import TrainConfig
+
+#: Fields of the model in which a fine-tuning may differ from its checkpoint.
+FREE = ("grid", "classes", "dropout", "drop_path")
+
+
+def checkpoint_folder(path: Path) -> Path:
+    """A run stands for its best checkpoint."""
+    return path if (path / DESCRIPTION).is_file() else path / "best"
+
+
+def recipe_for(config: TrainConfig, path: Path) -> TrainConfig:
+    """A preset's recipe for the model of a checkpoint: its architecture and its input.
+
+    What belongs to the training stays the preset's: dropout and drop_path.
+    """
+    description = read_description(checkpoint_folder(path))
+    model = dataclasses.replace(
+        description.model,
+        classes=0,
+        dropout=config.model.dropout,
+        drop_path=config.model.drop_path,
+    )
+    return dataclasses.replace(config, model=model, input=description.input, init_from=str(path))
+
+
+def adopt(model: VisionTransformer, config: TrainConfig, labels: tuple[str, ...]) -> dict[str, Any]:
+    """Take over the weights of ``config.init_from``; returns where they came from.
+
+    With another training grid the positions follow: the model begins with the answers that the
+    checkpoint gives at that grid. A head for other labels begins anew.
+
+    Raises:
+        SpecError: the models differ, or the head shall be kept and the labels differ.
+        CheckpointError: there is no checkpoint, or it is broken.
+    """
+    trained, description = load_checkpoint(checkpoint_folder(Path(config.init_from or "")))
+    check_match(description, config)
+    keep = keeps_head(description, config, labels)
+    own = ("head.",) if not keep else ()
+    state = {
+        name: tensor
+        for name, tensor in trained.state_dict().items()
+        if not name.startswith(("encoding.", *own))
+    }
+    with torch.no_grad():
+        model.load_state_dict(state, strict=False)
+    model.encoding.adopt(trained.encoding.to(model.head.weight.device))
+    return origin(description) | {"head": "kept" if keep else "new"}
+
+
+def origin(description: Description) -> dict[str, Any]:
+    """What a run remembers of the checkpoint that it began from."""
+    return {
+        "weights_sha256": description.weights_sha256,
+        "step": description.notes.get("step"),
+        "data": description.notes.get("data", {}).get("name"),
+        "labels": len(description.labels),
+    }
+
+
+def check_origin(notes: dict[str, Any], config: TrainConfig) -> None:
+    """Refuse to continue a run as if it had begun from another checkpoint."""
+    old = (notes.get("init") or {}).get("weights_sha256")
+    new = None
+    if config.init_from is not None:
+        new = read_description(checkpoint_folder(Path(config.init_from))).weights_sha256
+    if old != new:
+        raise SpecError(
+            f"the run to resume did not begin from this checkpoint: expected {_short(old)}, "
+            f"got {_short(new)}"
+        )
+
+
+def check_match(description: Description, config: TrainConfig) -> None:
+    """SpecError that names the fields in which the models differ and may not."""
+    old, new = dataclasses.asdict(description.model), dataclasses.asdict(config.model)
+    old["channels"], new["channels"] = description.input.channels, config.input.channels
+    wrong = [
+        f"model.{name}: expected {old[name]}, got {new[name]}"
+        for name in old
+        if name not in FREE and old[name] != new[name]
+    ]
+    if len(new["grid"]) != len(old["grid"]):
+        wrong.append(f"model.grid: expected {len(old['grid'])} axes, got {new['grid']}")
+    if wrong:
+        raise SpecError(f"the checkpoint is of another model: {'; '.join(wrong)}")
+
+
+def keeps_head(description: Description, config: TrainConfig, labels: tuple[str, ...]) -> bool:
+    """Whether the head of the checkpoint is of use."""
+    same = description.labels == labels
+    if config.head == "keep" and not same:
+        raise SpecError(
+            f"head=keep needs the labels of the checkpoint: expected {list(description.labels)}, "
+            f"got {list(labels)}"
+        )
+    return same and config.head != "new"
+
+
+def _short(digest: str | None) -> str:
+    return f"sha256 {digest[:12]}..." if digest else "none"
