@@ -17,7 +17,8 @@ from service.session import OpenSession, open_session
 from service.settings import Settings
 
 DESCRIPTION = """\
-Send an image, get ranked labels. Every answer other than 200 is a problem document (RFC 9457)
+Send an image, get ranked labels. JPEG, PNG, WebP, TIFF, BMP and GIF are read, of several frames or
+pages the first. Every answer other than 200 is a problem document (RFC 9457)
 whose `type` is stable. Send `X-Request-ID` to choose the id of a request.
 """
 

@@ -64,7 +64,7 @@ async def read_upload(scope: Scope, receive: Receive, limits: Limits) -> Upload:
     body = b"".join([piece async for piece in _pieces(receive)])
     if not body:
         raise EmptyBody("expected an image as the body, or a form with a part named file")
-    _check_file_size(len(body), limits)
+    check_file_size(len(body), limits)
     return Upload([body], parameters)
 
 
@@ -111,7 +111,8 @@ def _shown(text: str) -> str:
     return ascii(text[:40])
 
 
-def _check_file_size(size: int, limits: Limits) -> None:
+def check_file_size(size: int, limits: Limits) -> None:
+    """Refuse a file over its limit with 413."""
     if size > limits.file_bytes:
         raise FileTooLarge(f"a file may have at most {limits.file_bytes} bytes")
 
@@ -196,7 +197,7 @@ class _Form:
         assert self._part is not None  # headers come first
         self._part.data += data[start:end]
         if self._part.name == FILE:
-            _check_file_size(len(self._part.data), self._limits)
+            check_file_size(len(self._part.data), self._limits)
         elif len(self._part.data) > MAX_VALUE_BYTES:
             raise BadParameter(
                 f"{_shown(self._part.name)}: expected at most {MAX_VALUE_BYTES} bytes"

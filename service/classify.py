@@ -1,22 +1,19 @@
-"""One classification, told in order: upload, target, pixels, logits, ranked labels."""
+"""One classification, told in order: target, pixels, logits, ranked labels.
+
+The server and ``python -m service classify`` both come through ``choose`` and ``classify``.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive
 
-from service.body import Limits, read_upload
-from service.errors import BadParameter, ClientGone, Problem
-from service.guard import Exchange
+from service.errors import BadParameter
 from service.registry import Target
 from service.service import Service
 
@@ -33,102 +30,53 @@ class Timing:
     inference: float  # of the whole batch
 
 
-class ClassifyImage:
-    """The endpoint of ``POST /v1/classify/image``."""
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer for one file."""
 
-    modality = "image"
+    target: Target
+    predictions: list[dict[str, Any]]  # label, index, probability; descending
+    timing: Timing
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        settings = service.settings
-        self.limits = Limits(files=settings.max_files, file_bytes=settings.max_file_bytes)
-
-    async def __call__(self, request: Request) -> Response:
-        exchange: Exchange = request.scope["exchange"]
-        upload = await read_upload(request.scope, request.receive, self.limits)
-        parameters = upload.parameters
-        target = self.service.registry.select(
-            self.modality, parameters.get("bundle"), parameters.get("grid")
-        )
-        top_k = parse_top_k(parameters.get("top_k"), len(target.labels))
-        async with ClientWatch(request.receive):
-            items = await self._classify_all(upload.files, target)
-        results = [
-            _result(target, rank(logits, target.labels, top_k), timing) for logits, timing in items
-        ]
-        body = encode_json({"id": exchange.id, "results": results}).encode()
-        headers = {"Server-Timing": _server_timing([timing for _, timing in items])}
-        return Response(body, media_type="application/json", headers=headers)
-
-    async def _classify_all(
-        self, files: list[bytes], target: Target
-    ) -> list[tuple[np.ndarray, Timing]]:
-        """Every file at once; the first failure ends the request and names its file."""
-        if len(files) == 1:
-            return [await self._classify(files[0], target)]
-        tasks = [
-            asyncio.create_task(self._numbered(number, len(files), file, target))
-            for number, file in enumerate(files, 1)
-        ]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    async def _numbered(
-        self, number: int, files: int, file: bytes, target: Target
-    ) -> tuple[np.ndarray, Timing]:
-        try:
-            return await self._classify(file, target)
-        except Problem as problem:
-            raise type(problem)(f"file {number} of {files}: {problem.detail}") from problem
-
-    async def _classify(self, file: bytes, target: Target) -> tuple[np.ndarray, Timing]:
-        """One file -> float32 logits ``[classes]``."""
-        service, started = self.service, time.monotonic()
-        pixels = await service.pool.prepare(target.header, file, target.shape)
-        decoded = time.monotonic() - started
-        row = await service.batcher.submit(target.key, pixels)
-        service.metrics.stages["decode"].observe(decoded)
-        service.metrics.stages["queue"].observe(row.queue_seconds)
-        timing = Timing(*(_ms(s) for s in (decoded, row.queue_seconds, row.inference_seconds)))
-        return row.logits, timing
+    def document(self) -> dict[str, Any]:
+        """As clients see it."""
+        return {
+            "bundle": self.target.bundle,
+            "version": self.target.version,
+            "grid": self.target.grid,
+            "predictions": self.predictions,
+            "timing_ms": {
+                "decode": self.timing.decode,
+                "queue": self.timing.queue,
+                "inference": self.timing.inference,
+            },
+        }
 
 
-class ClientWatch:
-    """While it is open, a client that leaves cancels the work; it ends as ClientGone.
+def choose(service: Service, modality: str, parameters: Mapping[str, str]) -> tuple[Target, int]:
+    """Who answers and with how many predictions, from ``bundle``, ``grid`` and ``top_k`` as text.
 
-    Waiting entries are cancelled with it, so what nobody waits for is never run.
+    Raises:
+        Problem: 404, 422 or 503.
     """
+    target = service.registry.select(modality, parameters.get("bundle"), parameters.get("grid"))
+    return target, parse_top_k(parameters.get("top_k"), len(target.labels))
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._gone = False
 
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._watcher = asyncio.create_task(self._watch())
+async def classify(service: Service, media: bytes, target: Target, top_k: int) -> Result:
+    """One file through decoder, batch and graph; cancel the call to leave the queues.
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._gone = True
-        self._task.cancel()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._watcher.cancel()
-        task = self._task
-        del self._watcher, self._task  # their frames know this object: no cycle per request
-        if self._gone and task.uncancel() == 0 and kind is asyncio.CancelledError:
-            raise ClientGone("the client left before its answer") from None
+    Raises:
+        Problem: 415 or 422 for the bytes, 500 for the graph.
+    """
+    started = time.monotonic()
+    pixels = await service.pool.prepare(target.header, media, target.shape)
+    decoded = time.monotonic() - started
+    row = await service.batcher.submit(target.key, pixels)
+    service.metrics.stages["decode"].observe(decoded)
+    service.metrics.stages["queue"].observe(row.queue_seconds)
+    timing = Timing(*(_ms(s) for s in (decoded, row.queue_seconds, row.inference_seconds)))
+    return Result(target, rank(row.logits, target.labels, top_k), timing)
 
 
 def parse_top_k(text: str | None, labels: int) -> int:
@@ -155,28 +103,6 @@ def rank(logits: np.ndarray, labels: tuple[str, ...], top_k: int) -> list[dict[s
         {"label": labels[index], "index": index, "probability": round(probability, 6)}
         for index, probability in zip(order.tolist(), probabilities[order].tolist(), strict=True)
     ]
-
-
-def _result(target: Target, predictions: list[dict[str, Any]], timing: Timing) -> dict[str, Any]:
-    return {
-        "bundle": target.bundle,
-        "version": target.version,
-        "grid": target.grid,
-        "predictions": predictions,
-        "timing_ms": {
-            "decode": timing.decode,
-            "queue": timing.queue,
-            "inference": timing.inference,
-        },
-    }
-
-
-def _server_timing(timings: list[Timing]) -> str:
-    """The slowest file of each stage."""
-    decode = max(timing.decode for timing in timings)
-    queue = max(timing.queue for timing in timings)
-    inference = max(timing.inference for timing in timings)
-    return f"decode;dur={decode}, queue;dur={queue}, inference;dur={inference}"
 
 
 def _ms(seconds: float) -> float:

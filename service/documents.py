@@ -121,19 +121,22 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
     ],
 }
 
-#: One sentence that each problem really gives; also the list of what a route may end as.
+#: One sentence that each problem really gives.
 DETAILS: dict[type[errors.Problem], str] = {
+    errors.Unauthorized: "expected Authorization: Bearer KEY, with a key that this server knows",
     errors.EmptyBody: "expected an image as the body, or a form with a part named file",
     errors.BrokenForm: "the form ends before its last boundary",
     errors.NoFile: "expected at least one part named file",
     errors.EmptyFile: "file 1 has no bytes",
     errors.UnknownBundle: "unknown image bundle 'cifar'; known: cifar10-liere8",
-    errors.BodyTimeout: "the body was not complete within 30 seconds",
+    errors.BodyTimeout: "the body was not complete within 20 seconds",
     errors.BodyTooLarge: "a request body may have at most 33554432 bytes",
     errors.FileTooLarge: "a file may have at most 20971520 bytes",
     errors.TooManyFiles: "a request may have at most 16 files",
     errors.ContentEncoded: "expected no Content-Encoding, or identity",
-    errors.UnsupportedMedia: "expected JPEG, PNG, WEBP bytes; these are none of them",
+    errors.UnsupportedMedia: (
+        "expected JPEG, PNG, WEBP, TIFF, BMP, GIF bytes; these are none of them"
+    ),
     errors.UnknownParameter: "unknown parameter 'topk'; known: top_k, bundle, grid",
     errors.RepeatedParameter: "top_k is given more than once",
     errors.BadParameter: "top_k: expected a whole number from 1 to 10, got '0'",
@@ -152,6 +155,9 @@ DETAILS: dict[type[errors.Problem], str] = {
     errors.DeadlinePassed: "there was no answer within 30 seconds",
 }
 
+#: What a request for work may end as, whether keys are set or not.
+WORK_PROBLEMS = tuple(kind for kind in DETAILS if kind is not errors.Unauthorized)
+
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "top_k": {
         "type": "integer",
@@ -168,6 +174,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
 }
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_IMAGES = ("jpeg", "png", "webp", "tiff", "bmp", "gif")
 
 CLASSIFY_EXTRA: dict[str, Any] = {
     "parameters": [
@@ -182,8 +189,8 @@ CLASSIFY_EXTRA: dict[str, Any] = {
     ],
     "requestBody": {
         "required": True,
-        "description": "The bytes of one image, or a form with one or more parts named file. "
-        "The type is decided by the bytes.",
+        "description": "The bytes of one image (JPEG, PNG, WebP, TIFF, BMP or GIF; the first frame "
+        "or page), or a form with one or more parts named file. The type is decided by the bytes.",
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -200,9 +207,7 @@ CLASSIFY_EXTRA: dict[str, Any] = {
                     },
                 }
             },
-            "image/jpeg": _BINARY,
-            "image/png": _BINARY,
-            "image/webp": _BINARY,
+            **{f"image/{kind}": _BINARY for kind in _IMAGES},
             "application/octet-stream": _BINARY,
         },
     },

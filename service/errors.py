@@ -58,6 +58,10 @@ class MethodNotAllowed(Problem):
     status, type, title = 405, "/problems/method-not-allowed", "This address wants another method."
 
 
+class Unauthorized(Problem):
+    status, type, title = 401, "/problems/unauthorized", "This address wants a key."
+
+
 class Draining(Problem):
     status, type, title = 503, "/problems/draining", "The server is shutting down."
 
@@ -107,6 +111,12 @@ class FileTooLarge(Problem):
 
 class TooManyFiles(Problem):
     status, type, title = 413, "/problems/too-many-files", "The request has too many files."
+
+
+class UnreadableFile(Problem):
+    """Of the command line only: over HTTP there are no names of files."""
+
+    status, type, title = 400, "/problems/unreadable-file", "The file cannot be read."
 
 
 # --- parameters ------------------------------------------------------------------------------

@@ -31,6 +31,11 @@ class Metrics:
             ("modality", "code"),
             registry=registry,
         )
+        self.unauthorized = Counter(
+            "liere_unauthorized",
+            "Requests of every kind that came without a key and need one.",
+            registry=registry,
+        )
         stage_seconds = Histogram(
             "liere_stage_seconds",
             "Time in a stage: decode and queue per item, inference per batch, total per request.",

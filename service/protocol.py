@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, with the head and the body of an answer in one write."""
+"""HTTP/1.1 as uvicorn speaks it: an answer in one write, and an end to heads without end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import asyncio
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+#: What one request may send in a row that is no body: its head, or trailers after its body. The
+#: parser keeps all of it, and no body cap sees it.
+MAX_HEAD_BYTES = 2**16
+TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
 
 
 class _Gathering:
@@ -42,3 +50,34 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _Gathering(transport)))
+        self._in_head = False
+        self._idle_bytes = 0  # since something was complete or some of a body came
+
+    def data_received(self, data: bytes) -> None:
+        self._idle_bytes += len(data)
+        super().data_received(data)
+        if self._idle_bytes > MAX_HEAD_BYTES + len(data):
+            if self._in_head and (self.cycle is None or self.cycle.response_complete):
+                self.transport.write(TOO_LARGE)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # after the body it would be a trailer, which nobody reads
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._idle_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._idle_bytes = 0
+        super().on_message_complete()

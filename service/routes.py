@@ -12,12 +12,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from service import errors
-from service.classify import ClassifyImage
 from service.documents import (
     ANSWER_EXAMPLE,
     BUNDLES_EXAMPLE,
     CLASSIFY_EXTRA,
-    DETAILS,
+    WORK_PROBLEMS,
     Answer,
     BundleDocument,
     BundleList,
@@ -27,6 +26,8 @@ from service.documents import (
     answer,
     problems,
 )
+from service.endpoint import ClassifyImage
+from service.guard import public_requests
 from service.registry import Served
 from service.service import Service
 
@@ -60,13 +61,16 @@ def add_routes(app: FastAPI, service: Service) -> None:
         description="Every file of a request is ranked; one that cannot be read fails the request.",
         tags=["classify"],
         route_class_override=DirectRoute,
-        responses={200: answer(Answer, ANSWER_EXAMPLE, "Ranked labels."), **problems(*DETAILS)},
+        responses={
+            200: answer(Answer, ANSWER_EXAMPLE, "Ranked labels."),
+            **problems(*WORK_PROBLEMS),
+        },
         openapi_extra=CLASSIFY_EXTRA,
     )
     _add_bundles(app, service)
     _add_health(app, service)
     _add_metrics(app, service)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _openapi(app, service)  # type: ignore[method-assign]
 
 
 def _add_bundles(app: FastAPI, service: Service) -> None:
@@ -161,8 +165,8 @@ def _add_metrics(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with the problem schema that only responses refer to."""
+def _openapi(app: FastAPI, service: Service) -> dict[str, Any]:
+    """FastAPI's document, with the problem schema that only responses refer to, and the keys."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
@@ -173,5 +177,21 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         )
         schema = ProblemDocument.model_json_schema()
         document.setdefault("components", {}).setdefault("schemas", {})["ProblemDocument"] = schema
+        if service.keys:
+            _add_keys(document, public_requests(service.settings))
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _add_keys(document: dict[str, Any], public: frozenset[tuple[str, str]]) -> None:
+    """Every operation wants a bearer key and may end as 401, but for the public ones."""
+    document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"bearer": []}]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if (method.upper(), path) in public:
+                operation["security"] = []
+            else:
+                operation["responses"] |= {
+                    str(status): entry for status, entry in problems(errors.Unauthorized).items()
+                }

@@ -6,11 +6,13 @@ import gc
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from service.admission import Admission
 from service.batching import Batcher
 from service.decode import DecodePool
 from service.decode_link import DecodeError
+from service.keys import read_keys
 from service.metrics import Metrics
 from service.registry import NoBundles, Registry, Served, bundle_folders
 from service.session import DeviceError, OpenSession, open_session
@@ -20,17 +22,22 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """Everything that lives as long as the server.
+    """Everything that lives as long as the server, or as one command that answers without it.
 
     Attributes:
+        keys: who may ask; nobody is refused where there are none.
         draining: set when the server shall end; no new work is let in.
         on_ready: called once, when every bundle was examined.
         failure: why the server can never become ready.
         on_failure: called when that is known.
+
+    Raises:
+        SettingsError: the keys cannot be read.
     """
 
     def __init__(self, settings: Settings, opener: OpenSession = open_session) -> None:
         self.settings = settings
+        self.keys = read_keys(settings)
         self.draining = False
         self.on_ready: Callable[[], None] = lambda: None
         self.failure: Exception | None = None
@@ -63,9 +70,7 @@ class Service:
     async def prepare(self) -> None:
         """Start the workers and examine the bundles; the server already answers meanwhile."""
         try:
-            folders = bundle_folders(self.settings.bundles)
-            await self.pool.start()
-            await self.registry.examine(folders, self._on_examined)
+            await self.start(bundle_folders(self.settings.bundles))
         except Exception as error:
             told = isinstance(error, (DeviceError, NoBundles, DecodeError))  # in their message
             log.error("the server cannot become ready: %s", error, exc_info=not told)
@@ -74,6 +79,15 @@ class Service:
             return
         _calm_collector()
         self.on_ready()
+
+    async def start(self, folders: list[Path]) -> None:
+        """Start the workers and examine these folders.
+
+        Raises:
+            DeviceError, NoBundles, DecodeError: nothing can be answered.
+        """
+        await self.pool.start()
+        await self.registry.examine(folders, self._on_examined)
 
     async def close(self) -> None:
         self.draining = True

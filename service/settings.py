@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
 PREFIX = "LIERE_"
 MIB = 2**20
+
+
+def _split(value: Any) -> Any:
+    """Several values in one text, apart by commas or spaces; an empty text stays one value."""
+    return tuple(re.split(r"[\s,]+", value.strip())) if isinstance(value, str) else value
 
 
 class SettingsError(ValueError):
@@ -23,6 +29,9 @@ class Settings(BaseSettings):
 
     Every flag can also be given as an environment variable: --max-batch is LIERE_MAX_BATCH.
     A flag wins over a variable.
+
+    Other commands, each with its own --help: python -m service classify FILE... answers without a
+    server, new-key makes a bearer key, health asks a running server whether it is ready.
     """
 
     model_config = SettingsConfigDict(
@@ -38,8 +47,25 @@ class Settings(BaseSettings):
     default_bundle: str | None = Field(
         None, description="bundle that answers when a request names none; else the first by name"
     )
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on; 0.0.0.0 for all, which needs keys or --open",
+    )
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    keys_file: Path | None = Field(
+        None,
+        description="file of bearer keys, a line each: lower-case hex SHA-256 of the key, then a "
+        "name for the log if you like; # starts a comment; python -m service new-key makes one",
+    )
+    key_sha256: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        repr=False,
+        description="SHA-256 of a bearer key in lower-case hex; several apart by commas",
+    )
+    open: bool = Field(
+        False, description="serve without keys on an address that other machines reach"
+    )
+    open_metrics: bool = Field(False, description="answer /metrics without a key")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where graphs run; auto takes a GPU if it works, cuda insists on one"
     )
@@ -65,13 +91,37 @@ class Settings(BaseSettings):
     deadline_seconds: float = Field(
         30.0, gt=0, description="time for one request from its first byte to its answer"
     )
+    upload_seconds: float = Field(
+        20.0,
+        gt=0,
+        validate_default=True,
+        description="time for the body of one request, from the start of the request; at most "
+        "deadline_seconds",
+    )
     grace_seconds: int = Field(
         20, ge=0, description="time that requests get to finish after SIGTERM"
     )
-    access_log: bool = Field(False, description="log one line per request")
+    access_log: bool = Field(
+        False, description="log one line per request, without queries, names of files or headers"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="how the log on stderr is written; json is one object a line"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least important message that is logged"
     )
+
+    @field_validator("upload_seconds")
+    @classmethod
+    def _end_uploads_in_time(cls, value: float, info: ValidationInfo) -> float:
+        if value > (deadline := info.data.get("deadline_seconds", value)):
+            raise ValueError(f"expected at most deadline_seconds, which is {deadline:g}")
+        return value
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether requests need a key."""
+        return bool(self.key_sha256) or self.keys_file is not None
 
     @property
     def max_file_bytes(self) -> int:
@@ -96,14 +146,29 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     try:
         return CliApp.run(Settings, cli_args=list(arguments))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"{field}: {first['msg']}, got {first['input']!r}") from None
+        raise _first(error) from None
+
+
+def make_settings(**values: Any) -> Settings:
+    """Settings from values and, for the others, the environment; SettingsError as above."""
+    _check_environment()
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise _first(error) from None
 
 
 def usable_cpus() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0))
+
+
+def _first(error: ValidationError) -> SettingsError:
+    """The first of the mistakes, as one line."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return SettingsError(f"{field}: {message}, got {first['input']!r}")
 
 
 def _check_environment() -> None:

@@ -19,15 +19,18 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import numpy as np
@@ -44,6 +47,8 @@ from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
+#: Of commands under test: the settings of whoever runs the tests are not theirs.
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("LIERE_")}
 
 LABELS = ("ant", "bee", "cow", "dog", "eel")
 PATCH = (4, 4)
@@ -272,3 +277,63 @@ class RawConnection:
             return self.socket.recv(1) == b""
         except ConnectionResetError:
             return True
+
+
+# --- commands --------------------------------------------------------------------------------
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """``python -m service`` with arguments, for ``subprocess``; run it in ``ROOT``."""
+    return [sys.executable, "-m", "service", *map(str, arguments)]
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command that ends by itself."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=ROOT,
+        env=CLEAN | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@contextmanager
+def running(
+    bundles: Path, *arguments: str, stderr: IO[str] | None = None, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
+    """A ready server: the process, its port, and the two lines that it printed."""
+    arguments = ("--bundles", str(bundles), "--port", "0", "--decode-workers", "1", *arguments)
+    with subprocess.Popen(
+        command(*arguments),
+        cwd=ROOT,
+        env=CLEAN | environment,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline(), process.stdout.readline()]
+            port = int(lines[0].split("http://127.0.0.1:")[1].split()[0])
+            yield process, port, lines
+        finally:
+            process.kill()
+
+
+def complaint(done: subprocess.CompletedProcess[str], status: int) -> str:
+    """The one line on stderr of a command that could not be carried out."""
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def test_permits_never_exceed_their_bounds_and_all_come_back(
 
 def test_queue_beyond_the_deadline_is_504_and_never_run(start: Start) -> None:
     """Whoever waits too long is told so, and no graph runs for them afterwards."""
-    server, session = start(deadline_seconds=0.3)
+    server, session = start(deadline_seconds=0.3, upload_seconds=0.3)
     session.gate.clear()
     with ExitStack() as stack:
         waiting = queue_up(server, 3, stack)
@@ -173,15 +173,57 @@ def test_queue_beyond_the_deadline_is_504_and_never_run(start: Start) -> None:
     assert sum(session.batches[runs:]) == 1
 
 
-def test_body_that_trickles_is_408(start: Start) -> None:
-    """A body that is not complete within the deadline ends the request and frees its permit."""
-    server, _ = start(deadline_seconds=0.3)
+def test_body_that_trickles_is_408_and_its_connection_closes(start: Start) -> None:
+    """Bytes that keep coming buy no time: after upload_seconds the permit is free again."""
+    server, _ = start(upload_seconds=0.4, deadline_seconds=30)
     with RawConnection(server.port) as slow:
-        slow.send_head("Content-Length: 100")
-        slow.send("x")
-        status, _, body = slow.answer()
+        slow.send_head("Content-Length: 1000")
+        entered = time.monotonic()
+        with ThreadPoolExecutor(1) as threads:
+            trickling = threads.submit(trickle, slow)
+            status, headers, body = slow.answer()
+            assert server.service.admission.requests == 0
+            assert server.service.admission.bytes == 0
+            assert trickling.result() >= 4
     assert (status, json.loads(body)["type"]) == (408, "/problems/body-timeout")
-    assert server.service.admission.requests == 0
+    assert headers["connection"] == "close"
+    assert time.monotonic() - entered >= 0.4
+    assert server.metric("liere_requests_total", modality="image", code="408") == 1
+    assert server.classify(content=GOOD).status_code == 200
+
+
+def trickle(connection: RawConnection) -> int:
+    """A byte now and then until the connection is closed; how many went out."""
+    sent = 0
+    with suppress(ConnectionError):
+        for sent in range(600):  # noqa: B007 (its last value is the answer)
+            connection.send("x")
+            time.sleep(0.05)
+    assert sent < 599, "the connection was not closed"
+    return sent
+
+
+def test_time_of_the_upload_ends_with_the_body(start: Start) -> None:
+    """Waiting for the device may take longer than an upload: the two times are independent."""
+    server, session = start(upload_seconds=0.2, deadline_seconds=30)
+    session.gate.clear()
+    with ExitStack() as stack:
+        (slow,) = queue_up(server, 1, stack)
+        (whole,) = queue_up(server, 1, stack)
+        time.sleep(0.6)
+        session.gate.set()
+        assert slow.answer()[0] == whole.answer()[0] == 200
+
+
+def test_chunked_body_that_never_ends_is_408(start: Start) -> None:
+    """Without a length the last chunk has to come in time; pieces alone do not count."""
+    server, _ = start(upload_seconds=0.3)
+    with RawConnection(server.port) as slow:
+        slow.send_head("Transfer-Encoding: chunked")
+        slow.send("3\r\nabc\r\n")
+        assert slow.answer()[0] == 408
+        assert slow.closed()
+    assert server.service.admission.bytes == 0
 
 
 # --- departures ------------------------------------------------------------------------------

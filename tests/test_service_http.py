@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from tests.service_fixtures import (
     picture,
     serving,
     tiny_logits,
+    wait_until,
     write_tiny_bundle,
 )
 
@@ -91,7 +94,7 @@ def test_raw_body_is_classified_by_its_bytes(
     assert all(value >= 0 for value in result["timing_ms"].values())
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
 def test_form_is_classified_like_the_raw_body(server: RunningServer, kind: str) -> None:
     """A part named file and the raw body give the same predictions."""
     media = picture(6, kind=kind)
@@ -364,13 +367,105 @@ def test_connection_stays_usable_after_a_small_refused_body(server: RunningServe
         assert connection.answer()[0] == 200
 
 
-@pytest.mark.parametrize("head", ["Content-Length: -1", "Content-Length: 5\r\nContent-Length: 6"])
+LYING = (
+    "Content-Length: -1",
+    "Content-Length: +5",
+    "Content-Length: 0x5",
+    "Content-Length: 5, 5",
+    "Content-Length: 99999999999999999999999",
+    "Content-Length: 5\r\nContent-Length: 6",
+    "Content-Length: 5\r\nTransfer-Encoding: chunked",
+    "Transfer-Encoding: chunked, identity",
+)
+
+
+@pytest.mark.parametrize("head", LYING)
 def test_lying_lengths_are_refused(server: RunningServer, head: str) -> None:
     """A length that is no length ends as 400 and never reaches the application."""
     with RawConnection(server.port) as connection:
         connection.send_head(head)
         connection.send("hello")
         assert connection.socket.recv(12) == b"HTTP/1.1 400"
+
+
+def test_body_of_exactly_the_limit_is_read(server: RunningServer) -> None:
+    """The cap counts bytes and not chunks: the last allowed one passes, one more is 413."""
+    for size, problem in ((BODY_LIMIT, "file-too-large"), (BODY_LIMIT + 1, "body-too-large")):
+        for piece in (777, 16 * KIB):
+            with RawConnection(server.port) as connection:
+                connection.send_head("Transfer-Encoding: chunked")
+                for start in range(0, size, piece):
+                    part = bytes(min(piece, size - start))
+                    connection.send(f"{len(part):x}\r\n", part, "\r\n")
+                connection.send("0\r\n\r\n")
+                status, _, body = connection.answer()
+            assert (status, json.loads(body)["type"]) == (413, f"/problems/{problem}")
+
+
+def test_bytes_after_the_stated_length_are_another_request(server: RunningServer) -> None:
+    """A Content-Length that is too small cuts the body there; what follows is no request."""
+    with RawConnection(server.port) as connection:
+        connection.send_head("Content-Length: 20")
+        connection.send(GOOD[:20])
+        assert connection.answer()[0] == 422
+        connection.send(GOOD[20:])
+        assert connection.socket.recv(12) == b"HTTP/1.1 400"
+    wait_until(lambda: server.service.admission.requests == 0, "the permits to come back")
+
+
+# --- what is neither head nor body -----------------------------------------------------------
+
+
+def test_head_without_end_is_cut(server: RunningServer) -> None:
+    """A head may have 64 KiB and a little; the parser never keeps more."""
+    with RawConnection(server.port) as connection:
+        connection.send("GET /health/live HTTP/1.1\r\nX-Endless: ")
+        assert pour(connection, b"x" * 2**14) < 2**24
+    with RawConnection(server.port) as connection:
+        connection.send("GET /health/live HTTP/1.1\r\n")
+        assert pour(connection, b"X-Endless: again\r\n" * 1000) < 2**24
+
+
+@pytest.mark.parametrize("trailer", [b"x" * 2**14, b"a:b\r\n" * 2000], ids=["one", "many"])
+def test_trailers_without_end_are_cut(server: RunningServer, trailer: bytes) -> None:
+    """What comes after the last chunk is neither kept nor endless, and its permit comes back."""
+    with RawConnection(server.port) as connection:
+        connection.send_head("Transfer-Encoding: chunked")
+        connection.send("3\r\nabc\r\n0\r\nX-Endless: ")
+        assert pour(connection, trailer) < 2**24
+    wait_until(lambda: server.service.admission.requests == 0, "the permit to come back")
+
+
+def test_trailers_change_nothing(server: RunningServer) -> None:
+    """Fields after the body are not headers, whatever they are called."""
+    with RawConnection(server.port) as connection:
+        connection.send_head("Transfer-Encoding: chunked")
+        connection.send(f"{len(GOOD):x}\r\n", GOOD, "\r\n0\r\nContent-Encoding: gzip\r\n\r\n")
+        assert connection.answer()[0] == 200
+        connection.send_head(f"Content-Length: {len(GOOD)}")
+        connection.send(GOOD)
+        assert connection.answer()[0] == 200
+
+
+def test_head_of_a_long_answerable_request_is_read(server: RunningServer) -> None:
+    """Less than the limit is served, however slowly it was cut into pieces."""
+    with RawConnection(server.port) as connection:
+        connection.send("GET /health/live HTTP/1.1\r\nHost: x\r\n")
+        for _ in range(20):
+            connection.send("X-Long: ", "x" * 2**11, "\r\n")
+            time.sleep(0.005)
+        connection.send("\r\n")
+        assert connection.answer()[0] == 200
+
+
+def pour(connection: RawConnection, piece: bytes, total: int = 2**26) -> int:
+    """Send the same piece until the connection is closed; how many bytes went out."""
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < total:
+            connection.send(piece)
+            sent += len(piece)
+    return sent
 
 
 def test_request_of_nobody_is_counted_and_harms_nobody(server: RunningServer) -> None:

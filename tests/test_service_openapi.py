@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 
 from models.bundle import read_bundle
-from service.documents import ANSWER_EXAMPLE, BUNDLES_EXAMPLE, Answer, BundleList
-from service.errors import ClientGone, Problem
+from models.inputs.image import FORMATS
+from service.documents import ANSWER_EXAMPLE, BUNDLES_EXAMPLE, DETAILS, Answer, BundleList
+from service.errors import (
+    ClientGone,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    Unauthorized,
+    UnreadableFile,
+    UnsupportedMedia,
+)
 from service.guard import WORK
 from tests.service_fixtures import RunningServer, picture, serving, write_tiny_bundle
 
@@ -79,7 +88,7 @@ def test_both_styles_of_body_and_all_parameters_are_documented(document: dict[st
     """A reader sees the form, the raw body, and the three parameters in both places."""
     operation = document["paths"]["/v1/classify/image"]["post"]
     content = operation["requestBody"]["content"]
-    assert set(content) >= {"multipart/form-data", "image/jpeg", "image/png", "image/webp"}
+    assert set(content) >= {"multipart/form-data", *(f"image/{kind.lower()}" for kind in FORMATS)}
     assert [one["name"] for one in operation["parameters"]] == ["top_k", "bundle", "grid"]
     form = content["multipart/form-data"]["schema"]
     assert set(form["properties"]) == {"file", "top_k", "bundle", "grid"}
@@ -98,8 +107,15 @@ def test_every_problem_has_an_example_that_it_would_give(document: dict[str, Any
             assert set(example) == {"type", "title", "status", "detail", "id"}
             assert str(example["status"]) == status
             shown[example["type"]] = example
-    not_here = {"/problems/not-found", "/problems/method-not-allowed", ClientGone.type}
+    not_here = {kind.type for kind in (NotFound, MethodNotAllowed, Unauthorized, ClientGone)}
+    not_here |= {UnreadableFile.type}  # of the command line
     assert set(shown) == {kind.type for kind in Problem.__subclasses__()} - not_here
+
+
+def test_example_of_unsupported_media_is_what_is_said(server: RunningServer) -> None:
+    """It lists the formats that are read today."""
+    told = server.classify(content=b"text").json()["detail"]
+    assert told == DETAILS[UnsupportedMedia]
 
 
 def test_document_refers_to_nothing_that_it_lacks(document: dict[str, Any]) -> None:

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import httpx
 import onnxruntime as ort
 import pytest
 
 from service.settings import Settings, SettingsError, read_settings
-from tests.service_fixtures import ROOT, RawConnection, picture, wait_until, write_tiny_bundle
-
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("LIERE_")}
+from tests.service_fixtures import (
+    CLEAN,
+    ROOT,
+    RawConnection,
+    children,
+    command,
+    complaint,
+    is_alive,
+    picture,
+    run,
+    running,
+    serving,
+    wait_until,
+    write_tiny_bundle,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,48 +38,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bundles")
     write_tiny_bundle(root)
     return root
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "service", *map(str, arguments)]
-
-
-def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=ROOT,
-        env=CLEAN | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-@contextmanager
-def running(
-    bundles: Path, *arguments: str, stderr: IO[str] | None = None
-) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
-    """A ready server: the process, its port, and the two lines that it printed."""
-    arguments = ("--bundles", str(bundles), "--port", "0", "--decode-workers", "1", *arguments)
-    with subprocess.Popen(
-        command(*arguments), cwd=ROOT, env=CLEAN, stdout=subprocess.PIPE, stderr=stderr, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            lines = [process.stdout.readline(), process.stdout.readline()]
-            port = int(lines[0].split("http://127.0.0.1:")[1].split()[0])
-            yield process, port, lines
-        finally:
-            process.kill()
-
-
-def children(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 def test_start_says_where_and_what_to_try(bundles: Path) -> None:
@@ -85,14 +51,6 @@ def test_start_says_where_and_what_to_try(bundles: Path) -> None:
         answer = httpx.post(url, files={"file": picture()})
         assert answer.status_code == 200
         assert "server" not in answer.headers
-
-
-def test_access_log_has_a_line_per_request(bundles: Path, tmp_path: Path) -> None:
-    """--access-log shows its lines at the default level of the others."""
-    told = tmp_path / "stderr"
-    with told.open("w") as stderr, running(bundles, "--access-log", stderr=stderr) as (_, port, _):
-        assert httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
-        wait_until(lambda: '"GET /health/live HTTP/1.1" 200' in told.read_text(), "the line")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
@@ -118,7 +76,7 @@ def test_signal_lets_the_request_inside_finish(bundles: Path, name: str) -> None
 
 EARLY_SIGNAL = """
 import os, signal, sys
-import service.__main__ as command
+import service.server as command
 
 class Early(command.Server):
     def run(self, sockets):
@@ -213,6 +171,10 @@ def test_explicit_cuda_fails_without_a_gpu(bundles: Path) -> None:
         (["--max-batch", "0"], "max_batch"),
         (["--prot", "1"], "--prot"),
         (["--device", "tpu"], "tpu"),
+        (["--log-format", "xml"], "log_format"),
+        (["--upload-seconds", "30", "--deadline-seconds", "10"], "at most deadline_seconds"),
+        (["--deadline-seconds", "10"], "upload_seconds: expected at most deadline_seconds"),
+        (["clasify", "photo.jpg"], "unknown command 'clasify'; known: classify, health, new-key"),
     ],
 )
 def test_wrong_command_ends_with_a_sentence(arguments: list[str], words: str) -> None:
@@ -247,6 +209,62 @@ def test_port_in_use_ends_with_a_sentence(bundles: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+# --- python -m service health ----------------------------------------------------------------
+
+
+def test_health_command_says_ready_only_when_it_is(bundles: Path) -> None:
+    """0 while requests should be sent here, else 1 with the reason: drained, then gone."""
+    with serving(bundles, key_sha256=("0" * 64,)) as server:
+        done = run("health", "--port", str(server.port))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ready\n", "")
+        server.service.draining = True
+        line = complaint(run("health", LIERE_PORT=str(server.port), LIERE_HOST="0.0.0.0"), 1)
+        assert "not ready, status 503" in line
+        assert "the server is shutting down" in line
+    line = complaint(run("health", "--port", str(server.port)), 1)
+    assert f"no answer from 127.0.0.1 port {server.port}" in line
+
+
+def test_health_command_survives_what_is_no_server() -> None:
+    """Something else on the port is not ready either, and its words cannot move the terminal."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        asking = command("health", "--port", port)
+        with subprocess.Popen(
+            asking, cwd=ROOT, env=CLEAN, stderr=subprocess.PIPE, text=True
+        ) as process:
+            with listener.accept()[0] as connection:
+                connection.sendall(b"\x1b[2J what do you want?\r\n\r\n")
+            assert process.stderr is not None
+            told = process.stderr.read()
+        assert process.returncode == 1
+    assert "no answer" in told
+    assert "\x1b" not in told
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http", ""])
+def test_health_command_wants_a_port(port: str) -> None:
+    """What is no port is a wrong command, from the flag and from the variable."""
+    for done in (run("health", "--port", port), run("health", LIERE_PORT=port)):
+        assert done.returncode == 2
+        assert "expected a port from 1 to 65535" in done.stderr
+
+
+def test_health_command_is_cheap() -> None:
+    """It runs every few seconds in a container, so it loads nothing but the standard library."""
+    code = (
+        "import sys, service.__main__ as command\n"
+        "command.main(['health', '--port', '1'])\n"
+        "heavy = {'numpy', 'pydantic', 'onnxruntime', 'fastapi', 'uvicorn'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=CLEAN, check=False)
+    assert done.returncode == 0
+
+
+# --- settings --------------------------------------------------------------------------------
+
+
 def test_help_teaches_every_setting() -> None:
     """--help lists each setting as a flag, with a description."""
     done = run("--help")
@@ -262,6 +280,16 @@ def test_flags_win_over_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIERE_PORT", "9000")
     settings = read_settings(["--port", "9001"])
     assert (settings.max_batch, settings.port, settings.device) == (7, 9001, "auto")
+
+
+def test_help_of_every_command_says_how_to_use_it() -> None:
+    """Each small command has a --help, and the server's names them all."""
+    told = run("--help").stdout
+    for name in ("classify", "health", "new-key"):
+        done = run(name, "--help")
+        assert done.returncode == 0
+        assert f"usage: python -m service {name}" in done.stdout
+        assert name in told
 
 
 def test_mistyped_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
