@@ -82,7 +82,7 @@ def ask(pool: DecodePool, media: bytes) -> Coroutine[Any, Any, np.ndarray]:
     return pool.prepare(HEADER, media, SHAPE)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
 def test_pool_gives_the_pixels_that_training_gets(kind: str) -> None:
     """A worker's pixels equal those of ``models.inputs`` called here."""
     media = picture(1, kind=kind)
@@ -112,13 +112,15 @@ def test_pool_keeps_answers_with_their_questions() -> None:
     [
         (b"hello, I am a JPEG", UnsupportedMedia),
         (b"", UnsupportedMedia),
-        (b"GIF89a" + bytes(50), UnsupportedMedia),
+        (b"%PDF-1.7" + bytes(50), UnsupportedMedia),
+        (b"GIF89a" + bytes(50), BrokenMedia),
+        (b"II*\0\x08\0\0\0" + bytes(50), BrokenMedia),
         (picture(1, kind="JPEG")[:400], BrokenMedia),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), BrokenMedia),
         (huge_png(21_000, 21_000), MediaTooLarge),
         (huge_png(50_001, 2), MediaTooLarge),
     ],
-    ids=["text", "nothing", "gif", "truncated", "corrupt", "bomb", "too-wide"],
+    ids=["text", "nothing", "pdf", "gif", "tiff", "truncated", "corrupt", "bomb", "too-wide"],
 )
 def test_pool_names_what_is_wrong_with_the_bytes(media: bytes, problem: type[Problem]) -> None:
     """Bad bytes end as their problem, quickly, and the same worker answers the next item."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import threading
 import warnings
 from pathlib import Path
@@ -106,13 +107,42 @@ def test_file_that_cannot_be_opened_is_an_unreadable_item(tmp_path: Path) -> Non
         prepared(open_source(tmp_path))
 
 
+@pytest.mark.parametrize("ending", ["tif", "bmp", "gif"])
+def test_every_type_is_prepared(tmp_path: Path, ending: str) -> None:
+    """A folder of TIFF, BMP or GIF files prepares to what ``prepare`` gives for each."""
+    for number in range(4):
+        path = tmp_path / "train" / "ab"[number % 2] / f"{number}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(io.BytesIO(picture(number))).save(path)
+    source = open_source(tmp_path)
+    items = source.split("train")
+    expected = [prepare(source.read(item.id), InputSpec(), GRID, PATCH) for item in items]
+    assert np.array_equal(prepared(source, workers=2).pixels, np.stack(expected))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_archive_prepares_like_its_folder(tmp_path: Path, kind: str, workers: int) -> None:
+    """The same files in a folder or an archive give one hash, one order and the same arrays."""
+    folder = tmp_path / "set"
+    for number in range(PIECE + 7):
+        path = folder / "train" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(number))
+    packed = shutil.make_archive(str(folder), kind, tmp_path, "set")
+    expected = prepared(open_source(folder))
+    found = prepared(open_source(Path(packed)), workers=workers)
+    assert (found.sha256, found.ids) == (expected.sha256, expected.ids)
+    assert np.array_equal(found.pixels, expected.pixels)
+
+
 def test_foreign_pictures_are_named(tmp_path: Path) -> None:
-    """A GIF among the PNGs is refused by name, not passed over."""
+    """A JPEG 2000 among the PNGs is refused by name, not passed over."""
     for name in ("train/a/1.png", "train/b/2.png", "val/b/3.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(picture(0))
-    Image.new("L", (5, 4)).save(tmp_path / "train/b/4.gif")
-    with pytest.raises(SourceError, match=r"train/b/4\.gif: expected JPEG, PNG, WEBP bytes"):
+    Image.new("L", (5, 4)).save(tmp_path / "train/b/4.jp2")
+    with pytest.raises(SourceError, match=r"train/b/4\.jp2: expected JPEG, PNG, WEBP, TIFF, BMP,"):
         prepared(open_source(tmp_path))
 
 

@@ -55,18 +55,59 @@ def test_folder_keeps_given_splits(tmp_path: Path) -> None:
 
 def test_folder_lists_foreign_pictures_and_leaves_out_the_rest(tmp_path: Path) -> None:
     """A picture that cannot be read is not passed over; notes and hidden files are no items."""
-    write(tmp_path, "a/1.png", "b/2.gif", "b/notes.txt", "b/._2.png", ".git/3.png", "readme.png")
+    write(tmp_path, "a/1.png", "b/2.jp2", "b/notes.txt", "b/._2.png", ".git/3.png", "readme.png")
+    write(tmp_path, "b/.cache/4.png", "__MACOSX/a/1.png")
     (tmp_path / "b" / "folder.jpg").mkdir()
     (tmp_path / "b" / "gone.jpg").symlink_to(tmp_path / "nowhere")
-    assert {item.id for item in open_source(tmp_path).items} == {"a/1.png", "b/2.gif", "b/gone.jpg"}
+    assert {item.id for item in open_source(tmp_path).items} == {"a/1.png", "b/2.jp2", "b/gone.jpg"}
+
+
+def test_folder_lists_every_type_that_is_read(tmp_path: Path) -> None:
+    """TIFF, BMP and GIF are items like JPEG, PNG and WebP, in capitals too."""
+    endings = ("jpg", "jpeg", "png", "webp", "tif", "TIFF", "bmp", "GIF")
+    names = {f"{'ab'[number % 2]}/{number}.{end}" for number, end in enumerate(endings)}
+    write(tmp_path, *names)
+    assert {item.id for item in open_source(tmp_path).items} == names
+
+
+@pytest.mark.parametrize("layout", ["b", "train/b"])
+def test_folder_may_be_a_link(tmp_path: Path, layout: str) -> None:
+    """A class that lies elsewhere and is linked is read; a link further down leads nowhere."""
+    place = layout.removesuffix("b")
+    write(tmp_path, f"data/{place}a/1.png", f"data/{place}a/deep/2.png", "other/3.png")
+    (tmp_path / "data" / layout).symlink_to(tmp_path / "other")
+    (tmp_path / "data" / place / "a" / "deep" / "again").symlink_to(tmp_path / "data")
+    found = {item.id.removeprefix(place) for item in open_source(tmp_path / "data").items}
+    assert found == {"a/1.png", "a/deep/2.png", "b/3.png"}
+
+
+def test_folder_follows_the_table_at_its_root(tmp_path: Path) -> None:
+    """A labels.csv in the folder decides alone: it may carry splits and groups that matter."""
+    write(tmp_path, "x/1.png", "x/2.png", "y/3.png", "y/unlisted.png")
+    write_csv(tmp_path / "labels.csv", "x/1.png,a,train,p1", "x/2.png,b,val,p2", "y/3.png,b,test,")
+    assert rows_of(open_source(tmp_path)) == {
+        ("x/1.png", "a", "train"),
+        ("x/2.png", "b", "val"),
+        ("y/3.png", "b", "test"),
+    }
+    assert open_source(tmp_path).items == open_source(tmp_path / "labels.csv").items
+
+
+def test_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """A file name that is not UTF-8 could be hashed and reported by nobody."""
+    write(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "b" / "caf\udce9.png").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"expected names in UTF-8, got 'b/caf\\udce9.png'"):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "at least two classes, got \\[\\]"),
+        ((), "expected media of at least two classes, got none"),
+        (("1.png", "2.png"), "expected media of at least two classes, got none"),
         (("a/1.png",), "at least two classes, got \\['a'\\]"),
-        (("a/1.png", "b/notes.txt"), "class 'b' is empty: expected files ending in .jpeg"),
+        (("a/1.png", "b/notes.txt"), "class 'b' is empty: expected files ending in .bmp"),
     ],
 )
 def test_folder_without_two_filled_classes_is_refused(
@@ -78,12 +119,11 @@ def test_folder_without_two_filled_classes_is_refused(
         open_source(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["nothing", "data.zip", "data.csv"])
+@pytest.mark.parametrize("name", ["nothing", "data.zip", "data.csv", "data.tar.gz"])
 def test_source_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
     """The message says what would have been understood, and what came."""
-    with pytest.raises(
-        SourceError, match=f"expected a folder, a .csv or an .npz file, got .*{name}"
-    ):
+    understood = "expected a folder or a .csv, .npz, .zip, .tar, .tar.gz, .tgz file"
+    with pytest.raises(SourceError, match=f"{understood}, got .*{name}"):
         open_source(tmp_path / name)
 
 
@@ -119,6 +159,13 @@ def test_csv_may_point_outside_its_folder(tmp_path: Path) -> None:
     [
         ("file,label", ("1.png,a",), "expected columns path,label and optionally split,group"),
         ("path,label,weight", ("1.png,a,1",), "got path,label,weight"),
+        ("path,label,label", ("1.png,a,b",), "got path,label,label"),
+        ("Path,Label", ("1.png,a",), "expected columns path,label.*got Path,Label"),
+        ("", (), "expected columns path,label and optionally split,group; got $"),
+        ("path,label", (), "expected media of at least two classes, got none"),
+        ("path,label", ("1.png,", "2.png,"), "line 2 lacks a path or a label"),
+        ("path,label", ("1.png,a", "./1.png,b"), "'1.png' and './1.png' are the same file"),
+        ("path,label,split", ("1.png,a,Train", "2.png,b,"), "split must be one of .*got 'Train'"),
         ("path,label", ("1.png,a,train",), "line 2 has more than 2 columns"),
         ("path,label", ("1.png,a", "2.png,"), "line 3 lacks a path or a label"),
         ("path,label", ("1.png,a", "2.png"), "line 3 lacks a path or a label"),
@@ -202,6 +249,15 @@ def test_npz_reads_encoded_files(tmp_path: Path) -> None:
         ({"train_labels": np.array([0, 1, -1, 0, 0, 1])}, "label -1 is outside"),
         ({"train_labels": np.array([0, 1, 3, 0, 0, 1])}, "class '2' has no items"),
         ({"classes": np.array(["a"])}, "at least two classes"),
+        (
+            {
+                "train_images": np.zeros((0, 5, 7), np.uint8),
+                "train_labels": np.zeros(0, int),
+                "test_images": None,
+                "test_labels": None,
+            },
+            "expected media of at least two classes, got none",
+        ),
         ({"train_names": np.array(list("aabcde"))}, "'train/a' is listed more than once"),
         ({"train_labels": np.array([0, "x", None, 1, 0, 1], object)}, "it holds pickled objects"),
         ({"train_images": np.array([None] * 6)}, "it holds pickled objects"),
@@ -298,6 +354,14 @@ def test_folders_that_look_like_splits_are_never_classes(
     write(tmp_path, *names)
     with pytest.raises(SourceError, match="expected either classes or the splits train, val, test"):
         open_source(tmp_path)
+
+
+def test_group_in_train_and_nowhere_is_refused_too(tmp_path: Path) -> None:
+    """An item without a split teaches where others have one, and so can tear its group apart."""
+    write(tmp_path, "1.png", "2.png", "3.png")
+    rows = ("1.png,a,,p7", "2.png,b,val,p7", "3.png,b,train,p8")
+    with pytest.raises(SourceError, match="group 'p7' lies in train and in val"):
+        open_source(write_csv(tmp_path / "labels.csv", *rows))
 
 
 def test_group_in_two_splits_is_refused(tmp_path: Path) -> None:

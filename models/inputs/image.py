@@ -1,28 +1,60 @@
-"""Still images: JPEG, PNG or WebP bytes -> upright RGB or grey -> uint8 [height, width, channels].
+"""Still images: bytes of a known type -> upright RGB or grey -> uint8 [height, width, channels].
 
-What is decided here, once: the first frame of an animation; EXIF orientation applied; palettes
-expanded; transparency blended onto ``InputSpec.background`` before any resampling; 16-bit grey
-scaled (not clipped) to 8 bits; CMYK converted; embedded ICC profiles ignored.
+What is decided here, once: the first frame of an animation and the first page of a document;
+orientation applied; palettes expanded; transparency, and what the first frame of a GIF leaves
+free, blended onto ``InputSpec.background`` before any resampling; grey of 12 and 16 bits scaled
+(not clipped) to 8 bits, colour of 16 bits cut to its high byte; CMYK and Lab converted; embedded
+ICC profiles ignored. What single types need besides stands in ``tiff``, ``bmp`` and ``gif``.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
 
+from models.inputs import bmp, gif, tiff
 from models.inputs.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from models.inputs.grey import levels
+from models.inputs.limits import MAX_PIXELS, check_size
 from models.spec import InputSpec
 
-#: Only decoders we mean to expose; anything else is refused unread.
-FORMATS = ("JPEG", "PNG", "WEBP")
-MAX_PIXELS = 50_000_000
-MAX_SIDE = 16_384  # pixels
+#: Only decoders we mean to expose, each with what its files begin with; the rest is refused unread.
+SIGNATURES: dict[str, Callable[[bytes], bool]] = {
+    "JPEG": lambda data: data.startswith(b"\xff\xd8\xff"),
+    "PNG": lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
+    "WEBP": lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP",
+    "TIFF": lambda data: data.startswith(tiff.SIGNATURES),
+    "BMP": bmp.is_bmp,
+    "GIF": lambda data: data.startswith((b"GIF87a", b"GIF89a")),
+}
+FORMATS = tuple(SIGNATURES)
+#: How a file is opened, and what its loaded picture needs to be like the others.
+OPEN: dict[str, Callable[[bytes], ImageFile]] = {"TIFF": tiff.open_tiff, "BMP": bmp.open_bmp}
+SETTLE: dict[str, Callable[[Any], Image.Image]] = {
+    "TIFF": tiff.settle,
+    "BMP": bmp.settle,
+    "GIF": gif.settle,
+}
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # refused at twice this, before WebP allocates its canvas
 #: Left, top, right, bottom in pixels; edges may lie inside a pixel.
 Box = tuple[float, float, float, float]
+#: EXIF orientation -> what turns the picture upright. Pillow's own exif_transpose also writes all
+#: EXIF data anew, which takes a minute where a file brings enough of them.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -55,34 +87,44 @@ def prepare(media: bytes | np.ndarray, spec: InputSpec, pixels: tuple[int, ...])
 
 
 def _decode(data: bytes, at_least: int) -> tuple[Image.Image, Box]:
-    """Bytes -> loaded, upright image, and the part of it that the source covers.
-
-    JPEGs may be scaled down in the DCT, never below at_least. A side that is no multiple of the
-    scale then ends in a pixel that the source covers in part only.
-    """
-    if not _is_supported(data):
+    """Bytes -> loaded, upright image, and the part of it that the source covers."""
+    kind = next((kind for kind, begins in SIGNATURES.items() if begins(data)), None)
+    if kind is None:
         raise UnsupportedMedia(f"expected {', '.join(FORMATS)} bytes; these are none of them")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about EXIF and animation oddities
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_size(image.size)
-            box: Box = (0, 0, *image.size)
-            ratio = at_least / min(image.size)
-            if ratio < 1:
-                wanted = (int(image.width * ratio), int(image.height * ratio))
-                if scaled := image.draft(None, wanted):  # JPEG only
-                    box = scaled[1]
+            image = OPEN[kind](data) if kind in OPEN else Image.open(io.BytesIO(data), "r", (kind,))
+            check_size(image.size)
+            if kind not in SETTLE:
+                return _load_photograph(image, at_least)
             image.load()
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            upright = ImageOps.exif_transpose(image)
-            return upright, _upright_box(box, image.size, upright.size, orientation)
+            settled = SETTLE[kind](image)
+            return settled, (0, 0, *settled.size)
     except MediaError:
         raise
     except Image.DecompressionBombError as error:
         raise MediaTooLarge(f"images may have at most {MAX_PIXELS} pixels") from error
     except Exception as error:  # decoders raise nearly every type there is on hostile bytes
         raise BrokenMedia("the image is truncated or corrupt and cannot be decoded") from error
+
+
+def _load_photograph(image: ImageFile, at_least: int) -> tuple[Image.Image, Box]:
+    """JPEG, PNG, WebP: loaded and turned upright as their EXIF data say.
+
+    JPEGs may be scaled down in the DCT, never below at_least. A side that is no multiple of the
+    scale then ends in a pixel that the source covers in part only.
+    """
+    box: Box = (0, 0, *image.size)
+    ratio = at_least / min(image.size)
+    if ratio < 1:
+        wanted = (int(image.width * ratio), int(image.height * ratio))
+        if scaled := image.draft(None, wanted):  # JPEG only
+            box = scaled[1]
+    image.load()
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+    return upright, _upright_box(box, image.size, upright.size, orientation)
 
 
 def _upright_box(
@@ -95,24 +137,6 @@ def _upright_box(
     left = right if orientation in (2, 3, 6, 7) else 0  # these turn the right edge to the left
     top = bottom if orientation in (3, 4, 7, 8) else 0
     return left, top, upright[0] - (right - left), upright[1] - (bottom - top)
-
-
-def _is_supported(data: bytes) -> bool:
-    """Decide the type by the leading bytes, never by a name or a header."""
-    return (
-        data.startswith(b"\xff\xd8\xff")
-        or data.startswith(b"\x89PNG\r\n\x1a\n")
-        or (data.startswith(b"RIFF") and data[8:12] == b"WEBP")
-    )
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    width, height = size
-    if width * height > MAX_PIXELS or max(size) > MAX_SIDE:
-        raise MediaTooLarge(
-            f"images may have at most {MAX_PIXELS} pixels and {MAX_SIDE} per side; "
-            f"this one is {width}x{height}"
-        )
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -131,9 +155,9 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 def _flatten(image: Image.Image, spec: InputSpec) -> Image.Image:
     """Any mode -> RGB or L, transparency blended onto the background."""
-    if image.mode.startswith("I"):
+    if image.mode.startswith("I;16"):
         image = _sixteen_to_eight(image)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, (*spec.background, 255))
         image = Image.alpha_composite(canvas, image)
@@ -143,9 +167,8 @@ def _flatten(image: Image.Image, spec: InputSpec) -> Image.Image:
 
 def _sixteen_to_eight(image: Image.Image) -> Image.Image:
     """16-bit grey -> 8 bits by scaling with 255 / 65535; Pillow's own convert would clip."""
-    wide = np.asarray(image).astype(np.uint32)  # [h, w]
-    narrow = ((wide * 255 + 32_767) // 65_535).clip(0, 255).astype(np.uint8)
-    grey = Image.fromarray(narrow)
+    wide = np.asarray(image)  # [h, w]
+    grey = Image.fromarray(levels(65_535)[wide])
     transparent = image.info.get("transparency")
     if transparent is None:
         return grey
