@@ -1,0 +1,128 @@
+"""What judges a checkpoint: the splits that it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.checkpoint import Description
+from models.prepared import prepare_split, split_sha256
+from models.sources import Source, SourceError, open_source
+from models.vit import VisionTransformer
+from training.data import check_labels
+from training.evaluate import logits_of
+from training.predictions import Predictions
+
+#: The split that had no say in anything comes first: ``val`` chose the checkpoint.
+SPLITS = ("test", "val")
+#: Items measured between two moves of the bar.
+PIECE = 1024
+
+#: Begins a bar for some work on so many items; returns the function that advances it.
+Bars = Callable[[str, int], Callable[[int], None]]
+
+
+def predict(
+    model: VisionTransformer,
+    description: Description,
+    data: Path | None,
+    bar: Bars,
+    skip_unreadable: bool = False,
+) -> dict[str, Predictions]:
+    """The model's answers to every held-out split that has items, at its training grid.
+
+    Args:
+        data: where the data lie; None for where training found them.
+
+    Raises:
+        SourceError: the data are not those of the run, or items cannot be read.
+        FloatingPointError: a logit is not finite; the message names the item.
+    """
+    source = open_held_out(description, data)
+    device = description.notes["config"].get("device")
+    model = model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    present = {item.split for item in source.items} | {"val"}
+    return {
+        split: _predict_split(model, description, source, split, bar, skip_unreadable)
+        for split in SPLITS
+        if split in present
+    }
+
+
+def open_held_out(description: Description, data: Path | None) -> Source:
+    """The data of the run; SourceError if they are others.
+
+    Its test items are unseen only while what it was trained on is still the training split.
+    """
+    path = data or Path(description.notes["config"]["data"])
+    if not path.exists():
+        raise SourceError(f"the data of the run are not at {path}: say where with --data")
+    source = open_source(path)
+    check_labels(description.notes, source)
+    if {"train", "test"} <= {item.split for item in source.items}:
+        items = len(source.split("train"))
+        _check_split(description, "train", items, split_sha256(source, "train"))
+    return source
+
+
+def _predict_split(
+    model: VisionTransformer,
+    description: Description,
+    source: Source,
+    split: str,
+    bar: Bars,
+    skip_unreadable: bool,
+) -> Predictions:
+    config, items = description.notes["config"], source.split(split)
+    prepared = prepare_split(
+        source,
+        split,
+        description.input,
+        model.spec.training_grid,
+        model.spec.patch,
+        workers=config.get("workers", 1),
+        skip_unreadable=skip_unreadable or config.get("skip_unreadable", False),
+        advance=bar(f"decoding {split}", len(items)),
+    )
+    _check_split(description, split, len(items), prepared.sha256)
+    group_of = {item.id: item.group for item in items}
+    return Predictions(
+        logits=_logits(model, prepared.pixels, prepared.ids, bar(f"measuring {split}", len(items))),
+        labels=prepared.labels,
+        ids=np.array(prepared.ids),
+        groups=np.array([group_of[id_] for id_ in prepared.ids]),
+        skipped=np.array([id_ for id_, _ in prepared.skipped], dtype=np.str_),
+        weights_sha256=description.weights_sha256,
+        data_sha256=prepared.sha256,
+    )
+
+
+def _logits(
+    model: VisionTransformer,
+    pixels: np.ndarray,
+    ids: tuple[str, ...],
+    advance: Callable[[int], None],
+) -> np.ndarray:
+    """Finite ones, float32 [N, classes]."""
+    pieces = []
+    for start in range(0, len(pixels), PIECE):
+        pieces.append(logits_of(model, pixels[start : start + PIECE]).float().numpy())
+        advance(len(pieces[-1]))
+    logits = np.concatenate(pieces)  # [N, classes]
+    broken = np.flatnonzero(~np.isfinite(logits).all(1))
+    if len(broken):
+        raise FloatingPointError(f"the logits of {ids[broken[0]]!r} are not finite")
+    return logits
+
+
+def _check_split(description: Description, split: str, items: int, sha256: str) -> None:
+    """Refuse a split that training used and that has other items now."""
+    trained = description.notes["data"].get(split)
+    if trained and trained["sha256"] != sha256:
+        raise SourceError(
+            f"split {split!r} is not the one of the run: expected {trained['items']} items "
+            f"(sha256 {trained['sha256'][:12]}...), got {items} ({sha256[:12]}...)"
+        )
