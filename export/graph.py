@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -16,21 +16,14 @@ import torch
 from onnx import ModelProto, TensorProto, numpy_helper
 from torch import nn
 
+from export.check import OPSET, GraphError, check_graph
+from models.bundle import Precision
 from models.files import write_atomic
 
-OPSET = 23  # the first with the Attention operator
-WEIGHTS = "weights.bin"
 #: Smaller tensors stay inside the graph.
 INLINE_BYTES = 1024
 #: Where tensors begin in the file, so that a runtime may map them.
 ALIGNMENT = 4096
-#: Operators that must not be there: a convolution would be a second patch embedding, the others
-#: have no place in a graph whose positions are constants.
-FORBIDDEN = {"Conv", "Resize", "Loop", "Scan", "If"}
-
-
-class GraphError(RuntimeError):
-    """The exporter gave a graph that breaks the bundle's contract."""
 
 
 class SharedWeights:
@@ -72,16 +65,22 @@ class SharedWeights:
 
 
 def write_graph(
-    module: nn.Module, example: torch.Tensor, path: Path, weights: SharedWeights
+    module: nn.Module,
+    example: torch.Tensor,
+    path: Path,
+    weights: SharedWeights,
+    precision: Precision = "fp32",
 ) -> None:
     """Write ``module`` as an ONNX graph "pixels" -> "logits" whose batch axis is free.
 
     Args:
         example: uint8 [B, *pixels per axis, C] with B at least 2 (1 would be taken as fixed).
         weights: receives every large tensor; must lie beside ``path``.
+        precision: what the module was made for.
     """
     graph = to_onnx(module, example)
-    check_graph(graph)
+    onnx.checker.check_model(graph)
+    check_graph(graph, precision)
     for tensor in graph.graph.initializer:
         weights.move(tensor)
     write_atomic(path, graph.SerializeToString())
@@ -106,31 +105,6 @@ def to_onnx(module: nn.Module, example: torch.Tensor) -> ModelProto:
     graph = program.model_proto
     _strip(graph)
     return graph
-
-
-def check_graph(graph: ModelProto) -> None:
-    """Raise GraphError unless the graph keeps the bundle's contract."""
-    onnx.checker.check_model(graph)
-    operators = {node.op_type for node in graph.graph.node}
-    foreign = {node.domain for node in graph.graph.node} - {"", "ai.onnx"}
-    if operators & FORBIDDEN or foreign or graph.functions:
-        raise GraphError(f"unexpected operators {operators & FORBIDDEN} or domains {foreign}")
-    opsets = {entry.domain: entry.version for entry in graph.opset_import}
-    if "Attention" not in operators or opsets.get("") != OPSET:
-        raise GraphError(f"expected Attention at opset {OPSET}, got opset {opsets.get('')}")
-    names = [value.name for value in (*graph.graph.input, *graph.graph.output)]
-    if names != ["pixels", "logits"]:
-        raise GraphError(f"expected input pixels and output logits, got {names}")
-    free = [
-        [position for position, side in enumerate(_sides(value)) if not side.HasField("dim_value")]
-        for value in (graph.graph.input[0], graph.graph.output[0])
-    ]
-    if free != [[0], [0]]:
-        raise GraphError(f"expected only the batch axis to be free, got {free}")
-
-
-def _sides(value: onnx.ValueInfoProto) -> Iterable[onnx.TensorShapeProto.Dimension]:
-    return value.type.tensor_type.shape.dim
 
 
 def _strip(graph: ModelProto) -> None:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from export.card import model_card
+from export.check import OPSET, WEIGHTS
 from export.freeze import FrozenTransformer, loaded_bytes, table_bytes
-from export.golden import TOLERANCES, golden_files
-from export.graph import OPSET, WEIGHTS, SharedWeights, write_graph
-from export.parity import accuracy, compare, graph_logits, open_graph, torch_logits
-from models.bundle import NAME_PATTERN, Bundle, Golden, GridEntry, write_bundle
+from export.golden import golden_files, tolerances
+from export.graph import SharedWeights, write_graph
+from export.origin import origin
+from export.parity import Bound, accuracy, compare, fp16_bound, graph_logits, open_graph
+from export.reference import rounded_logits, torch_logits
+from models.bundle import NAME_PATTERN, Bundle, Golden, GridEntry, Parity, Precision, write_bundle
 from models.checkpoint import Description, load_checkpoint
 from models.inputs import prepare
 from models.prepared import Prepared, prepare_split, split_sha256
@@ -40,7 +40,8 @@ class Options:
         data: labelled data whose ``split`` measures parity and accuracy; None takes the path
             that training used.
         about: Markdown for the head of the model card.
-        parity_items: real inputs per grid that torch and the graph must agree on.
+        parity_items: real inputs per grid that torch and the graph must agree on; an fp16 graph
+            must on the whole split, and on these with every result rounded as well.
         goldens: files to replay instead of generated ones; they travel in the bundle.
     """
 
@@ -49,6 +50,7 @@ class Options:
     out: Path
     name: str
     version: str = "1"
+    precision: Precision = "fp32"
     data: Path | None = None
     split: str = "test"
     about: str = ""
@@ -143,11 +145,12 @@ class Maker:
         with SharedWeights(folder / "graphs" / WEIGHTS) as weights:
             for grid in self.options.grids:
                 self._write_graph(grid, folder / "graphs" / f"{grid}.onnx", weights)
-        goldens = self._write_goldens(folder)
+        pictures = self._write_goldens(folder)  # before the long part: they may be unreadable
         entries = [self._measure(grid, folder) for grid in self.options.grids]
-        origin = self._origin()
+        goldens = [self._golden(name, folder, entries) for name in pictures]
         options, description = self.options, self.description
-        card = model_card(options.name, description, entries, origin, options.about)
+        source = origin(description, self.source.name, bool(options.goldens))
+        card = model_card(options.name, description, entries, source, options.about)
         (folder / "README.md").write_text(card, encoding="utf-8")
         return {
             "name": options.name,
@@ -157,43 +160,55 @@ class Maker:
             "patch": self.model.spec.patch,
             "encoding": self.model.spec.encoding,
             "labels": description.labels,
-            "precision": "fp32",
+            "precision": options.precision,
             "opset": OPSET,
             "grids": tuple(entries),
             "goldens": tuple(goldens),
-            "tolerances": TOLERANCES,
-            "source": origin,
+            "tolerances": tolerances(options.precision, entries),
+            "source": source,
         }
 
     def _write_graph(self, grid: Grid, path: Path, weights: SharedWeights) -> None:
         with self._bar(f"graph {grid}", 1) as advance:
-            frozen = FrozenTransformer(self.model, grid)
+            frozen = FrozenTransformer(self.model, grid, self.options.precision)
             sides = grid.pixels(self.model.spec.patch)
             example = torch.zeros(3, *sides, self.model.spec.channels, dtype=torch.uint8)
-            write_graph(frozen, example, path, weights)
+            write_graph(frozen, example, path, weights, self.options.precision)
             advance(1)
 
     def _measure(self, grid: Grid, folder: Path) -> GridEntry:
         """Accuracy on the whole split; parity on items spread over it."""
         options = self.options
         prepared = self._prepare(options.split, grid)
-        count = len(prepared.ids)
-        session = open_graph(folder / "graphs" / f"{grid}.onnx")
-        with self._bar(f"measuring {grid}", count) as advance:
-            logits = graph_logits(session, prepared.pixels, advance)
         pixels = self._parity_pixels(prepared, grid)
-        parity = compare(graph_logits(session, pixels), torch_logits(self.model, pixels, grid))
-        entry = GridEntry(
-            grid=str(grid),
-            graph=f"graphs/{grid}.onnx",
-            parity=parity,
-            accuracy=accuracy(logits, prepared, options.split),
-        )
+        session = open_graph(folder / "graphs" / f"{grid}.onnx")
+        with self._bar(f"measuring {grid}", len(prepared.ids)) as advance:
+            logits = graph_logits(session, prepared.pixels, advance)
+        if options.precision == "fp16":
+            parity, rounded = self._prove_fp16(grid, prepared.pixels, logits, pixels)
+        else:
+            expected = torch_logits(self.model, pixels, grid)
+            parity, rounded = compare(graph_logits(session, pixels), expected), None
+        measured = accuracy(logits, prepared, options.split)
         self.console.print(
-            f"grid {grid}: top-1 {entry.accuracy.top1:.4f} on {count} items, largest difference "
-            f"{entry.parity.max_abs:.2g} ({entry.parity.worst_ratio:.2f} of the bound)"
+            f"grid {grid}: top-1 {measured.top1:.4f} on {measured.items} items; as the checkpoint "
+            f"on {parity.top1_equal} of {parity.items}, largest difference {parity.max_abs:.2g} "
+            f"({parity.worst_ratio:.2f} of the bound)"
         )
-        return entry
+        return GridEntry(str(grid), f"graphs/{grid}.onnx", parity, measured, rounded)
+
+    def _prove_fp16(
+        self, grid: Grid, split: np.ndarray, logits: np.ndarray, pixels: np.ndarray
+    ) -> tuple[Parity, Parity]:
+        """The graph's logits of the whole split; torch's of the parity items, all rounded."""
+        with self._bar(f"the checkpoint at {grid}", len(split)) as advance:
+            expected = torch_logits(self.model, split, grid, advance)
+        bound = fp16_bound(expected)
+        with self._bar(f"rounding to fp16 at {grid}", len(pixels)) as advance:
+            frozen = FrozenTransformer(self.model, grid, "fp16")
+            rounded = rounded_logits(frozen, pixels, advance)  # an overflow ends it here
+        parity = compare(logits, expected, bound)
+        return parity, compare(rounded, torch_logits(self.model, pixels, grid), bound)
 
     def _prepare(self, split: str, grid: Grid, limit: int | None = None) -> Prepared:
         count = len(self.source.split(split)[:limit])
@@ -219,39 +234,32 @@ class Maker:
             )
         return pixels
 
-    def _write_goldens(self, folder: Path) -> list[Golden]:
-        goldens = []
+    def _write_goldens(self, folder: Path) -> list[str]:
+        """Their names in the bundle; MediaError if one cannot be decoded."""
+        names = []
         modality = self.description.input.modality
         for name, data in golden_files(modality, list(self.options.goldens)).items():
             (folder / "golden" / name).write_bytes(data)
-            goldens.append(Golden(f"golden/{name}", self._golden_logits(data, folder)))
-        return goldens
+            names.append(f"golden/{name}")
+            self._golden_pixels(folder / names[-1], self.options.grids[0])
+        return names
 
-    def _golden_logits(self, data: bytes, folder: Path) -> dict[str, tuple[float, ...]]:
+    def _golden_pixels(self, path: Path, grid: Grid) -> np.ndarray:
+        """uint8 [1, *pixels per axis, C]."""
+        spec, patch = self.description.input, self.model.spec.patch
+        return prepare(path.read_bytes(), spec, grid, patch)[np.newaxis].copy()
+
+    def _golden(self, name: str, folder: Path, entries: list[GridEntry]) -> Golden:
         """Torch's logits per grid, which the graph must give too."""
         logits = {}
-        for grid in self.options.grids:
-            pixels = prepare(data, self.description.input, grid, self.model.spec.patch)
-            batch = pixels[np.newaxis].copy()  # [1, *pixels per axis, C]
-            rows = torch_logits(self.model, batch, grid)  # [1, classes]
-            session = open_graph(folder / "graphs" / f"{grid}.onnx")
-            compare(graph_logits(session, batch), rows)
-            logits[str(grid)] = tuple(float(value) for value in rows[0])
-        return logits
-
-    def _origin(self) -> dict[str, Any]:
-        notes = self.description.notes
-        return {
-            "checkpoint_sha256": self.description.weights_sha256,
-            "step": notes.get("step"),
-            "data": _public(notes["data"]),
-            "measured_on": self.source.name,
-            "commit": _commit(),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "goldens": "chosen by its maker" if self.options.goldens else "generated pictures",
-        }
+        for entry in entries:
+            grid, parity = Grid.parse(entry.grid), entry.parity
+            pixels = self._golden_pixels(folder / name, grid)
+            rows = torch_logits(self.model, pixels, grid)  # [1, classes]
+            actual = graph_logits(open_graph(folder / entry.graph), pixels)  # [1, classes]
+            compare(actual, rows, Bound(parity.atol, parity.rtol))
+            logits[entry.grid] = tuple(float(value) for value in rows[0])
+        return Golden(name, logits)
 
     @contextlib.contextmanager
     def _bar(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -262,27 +270,6 @@ class Maker:
             yield lambda done: progress.advance(task, done)
 
 
-def _public(data: dict[str, Any]) -> dict[str, Any]:
-    """Skipped items as a number: their ids may be paths."""
-    return data | {"skipped": len(data.get("skipped", ()))}
-
-
 def _spread(count: int, wanted: int) -> np.ndarray:
     """``wanted`` indices spread evenly over ``count`` items, all of them where there are fewer."""
     return np.unique(np.linspace(0, count - 1, max(0, min(count, wanted))).astype(int))
-
-
-def _commit() -> str:
-    """The commit of this code, ``unknown`` outside a checkout, ``+changes`` where it was edited."""
-    root = Path(__file__).parent.parent
-    try:
-        head = _git(root, "rev-parse", "HEAD")
-        edited = _git(root, "status", "--porcelain", "--", "models", "export")
-        return head + ("+changes" if edited else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
-    return done.stdout.strip()

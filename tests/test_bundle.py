@@ -201,6 +201,19 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "input": (lambda m: m["input"].update(channels=2), "channels must be 1"),
     "patch axes": (lambda m: m.update(patch=[4]), "patch: .* is not pixels per axis of image"),
     "patch size": (lambda m: m.update(patch=[4, 0]), "patch: .* is not pixels per axis of image"),
+    "precision": (lambda m: m.update(precision="int8"), "precision: expected one of fp32, fp16"),
+    "fp16 that was not rounded": (
+        lambda m: m.update(precision="fp16"),
+        "3x5 must state rounded if, and only if, it is fp16",
+    ),
+    "fp32 that was rounded": (
+        lambda m: m["grids"][1].update(rounded=m["grids"][1]["parity"]),
+        "4x2 must state rounded if, and only if, it is fp16",
+    ),
+    "unknown key of parity": (
+        lambda m: m["grids"][0]["parity"].update(bound=1.0),
+        r"grids\[0\]\.parity: unknown key 'bound'",
+    ),
     "no grids": (lambda m: m.update(grids=[]), "grids: expected at least one"),
     "grid twice": (lambda m: m["grids"].append(m["grids"][0]), "grids: expected .* each once"),
     "grid axes": (
@@ -226,6 +239,38 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "expected a finite number",
     ),
 }
+
+
+def test_bundle_that_states_no_bound_was_held_to_the_first_one(bundle: Bundle) -> None:
+    """Bundles written before bounds and fp16 can be read, and mean what they meant."""
+
+    def age(manifest: dict[str, Any]) -> None:
+        for entry in manifest["grids"]:
+            del entry["rounded"], entry["parity"]["atol"], entry["parity"]["rtol"]
+
+    edit(bundle, age)
+    for entry in read_bundle(bundle.root).manifest.grids:
+        assert (entry.parity.atol, entry.parity.rtol, entry.rounded) == (1e-5, 1e-4, None)
+
+
+def test_shipped_bundles_can_be_read(repo_root: Path) -> None:
+    """What this checkout serves was written by older code."""
+    for root in sorted((repo_root / "bundles").iterdir()):
+        assert read_bundle(root).manifest.name == root.name
+
+
+def test_fp16_bundle_reads_back_as_written(tmp_path: Path) -> None:
+    """Precision, bound and figures of rounding survive; the precision picks the tolerance."""
+    parity = Parity(4, 1e-3, 0.4, 4, atol=0.01, rtol=1e-3)
+    measured = Accuracy("test", 4, 1.0, "")
+    entries = tuple(
+        GridEntry(grid, f"graphs/{grid}.onnx", parity, measured, rounded=parity) for grid in GRIDS
+    )
+    written = write_bundle(tmp_path / "tiny", partial(fill, precision="fp16", grids=entries))
+    again = read_bundle(written.root)
+    assert again == written
+    assert again.manifest.grids[1].rounded == parity
+    assert again.manifest.tolerance("cpu").atol == 1e-2
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -1,0 +1,121 @@
+"""python -m export RUN --grid 8x8 --out bundles: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import typing
+from pathlib import Path
+
+from rich.console import Console
+
+from export.check import GraphError
+from export.make import Options, make_bundle
+from export.parity import ParityError
+from models.bundle import BundleError, Precision
+from models.checkpoint import DESCRIPTION, CheckpointError
+from models.inputs import MediaError
+from models.sources import SourceError
+from models.spec import Grid, SpecError
+
+BAD_INPUT = (
+    SpecError,
+    SourceError,
+    CheckpointError,
+    MediaError,
+    UnicodeDecodeError,
+    FileExistsError,
+    FileNotFoundError,
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Write one bundle; the exit status is 0, 1 (the proof failed) or 2 (bad input)."""
+    words = _parser().parse_args(arguments)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        bundle = make_bundle(_options(words), console)
+    except BAD_INPUT as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (GraphError, ParityError, BundleError, OSError) as error:
+        print(f"error: {error}\nno bundle was written", file=sys.stderr)
+        return 1
+    print(f"wrote {bundle.root}; serve it with: python -m service --bundles {bundle.root.parent}")
+    return 0
+
+
+def _options(words: argparse.Namespace) -> Options:
+    best = words.run / "best"
+    grids = tuple(Grid.parse(text) for text in words.grid)
+    if len(set(grids)) != len(grids):
+        raise SpecError(f"each --grid may be given once, got {', '.join(words.grid)}")
+    return Options(
+        checkpoint=words.run if (words.run / DESCRIPTION).exists() else best,
+        grids=grids,
+        out=words.out,
+        name=words.name or _run_name(words.run),
+        version=words.version,
+        precision=words.precision,
+        data=words.data,
+        split=words.split,
+        about=words.about.read_text(encoding="utf-8") if words.about else "",
+        parity_items=words.parity_items,
+        max_table_mb=words.max_table_mb,
+        goldens=tuple(words.golden),
+    )
+
+
+def _run_name(run: Path) -> str:
+    """RUN and RUN/best are both named after RUN, not after the step that the link leads to."""
+    run = Path(os.path.abspath(run))  # noqa: PTH100 - resolve() would follow the link
+    return run.parent.name if run.name in ("best", "last") else run.name
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export",
+        description="Turn a trained run into a bundle that the service can serve.",
+        epilog="example: python -m export runs/digits --grid 8x8 --grid 12x12 --out bundles; "
+        "also: python -m export verify --help (prove a finished bundle again)",
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="a run (its best checkpoint) or a checkpoint folder")
+    add(
+        "--grid",
+        action="append",
+        required=True,
+        metavar="8x8",
+        help="tokens per axis to export for; repeatable, the first is the default answer",
+    )
+    add("--out", type=Path, required=True, help="folder of bundles; the bundle is OUT/NAME")
+    add("--name", help="name of the bundle (default: the name of RUN)")
+    add("--version", default="1", help="version of the bundle (default: 1)")
+    add(
+        "--precision",
+        choices=typing.get_args(Precision),
+        default="fp32",
+        help="fp16 halves the weights and is meant for GPUs; on a CPU it answers no faster. It is "
+        "a bundle of its own: give it a --name such as digits-fp16. All its logits on the split "
+        "must stay near those of the fp32 checkpoint (default: fp32)",
+    )
+    add("--data", type=Path, help="labelled data to measure on (default: what RUN trained on)")
+    add("--split", default="test", help="split to measure on (default: test)")
+    add("--about", type=Path, metavar="FILE", help="Markdown about data, licence and limits")
+    add(
+        "--golden",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="file to replay at start instead of generated pictures; it travels in the bundle",
+    )
+    add("--parity-items", type=int, default=256, help="inputs a grid compared with torch (256)")
+    add(
+        "--max-table-mb",
+        type=float,
+        default=256.0,
+        help="refuse rotation tables that take more than this when loaded (default: 256)",
+    )
+    return parser

@@ -1,0 +1,50 @@
+"""Where a bundle came from, as its manifest tells it: no path, no name of a machine."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from models.checkpoint import Description
+
+
+def origin(description: Description, measured_on: str, chosen_goldens: bool) -> dict[str, Any]:
+    """The manifest's ``source``."""
+    notes = description.notes
+    return {
+        "checkpoint_sha256": description.weights_sha256,
+        "step": notes.get("step"),
+        "data": _public(notes["data"]),
+        "measured_on": measured_on,
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "goldens": "chosen by its maker" if chosen_goldens else "generated pictures",
+    }
+
+
+def _public(data: dict[str, Any]) -> dict[str, Any]:
+    """Skipped items as a number: their ids may be paths."""
+    return data | {"skipped": len(data.get("skipped", ()))}
+
+
+def _commit() -> str:
+    """The commit of this code, ``unknown`` outside a checkout, ``+changes`` where it was edited."""
+    root = Path(__file__).parent.parent
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        edited = _git(root, "status", "--porcelain", "--", "models", "export")
+        return head + ("+changes" if edited else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(root: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

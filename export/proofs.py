@@ -1,0 +1,271 @@
+"""The proofs of a finished bundle, one at a time. No torch: no checkpoint is needed for any."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx.external_data_helper import load_external_data_for_model
+
+from export.check import OPSET, GraphError, check_external, check_graph, sides_of
+from export.constants import normalisation, rotation_tables
+from export.golden import tolerances
+from export.parity import FP32, Bound, fp16_bound, graph_logits, open_graph
+from models.bundle import (
+    Bundle,
+    BundleError,
+    GridEntry,
+    Manifest,
+    Precision,
+    changed_files,
+    read_manifest,
+)
+from models.inputs import prepare
+from models.prepared import prepare_split
+from models.sources import Source
+from models.spec import Grid
+
+#: Largest |R^T R - I| and |det R - 1| of a rotation that was rounded once, to float32.
+ORTHOGONAL = 1e-6
+#: Largest relative difference of the scale and shift of pixels: a few roundings.
+NORMALISED = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """One thing that a manifest says, tried.
+
+    Attributes:
+        passed: None where it cannot be told here.
+        told: one sentence, with the figure that was found.
+        found, bound: that figure and what it may be at most, where it is one.
+    """
+
+    what: str
+    passed: bool | None
+    told: str
+    found: float | None = None
+    bound: float | None = None
+
+
+def prove(root: Path, source: Source | None, split: str | None = None) -> Iterator[Proof]:
+    """Every proof of a bundle, in order; one that fails does not stop the others.
+
+    Only what makes the others meaningless does: no manifest, or a graph that breaks the contract.
+
+    Args:
+        source: labelled data to measure accuracy on, or None.
+        split: of the data; None takes the one that the manifest names.
+    """
+    try:
+        bundle = Bundle(root, read_manifest(root))
+    except BundleError as error:
+        yield Proof("files", False, str(error))
+        return
+    yield _files(bundle)
+    yield _statements(bundle.manifest)
+    for entry in bundle.manifest.grids:
+        contract = _tried("graph", entry, partial(_contract, bundle))
+        yield contract
+        if contract.passed:
+            yield from _grid(bundle, entry)
+            if source is not None:
+                yield _tried("accuracy", entry, partial(_accuracy, bundle, source, split))
+    if source is None:
+        yield Proof("accuracy", None, "not measured again: --data was not given")
+    stated = ", ".join(
+        f"{entry.grid} {entry.parity.max_abs:.2g} on {entry.parity.items} items"
+        for entry in bundle.manifest.grids
+    )
+    told = f"cannot be measured again without the checkpoint; it is stated as {stated}"
+    yield Proof("parity", None, told)
+
+
+def _grid(bundle: Bundle, entry: GridEntry) -> Iterator[Proof]:
+    graph = onnx.load(bundle.path(entry.graph), load_external_data=False)
+    load_external_data_for_model(graph, str(bundle.path(entry.graph).parent))
+    yield _tried("pixels", entry, partial(_pixels, bundle.manifest, graph))
+    yield _tried("rotations", entry, partial(_rotations, bundle.manifest, graph))
+    del graph  # the runtime loads its own
+    yield _tried("goldens", entry, partial(_goldens, bundle))
+
+
+def _tried(what: str, entry: GridEntry, check: Callable[[GridEntry], Proof]) -> Proof:
+    try:
+        return check(entry)
+    except Exception as error:  # a spoilt file makes onnx and the runtime raise nearly every type
+        first = str(error).strip().partition("\n")[0]
+        return Proof(f"{what} {entry.grid}", False, f"{type(error).__name__}: {first}")
+
+
+# --- the manifest and its files -----------------------------------------------------------------
+
+
+def _files(bundle: Bundle) -> Proof:
+    listed = bundle.manifest.files
+    if changed := changed_files(bundle.root, listed):
+        return Proof("files", False, "; ".join(changed), len(changed), 0)
+    size = sum(bundle.path(name).stat().st_size for name in listed)
+    return Proof("files", True, f"{len(listed)} files of {size / 1e6:.1f} MB as listed", 0, 0)
+
+
+def _statements(manifest: Manifest) -> Proof:
+    """What no honest export states: a bound that was missed or is wider than it would be."""
+    wrong = [text for entry in manifest.grids for text in _misstated(entry, manifest.precision)]
+    own = {one.device: one for one in manifest.tolerances if one.precision == manifest.precision}
+    for usual in tolerances(manifest.precision, list(manifest.grids)):
+        if usual.device not in own:
+            wrong.append(f"no tolerance is stated for {usual.device}")
+        elif own[usual.device].atol > usual.atol or own[usual.device].rtol > usual.rtol:
+            wrong.append(f"the tolerance on {usual.device} is wider than an export states it")
+    told = "; ".join(wrong) or f"{manifest.precision}, no bound missed or wider than an export's"
+    return Proof("statements", not wrong, told)
+
+
+def _misstated(entry: GridEntry, precision: Precision) -> Iterator[str]:
+    for parity in filter(None, (entry.parity, entry.rounded)):
+        if not (parity.worst_ratio <= 1 and 0 <= parity.top1_equal <= parity.items):
+            yield f"parity at {entry.grid} is outside its bound"
+    if precision == "fp32" and Bound(entry.parity.atol, entry.parity.rtol) != FP32:
+        yield f"parity at {entry.grid} was not held to {FP32}"
+    if abs(_stated(entry) - round(_stated(entry))) > 1e-6:
+        yield f"top-1 at {entry.grid} is no whole number of {entry.accuracy.items} items"
+
+
+def _stated(entry: GridEntry) -> float:
+    """Items that are right, by the manifest."""
+    return entry.accuracy.top1 * entry.accuracy.items
+
+
+# --- one graph ----------------------------------------------------------------------------------
+
+
+def _contract(bundle: Bundle, entry: GridEntry) -> Proof:
+    manifest, path = bundle.manifest, bundle.path(entry.graph)
+    graph = onnx.load(path, load_external_data=False)
+    external = check_external(graph, path.parent)  # before anything follows a reference
+    onnx.checker.check_model(str(path))
+    check_graph(graph, manifest.precision)
+    sides = [None, *Grid.parse(entry.grid).pixels(manifest.patch), manifest.input.channels]
+    for value, expected in (
+        (graph.graph.input[0], sides),
+        (graph.graph.output[0], [None, len(manifest.labels)]),
+    ):
+        if sides_of(value) != expected:
+            raise GraphError(f"expected {value.name} {expected}, got {sides_of(value)}")
+    if manifest.opset != OPSET:
+        raise GraphError(f"the graph has opset {OPSET}, the manifest says {manifest.opset}")
+    told = f"{len(graph.graph.node)} operators at opset {OPSET}, {external} tensors inside weights"
+    return Proof(f"graph {entry.grid}", True, told)
+
+
+def _pixels(manifest: Manifest, graph: onnx.ModelProto, entry: GridEntry) -> Proof:
+    """Mean and std stand in the manifest for people; the graph is what uses them."""
+    std, mean = np.array(manifest.input.std), np.array(manifest.input.mean)  # each [channels]
+    difference = 0.0
+    for found, expected in zip(
+        normalisation(graph), (1 / (255 * std), -mean / std), strict=True
+    ):
+        largest = np.abs(expected).max() or 1.0  # a mean of 0 shifts nothing
+        difference = max(difference, float(np.abs(found - expected).max() / largest))
+    told = f"mean and std of the manifest, to {difference:.1e} (bound {NORMALISED:.0e})"
+    name = f"pixels {entry.grid}"
+    return Proof(name, difference <= NORMALISED, told, difference, NORMALISED)
+
+
+def _rotations(manifest: Manifest, graph: onnx.ModelProto, entry: GridEntry) -> Proof:
+    tables = rotation_tables(graph)
+    layers = sum(node.op_type == "Attention" for node in graph.graph.node)
+    expected = layers if manifest.encoding.block else 0
+    if len(tables) != expected:
+        raise GraphError(f"expected rotations in {expected} of {layers} layers, got {len(tables)}")
+    block = manifest.encoding.block or 0
+    worst = max((_not_a_rotation(table, block) for table in tables), default=0.0)
+    told = f"none, positions are {manifest.encoding.name}"
+    if tables:
+        shape = "x".join(map(str, tables[0].shape))
+        told = (
+            f"{layers} tables of {shape}, |R^T R - I| and |det R - 1| at most {worst:.1e} "
+            f"(bound {ORTHOGONAL:.0e})"
+        )
+    return Proof(f"rotations {entry.grid}", worst <= ORTHOGONAL, told, worst, ORTHOGONAL)
+
+
+def _not_a_rotation(table: np.ndarray, block: int) -> float:
+    """How far the worst of [M, side, side], made of blocks on the diagonal, is from a rotation.
+
+    The determinant is taken block by block: two mirrors in one matrix would make a rotation.
+    """
+    table = table.astype(np.float64)
+    side = table.shape[-1]
+    product = table.mT @ table - np.eye(side)  # [M, side, side]
+    corners = range(0, side, block)
+    blocks = np.stack([table[:, c : c + block, c : c + block] for c in corners])  # [J, M, K, K]
+    return float(max(np.abs(product).max(), np.abs(np.linalg.det(blocks) - 1).max()))
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+def _goldens(bundle: Bundle, entry: GridEntry) -> Proof:
+    """Through the decoder that serves, all in one batch and each alone."""
+    manifest, grid = bundle.manifest, Grid.parse(entry.grid)
+    media = [bundle.path(golden.file).read_bytes() for golden in manifest.goldens]
+    pixels = np.stack([prepare(one, manifest.input, grid, manifest.patch) for one in media])
+    session = open_graph(bundle.path(entry.graph))
+    alone = [graph_logits(session, pixels[i : i + 1]) for i in range(len(pixels))]
+    actual = np.stack([graph_logits(session, pixels), np.concatenate(alone)])  # [2, N, classes]
+    expected = np.array([golden.logits[entry.grid] for golden in manifest.goldens])
+    tolerance = manifest.tolerance("cpu")
+    difference = np.abs(actual - expected)  # [2, N, classes]
+    ratio = difference / (tolerance.atol + tolerance.rtol * np.abs(expected))
+    worst = float(ratio.max())  # NaN where any is
+    told = (
+        f"{len(media)} together and alone on the cpu, largest difference {difference.max():.2g}, "
+        f"{worst:.2g} of the tolerance {tolerance.atol:.2g} + {tolerance.rtol:.2g} |logit|"
+    )
+    return Proof(f"goldens {entry.grid}", worst <= 1, told, worst, 1)
+
+
+def _accuracy(bundle: Bundle, source: Source, split: str | None, entry: GridEntry) -> Proof:
+    manifest, stated = bundle.manifest, entry.accuracy
+    if source.labels != manifest.labels:
+        raise BundleError(f"expected labels {list(source.labels)}, got {list(manifest.labels)}")
+    grid, split = Grid.parse(entry.grid), split or stated.split
+    prepared = prepare_split(source, split, manifest.input, grid, manifest.patch, workers=2)
+    if (prepared.sha256, len(prepared.ids)) != (stated.split_sha256, stated.items):
+        raise BundleError(
+            f"split {split!r} of {source.name} is not the one measured: expected "
+            f"{stated.items} items of sha256 {stated.split_sha256[:12]}..., got "
+            f"{len(prepared.ids)} of {prepared.sha256[:12]}..."
+        )
+    logits = graph_logits(open_graph(bundle.path(entry.graph)), prepared.pixels)
+    usual, own = fp16_bound(logits).atol, entry.parity.atol
+    if manifest.precision == "fp16" and own > 1.01 * usual:  # torch's own spread is not known
+        raise BundleError(f"expected a bound of {usual:.3g} for parity, got {own:.3g}")
+    right, doubtful = judged(logits, prepared.labels, entry)
+    off = abs(right - round(_stated(entry)))
+    told = (
+        f"top-1 {right / len(logits):.4f}, {right} of {len(logits)} right, "
+        f"{round(_stated(entry))} stated; {doubtful} lie too near a tie to be sure of"
+    )
+    return Proof(f"accuracy {entry.grid}", off <= doubtful, told, off, doubtful)
+
+
+def judged(logits: np.ndarray, labels: np.ndarray, entry: GridEntry) -> tuple[int, int]:
+    """Items that are right, and items that another processor may judge otherwise.
+
+    Those are the ones whose own logit and best other one are nearer than twice the bound of
+    parity: each of the two may move by that bound where sums are rounded in another order.
+    """
+    rows = np.arange(len(logits))
+    own, others = logits[rows, labels], logits.copy()
+    others[rows, labels] = -np.inf
+    rival = others.max(1)  # [N]
+    allowed = entry.parity.atol + entry.parity.rtol * np.maximum(np.abs(own), np.abs(rival))
+    right = logits.argmax(1) == labels
+    return int(right.sum()), int((np.abs(own - rival) < 2 * allowed).sum())

@@ -1,0 +1,64 @@
+"""python -m export verify BUNDLE: prove a finished bundle again, without its checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+
+from export.proofs import Proof, prove
+from models.sources import SPLITS, SourceError, open_source
+
+MARKS = {True: "ok    ", False: "FAILED", None: "--    "}
+
+
+def main(arguments: list[str]) -> int:
+    """Prove one bundle; the exit status is 0, 1 (a proof failed) or 2 (bad input)."""
+    words = _parser().parse_args(arguments)
+    try:
+        if not words.bundle.is_dir():
+            raise FileNotFoundError(f"expected the folder of a bundle, got {words.bundle}")
+        source = open_source(words.data) if words.data else None
+    except (SourceError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    proofs = []
+    for proof in prove(words.bundle, source, words.split):
+        proofs.append(proof)
+        if not words.json:
+            print(f"{MARKS[proof.passed]} {proof.what}: {proof.told}", flush=True)
+    failed = [proof for proof in proofs if proof.passed is False]
+    if words.json:
+        print(json.dumps(_as_json(words.bundle.name, proofs, not failed)))
+    elif not failed:
+        print("verified")
+    for proof in failed:
+        print(f"not verified: {proof.what}: {proof.told}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _as_json(name: str, proofs: list[Proof], verified: bool) -> dict[str, object]:
+    """Figures that are no numbers become null: JSON has none."""
+    rows = [dataclasses.asdict(proof) for proof in proofs]
+    for row in rows:
+        if row["found"] is not None and not math.isfinite(row["found"]):
+            row["found"] = None
+    return {"bundle": name, "verified": verified, "proofs": rows}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export verify",
+        description="Prove a bundle against its own manifest, on this machine's CPU.",
+        epilog="example: python -m export verify bundles/digits --data digits.csv; "
+        "exit status 0 verified, 1 not verified, 2 bad input",
+    )
+    add = parser.add_argument
+    add("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    add("--data", type=Path, help="labelled data that accuracy was measured on, to measure again")
+    add("--split", choices=SPLITS, help="split of --data (default: the one that was measured)")
+    add("--json", action="store_true", help="one JSON object instead of a line per proof")
+    return parser
