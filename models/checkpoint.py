@@ -110,6 +110,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
         save_file(tensors, path)
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
+    path.chmod(0o644)  # it comes readable by its owner alone; who exports or serves may be another
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

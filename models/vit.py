@@ -72,7 +72,7 @@ class VisionTransformer(nn.Module):
         encoded = encoded or self.encode(self.grid_of(pixels))
         tokens = self.patch_embedding(self.patches(pixels))  # [B, T, W]
         if encoded.offset is not None:
-            tokens = tokens + encoded.offset
+            tokens = tokens + encoded.offset.to(tokens.dtype)
         if self.spec.prefix_tokens:
             prefix = self.class_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([prefix, tokens], dim=1)  # [B, S, W]
@@ -185,9 +185,10 @@ def _identity_prefix(table: Tensor, prefix: int) -> Tensor:
 
 
 def _drop_rates(spec: ModelSpec) -> list[float]:
-    """One drop_path rate a layer, from 0 to the spec's."""
-    last = max(1, spec.depth - 1)
-    return [spec.drop_path * index / last for index in range(spec.depth)]
+    """One drop_path rate a layer, from 0 to the spec's; a single layer is the last one."""
+    if spec.depth == 1:
+        return [spec.drop_path]
+    return [spec.drop_path * index / (spec.depth - 1) for index in range(spec.depth)]
 
 
 def _patch_values(spec: ModelSpec) -> int:

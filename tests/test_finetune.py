@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import save_checkpoint
+from models.checkpoint import load_checkpoint, read_description, save_checkpoint
 from models.spec import EncodingSpec, Grid, InputSpec, ModelSpec, SpecError
 from models.vit import DropPath, VisionTransformer
+from tests import training_runs
+from tests.training_runs import Chatter, check_refused, command
+from training.__main__ import main
 from training.config import TrainConfig, override
+from training.data import class_weights
 from training.finetune import adopt, recipe_for
+from training.loop import set_up
 from training.optim import freeze, make_average, make_optimiser, set_rate, stage
+from training.presets import PRESETS
+from training.progress import Progress
+from training.run import Run
+
+pictures, finished = training_runs.pictures, training_runs.finished
 
 LABELS = ("cat", "dog", "eel")
 INPUT = InputSpec(mean=(0.4, 0.5, 0.6), fit="stretch")
@@ -205,9 +218,88 @@ def test_average_follows_the_weights() -> None:
         average.update_parameters(model)
         decay = min(0.9, (1 + updates) / (10 + updates)) if updates else 0.0
         expected = decay * expected + (1 - decay) * model.head.bias.detach()
+    assert isinstance(average.module, VisionTransformer)
     followed = average.module.head.bias
     torch.testing.assert_close(followed, expected, atol=1e-3, rtol=1e-5)
     assert make_average(model, 0.0) is None
+
+
+# --- from the command line --------------------------------------------------------------------
+
+
+def test_fine_tuning_road(pictures: Path, finished: Path, tmp_path: Path, capsys: Chatter) -> None:
+    """Frozen layers are the origin's to the bit, the head has moved, and the run says whence."""
+    out = tmp_path / "tuned"
+    arguments = command(
+        pictures, out, "freeze=1", "epochs=1", "model.grid=[3,4]", "ema=0.5", init_from=finished
+    )
+    assert main(arguments) == 0
+    told = capsys.readouterr().err
+    assert re.search(r"begins from step \d+ of a run on .*3 labels.; head: kept", told)
+    old, _ = load_checkpoint(finished / "best")
+    new, description = load_checkpoint(out / "last")
+    assert description.notes["init"]["head"] == "kept"
+    before = old.state_dict()
+    for name, tensor in new.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (stage(name, old.spec.depth) <= 1), name
+
+
+def test_fine_tuning_is_resumed_without_its_origin(
+    pictures: Path, finished: Path, tmp_path: Path
+) -> None:
+    """The checkpoint that it began from may be gone: everything needed is in the run."""
+    origin = shutil.copytree(finished, tmp_path / "origin", symlinks=True)
+    out = tmp_path / "tuned"
+    settings = ("epochs=1", "model.grid=4x5")
+    assert main(command(pictures, out, *settings, init_from=origin)) == 0
+    shutil.rmtree(origin)
+    assert main(command(pictures, out, *settings, init_from=origin, resume=True)) == 0
+    assert load_checkpoint(out / "last")[0].spec.grid == (4, 5)
+
+
+def test_fine_tuning_is_not_resumed_as_something_else(
+    pictures: Path, finished: Path, tmp_path: Path, capsys: Chatter
+) -> None:
+    """Neither a run from scratch with an origin, nor a fine-tuning without one."""
+    out = tmp_path / "tuned"
+    assert main(command(pictures, out, "epochs=1", init_from=finished)) == 0
+    check_refused(
+        command(pictures, out, "epochs=1", resume=True), capsys, "expected --init-from, got none"
+    )
+    check_refused(
+        command(pictures, finished, resume=True, init_from=out), capsys, "none, got --init-from"
+    )
+
+
+def test_preset_for_fine_tuning_needs_a_checkpoint(
+    pictures: Path, tmp_path: Path, capsys: Chatter
+) -> None:
+    """Without one it would train from scratch by a recipe made for something else."""
+    arguments = ["finetune", "--data", str(pictures), "--out", str(tmp_path / "run")]
+    check_refused(arguments, capsys, "finetune starts from a checkpoint: expected --init-from RUN")
+
+
+def test_class_weights_reach_the_steps(pictures: Path, tmp_path: Path) -> None:
+    """What the config asks for is what the loss gets."""
+    config = override(PRESETS["smoke"](str(pictures)), ["class_weights=balanced", "batch=8"])
+    with Progress() as progress:
+        setup, _ = set_up(config, Run(tmp_path / "run"), False, progress)
+    assert setup.weights is not None
+    np.testing.assert_allclose(setup.weights, class_weights(setup.training.labels, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_compiled_run_ends_like_any_other(pictures: Path, tmp_path: Path) -> None:
+    """torch.compile changes the arithmetic a little and nothing else."""
+    if not shutil.which("g++"):
+        pytest.skip("there is no C++ compiler here")
+    settings = ("epochs=1", "model.depth=1")
+    losses = []
+    for compiled in ("false", "true"):
+        out = tmp_path / compiled
+        assert main(command(pictures, out, *settings, f"compile={compiled}")) == 0
+        losses.append(read_description(out / "last").notes["best"]["val_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
 # --- drop path -----------------------------------------------------------------------------------
@@ -228,5 +320,7 @@ def test_drop_path_leaves_out_whole_items_and_keeps_the_mean() -> None:
 def test_drop_path_grows_with_the_depth() -> None:
     """The first layer never drops, the last at the spec's rate."""
     model = make_model(dataclasses.replace(SPEC, drop_path=0.4))
-    rates = [layer.drop_path.rate for layer in model.layers]
+    rates = [module.rate for module in model.modules() if isinstance(module, DropPath)]
     assert rates == pytest.approx([0.0, 0.2, 0.4])
+    single = make_model(dataclasses.replace(SPEC, drop_path=0.4, depth=1))
+    assert [m.rate for m in single.modules() if isinstance(m, DropPath)] == [0.4]

@@ -14,9 +14,10 @@ from models.spec import EncodingSpec, InputSpec, ModelSpec, SpecError
 from models.vit import VisionTransformer
 from training.config import Augment, TrainConfig, override
 from training.data import class_weights
-from training.loop import Setup, check_compiler, is_better, make_batch, order_of, train_step
+from training.loop import check_compiler, is_better, order_of
 from training.optim import learning_rate, make_average, make_optimiser
 from training.run import State
+from training.step import Setup, make_batch, train_step
 
 SPEC = ModelSpec(
     patch=(2, 3), grid=(4, 3), classes=3, width=24, depth=2, heads=2, mlp_dim=20,
@@ -113,12 +114,14 @@ def test_class_weights_make_every_class_count_alike() -> None:
 
 
 def test_balanced_class_weights_change_the_loss_as_stated() -> None:
-    """Without smoothing the loss is the mean of weight times cross-entropy."""
-    setup = make_setup(class_weights="balanced", label_smoothing=0.0)
+    """The loss is the mean of an item's weight times its cross-entropy, smoothed for all alike."""
+    setup = make_setup(class_weights="balanced", label_smoothing=0.1)
     inputs, targets = make_batch(setup, SAMPLES, 0)
     with torch.no_grad():
         logits = setup.model.eval()(inputs)
-    each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    each = torch.nn.functional.cross_entropy(
+        logits, targets, reduction="none", label_smoothing=0.1
+    )
     assert setup.weights is not None
     expected = (each * setup.weights[targets]).mean().item()
     assert train_step(setup, SAMPLES, 0, 0.01).loss == pytest.approx(expected, rel=1e-5)
@@ -187,6 +190,7 @@ def test_rate_warms_up_and_falls_to_nothing() -> None:
         ("ema=1", r"ema must be in \[0, 1\), got 1"),
         ("freeze=1", "freeze and head are for fine-tuning: expected --init-from, got none"),
         ("head=keep", "freeze and head are for fine-tuning: expected --init-from, got none"),
+        ("augment.oversize=3", "augment.oversize must be from 1 to 2, got 3"),
         ("sampling=fair", "expected one of shuffle, balanced, got 'fair'"),
         ("model.drop_path=1", r"drop_path must be in \[0, 1\), got 1"),
     ],
@@ -195,6 +199,39 @@ def test_setting_that_makes_no_sense_is_refused(setting: str, message: str) -> N
     """The message says what was expected and what came."""
     with pytest.raises(SpecError, match=message):
         override(make_setup().config, [setting])
+
+
+def test_balancing_twice_is_refused() -> None:
+    """Weights and draws that both favour the rare class would turn the imbalance round."""
+    with pytest.raises(SpecError, match="expected one of them balanced, got both"):
+        make_setup(class_weights="balanced", sampling="balanced")
+
+
+def test_grids_are_written_with_an_x() -> None:
+    """As everywhere; a list of numbers does too, and nothing else."""
+    config = make_setup().config
+    assert override(config, ["model.grid=6x5", "model.patch=[2,4]"]).model.grid == (6, 5)
+    with pytest.raises(SpecError, match="model.grid: expected a list, got str"):
+        override(config, ["model.grid=6by5"])
+
+
+def test_frozen_layers_do_not_drop() -> None:
+    """They stay as they are: with all of them frozen, two steps see the same features."""
+    spec = dataclasses.replace(SPEC, dropout=0.5, drop_path=0.5)
+    setup = make_setup(spec, init_from="somewhere", freeze=2, augment=Augment(0, False))
+    seen: list[torch.Tensor] = []
+    setup.model.head.register_forward_hook(lambda *call: seen.append(call[1][0].detach()))
+    for step in range(2):
+        train_step(setup, SAMPLES, step, 0.0)
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_warm_up_takes_no_more_than_a_fifth_of_the_run() -> None:
+    """Few items make a short run: it still reaches its peak and comes down."""
+    config = make_setup(warmup_steps=500, learning_rate=2.0).config
+    rates = [learning_rate(config, step, 50) for step in range(50)]
+    assert max(rates) == rates[9] == 2.0
+    assert rates[-1] < 0.01
 
 
 def test_freezing_more_layers_than_there_are_is_refused() -> None:

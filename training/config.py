@@ -6,12 +6,13 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 from typing import Any, Literal
 
 from models.spec import AXES, InputSpec, ModelSpec, SpecError, from_json, to_json
 
-#: Fields that may change when a run is resumed: they decide nothing. The contents of the data and
-#: of the checkpoint that it began from, which do, are compared by their hashes.
+#: Fields that may change when a run is resumed: they decide nothing. The data's content, which
+#: does, is compared by its hash.
 FREE = ("data", "init_from", "workers", "skip_unreadable")
 
 
@@ -54,7 +55,7 @@ class Augment:
             _between(self, name, 0, 1)
         for name in ("mixup", "cutmix"):
             _between(self, name, 0, 100)
-        _between(self, "oversize", 1, 4)
+        _between(self, "oversize", 1, 2)  # crops are sampled without a filter: more would alias
         _range(self, "crop_scale", 1.0)
         _range(self, "crop_ratio", 10.0)
         if self.oversize > 1 and not self.crops:
@@ -94,6 +95,7 @@ class TrainConfig:
         batch: items per update; a last, smaller batch of an epoch is left out.
         accumulate: parts that a batch is computed in, one after the other, to need less memory.
         learning_rate: the peak, reached after ``warmup_steps``; then a cosine down to 0.
+        warmup_steps: never more than a fifth of all steps.
         layer_decay: what the rate is multiplied by with every layer away from the head.
         weight_decay: of matrices only; norms, biases, tokens and encodings have none.
         clip_norm: gradients longer than this are shortened to it; 0 for never.
@@ -154,6 +156,10 @@ class TrainConfig:
             raise SpecError(f"batch {self.batch} is not divisible by accumulate {self.accumulate}")
         if self.freeze > self.model.depth:
             raise SpecError(f"freeze must be at most depth {self.model.depth}, got {self.freeze}")
+        if self.class_weights == self.sampling == "balanced":
+            raise SpecError(
+                "class_weights and sampling both balance: expected one of them balanced, got both"
+            )
         if self.init_from is None and (self.freeze or self.head != "auto"):
             raise SpecError("freeze and head are for fine-tuning: expected --init-from, got none")
         axes = AXES[self.input.modality]
@@ -203,7 +209,7 @@ def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
             node = node.get(parent) if isinstance(node, dict) else None
         if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict):
             raise SpecError(_unknown_key(key, data))
-        node[leaf] = _value(text)
+        node[leaf] = _value(text, node[leaf])
     return from_json(TrainConfig, data, "config")
 
 
@@ -215,7 +221,10 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     )
 
 
-def _value(text: str) -> Any:
+def _value(text: str, old: Any) -> Any:
+    """The text as the kind of value that it replaces; a grid or patch may be written 12x8."""
+    if isinstance(old, list) and re.fullmatch(r"\d+(x\d+)+", text):
+        return [int(side) for side in text.split("x")]
     try:
         return json.loads(text)
     except ValueError:

@@ -1,77 +1,32 @@
-"""The training step and what surrounds it, in order."""
+"""A run in order: what it needs, its steps, what is measured and kept."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from models.prepared import Prepared
 from models.spec import SpecError, from_json, to_json
-from models.vit import Encoded, VisionTransformer
+from models.vit import VisionTransformer
 from training import data, finetune
-from training.augment import augment
 from training.config import TrainConfig, differences
 from training.curves import Curves
-from training.draws import Draws, balanced_order, epoch_order, step_key
+from training.draws import balanced_order, epoch_order
 from training.evaluate import evaluate
-from training.mixing import mix
-from training.optim import freeze, learning_rate, make_average, make_optimiser, set_rate
+from training.optim import freeze, learning_rate, make_average, make_optimiser
 from training.progress import Progress
 from training.report import make_report
 from training.run import Run, State
+from training.step import NotFinite, Setup, train_step
 from training.stopping import Stop, Stopped
 
 #: Training losses drawn for an epoch, besides the figures at its end.
 CURVE_POINTS = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What every step works with.
-
-    Attributes:
-        weights: of the classes in the loss, [classes], or None.
-    """
-
-    config: TrainConfig
-    state: State
-    training: Prepared
-    validation: Prepared
-    labels: tuple[str, ...]
-    weights: Tensor | None
-
-    @property
-    def model(self) -> VisionTransformer:
-        return self.state.model
-
-
-class Taken(NamedTuple):
-    """What one update came to."""
-
-    loss: float  # mean over the batch, before the update
-    gradient_norm: float  # before clipping
-
-
-class NotFinite(FloatingPointError):
-    """A loss or a gradient is infinite or not a number.
-
-    Attributes:
-        samples: ids of the items that it came from.
-    """
-
-    def __init__(self, what: str, step: int, samples: list[str]) -> None:
-        shown = ", ".join(samples[:8]) + (", ..." if len(samples) > 8 else "")
-        super().__init__(f"{what} at step {step}; from {len(samples)} items: {shown}")
-        self.step, self.samples = step, samples
 
 
 def train(config: TrainConfig, root: Path, resume: bool = False) -> dict[str, Any]:
@@ -89,7 +44,9 @@ def train(config: TrainConfig, root: Path, resume: bool = False) -> dict[str, An
         with Progress() as progress:
             setup, notes = set_up(config, run, resume, progress)
             fit(setup, run, notes, stop, progress)
-        make_report(root)
+            del setup  # the report decodes its own splits
+        # the checkpoint may know an older place of the data
+        make_report(root, Path(config.data), config.skip_unreadable)
     return notes["best"]
 
 
@@ -111,6 +68,7 @@ def set_up(
     model = VisionTransformer(config.model, config.input)
     if config.init_from and not resume:
         notes["init"] = finetune.adopt(model, config, source.labels)
+        progress.begins(notes["init"])
     freeze(model.to(device), config.freeze)
     state = State(model, make_optimiser(model, config), make_average(model, config.ema))
     if resume:
@@ -183,7 +141,7 @@ class Fit:
                 self._save()
             raise
         except NotFinite as error:
-            self.run.keep_evidence(error.step, str(error), error.samples)
+            self._keep_evidence(error)
             raise
 
     def _step(self, step: int) -> None:
@@ -195,7 +153,8 @@ class Fit:
             self.notes["losses"] = 0.0
         samples = self.order[position * config.batch : (position + 1) * config.batch]
         rate = learning_rate(config, step, self.total)
-        taken = train_step(setup, samples, step, rate, self.stop)
+        with self.stop.at_once(step == self.saved):  # torch.compile may take minutes in there
+            taken = train_step(setup, samples, step, rate, self.stop)
         self.notes["losses"] += taken.loss
         self.notes["step"] = step + 1
         self.progress.step(taken.loss)
@@ -225,6 +184,13 @@ class Fit:
             notes["best"] = record
         notes["measured"] = notes["step"]
 
+    def _keep_evidence(self, error: NotFinite) -> None:
+        """Write down what came and from where; a full disk does not hide it."""
+        try:
+            self.run.keep_evidence(error.step, str(error), error.samples)
+        except OSError as unwritten:
+            raise FloatingPointError(f"{error} (not written down: {unwritten})") from error
+
     def _save(self) -> None:
         """A checkpoint of finite weights; anything else would replace the last good one."""
         check_finite(self.setup.model, self.notes["step"])
@@ -240,93 +206,6 @@ def order_of(setup: Setup, epoch: int) -> np.ndarray:
     return epoch_order(config.seed, epoch, len(labels))
 
 
-def train_step(
-    setup: Setup, samples: np.ndarray, step: int, rate: float, stop: Stop | None = None
-) -> Taken:
-    """One update on the given samples, B of them, computed in ``accumulate`` parts.
-
-    Raises:
-        NotFinite: the loss or the gradient; the weights are as before.
-        Stopped: between two parts; the weights are as before.
-    """
-    config, model = setup.config, setup.model
-    inputs, targets = make_batch(setup, samples, step)
-    model.train()
-    setup.state.optimiser.zero_grad(set_to_none=True)
-    device = model.head.weight.device
-    with autocast(device, config.precision):
-        encoded = model.encode(model.spec.training_grid)  # once, for all parts, layers and heads
-    shared = Encoded(*map(_cut, encoded))  # parts leave their gradients here
-    losses = []
-    part = len(samples) // config.accumulate
-    for index in range(config.accumulate):
-        if stop:
-            stop.check()
-        torch.manual_seed(int(step_key(config.seed, step)) ^ index)  # dropout and drop_path
-        rows = slice(index * part, (index + 1) * part)
-        with autocast(device, config.precision):
-            logits = model(inputs[rows], shared)  # [B / accumulate, classes]
-        each = nn.functional.cross_entropy(
-            logits,
-            targets[rows],
-            weight=setup.weights,
-            label_smoothing=config.label_smoothing,
-            reduction="none",
-        )  # [B / accumulate]
-        (each.sum() / len(samples)).backward()
-        losses.append(each.detach())
-    _pass_on(encoded, shared)
-    loss = check_loss(torch.cat(losses), setup, samples, step)
-    norm = clip_gradient(setup, samples, step)
-    set_rate(setup.state.optimiser, rate)
-    setup.state.optimiser.step()
-    if setup.state.average:
-        setup.state.average.update_parameters(model)
-    return Taken(loss, norm)
-
-
-def make_batch(setup: Setup, samples: np.ndarray, step: int) -> tuple[Tensor, Tensor]:
-    """Augmented pixels [B, *pixels per axis, C] and targets [B] or, where items mix, [B, classes].
-
-    Drawn for the whole batch, so that neither depends on the number of parts.
-    """
-    config, spec = setup.config, setup.model.spec
-    device = setup.model.head.weight.device
-    draws = Draws(config.seed, step, samples)
-    pixels, labels = setup.training.pixels[samples], setup.training.labels[samples]
-    height, width = spec.training_grid.pixels(spec.patch)
-    inputs = augment(pixels, draws, config.augment, (height, width), device)
-    if config.augment.mixes:
-        return mix(inputs, labels, spec.classes, draws, config.augment)
-    return inputs, torch.from_numpy(labels).to(device)
-
-
-def check_loss(losses: Tensor, setup: Setup, samples: np.ndarray, step: int) -> float:
-    """The mean of the losses [B] before the update; NotFinite names the items that broke it."""
-    value = losses.mean().item()
-    if not math.isfinite(value):
-        guilty = samples[~losses.isfinite().cpu().numpy()]
-        raise NotFinite(f"the loss is {value}", step, [setup.training.ids[i] for i in guilty])
-    return value
-
-
-def clip_gradient(setup: Setup, samples: np.ndarray, step: int) -> float:
-    """The length of the gradient, shortened afterwards to ``clip_norm``; NotFinite if it has none.
-
-    A loss can be finite while its gradient is not.
-    """
-    parameters = [p for p in setup.model.parameters() if p.grad is not None]
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    value = norm.item()
-    if not math.isfinite(value):
-        names = [setup.training.ids[i] for i in samples]
-        raise NotFinite(f"the length of the gradient is {value}", step, names)
-    if 0 < setup.config.clip_norm < value:
-        nn.utils.clip_grads_with_norm_(parameters, setup.config.clip_norm, norm)
-    return value
-
-
 def check_finite(model: VisionTransformer, step: int) -> None:
     """FloatingPointError names a weight that is not finite."""
     for name, parameter in model.named_parameters():
@@ -340,11 +219,6 @@ def is_better(record: dict[str, Any], best: dict[str, Any] | None, choose: str) 
         return True
     key = f"val_{choose}"
     return record[key] < best[key] if choose == "loss" else record[key] > best[key]
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """bf16 autocast, or nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def pick_device(name: str) -> torch.device:
@@ -367,17 +241,3 @@ def check_config(notes: dict[str, Any], config: TrainConfig) -> None:
     old = from_json(TrainConfig, notes["config"], "config")
     if changed := differences(old, config):
         raise SpecError(f"the run to resume was made with other values of: {', '.join(changed)}")
-
-
-def _cut(tensor: Tensor | None) -> Tensor | None:
-    """The same values as the start of a new graph, where gradients matter."""
-    if tensor is None or not tensor.requires_grad:
-        return tensor
-    return tensor.detach().requires_grad_()
-
-
-def _pass_on(encoded: Encoded, shared: Encoded) -> None:
-    """What all parts together want of the encoding goes through it once."""
-    for tensor, cut in zip(encoded, shared, strict=True):
-        if tensor is not None and cut is not None and cut.grad is not None:
-            tensor.backward(cut.grad)

@@ -26,7 +26,8 @@ def _identity(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
 
 
 def _auto_contrast(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    return enhance.normalize_min_max(images)
+    flat = images.amin((2, 3), keepdim=True) == images.amax((2, 3), keepdim=True)  # [B, C, 1, 1]
+    return torch.where(flat, images, enhance.normalize_min_max(images))  # one colour stays itself
 
 
 def _equalise(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:

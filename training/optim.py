@@ -16,9 +16,10 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:
     """Linear warm-up, then a cosine that would reach 0 one step after the last."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    share = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    warmup = min(config.warmup_steps, total // 5)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    share = (step - warmup) / (total - warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 

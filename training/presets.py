@@ -105,7 +105,7 @@ def finetune(data: str) -> TrainConfig:
 
     python -m training finetune --init-from runs/mine --data other.csv --out runs/other
     Rates fall by a fifth with every layer away from the head. Another image size:
-    ``--set model.grid=[12,12]``; only the last layers: ``--set freeze=4``.
+    ``--set model.grid=12x12``; only the last layers: ``--set freeze=4``.
     """
     config = images(data)
     return dataclasses.replace(
@@ -115,6 +115,9 @@ def finetune(data: str) -> TrainConfig:
         layer_decay=0.8,
         clip_norm=1.0,
         ema=0.99,
+        augment=dataclasses.replace(
+            config.augment, crop_scale=(0.5, 1.0), oversize=1.25, colour=0.2
+        ),
     )
 
 

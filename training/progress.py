@@ -48,6 +48,14 @@ class Progress:
         for id_, reason in items:
             self.console.print(f"  {id_}: {reason}", markup=False, highlight=False, soft_wrap=True)
 
+    def begins(self, origin: dict[str, Any]) -> None:
+        """Say what a fine-tuning took over."""
+        self.console.print(
+            f"begins from step {origin['step']} of a run on {origin['data']} "
+            f"({origin['labels']} labels); head: {origin['head']}",
+            markup=False,
+        )
+
     def absent(self, split: str, labels: list[str]) -> None:
         """Name the classes that a split has no items of."""
         if labels:
@@ -70,11 +78,16 @@ class Progress:
     def epoch(self, record: dict[str, Any]) -> None:
         """One epoch ended: a line that stays."""
         self.console.print(
-            f"epoch {record['epoch']}: loss {self.loss:.3f}, "
-            f"val top-1 {record['val_top1']:.4f}, val loss {record['val_loss']:.3f}, "
-            f"{self.images_per_second():.0f} images/s, {self.minutes_left():.0f} min left",
+            f"epoch {record['epoch']}: loss {record['loss']:.3f}, "
+            f"val top-1 {record['val_top1']:.4f}, val loss {record['val_loss']:.3f}{self._pace()}",
             highlight=False,
         )
+
+    def _pace(self) -> str:
+        """Nothing where a run was resumed at the end of an epoch and took no step since."""
+        if self.done == self.first:
+            return ""
+        return f", {self.images_per_second():.0f} images/s, {self.minutes_left():.0f} min left"
 
     def images_per_second(self) -> float:
         return (self.done - self.first) * self.batch / (time.monotonic() - self.since)

@@ -2,12 +2,13 @@
 
 Layout::
 
-    RUN/checkpoints/step-00001500/   a checkpoint and the state of the training
+    RUN/checkpoints/step-00001500/   a checkpoint and the state of the training; "-measured"
+                                     follows where it is the end of an epoch
         last, best                   links to two of them, replaced atomically
         metrics.jsonl                one object a line
         tensorboard/                 the same figures and more, for TensorBoard
         not-finite.json              where a run stopped that could not go on
-        report/                      pictures and figures of the finished run
+        report                       link to reports/N: figures and pictures, replaced as a whole
 
 Step 0 is a checkpoint too, so a run can be resumed from its first moment on.
 """
@@ -38,6 +39,7 @@ from models.spec import InputSpec
 from models.vit import VisionTransformer
 
 TRAINING_STATE = "training.safetensors"
+EVIDENCE = "not-finite.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Run:
         if self.checkpoints.exists():
             shutil.rmtree(self.checkpoints)
         self.checkpoints.mkdir(parents=True)
+        sync_directory(self.root.parent)
 
     def save(
         self,
@@ -125,7 +128,7 @@ class Run:
 
         An error (a full disk, say) leaves the previous checkpoints and links as they were.
         """
-        folder = self._folder(notes["step"])
+        folder = self._folder(notes)
         if folder.exists():  # complete, but killed before a link named it
             shutil.rmtree(folder)
         with atomic_directory(folder) as temporary:
@@ -166,10 +169,15 @@ class Run:
     def keep_evidence(self, step: int, what: str, samples: list[str]) -> None:
         """Write down why a run could not go on: not-finite.json."""
         text = json.dumps({"step": step, "what": what, "samples": samples}, indent=1)
-        write_atomic(self.root / "not-finite.json", (text + "\n").encode())
+        write_atomic(self.root / EVIDENCE, (text + "\n").encode())
 
-    def _folder(self, step: int) -> Path:
-        return self.checkpoints / f"step-{step:08d}"
+    def _folder(self, notes: dict[str, Any]) -> Path:
+        """A run may stop at the end of an epoch, before it is measured.
+
+        That step then has a second checkpoint, of another name: ``last`` stays whole meanwhile.
+        """
+        measured = "-measured" if 0 < notes["step"] == notes["measured"] else ""
+        return self.checkpoints / f"step-{notes['step']:08d}{measured}"
 
     def _settle(self, notes: dict[str, Any]) -> None:
         """What follows ``last``, now or at the resume after a kill in between.
@@ -178,16 +186,18 @@ class Run:
         are removed, with whatever a kill left half written.
         """
         if notes["best"] and notes["best"]["step"] == notes["step"]:
-            self._link("best", self._folder(notes["step"]))
+            self._link("best", self._folder(notes))
         kept = {os.path.realpath(self.root / name) for name in ("last", "best")}
         for folder in self.checkpoints.iterdir():
             if os.path.realpath(folder) not in kept:
                 shutil.rmtree(folder)
-        for remains in self.root.glob(f".{self.metrics.name}.*"):
-            remains.unlink()
+        for name in (self.metrics.name, EVIDENCE):
+            for remains in self.root.glob(f".{name}.*"):
+                remains.unlink()
 
     def _forget_after(self, step: int) -> None:
-        """Drop the lines of steps that will be taken again."""
+        """Drop what was written of steps that will be taken again."""
+        (self.root / EVIDENCE).unlink(missing_ok=True)
         if self.metrics.exists():
             lines = self.metrics.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= step]

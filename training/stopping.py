@@ -13,8 +13,11 @@ from typing import Self
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(Exception):
-    """The run was asked to stop by a signal."""
+class Stopped(BaseException):
+    """The run was asked to stop by a signal.
+
+    Like KeyboardInterrupt no Exception: a library that tries something and goes on would take it.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -24,8 +27,8 @@ class Stopped(Exception):
 class Stop:
     """Turns the first signal into a ``Stopped``: at once, or where ``check`` is called.
 
-    A second signal ends the process as if nobody had listened. Outside the main thread, where
-    signals never arrive, nothing is installed.
+    A second signal ends the process at once. Outside the main thread, where signals never arrive,
+    nothing is installed.
     """
 
     def __init__(self) -> None:
@@ -45,12 +48,23 @@ class Stop:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within this block a signal is only remembered, until ``check`` is called."""
+        """Within this block a signal is only remembered, until ``check`` is called or it ends."""
         self._deferring = True
         try:
             yield
         finally:
             self._deferring = False
+        self.check()
+
+    @contextlib.contextmanager
+    def at_once(self, allowed: bool) -> Iterator[None]:
+        """Within ``deferred``: a part that a signal may end anywhere, if nothing is lost by it."""
+        self._deferring = not allowed
+        try:
+            self.check()
+            yield
+        finally:
+            self._deferring = True
 
     def check(self) -> None:
         """Raise Stopped if a signal came."""
@@ -59,8 +73,18 @@ class Stop:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            _end(number, frame)
         self._asked = number
         if not self._deferring:
             raise Stopped(number)
+
+
+def end_quietly() -> None:
+    """Until a ``Stop`` listens, a signal ends the process, also as PID 1, which has no default."""
+    for number in SIGNALS:
+        signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End here and now: no exception, which an import in progress could swallow or print."""
+    os._exit(128 + number)
