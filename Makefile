@@ -9,6 +9,8 @@
 # ARGS=...       more arguments for the served, tested or linted command
 # PIP_ARGS=...   more arguments for pip, such as an index with a smaller build of torch
 # PYTHON=...     the interpreter that the environments are made with
+# ENGINE=...     docker or podman, for images and test-containers; else the one that works here
+# BUILD_ARGS=... more arguments for its build
 
 EXTRA ?= cpu
 ifndef PYTHON
@@ -16,6 +18,9 @@ PYTHON := $(shell for name in python3.11 python3; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo "$$name" && break; done)
 endif
+# A docker that answers by itself; through DOCKER_HOST it may be podman, whose own build is better.
+ENGINE ?= $(shell env -u DOCKER_HOST docker info >/dev/null 2>&1 && echo docker \
+	|| { podman info >/dev/null 2>&1 && echo podman; })
 BENCH ?= training_step export_overhead rotations_input server
 
 ifeq ($(filter $(EXTRA),cpu gpu),)
@@ -40,12 +45,13 @@ absent.serve-test := torch onnx onnxruntime-gpu
 absent.train := onnxruntime-gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint bench serve-env train-env clean $(ENVIRONMENTS:%=.venv/%)
+.PHONY: help serve test lint bench serve-env train-env images test-containers container-engine clean
+.PHONY: soak-training $(ENVIRONMENTS:%=.venv/%)
 .NOTPARALLEL:  # two installs of one checkout would share a build folder
 .DELETE_ON_ERROR:
 
 help:  ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
 
 serve: serve-env  ## serve bundles/ on http://127.0.0.1:8000 (EXTRA=gpu for a GPU)
 	$(SERVE) -m service --bundles bundles $(ARGS)
@@ -62,9 +68,27 @@ bench: train-env  ## run benchmarks/, each ends with one JSON line (BENCH=server
 	@set -e; for name in $(BENCH); do \
 		echo "== $$name"; $(TRAIN) -m benchmarks.$$name $(ARGS); done
 
+soak-training: train-env  ## kill training runs 50 times and more: each must end as if never killed
+	$(TRAIN) -m benchmarks.kill_training $(ARGS)
+
 serve-env: .venv/serve-$(EXTRA)  ## only set up what serve needs
 
 train-env: .venv/train  ## only set up what training, export, lint and bench need
+
+images: container-engine  ## build the container images liere-serve and liere-train
+	$(call build,serve,liere-serve$(if $(filter gpu,$(EXTRA)),-gpu))
+	$(call build,train,liere-train)
+
+test-containers: images .venv/serve-test  ## build the images and run them, and the README's retraining
+	CONTAINER_ENGINE=$(ENGINE) .venv/serve-test/bin/python -m pytest -v $(ARGS) \
+		tests/test_containers.py tests/test_containers_retrain.py
+
+container-engine:  # fails, with the reason, where no image can be built
+	@test -n "$(ENGINE)" || { echo 'no container engine: neither docker nor podman works here' >&2; \
+		exit 1; }
+	@$(ENGINE) image inspect debian:bookworm-slim >/dev/null 2>&1 \
+		|| $(ENGINE) pull debian:bookworm-slim >/dev/null 2>&1 \
+		|| { echo '$(ENGINE) finds no image debian:bookworm-slim, here or in a registry' >&2; exit 1; }
 
 clean:  ## remove the environments and caches; bundles and runs stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -99,3 +123,16 @@ if wrong := installed & set(sys.argv[1:]):
     sys.exit(f"{sys.prefix} must not hold {', '.join(wrong)}: find out what asks for it, make clean")
 endef
 export ASSERT_ABSENT
+
+# --- images ----------------------------------------------------------------------------------
+
+# Inside, pip looks where the caller's pip looks: at its indexes and in its folders of wheels, which
+# podman can mount while it builds and docker cannot. Podman's own format knows no health check.
+WHEELS = $(if $(filter podman,$(ENGINE)),$(wildcard $(PIP_FIND_LINKS)))
+PIP_SOURCES = $(PIP_INDEX_URL:%=--index-url %) $(PIP_EXTRA_INDEX_URL:%=--extra-index-url %) \
+	$(WHEELS:%=--find-links %)
+
+build = $(ENGINE) build $(if $(filter podman,$(ENGINE)),--format docker) \
+	$(foreach path,$(WHEELS),--volume $(path):$(path):ro) --build-arg EXTRA=$(EXTRA) \
+	--build-arg PIP_ARGS='$(strip $(PIP_SOURCES) $(PIP_ARGS))' $(BUILD_ARGS) \
+	--target $(1) --tag $(2) .

@@ -107,6 +107,7 @@ def test_ci_runs_what_a_developer_runs(repo_root: Path) -> None:
     lines = script.read_text(encoding="utf-8").splitlines()
     assert os.access(script, os.X_OK)
     assert [line for line in lines if line.startswith("make")] == ["make lint", "make test"]
+    assert "    make test-containers" in lines  # where there is an engine
 
 
 def test_readme_names_the_two_commands(repo_root: Path) -> None:

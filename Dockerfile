@@ -1,0 +1,86 @@
+# Two images from one file: `serve` answers, `train` trains and exports. `make images` builds both;
+# docker, podman and buildah do it alone too: `docker build --target serve --tag liere-serve .`
+
+# --- what both stand on ----------------------------------------------------------------------
+
+# tini is process 1: the kernel drops signals to a process 1 without a handler, and Python has
+# none while it imports.
+FROM debian:bookworm-slim AS debian
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3 tini \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* \
+    && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin liere \
+    && mkdir /app
+
+# One layer over nothing: a base image whose own / only root may enter would shut out every user.
+FROM scratch AS base
+# What is shipped is compiled already, and nothing but /tmp need be writable.
+ENV PATH=/venv/bin:/usr/bin:/bin \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp
+LABEL org.opencontainers.image.title="LieRE" \
+      org.opencontainers.image.description="Vision transformers with learned rotary positions" \
+      org.opencontainers.image.version="0.1.0"
+COPY --from=debian / /
+WORKDIR /app
+
+# --- packages: pip stays in /pip, which no image gets ----------------------------------------
+
+FROM base AS pip
+# Bytecode that is never compared with its source: a copied layer may change the times of files.
+ENV PIP="/pip/bin/pip --python /venv/bin/python --disable-pip-version-check --no-cache-dir" \
+    COMPILE="python3 -m compileall -q --invalidation-mode unchecked-hash -x /torch/testing/"
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3-venv \
+    && python3 -m venv /pip \
+    && python3 -m venv --without-pip /venv
+COPY pyproject.toml constraints.txt ./
+
+FROM pip AS serve-packages
+# PIP_ARGS: more arguments for pip, such as an index. EXTRA=gpu: for an NVIDIA GPU with CUDA 13.
+ARG PIP_ARGS=""
+ARG EXTRA=cpu
+RUN $PIP install --no-compile -c constraints.txt $PIP_ARGS ".[serve,$EXTRA]" \
+    && $PIP check \
+    && $COMPILE /venv/lib
+
+FROM pip AS train-packages
+ARG PIP_ARGS=""
+RUN $PIP install --no-compile -c constraints.txt $PIP_ARGS "$(grep ^torch== constraints.txt)" \
+    && $PIP install --no-compile -c constraints.txt $PIP_ARGS '.[train,export,cpu]' \
+    && $PIP check \
+    && $COMPILE /venv/lib
+
+# --- code: owned by root, readable by all, writable by nobody else ---------------------------
+
+FROM base AS code
+COPY . /checkout
+RUN cd /checkout \
+    && mkdir -p /serve /train/data /train/runs /train/bundles \
+    && cp -r models service bundles /serve \
+    && cp -r models training export /train \
+    && chmod -R u=rwX,go=rX /serve /train \
+    && chown 10001:10001 /train/data /train/runs /train/bundles \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /serve /train
+
+# --- serve: answers on port 8000 as soon as it runs, with the bundles of the checkout --------
+
+FROM base AS serve
+USER 10001:10001
+EXPOSE 8000
+ENV LIERE_HOST=0.0.0.0
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-m", "service", "health"]
+ENTRYPOINT ["tini", "--", "python", "-m", "service"]
+COPY --from=serve-packages /venv /venv
+COPY --from=code /serve /app
+
+# --- train: python -m training, python -m export ---------------------------------------------
+
+FROM base AS train
+USER 10001:10001
+ENTRYPOINT ["tini", "--"]
+CMD ["python", "-m", "training", "--help"]
+COPY --from=train-packages /venv /venv
+COPY --from=code /train /app
