@@ -186,8 +186,8 @@ def test_stopped_training_goes_on(checkout: Compose, engine: Engine) -> None:
     (checkout.folder / "runs").mkdir()
     (checkout.folder / ".env").write_text(f"OWNER={owner()}\n")
     hand_over(checkout.folder)
-    words = ["python", "-m", "training", "smoke", "--data", "data/shapes", "--out", "runs/shapes"]
-    words += ["--set", "epochs=400"]
+    paths = ("--data", "data/shapes", "--out", "runs/shapes")
+    words = ("python", "-m", "training", "smoke", *paths, "--set", "epochs=400")
     container = checkout("run", "--detach", "train", *words).stdout.split()[-1]
     wait_until((checkout.folder / "runs/shapes/metrics.jsonl").exists, "an epoch", 120)
     engine("stop", "--time", "30", container)
