@@ -114,7 +114,7 @@ def test_container_without_keys_stays_closed(engine: Engine) -> None:
 
 
 def test_stop_lets_requests_finish(engine: Engine, alone: tuple[str, int]) -> None:
-    """Under load: what is half sent is answered, nothing breaks off before, the exit status is 0."""
+    """Under load: what is half sent is answered, nothing breaks off before, exit status 0."""
     container, port = alone
     wait_until(lambda: answers(port), "the server to be ready", 60)
     statuses: list[int] = []
