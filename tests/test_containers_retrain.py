@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(1500)
 #: Whose files the ordinary user of the README has, where the tests run as root.
 ORDINARY = "1234:1234"
 CLASSES = "0123"
-PHOTOS_PER_CLASS = 60
+PHOTOS_PER_CLASS = 80  # an export wants 256 of them
 
 
 def substitutions(compose: Compose) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import random
 import signal
 import threading
@@ -15,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from tests.disks import small_disk
+from tests.forks import killable
 from training.curves import PREFIX, Curves
 
 
@@ -94,8 +94,7 @@ def write_until_killed(folder: Path, done: int) -> None:
 
 def test_curves_survive_kills(tmp_path: Path) -> None:
     """Killed six times at a random instant, each step is shown once, in order, with its value."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context = killable()
     draw, done = random.Random(0), 0
     for start in range(1, 7):
         process = context.Process(target=write_until_killed, args=(tmp_path, done))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import shutil
 import signal
@@ -33,6 +32,7 @@ from benchmarks.kill_training import (
 from models.checkpoint import read_description
 from tests import training_runs
 from tests.conftest import ROOT
+from tests.forks import killable
 from tests.training_runs import before, command, names
 from training.__main__ import main
 from training.run import Run
@@ -92,9 +92,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(log: Path) -> Start:
     """Runs ``train_interrupted`` to its end, forked from a process that has imported torch."""
-    context = multiprocessing.get_context("forkserver")
-    # the first optimiser of a process imports torch._dynamo, which takes longer than the training
-    context.set_forkserver_preload([__name__, "torch._dynamo"])
+    context = killable()
 
     def run(arguments: list[str], expected: int, interruption: Interruption | None = None) -> None:
         resume = ["--resume"] * Run(Path(arguments[4])).exists()

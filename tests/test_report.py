@@ -6,7 +6,6 @@ import base64
 import html.parser
 import io
 import json
-import multiprocessing
 import random
 import re
 import shutil
@@ -27,6 +26,7 @@ from models.sources import Source, open_source
 from models.spec import EncodingSpec, Grid, InputSpec, ModelSpec
 from models.vit import VisionTransformer
 from tests.disks import small_disk
+from tests.forks import killable
 from training import pictures
 from training.evaluate import evaluate
 from training.measures import measure
@@ -551,8 +551,7 @@ def publish_forever(root: Path) -> None:
 
 def test_killed_at_any_instant_a_report_is_there(run: Path) -> None:
     """Killed twenty times while reports are written, the link names a whole one."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context = killable()
     draw = random.Random(0)
     for _ in range(20):
         target = target_of(run)
