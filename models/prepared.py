@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from models.inputs import Media, MediaError, prepare
+from models.inputs import Media, MediaError, read
 from models.sources import Item, Source, SourceError
 from models.spec import Grid, InputSpec
 
@@ -22,16 +22,17 @@ from models.spec import Grid, InputSpec
 #: a split of large photographs never lies in memory encoded.
 PIECE = 32
 
-#: Prepared array; the reason instead, where an item cannot be decoded.
+#: Prepared views [V, *pixels per axis, C]; the reason instead, where an item cannot be decoded.
 Result = np.ndarray | str
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """One split, ready for the network. N items.
+    """One split, ready for the network. N items with V views each.
 
     Attributes:
-        pixels: uint8 [N, *pixels per axis, C].
+        pixels: [N * V, *pixels per axis, C] of the InputSpec's dtype; an item's views lie side by
+            side.
         labels: int64 [N].
         ids: N item ids, in order.
         sha256: of ids, labels and contents, in order: the same data give the same hash.
@@ -43,6 +44,15 @@ class Prepared:
     ids: tuple[str, ...]
     sha256: str
     skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def views(self) -> int:
+        """V: more than 1 for some clips."""
+        return len(self.pixels) // len(self.ids)
+
+    def of_items(self, logits: np.ndarray) -> np.ndarray:
+        """Logits [N * V, classes] of ``pixels`` -> means over each item's views, [N, classes]."""
+        return logits.reshape(len(self.ids), self.views, -1).mean(axis=1)
 
 
 def prepare_split(
@@ -75,7 +85,7 @@ def prepare_split(
     kept: list[Item] = []
     failures: list[tuple[str, str]] = []
     pieces = _read(source, items, hasher)
-    for piece, results in _decode(pieces, lambda one: prepare(one, spec, grid, patch), workers):
+    for piece, results in _decode(pieces, lambda one: read(one, spec, grid, patch).pixels, workers):
         for item, result in zip(piece, results, strict=True):
             if isinstance(result, str):
                 failures.append((item.id, result))
@@ -90,7 +100,7 @@ def prepare_split(
         raise SourceError(f"{source.name}: no item of split {split!r} can be read")
     labels = np.array([item.label for item in kept], dtype=np.int64)
     ids = tuple(item.id for item in kept)
-    return Prepared(np.stack(arrays), labels, ids, hasher.hexdigest(), tuple(failures))
+    return Prepared(np.concatenate(arrays), labels, ids, hasher.hexdigest(), tuple(failures))
 
 
 def split_sha256(source: Source, split: str) -> str:

@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 AXES: dict[str, tuple[str, ...]] = {
     "image": ("height", "width"),
+    "video": ("time", "height", "width"),
+    "volume": ("depth", "height", "width"),
 }
+MAX_VIEWS = 8
 
 
 class SpecError(ValueError):
@@ -65,27 +68,86 @@ class Grid:
 
 
 @dataclasses.dataclass(frozen=True)
+class VideoSpec:
+    """Which frames of a clip become the network's input.
+
+    Attributes:
+        stride: seconds between two frames; 0 spreads the frames over the whole clip.
+        views: how often a clip is sampled, at other times each; the logits are averaged.
+    """
+
+    stride: float = 0.0
+    views: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.stride < math.inf:
+            raise SpecError(f"video.stride must be 0 or more seconds, got {self.stride}")
+        if not 1 <= self.views <= MAX_VIEWS:
+            raise SpecError(f"video.views must be from 1 to {MAX_VIEWS}, got {self.views}")
+
+
+@dataclasses.dataclass(frozen=True)
+class VolumeSpec:
+    """How a scan becomes the network's input. Axes: depth, height, width.
+
+    Attributes:
+        spacing: millimetres between two voxels along each axis; what lies beyond the input is cut,
+            what is missing is filled with the lowest intensity. Empty: the whole scan is
+            stretched to the input.
+        window: the intensities, after the file's own rescaling, that become 0 and 255. Empty: the
+            ``percentiles`` of the scan itself do.
+        percentiles: lowest and highest, 0 to 100.
+    """
+
+    spacing: tuple[float, ...] = ()
+    window: tuple[float, ...] = ()
+    percentiles: tuple[float, ...] = (0.5, 99.5)
+
+    def __post_init__(self) -> None:
+        if self.spacing and (
+            len(self.spacing) != 3 or not all(0 < side < math.inf for side in self.spacing)
+        ):
+            raise SpecError(f"volume.spacing must be three positive mm, got {self.spacing}")
+        if self.window and not _rising(self.window):
+            raise SpecError(f"volume.window must be two rising intensities, got {self.window}")
+        ends = self.percentiles
+        if not (_rising(ends) and ends[0] >= 0 and ends[1] <= 100):
+            raise SpecError(
+                f"volume.percentiles must be two rising numbers 0 to 100, got {ends}"
+            )
+
+
+def _rising(pair: tuple[float, ...]) -> bool:
+    return len(pair) == 2 and all(map(math.isfinite, pair)) and pair[0] < pair[1]
+
+
+@dataclasses.dataclass(frozen=True)
 class InputSpec:
     """How bytes become the array that enters the graph; the same in training and serving.
 
-    The array is uint8 ``[*pixels per axis, channels]``; ``mean`` and ``std`` (in units of
-    value / 255) are applied inside the network.
+    The array is ``[*pixels per axis, channels]`` with values from 0 to 255; ``mean`` and ``std``
+    (in units of value / 255) are applied inside the network.
 
     Attributes:
         modality: a key of ``AXES``.
+        dtype: of the array; float32, for volumes alone, keeps what rounding to 256 steps loses.
         fit: ``crop`` resizes so that the short side just covers the target and cuts the centre;
-            ``stretch`` resizes each axis on its own and keeps every pixel.
+            ``stretch`` resizes each axis on its own and keeps every pixel. Volumes: ``stretch``.
         interpolation: resampling filter; both are anti-aliased when shrinking.
         background: RGB value that transparent pixels are blended onto.
+        video, volume: what that modality needs besides; None for the others.
     """
 
-    modality: Literal["image"] = "image"
+    modality: Literal["image", "video", "volume"] = "image"
     channels: int = 3
+    dtype: Literal["uint8", "float32"] = "uint8"
     fit: Literal["crop", "stretch"] = "crop"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     background: tuple[int, ...] = (255, 255, 255)
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    video: VideoSpec | None = None
+    volume: VolumeSpec | None = None
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -101,6 +163,24 @@ class InputSpec:
             raise SpecError(f"std must be positive, got {self.std}")
         if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
             raise SpecError(f"background must be three values 0 to 255, got {self.background}")
+        self._check_modality()
+
+    def _check_modality(self) -> None:
+        for name in ("video", "volume"):
+            if (getattr(self, name) is not None) != (self.modality == name):
+                raise SpecError(f"{name} must be given for that modality alone: {self.modality}")
+        if self.modality == "volume" and (self.channels, self.fit) != (1, "stretch"):
+            raise SpecError(
+                "volumes need channels 1 and fit stretch, "
+                f"got {self.channels} and {self.fit}"
+            )
+        if self.dtype == "float32" and self.modality != "volume":
+            raise SpecError(f"dtype float32 is for volumes, got modality {self.modality}")
+
+    @property
+    def views(self) -> int:
+        """How many arrays stand for one item: more than one for some clips."""
+        return self.video.views if self.video else 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from models.inputs import bmp, gif, tiff
 from models.inputs.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from models.inputs.grey import levels
 from models.inputs.limits import MAX_PIXELS, check_size
+from models.inputs.sample import Media, Sample
 from models.spec import InputSpec
 
 #: Only decoders we mean to expose, each with what its files begin with; the rest is refused unread.
@@ -58,8 +59,13 @@ UPRIGHT = {
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def prepare(media: bytes | np.ndarray, spec: InputSpec, pixels: tuple[int, ...]) -> np.ndarray:
-    """One image as the network's input.
+def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int = 1) -> Sample:
+    """``prepare`` as every modality offers it; an image has one view: [1, height, width, C]."""
+    return Sample(prepare(media, spec, pixels)[np.newaxis])
+
+
+def prepare(media: Media, spec: InputSpec, pixels: tuple[int, ...]) -> np.ndarray:
+    """One image as the network's input; a frame of a clip comes this way too.
 
     Args:
         media: an encoded file, or a decoded uint8 / uint16 array ``[h, w]`` or ``[h, w, 1|3|4]``.
