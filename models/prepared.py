@@ -1,6 +1,7 @@
 """Whole splits as prepared arrays, decoded once through the serving path.
 
-Torch-free: training and export measure on exactly the arrays that the service would see.
+Torch-free: training and export measure on exactly the arrays that the service would see. With a
+cache a split is decoded once for all runs, and may be larger than the memory.
 """
 
 from __future__ import annotations
@@ -9,19 +10,26 @@ import dataclasses
 import hashlib
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from models.cache import Add, cache_key, cached
 from models.inputs import Media, MediaError, read
 from models.sources import Item, Source, SourceError
 from models.spec import Grid, InputSpec
 
-#: Items that a thread takes at a time. At most two pieces per thread are read ahead, so that
-#: a split of large photographs never lies in memory encoded.
-PIECE = 32
+#: Items that a thread takes at a time, fewer where their files come to so many bytes. At most two
+#: pieces per thread are read ahead, so that a split of large files never lies in memory encoded.
+PIECE, PIECE_BYTES = 32, 32 * 2**20
+#: Unreadable items that an error names.
+TOLD = 10
 
+#: What is known of a decoded split: its ``sha256``, and ``skipped`` as pairs of id and reason.
+Notes = dict[str, Any]
 #: Prepared views [V, *pixels per axis, C]; the reason instead, where an item cannot be decoded.
 Result = np.ndarray | str
 
@@ -66,6 +74,7 @@ def prepare_split(
     skip_unreadable: bool = False,
     advance: Callable[[int], None] = lambda items: None,
     limit: int | None = None,
+    cache: Path | None = None,
 ) -> Prepared:
     """Decode a split for one grid.
 
@@ -73,60 +82,133 @@ def prepare_split(
         workers: threads that decode; the decoders leave the interpreter to the others meanwhile.
         skip_unreadable: leave broken items out (they are named in the result) instead of
             refusing the split.
-        advance: called with the number of items just done, for a progress display.
+        advance: called with the number of items just decoded, for a progress display.
         limit: take the first items only.
+        cache: folder where decoded splits are kept (``models.cache``); the pixels are then a
+            memory map. None keeps them in memory alone.
 
     Raises:
         SourceError: unreadable items, counted and named.
+        CacheError: a cache that cannot be written, or is damaged.
     """
     items = source.split(split)[:limit]
-    hasher = hashlib.sha256()
-    arrays: list[np.ndarray] = []
-    kept: list[Item] = []
-    failures: list[tuple[str, str]] = []
-    pieces = _read(source, items, hasher)
-    for piece, results in _decode(pieces, lambda one: read(one, spec, grid, patch).pixels, workers):
-        for item, result in zip(piece, results, strict=True):
-            if isinstance(result, str):
-                failures.append((item.id, result))
-            else:
-                kept.append(item)
-                arrays.append(result)
-        advance(len(piece))
-    if failures and not skip_unreadable:
-        count = f"{len(failures)} of {len(items)} items"
-        raise SourceError(f"{count} in split {split!r} cannot be read: {_told(failures)}")
-    if not kept:
-        raise SourceError(f"{source.name}: no item of split {split!r} can be read")
+    wanted = _Wanted(source, split, items, spec, grid, patch, skip_unreadable)
+    digest = _digest(source, items) if cache else None
+
+    def build(add: Add) -> Notes:
+        notes = wanted.decode(add, workers, advance)
+        if digest not in (None, notes["sha256"]):
+            raise SourceError(f"{source.name}: split {split!r} changed while it was read")
+        return notes
+
+    if cache and digest:
+        key = cache_key(digest, spec, grid.pixels(patch))
+        pixels, notes = cached(cache, key, wanted.row, spec.dtype, build)
+        wanted.check(notes["skipped"])  # whoever filled it may have left items out
+    else:
+        pixels, notes = _in_memory(len(items) * spec.views, wanted.row, spec.dtype, build)
+    skipped = {id_: reason for id_, reason in notes["skipped"]}
+    kept = [item for item in items if item.id not in skipped]
     labels = np.array([item.label for item in kept], dtype=np.int64)
     ids = tuple(item.id for item in kept)
-    return Prepared(np.concatenate(arrays), labels, ids, hasher.hexdigest(), tuple(failures))
+    return Prepared(pixels, labels, ids, notes["sha256"], tuple(skipped.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+    """A split that is to be decoded."""
+
+    source: Source
+    split: str
+    items: list[Item]
+    spec: InputSpec
+    grid: Grid
+    patch: tuple[int, ...]
+    skip_unreadable: bool
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """Shape of one view."""
+        return (*self.grid.pixels(self.patch), self.spec.channels)
+
+    def decode(self, add: Add, workers: int, advance: Callable[[int], None]) -> Notes:
+        """Hand every item's views over, in order; the hash and what was left out."""
+        hasher = hashlib.sha256()
+        skipped: list[tuple[str, str]] = []
+        pieces = _read(self.source, self.items, hasher)
+        for piece, results in _decode(pieces, self._views, workers):
+            for item, result in zip(piece, results, strict=True):
+                if isinstance(result, str):
+                    skipped.append((item.id, result))
+                else:
+                    add(result)
+            advance(len(piece))
+        self.check(skipped)
+        return {"sha256": hasher.hexdigest(), "skipped": skipped}
+
+    def _views(self, medium: Media) -> np.ndarray:
+        pixels = read(medium, self.spec, self.grid, self.patch).pixels
+        assert (pixels.shape, pixels.dtype) == ((self.spec.views, *self.row), self.spec.dtype)
+        return pixels
+
+    def check(self, skipped: Sequence[Sequence[str]]) -> None:
+        """SourceError where items were left out and may not, or where nothing is left."""
+        if skipped and not self.skip_unreadable:
+            names = "; ".join(f"{id_}: {reason}" for id_, reason in skipped[:TOLD])
+            raise SourceError(
+                f"{len(skipped)} of {len(self.items)} items in split {self.split!r} cannot be "
+                f"read: {names}{'; ...' if len(skipped) > TOLD else ''}"
+            )
+        if len(skipped) == len(self.items):
+            raise SourceError(
+                f"{self.source.name}: no item of split {self.split!r} can be read"
+            )
+
+
+def _in_memory(
+    rows: int, row: tuple[int, ...], dtype: str, build: Callable[[Add], Notes]
+) -> tuple[np.ndarray, Notes]:
+    """At most so many rows, written where they stay: a split is never there twice."""
+    array, filled = np.empty((rows, *row), dtype), 0
+
+    def add(views: np.ndarray) -> None:
+        nonlocal filled
+        array[filled : filled + len(views)] = views
+        filled += len(views)
+
+    notes = build(add)
+    return array[:filled], notes
 
 
 def split_sha256(source: Source, split: str) -> str:
     """The hash that ``prepare_split`` gives, without decoding."""
+    return _digest(source, source.split(split))
+
+
+def _digest(source: Source, items: list[Item]) -> str:
     hasher = hashlib.sha256()
-    for _ in _read(source, source.split(split), hasher):
+    for _ in _read(source, items, hasher):
         pass
     return hasher.hexdigest()
-
-
-def _told(failures: list[tuple[str, str]], shown: int = 10) -> str:
-    names = "; ".join(f"{id_}: {reason}" for id_, reason in failures[:shown])
-    return names + ("; ..." if len(failures) > shown else "")
 
 
 def _read(
     source: Source, items: list[Item], hasher: hashlib._Hash
 ) -> Iterator[tuple[list[Item], list[Media | OSError]]]:
     """Pieces of a split with their media, hashed on the way."""
-    for start in range(0, len(items), PIECE):
-        piece = items[start : start + PIECE]
-        media = [_read_one(source, item) for item in piece]
-        for item, medium in zip(piece, media, strict=True):
-            digest = hashlib.sha256(_content(medium)).hexdigest()
-            hasher.update(f"{item.id}\0{item.label}\0{digest}\n".encode())
-        yield piece, media
+    piece: list[Item] = []
+    media: list[Media | OSError] = []
+    size = 0
+    for item in items:
+        content = _content(medium := _read_one(source, item))
+        digest = hashlib.sha256(content).hexdigest()
+        hasher.update(f"{item.id}\0{item.label}\0{digest}\n".encode())
+        piece.append(item)
+        media.append(medium)
+        size += len(content)
+        if len(piece) == PIECE or size >= PIECE_BYTES or item is items[-1]:
+            yield piece, media
+            piece, media, size = [], [], 0
 
 
 def _read_one(source: Source, item: Item) -> Media | OSError:

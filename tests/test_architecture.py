@@ -15,10 +15,10 @@ import pytest
 
 from tests.conftest import ROOT, imported_names
 
-CONTRACT = ("spec", "bundle", "files", "sources", "prepared", "inputs")
+CONTRACT = ("spec", "bundle", "files", "sources", "prepared", "cache", "inputs")
 TORCH_HALF = ("rotations", "encodings", "vit", "checkpoint")
 
-DECODERS = {"PIL", "av", "nibabel", "pydicom", "SimpleITK"}
+DECODERS = {"PIL", "av", "nibabel", "pydicom"}
 TORCH = {"torch", "torchvision", "kornia"}
 GRAPHS = {"onnx", "onnx_ir", "onnxscript"}
 WEB = {"fastapi", "starlette", "uvicorn"}

@@ -114,6 +114,18 @@ def test_archives_of_other_programs_are_read(tmp_path: Path) -> None:
     assert found == {"a/1.png": b"1" * 100, "b/2.png": b"2" * 100}
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_scan_in_an_archive_is_an_item(tmp_path: Path, kind: str) -> None:
+    """A zip, npz or packed scan inside of an archive is handed over as it is, never opened."""
+    series = io.BytesIO()
+    with zipfile.ZipFile(series, "w") as target:
+        target.writestr("train/a/1.png", b"a slice")
+    files = {"a/series.zip": series.getvalue(), "b/scan.nii.gz": noise(90), "b/2.npz": noise(80)}
+    source = open_source(pack(tmp_path / f"scans{kind}", files, "scans/"))
+    assert contents(source) == files
+    assert contents(open_source(unpack(tmp_path / "scans", files))) == files
+
+
 class Pipe(io.RawIOBase):
     """A target that cannot seek: sizes then follow the members."""
 

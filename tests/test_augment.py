@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 
-from training.augment import augment, crop_and_flip, erase, rectangles, resized_crop
+from models.spec import InputSpec, SpecError
+from training.augment import augment, resized_crop
 from training.config import Augment
 from training.draws import Draws
+from training.mixing import mix
 from training.operations import OPERATIONS, colour_jitter, rand_augment
+from training.shapes import boxes, crop_and_flip, erase, mirror
 
 
 def plain_crop(image: np.ndarray, draws: np.ndarray, padding: int, flip: bool) -> np.ndarray:
@@ -58,9 +63,80 @@ def test_crop_and_flip_reaches_every_shift_equally_often() -> None:
 # --- crops, rectangles, colours ------------------------------------------------------------------
 
 CPU = torch.device("cpu")
+GREY = InputSpec(channels=1, mean=(0.5,), std=(0.5,))
 EVERYTHING = Augment(
     crop_scale=(0.3, 0.9), oversize=1.5, operations=2, magnitude=0.7, colour=0.4, erase=0.5
 )
+
+
+GOLDEN = "ed162c84bc7c484993d810499bf5a852f242ec742cfb0aaac32765588928bd3a"
+#: Settings, and how many uniforms an item draws with them: a run that goes on must draw the same.
+TAKEN = [
+    (Augment(), 3),
+    (Augment(0, False), 3),
+    (Augment(crop_scale=(0.3, 0.9), oversize=1.5), 5),
+    (Augment(crop_scale=(0.3, 0.9), operations=2, magnitude=0.7, colour=0.4, erase=0.5), 18),
+    (Augment(operations=3, erase=0.3, mixup=0.2, cutmix=1.0), 19),
+    (Augment(cutmix=1.0), 8),
+]
+
+
+@pytest.mark.parametrize(("spec", "taken"), TAKEN)
+def test_images_draw_what_they_always_drew(spec: Augment, taken: int) -> None:
+    """Options of other modalities cost images no draw: runs of images stay as they were."""
+    draws = Draws(0, 0, np.arange(6))
+    pixels = augment(random_pixels(6, 12, 18), draws, spec, InputSpec(), (12, 18), CPU)
+    if spec.mixes:
+        mix(pixels, np.arange(6) % 2, 2, draws, spec)
+    following = draws.take(1)
+    at_once = Draws(0, 0, np.arange(6)).take(taken + 1)
+    assert np.array_equal(following, at_once[:, taken:])
+
+
+def test_images_are_shifted_as_they_always_were() -> None:
+    """Bytes of a batch that was shifted and mirrored before there were clips and scans."""
+    pixels = (np.arange(9 * 6 * 10 * 3) * 7919 % 251).astype(np.uint8).reshape(9, 6, 10, 3)
+    result = augment(pixels, Draws(5, 3, np.arange(9)), Augment(2), InputSpec(), (6, 10), CPU)
+    assert hashlib.sha256(result.numpy().tobytes()).hexdigest() == GOLDEN
+
+
+def test_items_are_mirrored_along_the_axes_that_are_named() -> None:
+    """Half of them along each axis, each for itself; pictures upside down where asked for."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, 5, 7, 1), dtype=np.uint8)
+    draws = Draws(0, 0, np.arange(40)).take(2)
+    result = mirror(pixels, draws, (1, 3))
+    for item, one, row in zip(pixels, result, draws < 0.5, strict=True):
+        expected = item[:: -1 if row[0] else 1, :, :: -1 if row[1] else 1]
+        assert np.array_equal(one, expected)
+    spec = Augment(0, False, flip_axes=("height",))
+    frames = pixels[:, 0]
+    again = Draws(0, 0, np.arange(40))
+    upright = augment(frames, again, spec, GREY, (5, 7), CPU).numpy()
+    down = draws[:, 0] < 0.5
+    assert np.array_equal(upright[down], frames[down, ::-1])
+    assert np.array_equal(upright[~down], frames[~down])
+
+
+@pytest.mark.parametrize(
+    ("modality", "spec", "message"),
+    [
+        ("image", Augment(rotate=5), "augment.rotate is for volume input; expected 0 for image"),
+        ("image", Augment(noise=0.1), "augment.noise is for volume input; .* image, got 0.1"),
+        ("video", Augment(intensity=0.1), "augment.intensity is for volume input; .* for video"),
+        ("volume", Augment(operations=1), "operations is for image and video input; .* for volume"),
+        ("volume", Augment(colour=0.1), "augment.colour is for image and video input"),
+        ("image", Augment(flip_axes=("time",)), r"of image input must be some of height, .*'time'"),
+        ("video", Augment(flip_axes=("depth",)), "must be some of time, height, each once"),
+        ("volume", Augment(flip_axes=("width",)), r"some of depth, height, each once \(augment.fl"),
+        ("volume", Augment(flip_axes=("depth", "depth")), "each once"),
+    ],
+)
+def test_option_of_another_modality_is_refused(
+    modality: str, spec: Augment, message: str
+) -> None:
+    """It is named, with the modality, and never passed over in silence."""
+    with pytest.raises(SpecError, match=message):
+        spec.check_modality(modality)
 
 
 def random_pixels(batch: int, height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -76,21 +152,23 @@ def random_pixels(batch: int, height: int, width: int, channels: int = 3) -> np.
 def test_augmentation_is_drawn_per_sample(channels: int) -> None:
     """An item comes out the same alone, in any order and among any others."""
     pixels, samples = random_pixels(24, 18, 27, channels), np.arange(24) * 7
-    together = augment(pixels, Draws(3, 9, samples), EVERYTHING, (12, 18), CPU)
+    spec = GREY if channels == 1 else InputSpec()
+    together = augment(pixels, Draws(3, 9, samples), EVERYTHING, spec, (12, 18), CPU)
     assert together.shape == (24, 12, 18, channels)
     for index in range(24):
         draws = Draws(3, 9, samples[index : index + 1])
-        alone = augment(pixels[index : index + 1], draws, EVERYTHING, (12, 18), CPU)
+        alone = augment(pixels[index : index + 1], draws, EVERYTHING, spec, (12, 18), CPU)
         torch.testing.assert_close(alone[0], together[index], atol=0.01, rtol=0)
     order = np.random.default_rng(1).permutation(24)
-    shuffled = augment(pixels[order], Draws(3, 9, samples[order]), EVERYTHING, (12, 18), CPU)
+    shuffled = augment(pixels[order], Draws(3, 9, samples[order]), EVERYTHING, spec, (12, 18), CPU)
     torch.testing.assert_close(shuffled, together[torch.from_numpy(order)], atol=0.01, rtol=0)
 
 
 def test_items_of_one_batch_are_augmented_differently() -> None:
     """Sixty copies of one picture become sixty different ones."""
     pixels = random_pixels(1, 18, 27).repeat(60, axis=0)
-    result = augment(pixels, Draws(0, 0, np.arange(60)), EVERYTHING, (12, 18), CPU)
+    draws = Draws(0, 0, np.arange(60))
+    result = augment(pixels, draws, EVERYTHING, InputSpec(), (12, 18), CPU)
     distances = torch.cdist(result.flatten(1), result.flatten(1))
     assert (distances + 1e9 * torch.eye(60)).min() > 1
 
@@ -99,7 +177,8 @@ def test_shift_and_flip_alone_keep_the_bytes() -> None:
     """Without more to do, items stay uint8."""
     pixels = random_pixels(4, 6, 10)
     draws = Draws(0, 0, np.arange(4)).take(3)
-    result = augment(pixels, Draws(0, 0, np.arange(4)), Augment(2, True), (6, 10), CPU)
+    spec, again = Augment(2, True), Draws(0, 0, np.arange(4))
+    result = augment(pixels, again, spec, InputSpec(), (6, 10), CPU)
     assert np.array_equal(result.numpy(), crop_and_flip(pixels, draws, 2, True))
 
 
@@ -132,7 +211,7 @@ def test_rectangles_have_their_size_and_stay_inside() -> None:
     places = np.random.default_rng(0).random((200, 2))
     places[0], places[1] = 0.0, 1 - 1e-9
     tall, wide = np.full(200, 0.5), np.full(200, 0.3)
-    inside = rectangles((8, 11), tall, wide, places)
+    inside = boxes((8, 11), (tall, wide), places)
     assert inside.shape == (200, 8, 11)
     assert (inside.any(2).sum(1) == 4).all()
     assert (inside.any(1).sum(1) == 3).all()

@@ -18,7 +18,7 @@ from models.vit import DropPath, VisionTransformer
 from tests import training_runs
 from tests.training_runs import Chatter, check_refused, command
 from training.__main__ import main
-from training.config import TrainConfig, override
+from training.config import TrainConfig
 from training.data import class_weights
 from training.finetune import adopt, recipe_for
 from training.loop import set_up
@@ -26,6 +26,7 @@ from training.optim import freeze, make_average, make_optimiser, set_rate, stage
 from training.presets import PRESETS
 from training.progress import Progress
 from training.run import Run
+from training.settings import override
 
 pictures, finished = training_runs.pictures, training_runs.finished
 

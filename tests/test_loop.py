@@ -12,11 +12,12 @@ import torch
 from models.prepared import Prepared
 from models.spec import EncodingSpec, InputSpec, ModelSpec, SpecError
 from models.vit import VisionTransformer
-from training.config import Augment, TrainConfig, override
+from training.config import Augment, TrainConfig
 from training.data import class_weights
 from training.loop import check_compiler, is_better, order_of
 from training.optim import learning_rate, make_average, make_optimiser
 from training.run import State
+from training.settings import override
 from training.step import Setup, make_batch, train_step
 
 SPEC = ModelSpec(
@@ -163,6 +164,7 @@ def test_best_is_chosen_as_asked() -> None:
     assert is_better(new, old, "loss")
     assert not is_better(old, old, "top1")
     assert is_better(old, None, "top1")
+    assert is_better(new, old, "last")
 
 
 def test_rate_warms_up_and_falls_to_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import threading
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.inputs import prepare
+from models.inputs import INPUTS, prepare, read
 from models.prepared import PIECE, Prepared, prepare_split
 from models.sources import Item, Source, SourceError, open_source
-from models.spec import Grid, InputSpec
+from models.spec import Grid, InputSpec, VideoSpec
 
 GRID, PATCH = Grid((3, 5)), (4, 2)
 
@@ -185,3 +186,65 @@ def test_threads_leave_the_warning_filters_as_they_were() -> None:
     for _ in range(3):
         prepared(make_source(4 * PIECE), workers=4)
     assert warnings.filters == before
+
+
+# --- clips and scans ----------------------------------------------------------------------------
+
+
+def clips(count: int, frames: int = 9) -> Source:
+    rng = np.random.default_rng(0)
+    media = {
+        str(index): rng.integers(0, 256, (frames, 7, 13, 3), dtype=np.uint8)
+        for index in range(count)
+    }
+    items = tuple(Item(id_, int(id_) % 2, "train") for id_ in media)
+    return Source("clips", ("a", "b"), items, media.__getitem__)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_views_of_an_item_lie_side_by_side(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    """Every clip has as many rows as views, in order; labels and ids count clips."""
+    monkeypatch.setitem(INPUTS, "video", "tests.clip_stub")
+    spec = InputSpec(modality="video", video=VideoSpec(views=3))
+    source, grid, patch = clips(PIECE + 5), Grid((2, 3, 2)), (2, 2, 5)
+    result = prepare_split(source, "train", spec, grid, patch, workers=workers)
+    expected = [read(source.read(item.id), spec, grid, patch).pixels for item in source.items]
+    assert np.array_equal(result.pixels, np.concatenate(expected))
+    assert (result.views, len(result.ids), len(result.labels)) == (3, PIECE + 5, PIECE + 5)
+    logits = np.arange(3 * (PIECE + 5) * 2, dtype=np.float32).reshape(-1, 2)
+    assert result.of_items(logits)[1].tolist() == [8.0, 9.0]  # of rows 3, 4 and 5
+
+
+def test_split_is_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While clips are prepared there are the archive's array, the result, and little besides."""
+    monkeypatch.setitem(INPUTS, "video", "tests.clip_stub")
+    monkeypatch.setattr("models.prepared.PIECE", 4)
+    images = np.full((360, 8, 20, 30, 3), 9, np.uint8)
+    np.savez(tmp_path / "clips.npz", train_images=images, train_labels=np.arange(360)[:, None] % 2)
+    spec = InputSpec(modality="video", video=VideoSpec())
+    tracemalloc.start()
+    try:
+        source = open_source(tmp_path / "clips.npz")
+        opened = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        result = prepare_split(source, "train", spec, Grid((4, 2, 3)), (2, 10, 10))
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert opened < 1.3 * images.nbytes
+    assert result.pixels.nbytes > 0.9 * images.nbytes
+    assert peak < 1.3 * result.pixels.nbytes
+
+
+def test_large_files_are_read_ahead_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in memory encoded is bounded in bytes too, not in items alone."""
+    monkeypatch.setattr("models.prepared.PIECE_BYTES", 1000)
+    medium = picture(0)
+    advanced: list[int] = []
+    assert len(medium) > 1000
+    items = tuple(Item(str(index), index % 2, "train") for index in range(7))
+    source = Source("set", ("a", "b"), items, lambda id_: medium)
+    result = prepared(source, advance=advanced.append)
+    assert advanced == [1] * 7
+    assert result.ids == tuple(map(str, range(7)))

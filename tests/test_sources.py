@@ -70,6 +70,33 @@ def test_folder_lists_every_type_that_is_read(tmp_path: Path) -> None:
     assert {item.id for item in open_source(tmp_path).items} == names
 
 
+def test_folder_lists_clips_and_scans(tmp_path: Path) -> None:
+    """Every type that a reader takes is an item, and so is a zip: a series of slices, not a source.
+
+    Detached headers and other media that no reader takes are listed, to be refused by name.
+    """
+    endings = (
+        "mp4", "mov", "mkv", "webm", "AVI", "gif", "mpeg", "mpg", "ts", "m4v", "nii", "nii.gz",
+        "NII.GZ", "dcm", "zip", "npy", "npz", "nrrd", "mha", "mhd", "wmv",
+    )  # fmt: skip
+    names = {f"{'ab'[number % 2]}/scan.{number}.{end}" for number, end in enumerate(endings)}
+    write(tmp_path, *names, "a/notes.txt", "a/tables.tar.gz", "b/mp4", "b/._1.nii.gz", "b/1.gz")
+    source = open_source(tmp_path)
+    assert {item.id for item in source.items} == names
+    assert all(source.read(item.id) == item.id.encode() for item in source.items)
+
+
+def test_csv_names_clips_and_scans_of_any_ending(tmp_path: Path) -> None:
+    """A series in a zip, a packed scan and a file without an ending, each with split and group."""
+    write(tmp_path, "p1/series.zip", "p2/scan.nii.gz", "p3/IM0001")
+    rows = ("p1/series.zip,ill,train,p1", "p2/scan.nii.gz,well,train,p2", "p3/IM0001,ill,test,p3")
+    source = open_source(write_csv(tmp_path / "scans.csv", *rows))
+    assert [source.read(item.id) for item in source.items] == [
+        b"p1/series.zip", b"p2/scan.nii.gz", b"p3/IM0001",
+    ]  # fmt: skip
+    assert [item.group for item in source.items] == ["p1", "p2", "p3"]
+
+
 @pytest.mark.parametrize("layout", ["b", "train/b"])
 def test_folder_may_be_a_link(tmp_path: Path, layout: str) -> None:
     """A class that lies elsewhere and is linked is read; a link further down leads nowhere."""
@@ -220,6 +247,18 @@ def test_npz_reads_decoded_images(tmp_path: Path) -> None:
     assert np.array_equal(source.read("train/4"), arrays()["train_images"][4])
     assert np.array_equal(source.read("test/1"), np.zeros((5, 7)))
     assert [item.label for item in source.items] == [0, 1, 0, 1, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 7), (4, 5, 7, 3)])
+def test_npz_reads_scans_and_clips(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Rows may be scans [D, H, W] or clips [T, H, W, C]; items are views of the one array."""
+    images = np.arange(6 * np.prod(shape)).astype(np.uint8).reshape(6, *shape)
+    changes = {"train_images": images, "test_images": None, "test_labels": None}
+    source = open_source(write_npz(tmp_path / "d.npz", **changes))
+    media = [np.asarray(source.read(item.id)) for item in source.items]
+    assert np.array_equal(np.stack(media), images)
+    assert {id(medium.base) for medium in media} == {id(media[0].base)}
+    assert [item.label for item in source.items] == [0, 1, 0, 1, 0, 1]
 
 
 def test_npz_reads_encoded_files(tmp_path: Path) -> None:

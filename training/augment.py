@@ -1,7 +1,8 @@
-"""What a batch of images goes through before a training step, each item with its own draws.
+"""What a batch goes through before a training step, each item with its own draws.
 
-The crops, flips and rectangles are index arithmetic and one sampling; colours and RandAugment are
-kornia's (``training.operations``).
+Images: crops, flips and rectangles are index arithmetic (``training.shapes``) and one sampling;
+colours and RandAugment are kornia's (``training.operations``). A clip is its frames, all with the
+draws of the clip. Scans: ``training.scans``.
 """
 
 from __future__ import annotations
@@ -11,27 +12,57 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.spec import AXES, InputSpec
 from training.config import Augment
-from training.draws import Draws
+from training.draws import Draws, Uniforms
 from training.operations import colour_jitter, rand_augment
-
-#: Smallest and largest share of the area, and of height over width, of an erased rectangle.
-ERASED_SHARE, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
+from training.scans import augment_scans
+from training.shapes import between, crop_and_flip, erase, erase_draws, mirror, part_of
 
 
 def augment(
-    pixels: np.ndarray, draws: Draws, spec: Augment, size: tuple[int, int], device: torch.device
+    pixels: np.ndarray,
+    draws: Draws,
+    spec: Augment,
+    input_spec: InputSpec,
+    size: tuple[int, ...],
+    device: torch.device,
 ) -> Tensor:
     """A batch as the network trains on it.
 
     Args:
-        pixels: uint8 [B, H, W, C], ``spec.oversize`` times as large as ``size``.
-        draws: of these B items; how many are taken depends on ``spec`` alone.
-        size: height and width of the result.
+        pixels: [B, *sides, C], in space ``spec.oversize`` times as large as ``size``.
+        draws: of these B items; how many are taken depends on the specs alone.
+        size: pixels per axis of the result.
 
     Returns:
-        [B, *size, C] on ``device``: uint8 after shift and flip alone, else float32 in [0, 255].
+        [B, *size, C] on ``device``: of the type of ``pixels`` after shifts and flips alone, else
+        float32 in [0, 255].
     """
+    if spec.flip_axes:
+        axes = [1 + AXES[input_spec.modality].index(name) for name in spec.flip_axes]
+        pixels = mirror(pixels, draws.take(len(axes)), axes)
+    if input_spec.volume:
+        return augment_scans(pixels, draws, spec, input_spec.volume, size, device)
+    if input_spec.video:
+        return augment_clips(pixels, draws, spec, size, device)
+    return augment_images(pixels, draws, spec, size, device)
+
+
+def augment_clips(
+    pixels: np.ndarray, draws: Draws, spec: Augment, size: tuple[int, ...], device: torch.device
+) -> Tensor:
+    """Clips [B, T, H, W, C] -> [B, *size, C]; every frame goes through what its clip draws."""
+    batch, frames = pixels.shape[:2]
+    images = pixels.reshape(-1, *pixels.shape[2:])  # [B T, H, W, C]
+    changed = augment_images(images, draws.repeated(frames), spec, size[1:], device)
+    return changed.unflatten(0, (batch, frames))  # [B, *size, C]
+
+
+def augment_images(
+    pixels: np.ndarray, draws: Uniforms, spec: Augment, size: tuple[int, ...], device: torch.device
+) -> Tensor:
+    """Images [B, H, W, C] -> [B, *size, C]."""
     if not spec.crops:
         pixels = crop_and_flip(pixels, draws.take(3), spec.crop_padding, spec.flip)
     images = torch.from_numpy(pixels).to(device)  # [B, H, W, C]
@@ -45,31 +76,13 @@ def augment(
     if spec.colour:
         images = colour_jitter(images, torch.from_numpy(draws.take(4)).to(device), spec.colour)
     if spec.erase:
-        images = erase(images, draws.take(5), spec.erase)
+        images = erase(images, draws.take(erase_draws(2)), spec.erase)
     return (images * 255).permute(0, 2, 3, 1)  # [B, *size, C]
 
 
-def crop_and_flip(pixels: np.ndarray, draws: np.ndarray, padding: int, flip: bool) -> np.ndarray:
-    """Shift by up to ``padding`` pixels per axis, edges mirrored; mirror half left to right.
-
-    Args:
-        pixels: uint8 [B, H, W, C].
-        draws: uniforms [B, 3]: down, right, mirror.
-
-    Returns:
-        uint8 [B, H, W, C].
-    """
-    batch, height, width, _ = pixels.shape
-    shifts = np.floor(draws[:, :2] * (2 * padding + 1)).astype(np.int64) - padding  # [B, 2]
-    rows = _mirrored(np.arange(height) + shifts[:, :1], height)  # [B, H]
-    columns = _mirrored(np.arange(width) + shifts[:, 1:], width)  # [B, W]
-    if flip:
-        columns = np.where(draws[:, 2:] < 0.5, columns[:, ::-1], columns)
-    items = np.arange(batch)[:, None, None]
-    return pixels[items, rows[:, :, None], columns[:, None, :]]
-
-
-def resized_crop(images: Tensor, draws: np.ndarray, spec: Augment, size: tuple[int, int]) -> Tensor:
+def resized_crop(
+    images: Tensor, draws: np.ndarray, spec: Augment, size: tuple[int, ...]
+) -> Tensor:
     """A random part of every image, drawn to ``size`` by bilinear sampling.
 
     Args:
@@ -79,66 +92,15 @@ def resized_crop(images: Tensor, draws: np.ndarray, spec: Augment, size: tuple[i
     Returns:
         [B, C, *size].
     """
-    area = _between(spec.crop_scale, draws[:, 0])  # [B], share of the image
-    ratio = np.exp(_between(np.log(spec.crop_ratio), draws[:, 1]))  # [B], width over height
-    width = np.minimum(np.sqrt(area * ratio), 1.0)  # [B], share of the side
-    height = np.minimum(np.sqrt(area / ratio), 1.0)
+    area = between(spec.crop_scale, draws[:, 0])  # [B], share of the image
+    wide, tall = part_of(area, spec.crop_ratio, draws[:, 1:2])
+    width, height = np.minimum(wide, 1.0), np.minimum(tall, 1.0)  # [B], share of the side
     down = (1 - height) * (2 * draws[:, 2] - 1)  # [B], of the centre, in half sides
     right = (1 - width) * (2 * draws[:, 3] - 1)
-    mirror = np.where(spec.flip & (draws[:, 4] < 0.5), -1.0, 1.0)
+    turned = np.where(spec.flip & (draws[:, 4] < 0.5), -1.0, 1.0)
     zero = np.zeros_like(area)
-    rows = [[width * mirror, zero, right], [zero, height, down]]  # output -> input, per item
+    rows = [[width * turned, zero, right], [zero, height, down]]  # output -> input, per item
     theta = torch.from_numpy(np.array(rows)).permute(2, 0, 1).to(images)  # [B, 2, 3]
     shape = [*images.shape[:2], *size]
     grid = functional.affine_grid(theta, shape, align_corners=False)  # [B, *size, 2]
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
-
-def erase(images: Tensor, draws: np.ndarray, probability: float) -> Tensor:
-    """A rectangle of some items is filled with the item's own mean colour (arXiv 1708.04896).
-
-    Args:
-        images: [B, C, H, W].
-        draws: uniforms [B, 5]: whether, area, shape, down, right.
-
-    Returns:
-        [B, C, H, W].
-    """
-    height, width = images.shape[2:]
-    area = _between(ERASED_SHARE, draws[:, 1])  # [B], share of the image
-    ratio = np.exp(_between(np.log(ERASED_RATIO), draws[:, 2]))  # [B], height over width
-    tall, wide = np.sqrt(area * ratio), np.sqrt(area / ratio)  # [B], share of the side
-    inside = rectangles((height, width), tall, wide, draws[:, 3:])  # [B, H, W]
-    inside &= (draws[:, 0] < probability)[:, None, None]
-    mask = torch.from_numpy(inside).to(images.device)[:, None]  # [B, 1, H, W]
-    return torch.where(mask, images.mean(dim=(2, 3), keepdim=True), images)
-
-
-def rectangles(
-    size: tuple[int, int], tall: np.ndarray, wide: np.ndarray, places: np.ndarray
-) -> np.ndarray:
-    """One rectangle an item, wholly inside: bool [B, H, W].
-
-    Args:
-        size: H and W.
-        tall, wide: shares of the sides, [B]; above 1 they are cut to 1.
-        places: uniforms [B, 2]: down, right.
-    """
-    axes = []
-    for side, share, place in zip(size, (tall, wide), places.T, strict=True):
-        length = np.rint(np.minimum(share, 1.0) * side)  # [B], pixels
-        start = np.floor(place * (side - length + 1))  # [B]
-        index = np.arange(side)
-        axes.append((index >= start[:, None]) & (index < (start + length)[:, None]))  # [B, side]
-    return axes[0][:, :, None] & axes[1][:, None, :]
-
-
-def _between(ends: tuple[float, ...] | np.ndarray, draws: np.ndarray) -> np.ndarray:
-    return ends[0] + (ends[1] - ends[0]) * draws
-
-
-def _mirrored(index: np.ndarray, side: int) -> np.ndarray:
-    """Indices beyond an edge come back from it, without repeating the edge itself."""
-    period = max(1, 2 * side - 2)
-    index = np.abs(index) % period
-    return np.where(index >= side, period - index, index)

@@ -14,11 +14,12 @@ from models.checkpoint import CheckpointError
 from models.sources import SourceError
 from models.spec import SpecError
 from training import report, split
-from training.config import Augment, TrainConfig, override
+from training.config import Augment, TrainConfig
 from training.finetune import recipe_for
 from training.loop import train
 from training.presets import PRESETS
 from training.run import Run
+from training.settings import override
 from training.stopping import Stopped
 
 #: Commands beside the presets: a function of the remaining arguments that gives the exit status.
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="CLASS/file or SPLIT/CLASS/file in a folder, .zip or .tar; "
         ".csv (path,label,split,group) or .npz; without splits each item goes somewhere by itself: "
-        "keep pictures of one person together by a group",
+        "keep items of one person together by a group. A DICOM series is one item, as a .zip",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument(
@@ -99,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="CHECKPOINT",
         help="fine-tune: a run or checkpoint that gives the model, its input and its weights; the "
-        "preset gives the recipe. Another image size: --set model.grid=12x12",
+        "preset gives the recipe and must be for the same modality. Another image size: "
+        "--set model.grid=12x12",
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument(

@@ -3,47 +3,65 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
 import math
-import re
 from typing import Any, Literal
 
-from models.spec import AXES, InputSpec, ModelSpec, SpecError, from_json, to_json
+from models.spec import AXES, InputSpec, ModelSpec, SpecError
 
 #: Fields that may change when a run is resumed: they decide nothing. The data's content, which
 #: does, is compared by its hash.
-FREE = ("data", "init_from", "workers", "skip_unreadable")
+FREE = ("data", "init_from", "cache", "workers", "skip_unreadable")
+#: Options of ``Augment`` that only some modalities have.
+ONLY = {
+    "colour": ("image", "video"),
+    "operations": ("image", "video"),
+    "intensity": ("volume",),
+    "noise": ("volume",),
+    "rotate": ("volume",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
     """What training items go through before a step; every item draws for itself.
 
+    All frames of a clip go through the same. Of a scan, area means volume.
+
     Attributes:
         crop_padding: pixels by which an item may be shifted, edges mirrored; without crops only.
         flip: mirror half of the items left to right.
+        flip_axes: other axes along which half of the items are mirrored, each for itself: height;
+            depth of scans; time of clips, which then run backwards.
         crop_scale: smallest and largest share of its area that is cut out of an item and drawn to
             full size; both 1 for no crop.
-        crop_ratio: smallest and largest width over height of such a part, relative to the item's.
+        crop_ratio: smallest and largest width over height of such a part, relative to the item's;
+            of a scan each side over the mean of the three.
         oversize: items are decoded this many times as large as the network's input, so that crops
-            keep their detail; memory grows with its square.
-        operations: how many operations of RandAugment an item goes through.
+            keep their detail; memory grows with its square, of scans with its cube.
+        rotate: scans are turned about each axis by up to so many degrees.
+        operations: how many operations of RandAugment an image or clip goes through.
         magnitude: their strength, 0 to 1.
-        colour: strength of random brightness, contrast, saturation and hue, 0 to 1.
-        erase: probability that a rectangle is filled with the item's mean colour.
+        colour: strength of random brightness, contrast, saturation and hue of images and clips,
+            0 to 1.
+        intensity: strength of random scale, offset and gamma of scans, 0 to 1.
+        noise: of scans, the largest standard deviation of normal noise, as a share of white.
+        erase: probability that a rectangle, of a scan a box, is filled with the item's mean colour.
         mixup, cutmix: alpha of the Beta distribution of the shares; 0 for off. With both on, each
             item goes through one of them.
     """
 
     crop_padding: int = 4
     flip: bool = True
+    flip_axes: tuple[str, ...] = ()
     crop_scale: tuple[float, ...] = (1.0, 1.0)
     crop_ratio: tuple[float, ...] = (0.75, 4 / 3)
     oversize: float = 1.0
+    rotate: float = 0.0
     operations: int = 0
     magnitude: float = 0.3
     colour: float = 0.0
+    intensity: float = 0.0
+    noise: float = 0.0
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -51,8 +69,9 @@ class Augment:
     def __post_init__(self) -> None:
         for name in ("crop_padding", "operations"):
             _at_least(self, name, 0)
-        for name in ("magnitude", "colour", "erase"):
+        for name in ("magnitude", "colour", "intensity", "noise", "erase"):
             _between(self, name, 0, 1)
+        _between(self, "rotate", 0, 180)
         for name in ("mixup", "cutmix"):
             _between(self, name, 0, 100)
         _between(self, "oversize", 1, 2)  # crops are sampled without a filter: more would alias
@@ -72,12 +91,30 @@ class Augment:
     @property
     def changes_values(self) -> bool:
         """Whether more happens to items than that their pixels move."""
-        return self.crops or bool(self.operations or self.colour or self.erase)
+        return self.crops or any(
+            (self.rotate, self.operations, self.colour, self.intensity, self.noise, self.erase)
+        )
 
     @property
     def mixes(self) -> bool:
         """Whether items are mixed with each other."""
         return bool(self.mixup or self.cutmix)
+
+    def check_modality(self, modality: str) -> None:
+        """SpecError that names an option which items of this modality do not have."""
+        for name, modalities in ONLY.items():
+            if getattr(self, name) and modality not in modalities:
+                raise SpecError(
+                    f"augment.{name} is for {' and '.join(modalities)} input; expected 0 for "
+                    f"{modality}, got {getattr(self, name)}"
+                )
+        *others, _ = AXES[modality]  # the last one is what ``flip`` mirrors
+        named = list(self.flip_axes)
+        if not set(named) <= set(others) or len(set(named)) < len(named):
+            raise SpecError(
+                f"augment.flip_axes of {modality} input must be some of {', '.join(others)}, each "
+                f"once (augment.flip mirrors left to right); got {named}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +141,15 @@ class TrainConfig:
         label_smoothing: share of the target given to all classes alike.
         class_weights: ``balanced`` weighs an item by items / (classes * items of its class).
         sampling: ``balanced`` draws every class equally often; an epoch has as many items.
-        choose: what ``best`` is chosen by, on the validation split.
+        choose: what ``best`` is chosen by, on the validation split; ``last`` takes the last epoch,
+            for a split too small to choose by.
         precision: ``bf16`` autocasts the network; rotations stay float32 in either.
         compile: run the network through torch.compile; needs a C++ compiler.
         save_every: steps between checkpoints; the end of an epoch always saves.
         workers: threads that decode the data before the first step.
+        cache: folder that keeps decoded splits for all later runs, as plain arrays that are
+            mapped and may be larger than the memory; a relative one begins beside the run. null:
+            every run decodes for itself, into memory.
         skip_unreadable: leave broken items out, named, instead of stopping.
     """
 
@@ -130,7 +171,7 @@ class TrainConfig:
     label_smoothing: float = 0.1
     class_weights: Literal["none", "balanced"] = "none"
     sampling: Literal["shuffle", "balanced"] = "shuffle"
-    choose: Literal["top1", "balanced_accuracy", "loss"] = "top1"
+    choose: Literal["top1", "balanced_accuracy", "loss", "last"] = "top1"
     augment: Augment = dataclasses.field(default_factory=Augment)
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
@@ -138,6 +179,7 @@ class TrainConfig:
     seed: int = 0
     save_every: int = 500
     workers: int = 2
+    cache: str | None = None
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
@@ -168,6 +210,7 @@ class TrainConfig:
                 f"{self.input.modality} input has the axes {', '.join(axes)}; "
                 f"got model.grid {self.model.grid}"
             )
+        self.augment.check_modality(self.input.modality)
 
 
 def _at_least(config: Any, name: str, least: int) -> None:
@@ -190,57 +233,3 @@ def _range(config: Any, name: str, most: float) -> None:
             f"augment.{name} must be two numbers, smallest first, above 0 and up to {most:g}; "
             f"got {list(value)}"
         )
-
-
-def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
-    """Apply ``key=value`` texts, e.g. ``epochs=3`` or ``model.encoding.block=4``.
-
-    Values are JSON where they parse as JSON, text otherwise. An unknown key is a SpecError that
-    lists the valid ones.
-    """
-    data = to_json(config)
-    for assignment in assignments:
-        key, separator, text = assignment.partition("=")
-        if not separator:
-            raise SpecError(f"--set takes key=value, got {assignment!r}")
-        *parents, leaf = key.split(".")
-        node: Any = data
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict):
-            raise SpecError(_unknown_key(key, data))
-        node[leaf] = _value(text, node[leaf])
-    return from_json(TrainConfig, data, "config")
-
-
-def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Dotted names of the fields in which two configs differ, but for the FREE ones."""
-    before, after = _flat(to_json(old)), _flat(to_json(new))
-    return sorted(
-        name for name in before | after if before.get(name) != after.get(name) and name not in FREE
-    )
-
-
-def _value(text: str, old: Any) -> Any:
-    """The text as the kind of value that it replaces; a grid or patch may be written 12x8."""
-    if isinstance(old, list) and re.fullmatch(r"\d+(x\d+)+", text):
-        return [int(side) for side in text.split("x")]
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        name = prefix + key
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _unknown_key(key: str, data: dict[str, Any]) -> str:
-    valid = sorted(_flat(data))
-    near = difflib.get_close_matches(key, valid, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"unknown key {key!r}{hint}; valid keys: {', '.join(valid)}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from models.prepared import Prepared, prepare_split
 from models.sources import Source, SourceError, open_source
-from models.spec import Grid, ModelSpec, SpecError
+from models.spec import AXES, Grid, ModelSpec, SpecError
 from training.config import TrainConfig
 from training.progress import Progress
 
@@ -44,11 +44,19 @@ def with_classes(model: ModelSpec, source: Source) -> ModelSpec:
     )
 
 
-def prepare(source: Source, split: str, config: TrainConfig, progress: Progress) -> Prepared:
-    """One split decoded; the training split as large as its crops want it."""
+def prepare(
+    source: Source,
+    split: str,
+    config: TrainConfig,
+    progress: Progress,
+    cache: Path | None = None,
+) -> Prepared:
+    """One split decoded, or found in the cache; that of training as large as its crops want it."""
     pixels = config.model.training_grid.pixels(config.model.patch)
     if split == "train":
-        pixels = tuple(round(side * config.augment.oversize) for side in pixels)
+        axes = zip(AXES[config.input.modality], pixels, strict=True)
+        oversize = config.augment.oversize
+        pixels = tuple(side if axis == "time" else round(side * oversize) for axis, side in axes)
     one = (1,) * len(pixels)
     with progress.decoding(split, len(source.split(split))) as advance:
         prepared = prepare_split(
@@ -60,6 +68,7 @@ def prepare(source: Source, split: str, config: TrainConfig, progress: Progress)
             workers=config.workers,
             skip_unreadable=config.skip_unreadable,
             advance=advance,
+            cache=cache,
         )
     progress.skipped(split, prepared.skipped)
     absent = sorted(set(range(len(source.labels))) - set(prepared.labels.tolist()))

@@ -5,7 +5,7 @@ Nothing here keeps state: a run that is killed and resumed draws what it would h
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,14 @@ def _generator(seed: int, epoch: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, epoch]))
 
 
+class Uniforms(Protocol):
+    """Something that uniforms are taken from, some columns at a time."""
+
+    def take(self, columns: int) -> np.ndarray:
+        """The next draws of every row, float64 [rows, columns]."""
+        ...
+
+
 class Draws:
     """Independent uniforms in [0, 1) for the samples of one step, handed out column by column.
 
@@ -66,6 +74,20 @@ class Draws:
         with np.errstate(over="ignore"):
             bits = _mix(self._keys[:, None] + numbers * _GOLDEN)  # [N, columns]
         return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def repeated(self, times: int) -> Uniforms:
+        """The draws of every sample, for so many rows side by side: those of a clip's frames."""
+        return _Repeated(self, times)
+
+
+class _Repeated:
+    """Rows that share the draws of their sample."""
+
+    def __init__(self, draws: Draws, times: int) -> None:
+        self._draws, self._times = draws, times
+
+    def take(self, columns: int) -> np.ndarray:
+        return np.repeat(self._draws.take(columns), self._times, axis=0)  # [N * times, columns]
 
 
 def occurrences(samples: np.ndarray) -> np.ndarray:

@@ -26,8 +26,16 @@ def recipe_for(config: TrainConfig, path: Path) -> TrainConfig:
     """A preset's recipe for the model of a checkpoint: its architecture and its input.
 
     What belongs to the training stays the preset's: dropout and drop_path.
+
+    Raises:
+        SpecError: the preset is for another modality than the checkpoint.
     """
     description = read_description(checkpoint_folder(path))
+    if description.input.modality != config.input.modality:
+        raise SpecError(
+            f"the checkpoint is of another modality: expected {config.input.modality}, which the "
+            f"preset is for, got {description.input.modality}"
+        )
     model = dataclasses.replace(
         description.model,
         classes=0,
@@ -93,6 +101,9 @@ def check_match(description: Description, config: TrainConfig) -> None:
     ]
     if len(new["grid"]) != len(old["grid"]):
         wrong.append(f"model.grid: expected {len(old['grid'])} axes, got {new['grid']}")
+    modalities = description.input.modality, config.input.modality
+    if modalities[0] != modalities[1]:
+        wrong.insert(0, "input.modality: expected {}, got {}".format(*modalities))
     if wrong:
         raise SpecError(f"the checkpoint is of another model: {'; '.join(wrong)}")
 

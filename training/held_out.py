@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from models.checkpoint import Description
-from models.prepared import prepare_split, split_sha256
+from models.prepared import Prepared, prepare_split, split_sha256
 from models.sources import Source, SourceError, open_source
 from models.vit import VisionTransformer
 from training.data import check_labels
 from training.evaluate import logits_of
 from training.predictions import Predictions
+from training.strips import strips
 
 #: The split that had no say in anything comes first: ``val`` chose the checkpoint.
 SPLITS = ("test", "val")
@@ -31,11 +34,13 @@ def predict(
     data: Path | None,
     bar: Bars,
     skip_unreadable: bool = False,
+    cache: Path | None = None,
 ) -> dict[str, Predictions]:
     """The model's answers to every held-out split that has items, at its training grid.
 
     Args:
         data: where the data lie; None for where training found them.
+        cache: folder that keeps decoded splits (``models.cache``).
 
     Raises:
         SourceError: the data are not those of the run, or items cannot be read.
@@ -45,8 +50,9 @@ def predict(
     device = description.notes["config"].get("device")
     model = model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     present = {item.split for item in source.items} | {"val"}
+    options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "cache": cache}
     return {
-        split: _predict_split(model, description, source, split, bar, skip_unreadable)
+        split: _predict_split(model, description, source, split, bar, **options)
         for split in SPLITS
         if split in present
     }
@@ -74,7 +80,9 @@ def _predict_split(
     source: Source,
     split: str,
     bar: Bars,
+    *,
     skip_unreadable: bool,
+    cache: Path | None,
 ) -> Predictions:
     config, items = description.notes["config"], source.split(split)
     prepared = prepare_split(
@@ -86,35 +94,36 @@ def _predict_split(
         workers=config.get("workers", 1),
         skip_unreadable=skip_unreadable or config.get("skip_unreadable", False),
         advance=bar(f"decoding {split}", len(items)),
+        cache=cache,
     )
     _check_split(description, split, len(items), prepared.sha256)
     group_of = {item.id: item.group for item in items}
-    return Predictions(
-        logits=_logits(model, prepared.pixels, prepared.ids, bar(f"measuring {split}", len(items))),
+    answers = Predictions(
+        logits=_logits(model, prepared, bar(f"measuring {split}", len(items))),
         labels=prepared.labels,
         ids=np.array(prepared.ids),
         groups=np.array([group_of[id_] for id_ in prepared.ids]),
         skipped=np.array([id_ for id_, _ in prepared.skipped], dtype=np.str_),
+        strips=np.empty(0),
         weights_sha256=description.weights_sha256,
         data_sha256=prepared.sha256,
     )
+    shown = strips(prepared, answers.mistakes(), description.input.modality)
+    return dataclasses.replace(answers, strips=shown)
 
 
 def _logits(
-    model: VisionTransformer,
-    pixels: np.ndarray,
-    ids: tuple[str, ...],
-    advance: Callable[[int], None],
+    model: VisionTransformer, prepared: Prepared, advance: Callable[[int], None]
 ) -> np.ndarray:
-    """Finite ones, float32 [N, classes]."""
-    pieces = []
-    for start in range(0, len(pixels), PIECE):
-        pieces.append(logits_of(model, pixels[start : start + PIECE]).float().numpy())
-        advance(len(pieces[-1]))
-    logits = np.concatenate(pieces)  # [N, classes]
+    """Finite ones of the items, means over their views; float32 [N, classes]."""
+    pieces, rows = [], PIECE * prepared.views
+    for start in range(0, len(prepared.pixels), rows):
+        pieces.append(logits_of(model, prepared.pixels[start : start + rows]).float().numpy())
+        advance(len(pieces[-1]) // prepared.views)
+    logits = prepared.of_items(np.concatenate(pieces))  # [N, classes]
     broken = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(broken):
-        raise FloatingPointError(f"the logits of {ids[broken[0]]!r} are not finite")
+        raise FloatingPointError(f"the logits of {prepared.ids[broken[0]]!r} are not finite")
     return logits
 
 

@@ -14,7 +14,7 @@ import torch
 from models.spec import SpecError, from_json, to_json
 from models.vit import VisionTransformer
 from training import data, finetune
-from training.config import TrainConfig, differences
+from training.config import TrainConfig
 from training.curves import Curves
 from training.draws import balanced_order, epoch_order
 from training.evaluate import evaluate
@@ -22,6 +22,7 @@ from training.optim import freeze, learning_rate, make_average, make_optimiser
 from training.progress import Progress
 from training.report import make_report
 from training.run import Run, State
+from training.settings import differences
 from training.step import NotFinite, Setup, train_step
 from training.stopping import Stop, Stopped
 
@@ -73,8 +74,9 @@ def set_up(
     state = State(model, make_optimiser(model, config), make_average(model, config.ema))
     if resume:
         run.restore(state)
+    cache = run.cache(config.cache)
     training, validation = (
-        data.prepare(source, split, config, progress) for split in ("train", "val")
+        data.prepare(source, split, config, progress, cache) for split in ("train", "val")
     )
     described = data.describe(source, training, validation)
     if resume:
@@ -215,7 +217,7 @@ def check_finite(model: VisionTransformer, step: int) -> None:
 
 def is_better(record: dict[str, Any], best: dict[str, Any] | None, choose: str) -> bool:
     """Whether an epoch's record is above the best one (below it, for the loss)."""
-    if best is None:
+    if best is None or choose == "last":
         return True
     key = f"val_{choose}"
     return record[key] < best[key] if choose == "loss" else record[key] > best[key]

@@ -8,9 +8,9 @@ from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional
 
-from training.augment import rectangles
 from training.config import Augment
 from training.draws import Draws
+from training.shapes import boxes
 
 
 def mix(
@@ -18,28 +18,32 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Every item blended with another one of the batch, or with a part of it pasted in.
 
-    Where both are on, each item draws which of them it goes through.
+    Where both are on, each item draws which of them it goes through. A part is a box along
+    all axes, of a clip in time too.
 
     Args:
-        pixels: [B, H, W, C], values in [0, 255].
+        pixels: [B, *sides, C], values in [0, 255].
         labels: int64 [B].
         draws: of these B items.
 
     Returns:
-        pixels float32 [B, H, W, C] and targets float32 [B, classes], each row a distribution.
+        pixels float32 [B, *sides, C] and targets float32 [B, classes], each row a distribution.
     """
-    uniforms = draws.take(5)  # [B, 5]: partner, kind, share, down, right
+    sides = pixels.shape[1:-1]
+    axes = len(sides)
+    uniforms = draws.take(3 + axes)  # [B, 3 + axes]: partner, kind, share, place
     partner = partners(uniforms[:, 0])  # [B]
     pasted = uniforms[:, 1] < _share_of_cutmix(spec)  # [B]
     alpha = np.where(pasted, spec.cutmix, spec.mixup)
     own = betaincinv(alpha, alpha, uniforms[:, 2])  # [B], Beta(alpha, alpha)
-    side = np.sqrt(1 - own)
-    inside = rectangles((pixels.shape[1], pixels.shape[2]), side, side, uniforms[:, 3:])
-    kept = np.where(pasted[:, None, None], ~inside, own[:, None, None])  # [B, H, W]
-    share = torch.from_numpy(kept).to(pixels.device, torch.float32)[..., None]  # [B, H, W, 1]
+    inside = boxes(sides, [(1 - own) ** (1 / axes)] * axes, uniforms[:, 3:])  # [B, *sides]
+    ones = (1,) * axes
+    kept = np.where(pasted.reshape(-1, *ones), ~inside, own.reshape(-1, *ones))  # [B, *sides]
+    share = torch.from_numpy(kept).to(pixels.device, torch.float32)[..., None]  # [B, *sides, 1]
     others = torch.from_numpy(partner).to(pixels.device)
-    mixed = share * pixels.float() + (1 - share) * pixels[others].float()  # [B, H, W, C]
-    own = torch.from_numpy(kept.mean(axis=(1, 2))).to(pixels.device, torch.float32)[:, None]
+    mixed = share * pixels.float() + (1 - share) * pixels[others].float()  # [B, *sides, C]
+    whole = kept.mean(axis=tuple(range(1, kept.ndim)))  # [B]
+    own = torch.from_numpy(whole).to(pixels.device, torch.float32)[:, None]
     target = functional.one_hot(torch.from_numpy(labels), classes).to(own)  # [B, classes]
     return mixed, own * target + (1 - own) * target[others]
 

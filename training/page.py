@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
 from training import pictures
 from training.measures import Measures
-from training.predictions import Predictions
+from training.predictions import SHOWN, Predictions
 
 TITLES = {
     "top1": "Top-1",
@@ -21,8 +23,6 @@ TITLES = {
     "roc_auc": "ROC AUC",
     "ece": "Expected calibration error",
 }
-#: Rows of the tables of mistakes.
-SHOWN = 15
 
 
 def page(
@@ -73,23 +73,29 @@ def confused(counts: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def mistakes(predictions: Predictions, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The wrong items that the model was surest of, most probable first."""
+    """The wrong items that the model was surest of, most probable first, each with its picture."""
     probabilities = predictions.probabilities()
     given = probabilities.argmax(1)
-    wrong = np.flatnonzero(given != predictions.labels)
-    order = wrong[np.argsort(-probabilities[wrong, given[wrong]], kind="stable")][:SHOWN]
     return [
         {
+            "picture": _inline_png(picture),
             "id": str(predictions.ids[index]),
             "right": labels[predictions.labels[index]],
             "right_probability": probabilities[index, predictions.labels[index]],
             "given": labels[given[index]],
             "probability": probabilities[index, given[index]],
         }
-        for index in order
+        for index, picture in zip(predictions.mistakes(), predictions.strips, strict=True)
     ]
 
 
 def _inline(svg: str) -> str:
     """As an address of its own content: a picture that cannot run or load anything."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+
+
+def _inline_png(picture: np.ndarray) -> str:
+    """uint8 [h, w, 3] in the same way."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -15,6 +15,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+#: Mistakes that a report shows.
+SHOWN = 15
+
 
 class PredictionsError(ValueError):
     """Predictions that cannot be used. The message says why."""
@@ -29,6 +32,7 @@ class Predictions:
         labels: the right classes, int64 [N].
         ids, groups: text [N]; a group is "" where an item has none.
         skipped: ids of the unreadable items that were left out, text.
+        strips: pictures of ``mistakes()``, uint8 [their number, h, w, 3].
         weights_sha256: of the checkpoint.
         data_sha256: of the split, as ``models.prepared`` computes it.
     """
@@ -38,12 +42,20 @@ class Predictions:
     ids: np.ndarray
     groups: np.ndarray
     skipped: np.ndarray
+    strips: np.ndarray
     weights_sha256: str
     data_sha256: str
 
     def probabilities(self) -> np.ndarray:
         """Softmax over the classes, float64 [N, C]."""
         return torch.from_numpy(self.logits).double().softmax(1).numpy()
+
+    def mistakes(self) -> np.ndarray:
+        """Indices of the wrong items that the model was surest of, most probable first; int64."""
+        probabilities = self.probabilities()
+        given = probabilities.argmax(1)
+        wrong = np.flatnonzero(given != self.labels)
+        return wrong[np.argsort(-probabilities[wrong, given[wrong]], kind="stable")][:SHOWN]
 
     def save(self, folder: Path, split: str) -> None:
         """Write the file of a split; OSError where the disk is full."""
@@ -77,6 +89,7 @@ class Predictions:
             "ids": ("U", items),
             "groups": ("U", items),
             "skipped": ("U", (self.skipped.size,)),
+            "strips": ("u", (*self.strips.shape[:3], 3)),
         }
         for field, (kind, shape) in wanted.items():
             array = getattr(self, field)
@@ -86,6 +99,8 @@ class Predictions:
             raise PredictionsError(f"{name} is not one of ours: logits {self.logits.shape}")
         if not 0 <= self.labels.min() <= self.labels.max() < classes[0]:
             raise PredictionsError(f"{name} is not one of ours: labels beyond {classes[0]} classes")
+        if len(self.strips) != len(self.mistakes()):
+            raise PredictionsError(f"{name} is not one of ours: strips {self.strips.shape}")
 
 
 def load_predictions(folder: Path, weights_sha256: str, classes: int) -> dict[str, Predictions]:

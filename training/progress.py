@@ -12,7 +12,7 @@ from rich.console import Console
 
 
 class Progress:
-    """A live bar with images/s, loss and time left; plain lines where there is no terminal."""
+    """A live bar with items/s, loss and time left; plain lines where there is no terminal."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, soft_wrap=True)
@@ -72,7 +72,7 @@ class Progress:
         self.done += 1
         # an average over the last steps: one batch says little
         self.loss = loss if self.loss != self.loss else 0.98 * self.loss + 0.02 * loss
-        status = f"{self.images_per_second():.0f} images/s, loss {self.loss:.3f}"
+        status = f"{self.items_per_second():.0f} items/s, loss {self.loss:.3f}"
         self.bar.update(self.task, completed=self.done, status=status)
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -87,10 +87,10 @@ class Progress:
         """Nothing where a run was resumed at the end of an epoch and took no step since."""
         if self.done == self.first:
             return ""
-        return f", {self.images_per_second():.0f} images/s, {self.minutes_left():.0f} min left"
+        return f", {self.items_per_second():.0f} items/s, {self.minutes_left():.0f} min left"
 
-    def images_per_second(self) -> float:
+    def items_per_second(self) -> float:
         return (self.done - self.first) * self.batch / (time.monotonic() - self.since)
 
     def minutes_left(self) -> float:
-        return (self.total - self.done) * self.batch / self.images_per_second() / 60
+        return (self.total - self.done) * self.batch / self.items_per_second() / 60

@@ -34,11 +34,12 @@ from training.held_out import Bars, predict
 from training.measures import BINS, DEFINITIONS, Measures, measure
 from training.page import page
 from training.predictions import Predictions, PredictionsError, load_predictions
+from training.run import Run
 
 SCHEMA = 1
 LINK, FOLDERS = "report", "reports"
 #: Settings that are paths, and nobody else's business.
-PRIVATE = ("data", "init_from")
+PRIVATE = ("data", "init_from", "cache")
 BAD_INPUT = (SpecError, SourceError, CheckpointError, FileExistsError, FileNotFoundError)
 FAILED = (OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)
 
@@ -88,7 +89,10 @@ def make_report(root: Path, data: Path | None = None, skip_unreadable: bool = Fa
     records = read_metrics(root / "metrics.jsonl")
     predictions = {} if data else _kept(root / LINK, description, console)
     with _bars(console) as bar:
-        predictions = predictions or predict(model, description, data, bar, skip_unreadable)
+        cache = Run(root).cache(description.notes["config"].get("cache"))
+        predictions = predictions or predict(
+            model, description, data, bar, skip_unreadable, cache
+        )
         measured = {}
         for split, answers in predictions.items():
             advance = bar(f"intervals {split}", 1)

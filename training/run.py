@@ -90,6 +90,10 @@ class Run:
         self.metrics = root / "metrics.jsonl"
         self.curves = root / "tensorboard"
 
+    def cache(self, folder: str | None) -> Path | None:
+        """Where decoded splits are kept: a relative folder begins beside the run."""
+        return None if folder is None else self.root.parent / folder
+
     def exists(self) -> bool:
         """Whether there is a checkpoint to continue from."""
         return (self.root / "last").is_symlink()

@@ -118,12 +118,21 @@ def make_batch(setup: Setup, samples: np.ndarray, step: int) -> tuple[Tensor, Te
     config, spec = setup.config, setup.model.spec
     device = setup.model.head.weight.device
     draws = Draws(config.seed, step, samples)
-    pixels, labels = setup.training.pixels[samples], setup.training.labels[samples]
-    height, width = spec.training_grid.pixels(spec.patch)
-    inputs = augment(pixels, draws, config.augment, (height, width), device)
+    pixels = setup.training.pixels[one_view(samples, setup.training.views, draws)]
+    labels = setup.training.labels[samples]
+    size = spec.training_grid.pixels(spec.patch)
+    inputs = augment(pixels, draws, config.augment, config.input, size, device)
     if config.augment.mixes:
         return mix(inputs, labels, spec.classes, draws, config.augment)
     return inputs, torch.from_numpy(labels).to(device)
+
+
+def one_view(samples: np.ndarray, views: int, draws: Draws) -> np.ndarray:
+    """The row of the split that each sample [B] is shown by, in this step; int64 [B]."""
+    if views == 1:
+        return samples
+    view = np.floor(draws.take(1)[:, 0] * views).astype(np.int64)  # [B]
+    return samples * views + view
 
 
 def item_weights(targets: Tensor, weights: Tensor) -> Tensor:

@@ -5,8 +5,12 @@
     CSV      header path,label with optional split,group; paths relative to the CSV
     zip, tar, tar.gz   a folder packed, with or without one folder around everything: the same
              rules, the same ids. Files are read in place, nothing is unpacked to disk
-    npz      SPLIT_labels with SPLIT_images [N, H, W(, C)] uint8, or with SPLIT_jpeg (all encoded
-             files end to end, uint8) and SPLIT_offsets [N + 1]; optional SPLIT_names, classes
+    npz      SPLIT_labels with SPLIT_images, or with SPLIT_jpeg (all encoded files end to end,
+             uint8) and SPLIT_offsets [N + 1]; optional SPLIT_names, classes. SPLIT_images are
+             pictures [N, H, W(, C)], clips [N, T, H, W, C] or scans [N, D, H, W]
+
+An item is one file: a picture, a clip, or a scan; the slices of a DICOM series are packed into one
+zip. Below a class a file counts by its ending; a CSV may name any file.
 
 Splits are ``train``, ``val`` and ``test``. Where no item has one, a hash of its group (of its id,
 where it has no group) decides: 80, 10 and 10 percent. Where some have one, the others are

@@ -1,4 +1,4 @@
-"""An npz as a source: decoded images or encoded files in arrays, one set of keys per split."""
+"""An npz as a source: decoded media or encoded files in arrays, one set of keys per split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def open_npz(path: Path) -> Source:
-    """Read all of its arrays into memory; nothing in it is unpickled."""
+    """Read all of its arrays into memory, once: items are views of them. Nothing is unpickled."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = dict(archive)
@@ -53,13 +53,13 @@ def _rows(
 
 
 def _media(arrays: Arrays, split: str, file: str) -> Sequence[bytes] | np.ndarray:
-    """The media of one split: a list of encoded files, or an array whose rows are images."""
+    """The media of one split: a list of encoded files, or an array whose rows are items."""
     if f"{split}_images" in arrays:
         return arrays[f"{split}_images"]
     if f"{split}_jpeg" not in arrays or f"{split}_offsets" not in arrays:
         raise SourceError(f"{file}: expected {split}_images, or {split}_jpeg with {split}_offsets")
-    data, offsets = arrays[f"{split}_jpeg"].tobytes(), arrays[f"{split}_offsets"].astype(np.int64)
-    return [data[start:end] for start, end in pairwise(offsets)]
+    data, offsets = arrays[f"{split}_jpeg"], arrays[f"{split}_offsets"].astype(np.int64)
+    return [data[start:end].tobytes() for start, end in pairwise(offsets)]
 
 
 def _labels(arrays: Arrays, items: list[Item]) -> tuple[str, ...]:

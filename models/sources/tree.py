@@ -1,7 +1,8 @@
 """Files below one root as a source, be it a folder or an archive: one set of rules for both.
 
 CLASS/file or SPLIT/CLASS/file, files at any depth below their class; or a ``labels.csv`` at the
-root, which then decides alone. Left out are names that begin with a dot, and ``__MACOSX``.
+root, which then decides alone. Left out are names that begin with a dot, and ``__MACOSX``. Below a
+class one file is one item, whatever it holds: a zip there is a scan, not an archive to be opened.
 """
 
 from __future__ import annotations
@@ -18,9 +19,18 @@ from models.sources.table import open_csv, read_table
 LABELS = "labels.csv"
 #: Folders of these names are splits that somebody meant, not classes.
 MISTAKEN = ("training", "testing")
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-#: Pictures that no decoder here reads: listed all the same, so that they are refused by name.
-FOREIGN = {".avif", ".heic", ".heif", ".jp2", ".jxl"}
+#: What the readers in ``models.inputs`` read.
+ENDINGS = (
+    *(".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
+    *(".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"),
+    *(".dcm", ".mha", ".nii", ".nii.gz", ".npy", ".npz", ".nrrd", ".zip"),
+)
+#: Media that no reader here reads: listed all the same, so that they are refused by name.
+FOREIGN = (
+    *(".avif", ".heic", ".heif", ".jp2", ".jxl"),
+    *(".flv", ".ogv", ".wmv"),
+    *(".hdr", ".img", ".mgz", ".mhd", ".mnc", ".nhdr"),
+)
 #: Symbolic links to folders are followed so far down: splits and classes may be links.
 LINKED_LEVELS = 2
 
@@ -73,7 +83,7 @@ def read_classes(tree: Tree) -> Source:
     classes = _classes(tree, 2 if _has_splits(tree) else 1)
     for place, files in classes.items():
         if not files:
-            endings = ", ".join(sorted(SUFFIXES))
+            endings = ", ".join(ENDINGS)
             raise SourceError(f"class {place[-1]!r} is empty: expected files ending in {endings}")
     labels = tuple(sorted({place[-1] for place in classes}))
     items = [
@@ -113,7 +123,7 @@ def _classes(tree: Tree, depth: int) -> dict[Parts, list[Parts]]:
     classes: dict[Parts, list[Parts]] = {place: [] for place in places if len(place) == depth}
     for file in tree.files:
         parts = tuple(file.split("/"))
-        if len(parts) > depth and posixpath.splitext(file)[1].lower() in SUFFIXES | FOREIGN:
+        if len(parts) > depth and parts[-1].lower().endswith(ENDINGS + FOREIGN):
             classes[parts[:depth]].append(parts)
     return classes
 

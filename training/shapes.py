@@ -1,0 +1,136 @@
+"""Moving and filling parts of items, for any number of axes: index arithmetic on a whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Smallest and largest share of the area, and of height over width, of what is erased.
+ERASED_SHARE, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
+
+def mirror(pixels: np.ndarray, draws: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """Half of the items mirrored along each axis, each for itself.
+
+    Args:
+        pixels: [B, *sides, C].
+        draws: uniforms [B, number of axes].
+        axes: of ``pixels``.
+
+    Returns:
+        [B, *sides, C].
+    """
+    for axis, draw in zip(axes, draws.T, strict=True):
+        chosen = (draw < 0.5).reshape(-1, *(1,) * (pixels.ndim - 1))  # [B, 1, ..., 1]
+        pixels = np.where(chosen, np.flip(pixels, axis), pixels)
+    return pixels
+
+
+def crop_and_flip(pixels: np.ndarray, draws: np.ndarray, padding: int, flip: bool) -> np.ndarray:
+    """Shift by up to ``padding`` pixels per axis, edges mirrored; mirror half along the last axis.
+
+    Args:
+        pixels: [B, *sides, C].
+        draws: uniforms [B, axes + 1]: the shifts in the order of the axes, mirror.
+
+    Returns:
+        [B, *sides, C].
+    """
+    batch, *sides, _ = pixels.shape
+    axes = len(sides)
+    shifts = np.floor(draws[:, :axes] * (2 * padding + 1)).astype(np.int64) - padding  # [B, axes]
+    index = [np.arange(batch).reshape(-1, *(1,) * axes)]
+    for axis, side in enumerate(sides):
+        places = _mirrored(np.arange(side) + shifts[:, axis : axis + 1], side)  # [B, side]
+        if flip and axis == axes - 1:
+            places = np.where(draws[:, axes:] < 0.5, places[:, ::-1], places)
+        shape = [1] * axes
+        shape[axis] = side
+        index.append(places.reshape(batch, *shape))
+    return pixels[tuple(index)]
+
+
+def erase(items: Tensor, draws: np.ndarray, probability: float) -> Tensor:
+    """A box in some items is filled with the item's own mean colour (arXiv 1708.04896).
+
+    Args:
+        items: [B, C, *sides].
+        draws: uniforms [B, erase_draws(axes)]: whether, area, shape, place.
+
+    Returns:
+        [B, C, *sides].
+    """
+    sides = items.shape[2:]
+    axes = len(sides)
+    area = between(ERASED_SHARE, draws[:, 1])  # [B], share of the item
+    shares = part_of(area, ERASED_RATIO, draws[:, 2:-axes])
+    inside = boxes(sides, shares, draws[:, -axes:])  # [B, *sides]
+    inside &= (draws[:, 0] < probability).reshape(-1, *(1,) * axes)
+    mask = torch.from_numpy(inside).to(items.device)[:, None]  # [B, 1, *sides]
+    mean = items.mean(dim=tuple(range(2, items.dim())), keepdim=True)  # [B, C, 1, ...]
+    return torch.where(mask, mean, items)
+
+
+def erase_draws(axes: int) -> int:
+    """How many uniforms ``erase`` needs for every item."""
+    return 2 + shape_draws(axes) + axes
+
+
+def part_of(
+    area: np.ndarray, ratio: tuple[float, ...], draws: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Shares of the sides, each [B], whose product is the area, before any is cut to 1.
+
+    Args:
+        area: [B].
+        ratio: smallest and largest of the first side over the second; with three sides, of each
+            over the mean of all.
+        draws: uniforms [B, shape_draws(axes)].
+    """
+    stretch = between(np.log(ratio), draws)  # [B, 1 or 3]
+    if draws.shape[1] == 1:
+        (factor,) = np.exp(stretch).T
+        return np.sqrt(area * factor), np.sqrt(area / factor)
+    sides = np.cbrt(area)[:, None] * np.exp(stretch - stretch.mean(axis=1, keepdims=True))
+    return tuple(sides.T)  # of [B, 3]
+
+
+def shape_draws(axes: int) -> int:
+    """How many uniforms decide the shape of a part."""
+    return 1 if axes == 2 else axes
+
+
+def boxes(
+    size: Sequence[int], shares: Sequence[np.ndarray], places: np.ndarray
+) -> np.ndarray:
+    """One box an item, wholly inside: bool [B, *size].
+
+    Args:
+        shares: of each side, [B]; above 1 they are cut to 1.
+        places: uniforms [B, axes].
+    """
+    axes = len(size)
+    inside = np.ones((len(places), *(1,) * axes), dtype=bool)
+    for axis, (side, share) in enumerate(zip(size, shares, strict=True)):
+        length = np.rint(np.minimum(share, 1.0) * side)  # [B], pixels
+        start = np.floor(places[:, axis] * (side - length + 1))  # [B]
+        index = np.arange(side)
+        along = (index >= start[:, None]) & (index < (start + length)[:, None])  # [B, side]
+        shape = [1] * axes
+        shape[axis] = side
+        inside = inside & along.reshape(-1, *shape)
+    return inside
+
+
+def between(ends: tuple[float, ...] | np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Uniforms as numbers from the first end to the second."""
+    return ends[0] + (ends[1] - ends[0]) * draws
+
+
+def _mirrored(index: np.ndarray, side: int) -> np.ndarray:
+    """Indices beyond an edge come back from it, without repeating the edge itself."""
+    period = max(1, 2 * side - 2)
+    index = np.abs(index) % period
+    return np.where(index >= side, period - index, index)
