@@ -17,8 +17,8 @@ from service.session import OpenSession, open_session
 from service.settings import Settings
 
 DESCRIPTION = """\
-Send an image, get ranked labels. JPEG, PNG, WebP, TIFF, BMP and GIF are read, of several frames or
-pages the first. Every answer other than 200 is a problem document (RFC 9457)
+Send an image, a clip or a scan, get ranked labels. Each has an address of its own, and the bytes
+decide whether the address reads them. Every answer other than 200 is a problem document (RFC 9457)
 whose `type` is stable. Send `X-Request-ID` to choose the id of a request.
 """
 

@@ -51,14 +51,22 @@ def next_batch(busy: bool, queues: Iterable[QueueState], max_batch: int) -> tupl
 class Row:
     """One entry's share of a batch."""
 
-    logits: np.ndarray  # float32 [classes]
+    logits: np.ndarray  # float [classes]
     queue_seconds: float
     inference_seconds: float  # of the whole batch
+
+    @classmethod
+    def of_views(cls, rows: list[Row]) -> Row:
+        """The mean of one item's views; of several batches the times of the last one count."""
+        last = max(rows, key=lambda row: row.queue_seconds)
+        logits = np.stack([row.logits for row in rows])  # [views, classes]
+        mean = logits.mean(axis=0, dtype=np.float64)  # [classes]
+        return cls(mean, last.queue_seconds, last.inference_seconds)
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    pixels: np.ndarray  # uint8 [*pixels per axis, channels]
+    pixels: np.ndarray  # uint8 or float32 [*pixels per axis, channels]
     future: asyncio.Future[Row]
     submitted: float  # seconds, monotonic
 
@@ -109,10 +117,15 @@ class Batcher:
         return sum(len(queue.entries) for queue in self._queues.values())
 
     async def submit(self, key: Key, pixels: np.ndarray) -> Row:
-        """Run one item in the next batch of its queue; cancel the call to leave the queue.
+        """Run one item in the next batches of its queue; cancel the call to leave the queue.
+
+        Its views are rows like all others: they fill batches together with other items' rows.
 
         Args:
-            pixels: uint8 ``[*pixels per axis, channels]``.
+            pixels: ``[views, *pixels per axis, channels]`` of the graph's dtype.
+
+        Returns:
+            The mean over the views.
 
         Raises:
             InferenceFailed: the session failed on this item, or gave logits that are no numbers.
@@ -121,13 +134,16 @@ class Batcher:
         if self._closed:
             raise Draining("the server is shutting down")
         loop = asyncio.get_running_loop()
-        entry = _Entry(pixels, loop.create_future(), time.monotonic())
-        self._queues[key].entries.append(entry)
+        now = time.monotonic()
+        entries = [_Entry(view, loop.create_future(), now) for view in pixels]
+        self._queues[key].entries.extend(entries)
         if not (self._busy or self._scheduled):
             # At the end of this turn of the loop: what arrived together runs together.
             self._scheduled = True
             loop.call_soon(self._dispatch)
-        return await entry.future
+        if len(entries) == 1:
+            return await entries[0].future
+        return Row.of_views(await _all_of(entries))
 
     def close(self) -> None:
         """Let the running batch finish and refuse everything else."""
@@ -178,6 +194,16 @@ class Batcher:
                 entry.future.set_result(Row(row, waited, outcome.seconds))
 
 
+async def _all_of(entries: list[_Entry]) -> list[Row]:
+    """Every row of an item; where one fails, or the client leaves, the others are not run."""
+    try:
+        return [await entry.future for entry in entries]
+    finally:
+        for entry in entries:
+            if not entry.future.cancel() and not entry.future.cancelled():
+                entry.future.exception()  # seen: one failure of the item is enough
+
+
 def _drop_departed(entries: deque[_Entry]) -> None:
     """Forget entries that were cancelled: their client left, or their deadline passed."""
     if any(entry.future.done() for entry in entries):
@@ -201,7 +227,7 @@ def run_isolated(session: Session, rows: list[np.ndarray]) -> list[np.ndarray | 
     """Run a batch; if it fails, halve it until only the guilty rows fail.
 
     Args:
-        rows: uint8 ``[*pixels per axis, channels]`` each.
+        rows: ``[*pixels per axis, channels]`` each, of the graph's dtype.
 
     Returns:
         float32 ``[classes]`` or an exception, for every row.

@@ -22,9 +22,12 @@ from service.errors import (
     TooManyFiles,
     UnknownParameter,
 )
+from service.settings import Limits
 
 FILE = "file"
-PARAMETERS = ("top_k", "bundle", "grid")
+_COMMON = ("top_k", "bundle", "grid")
+#: Modality -> names of the parameters that its requests may have.
+PARAMETERS = {"image": _COMMON, "video": (*_COMMON, "views"), "volume": _COMMON}
 MAX_VALUE_BYTES = 256
 MAX_QUERY_BYTES = 2048
 
@@ -33,20 +36,12 @@ MAX_QUERY_BYTES = 2048
 class Upload:
     """What the client sent: encoded files, and its parameters as text."""
 
-    files: list[bytes]
-    parameters: dict[str, str]
+    files: list[bytearray]
+    parameters: Parameters
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Of one request."""
-
-    files: int
-    file_bytes: int
-
-
-async def read_upload(scope: Scope, receive: Receive, limits: Limits) -> Upload:
-    """Read a whole request.
+async def read_upload(scope: Scope, receive: Receive, modality: str, limits: Limits) -> Upload:
+    """Read a whole request. Every file is held once, in the array that it grew in.
 
     Whatever is not multipart/form-data is taken as the bytes of one file: their type is decided by
     the bytes, and clients send all kinds of Content-Type.
@@ -54,17 +49,20 @@ async def read_upload(scope: Scope, receive: Receive, limits: Limits) -> Upload:
     Raises:
         Problem: 400, 413 or 422; ClientGone if the connection closed half way.
     """
-    parameters = _read_query(scope["query_string"])
+    parameters = Parameters(modality)
+    _read_query(scope["query_string"], parameters)
     content_type = _content_type(scope)
     if content_type[:19].lower() == b"multipart/form-data":
         form = _Form(content_type, limits, parameters)
         async for piece in _pieces(receive):
             form.write(piece)
         return Upload(form.finish(), parameters)
-    body = b"".join([piece async for piece in _pieces(receive)])
+    body = bytearray()
+    async for piece in _pieces(receive):
+        body += piece
+        check_file_size(len(body), limits)
     if not body:
-        raise EmptyBody("expected an image as the body, or a form with a part named file")
-    check_file_size(len(body), limits)
+        raise EmptyBody("expected a file as the body, or a form with a part named file")
     return Upload([body], parameters)
 
 
@@ -85,25 +83,31 @@ def _content_type(scope: Scope) -> bytes:
     return b""
 
 
-def _read_query(query: bytes) -> dict[str, str]:
-    parameters: dict[str, str] = {}
+class Parameters(dict[str, str]):
+    """What a request says besides its files, as text; only what its modality knows, each once."""
+
+    def __init__(self, modality: str) -> None:
+        super().__init__()
+        self._known = PARAMETERS[modality]
+
+    def add(self, name: str, value: str) -> None:
+        """Take a value; 422 for a name that is unknown here, or came before."""
+        if name not in self._known:
+            raise UnknownParameter(
+                f"unknown parameter {_shown(name)}; known: {', '.join(self._known)}"
+                f" (and {FILE}, a part of a form)"
+            )
+        if name in self:
+            raise RepeatedParameter(f"{name} is given more than once")
+        self[name] = value
+
+
+def _read_query(query: bytes, parameters: Parameters) -> None:
     if query:
         if len(query) > MAX_QUERY_BYTES:
             raise BadParameter(f"expected a query of at most {MAX_QUERY_BYTES} bytes")
         for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
-            _add_parameter(parameters, name, value)
-    return parameters
-
-
-def _add_parameter(parameters: dict[str, str], name: str, value: str) -> None:
-    if name not in PARAMETERS:
-        raise UnknownParameter(
-            f"unknown parameter {_shown(name)}; known: {', '.join(PARAMETERS)}"
-            f" (and {FILE}, a part of a form)"
-        )
-    if name in parameters:
-        raise RepeatedParameter(f"{name} is given more than once")
-    parameters[name] = value
+            parameters.add(name, value)
 
 
 def _shown(text: str) -> str:
@@ -126,13 +130,13 @@ class _Part:
 class _Form:
     """A multipart form, parsed as it arrives and kept in memory (its body is bounded)."""
 
-    def __init__(self, content_type: bytes, limits: Limits, parameters: dict[str, str]) -> None:
+    def __init__(self, content_type: bytes, limits: Limits, parameters: Parameters) -> None:
         _, options = parse_options_header(content_type)
         if not options.get(b"boundary"):
             raise BrokenForm("multipart/form-data needs a boundary")
         self._limits = limits
         self._parameters = parameters
-        self._files: list[bytes] = []
+        self._files: list[bytearray] = []
         self._part: _Part | None = None
         self._header = b""
         self._value = b""
@@ -162,7 +166,7 @@ class _Form:
         except FormParserError:
             raise BrokenForm("the form does not follow multipart/form-data") from None
 
-    def finish(self) -> list[bytes]:
+    def finish(self) -> list[bytearray]:
         """The files, in order."""
         if not self._started:
             raise EmptyBody("expected a form with a part named file")
@@ -207,9 +211,9 @@ class _Form:
         part, self._part = self._part, None
         assert part is not None
         if part.name != FILE:
-            _add_parameter(self._parameters, part.name, part.data.decode("utf-8", "replace"))
+            self._parameters.add(part.name, part.data.decode("utf-8", "replace"))
         elif part.data:
-            self._files.append(bytes(part.data))
+            self._files.append(part.data)
         else:
             raise EmptyFile(f"file {len(self._files) + 1} has no bytes")
 

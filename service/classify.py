@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from models.inputs.clip_times import MAX_FRAMES
+from models.spec import MAX_VIEWS
+from service.decode_link import Encoded
 from service.errors import BadParameter
-from service.registry import Target
+from service.seen import Seen
+from service.served import Target
 from service.service import Service
 
 DEFAULT_TOP_K = 5
@@ -26,8 +30,8 @@ class Timing:
     """Where the time of one item went, in milliseconds."""
 
     decode: float  # from the upload to its pixels, the wait for a worker included
-    queue: float  # from the pixels to the start of the batch
-    inference: float  # of the whole batch
+    queue: float  # from the pixels to the start of the batch; of views the last one's
+    inference: float  # of that whole batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Result:
     """The answer for one file."""
 
     target: Target
+    seen: Seen  # of clips and scans: which part of the file the network saw
     predictions: list[dict[str, Any]]  # label, index, probability; descending
     timing: Timing
 
@@ -42,8 +47,9 @@ class Result:
         """As clients see it."""
         return {
             "bundle": self.target.bundle,
-            "version": self.target.version,
+            "version": self.target.manifest.version,
             "grid": self.target.grid,
+            **({"seen": self.seen} if self.seen else {}),
             "predictions": self.predictions,
             "timing_ms": {
                 "decode": self.timing.decode,
@@ -54,38 +60,52 @@ class Result:
 
 
 def choose(service: Service, modality: str, parameters: Mapping[str, str]) -> tuple[Target, int]:
-    """Who answers and with how many predictions, from ``bundle``, ``grid`` and ``top_k`` as text.
+    """Who answers, and with how many predictions.
+
+    Args:
+        parameters: ``bundle``, ``grid``, ``top_k`` and, of clips, ``views``, as text.
 
     Raises:
         Problem: 404, 422 or 503.
     """
     target = service.registry.select(modality, parameters.get("bundle"), parameters.get("grid"))
+    if (views := parameters.get("views")) is not None:
+        if modality != "video":
+            raise BadParameter(f"views: of clips only; bundle {target.bundle} is for {modality}")
+        target = target.with_views(parse_views(views, target.frames))
     return target, parse_top_k(parameters.get("top_k"), len(target.labels))
 
 
-async def classify(service: Service, media: bytes, target: Target, top_k: int) -> Result:
+async def classify(service: Service, media: Encoded, target: Target, top_k: int) -> Result:
     """One file through decoder, batch and graph; cancel the call to leave the queues.
 
     Raises:
         Problem: 415 or 422 for the bytes, 500 for the graph.
     """
     started = time.monotonic()
-    pixels = await service.pool.prepare(target.header, media, target.shape)
+    item = await service.pool.prepare(target.preparation, media)
     decoded = time.monotonic() - started
-    row = await service.batcher.submit(target.key, pixels)
+    row = await service.batcher.submit(target.key, item.pixels)
     service.metrics.stages["decode"].observe(decoded)
     service.metrics.stages["queue"].observe(row.queue_seconds)
     timing = Timing(*(_ms(s) for s in (decoded, row.queue_seconds, row.inference_seconds)))
-    return Result(target, rank(row.logits, target.labels, top_k), timing)
+    return Result(target, item.seen, rank(row.logits, target.labels, top_k), timing)
 
 
 def parse_top_k(text: str | None, labels: int) -> int:
     """The number of predictions wanted; 422 outside 1 to the number of labels."""
-    if text is None:
-        return min(DEFAULT_TOP_K, labels)
-    if text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= labels:
+    return min(DEFAULT_TOP_K, labels) if text is None else _parse_count("top_k", text, labels)
+
+
+def parse_views(text: str, frames: int) -> int:
+    """The number of views wanted; 422 where their frames would be too many."""
+    return _parse_count("views", text, min(MAX_VIEWS, MAX_FRAMES // frames), f" of {frames} frames")
+
+
+def _parse_count(name: str, text: str, most: int, unit: str = "") -> int:
+    if text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= most:
         return int(text)
-    raise BadParameter(f"top_k: expected a whole number from 1 to {labels}, got {text[:20]!a}")
+    raise BadParameter(f"{name}: expected a whole number from 1 to {most}{unit}, got {text[:20]!a}")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

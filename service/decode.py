@@ -10,15 +10,13 @@ import asyncio
 import logging
 import os
 import sys
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
-
 from service import errors
-from service.decode_link import DecodeError, Task, Worker
-from service.frames import pack
+from service.decode_link import Decoded, DecodeError, Encoded, Task, Worker
+from service.frames import Preparation
 
 log = logging.getLogger(__name__)
 
@@ -42,59 +40,55 @@ ATTEMPTS = 2
 
 
 class DecodePool:
-    """``workers`` processes, each with one item (or two small ones); the rest wait in order.
+    """``workers`` processes, each with one item (or two small ones); the rest wait.
 
-    The wait is bounded by the permits that let requests in and by each request's deadline.
+    Modalities share the workers evenly: a free one takes the first item of the modality that holds
+    the fewest, so that images do not wait for every scan before them. The wait is bounded by the
+    permits that let requests in and by each request's deadline.
 
     Args:
-        seconds: wall time for one item; then the worker is killed and replaced.
         on_restart: called whenever a worker is replaced.
     """
 
     def __init__(
         self,
         workers: int,
-        seconds: float,
         on_restart: Callable[[], None] = lambda: None,
         command: tuple[str, ...] = COMMAND,
     ) -> None:
         self.workers = workers
-        self.seconds = seconds
         self._on_restart = on_restart
         self._command = command
-        self._waiting: deque[Task] = deque()
+        self._waiting: defaultdict[str, deque[Task]] = defaultdict(deque)  # by modality
         self.alive: set[Worker] = set()
         self._ready: list[Worker] = []
         self._spawning: set[asyncio.Task[None]] = set()
         self._closing = False
 
-    async def start(self) -> None:
-        """Start and warm every worker; DecodeError if one cannot start."""
+    async def start(self, modalities: Iterable[str]) -> None:
+        """Start every worker, warm for some modalities; DecodeError if one cannot start."""
+        self._command = (*self._command, *sorted(modalities))
         await asyncio.gather(*(self._spawn() for _ in range(self.workers)))
 
-    async def prepare(self, header: bytes, media: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    async def prepare(self, preparation: Preparation, media: Encoded) -> Decoded:
         """Decode one item.
 
         Args:
-            header: from ``frames.task_header``.
-            media: the encoded file.
-            shape: what the header asks for, ``[*pixels per axis, channels]``.
-
-        Returns:
-            uint8 of ``shape``, read-only.
+            media: the encoded file; may not change before this is done.
 
         Raises:
             Problem: 415 or 422; the bytes are at fault.
         """
-        future: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
-        task = Task(pack(header, media), shape, future)
-        self._waiting.append(task)
+        future: asyncio.Future[Decoded] = asyncio.get_running_loop().create_future()
+        task = Task(preparation, media, future)
+        waiting = self._waiting[preparation.modality]
+        waiting.append(task)
         self._begin_next()
         try:
             return await future
         except asyncio.CancelledError:
-            if task in self._waiting:  # it holds the upload, whose bytes are given back now
-                self._waiting.remove(task)
+            if task in waiting:  # it holds the upload, whose bytes are given back now
+                waiting.remove(task)
             raise
 
     @property
@@ -105,7 +99,7 @@ class DecodePool:
     @property
     def depth(self) -> int:
         """Items that wait for a worker."""
-        return len(self._waiting)
+        return sum(len(waiting) for waiting in self._waiting.values())
 
     @property
     def process_ids(self) -> list[int]:
@@ -113,14 +107,21 @@ class DecodePool:
 
     def _begin_next(self) -> None:
         """Hand out what waits, to the workers that hold least."""
-        while self._waiting and self._ready:
-            if self._waiting[0].future.done():  # the client has left
-                self._waiting.popleft()
-                continue
+        while self._ready and (waiting := self._next_queue()):
             worker = min(self._ready, key=lambda one: len(one.tasks))
-            if not worker.takes(self._waiting[0]):
+            if not worker.takes(waiting[0]):
                 return
-            worker.give(self._waiting.popleft())
+            worker.give(waiting.popleft())
+
+    def _next_queue(self) -> deque[Task] | None:
+        """The modality whose turn it is: it holds the fewest workers, or came first."""
+        for waiting in self._waiting.values():
+            while waiting and waiting[0].future.done():  # the client has left
+                waiting.popleft()
+        held = Counter(one.tasks[0].preparation.modality for one in self._ready if one.tasks)
+        filled = (item for item in self._waiting.items() if item[1])
+        first = min(filled, key=lambda one: (held[one[0]], one[1][0].submitted), default=None)
+        return first[1] if first else None
 
     def _died(self, worker: Worker) -> None:
         """Replace a worker; decide what becomes of the items that it held."""
@@ -129,7 +130,8 @@ class DecodePool:
             return  # whoever started it sees that it never came up
         self._ready.remove(worker)
         held = list(worker.tasks)
-        self._waiting.extendleft(reversed(held[1:]))  # they never began
+        for task in reversed(held[1:]):  # they never began
+            self._wait_first(task)
         if held:
             self._bereave(held[0])
         if not self._closing:
@@ -146,11 +148,13 @@ class DecodePool:
         if task.attempts >= ATTEMPTS or self._closing:
             task.future.set_exception(errors.BrokenMedia("the file breaks its decoder"))
         else:
-            self._waiting.appendleft(task)
+            self._wait_first(task)
+
+    def _wait_first(self, task: Task) -> None:
+        self._waiting[task.preparation.modality].appendleft(task)
 
     def _new_worker(self) -> Worker:
         return Worker(
-            self.seconds,
             on_start=self.alive.add,
             on_free=self._begin_next,
             on_death=self._died,

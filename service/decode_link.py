@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
+import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 
 from service import errors
-from service.frames import LENGTHS, MAX_HEADER_BYTES
+from service.frames import LENGTHS, MAX_HEADER_BYTES, Preparation, head
+from service.seen import Seen, check_seen
 
 log = logging.getLogger(__name__)
 
-#: A worker may hold this many items, the second one only if both are small: while it answers one
-#: it already has the next, which saves a sleep and a wake-up for each.
+#: A worker may hold this many items, the second one only if both are small images: while it
+#: answers one it already has the next, which saves a sleep and a wake-up for each.
 DEPTH = 2
-SMALL_FRAME_BYTES = 2**14
+SMALL_BYTES = 2**14
+
+#: A file as it came: held once, from the socket to the worker's pipe.
+Encoded = bytes | bytearray
 
 FAILURES: dict[str, type[errors.Problem]] = {
     "UnsupportedMedia": errors.UnsupportedMedia,
@@ -34,24 +39,38 @@ class DecodeError(RuntimeError):
     """The pool itself cannot work."""
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One item as the graph wants it."""
+
+    pixels: np.ndarray  # [views, *pixels per axis, channels], read-only
+    seen: Seen  # which part of the file that is; see ``service.seen``
+
+
 class Task:
     """One item on its way through a worker."""
 
-    __slots__ = ("attempts", "frame", "future", "shape", "size")
+    __slots__ = ("attempts", "future", "media", "preparation", "submitted")
 
-    def __init__(self, frame: bytes, shape: tuple[int, ...], future: asyncio.Future[np.ndarray]):
-        self.frame = frame
-        self.shape = shape
-        self.size = math.prod(shape)  # bytes of its pixels
+    def __init__(
+        self, preparation: Preparation, media: Encoded, future: asyncio.Future[Decoded]
+    ) -> None:
+        self.preparation = preparation
+        self.media = media
         self.future = future
+        self.submitted = time.monotonic()
         self.attempts = 0
+
+    @property
+    def is_small(self) -> bool:
+        """Sure to be done soon."""
+        return self.preparation.modality == "image" and len(self.media) <= SMALL_BYTES
 
 
 class Worker(asyncio.SubprocessProtocol):
     """One process and the items it holds.
 
     Args:
-        seconds: wall time for one item; then the process is killed.
         on_start: called when there is a process, which is not ready yet.
         on_free: called when it can be given another item.
         on_death: called when the process has ended, whatever it still held.
@@ -59,13 +78,11 @@ class Worker(asyncio.SubprocessProtocol):
 
     def __init__(
         self,
-        seconds: float,
         *,
         on_start: Callable[[Worker], None],
         on_free: Callable[[], None],
         on_death: Callable[[Worker], None],
     ) -> None:
-        self._seconds = seconds
         self._on_start = on_start
         self._on_free = on_free
         self._on_death = on_death
@@ -83,12 +100,12 @@ class Worker(asyncio.SubprocessProtocol):
         """Whether it may be given this item now."""
         if not self.tasks:
             return True
-        small = max(len(task.frame), len(self.tasks[0].frame)) <= SMALL_FRAME_BYTES
-        return small and len(self.tasks) < DEPTH
+        return len(self.tasks) < DEPTH and task.is_small and self.tasks[0].is_small
 
     def give(self, task: Task) -> None:
         self.tasks.append(task)
-        self.stdin.write(task.frame)
+        self.stdin.write(head(task.preparation.header, len(task.media)))
+        self.stdin.write(task.media)
         if len(self.tasks) == 1:
             self._watch()
 
@@ -96,7 +113,7 @@ class Worker(asyncio.SubprocessProtocol):
         """The first item begins: its time runs from now."""
         self.tasks[0].attempts += 1
         loop = asyncio.get_running_loop()
-        self._alarm = loop.call_later(self._seconds, self._time_out)
+        self._alarm = loop.call_later(self.tasks[0].preparation.seconds, self._time_out)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Gather replies; the length of each must be the one that was asked for."""
@@ -104,7 +121,7 @@ class Worker(asyncio.SubprocessProtocol):
         reply += data
         while len(reply) >= LENGTHS.size:
             header_bytes, body_bytes = LENGTHS.unpack_from(reply)
-            expected = self.tasks[0].size if self.tasks else 0
+            expected = self.tasks[0].preparation.body_bytes if self.tasks else 0
             if header_bytes > MAX_HEADER_BYTES or body_bytes not in (0, expected):
                 log.warning("decode worker %d broke the protocol", self.process.get_pid())
                 return self.kill()
@@ -133,10 +150,10 @@ class Worker(asyncio.SubprocessProtocol):
 
     def _time_out(self) -> None:
         """Blame the first item now: once the process has ended, another may be the first."""
-        future = self.tasks[0].future
-        if not future.done():
-            message = f"decoding took longer than {self._seconds:g} seconds"
-            future.set_exception(errors.DecodeTimeout(message))
+        task = self.tasks[0]
+        if not task.future.done():
+            message = f"decoding took longer than {task.preparation.seconds:g} seconds"
+            task.future.set_exception(errors.DecodeTimeout(message))
         self.kill()
 
     def kill(self) -> None:
@@ -156,10 +173,16 @@ def _resolve(task: Task, header: bytes, body: bytes) -> None:
     """A reply as pixels or as the problem that it names."""
     try:
         reply = json.loads(header)
-        status, message = reply["status"], str(reply.get("message", ""))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        status, message = "BrokenMedia", "the file cannot be decoded"
-    if status == "ok" and len(body) == task.size:
-        task.future.set_result(np.frombuffer(body, np.uint8).reshape(task.shape))
-    else:
-        task.future.set_exception(FAILURES.get(status, errors.BrokenMedia)(message))
+        if reply["status"] == "ok":
+            return task.future.set_result(_decoded(task.preparation, reply["seen"], body))
+        status, message = reply["status"], str(reply["message"])
+        problem = FAILURES[status](message)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        problem = errors.BrokenMedia("the file cannot be decoded")
+    return task.future.set_exception(problem)
+
+
+def _decoded(preparation: Preparation, seen: object, body: bytes) -> Decoded:
+    """Pixels and what was seen; ValueError if either is not what was asked for."""
+    pixels = np.frombuffer(body, preparation.dtype).reshape(preparation.shape)
+    return Decoded(pixels, check_seen(preparation.modality, preparation.shape, seen))

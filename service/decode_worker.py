@@ -9,73 +9,72 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import io
 import json
+import math
 import os
 import resource
 import signal
 import sys
 import time
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from PIL import Image
-
-from models.inputs import MediaError, prepare
-from models.inputs.image import FORMATS
+from models.inputs import MediaError, read
 from models.spec import Grid, InputSpec, from_json
-from service.frames import LENGTHS, pack
+from service.frames import LENGTHS, head
+from service.warm import warm_up
 
 ADDRESS_SPACE_BYTES = 1536 * 2**20
 OPEN_FILES = 64
-#: After a slow item the heap is large, and the allocator is told never to shrink it by itself.
+#: After a slow or a large item the heap is large, and the allocator is told never to shrink it by
+#: itself.
 TRIM_AFTER_SECONDS = 0.1
+TRIM_AFTER_BYTES = 2**23
 
 
-def main() -> None:
+def main(modalities: list[str]) -> None:
     """Warm up, say hello, then answer one frame after another until stdin closes."""
     _limit_resources()
-    _warm_up()
+    warm_up(modalities)
+    _forbid_processes()
     source, sink = open(0, "rb", buffering=2**16), open(1, "wb")  # noqa: SIM115 (process lifetime)
-    _send(sink, b'{"status": "hello"}', b"")
+    _send(sink, {"status": "hello"})
     _silence_stderr()
     while lengths := source.read(LENGTHS.size):
         header_bytes, body_bytes = LENGTHS.unpack(lengths)
+        started = time.monotonic()
         _answer(sink, source.read(header_bytes), source.read(body_bytes))
+        if body_bytes > TRIM_AFTER_BYTES or time.monotonic() - started > TRIM_AFTER_SECONDS:
+            _trim_heap()
 
 
 def _answer(sink: BinaryIO, header: bytes, media: bytes) -> None:
-    """Decode one item under an alarm; every failure is a status, never the end of the process."""
-    spec, grid, patch, seconds = _parse_task(header)
-    started = time.monotonic()
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    """Decode one item within its time; every failure is a status, never the end of the process."""
+    spec, grid, patch, views, seconds = _parse_task(header)
+    _limit_time(seconds)
     try:
-        pixels = prepare(media, spec, grid, patch)
-        _send(sink, b'{"status": "ok"}', pixels.tobytes())
+        sample = read(media, spec, grid, patch, views)
+        _send(sink, {"status": "ok", "seen": sample.seen}, sample.pixels.tobytes())
     except MediaError as error:
-        _send_failure(sink, type(error).__name__, str(error))
+        _send(sink, {"status": type(error).__name__, "message": str(error)[:500]})
     except BrokenPipeError:
         raise  # the service is gone
     except Exception:
-        _send_failure(sink, "BrokenMedia", "the file cannot be decoded within the limits")
+        message = "the file cannot be decoded within the limits"
+        _send(sink, {"status": "BrokenMedia", "message": message})
     signal.setitimer(signal.ITIMER_REAL, 0)
-    if time.monotonic() - started > TRIM_AFTER_SECONDS:
-        _trim_heap()
 
 
 @functools.lru_cache(maxsize=64)
-def _parse_task(header: bytes) -> tuple[InputSpec, Grid, tuple[int, ...], float]:
+def _parse_task(header: bytes) -> tuple[InputSpec, Grid, tuple[int, ...], int, float]:
     task = json.loads(header)
     spec = from_json(InputSpec, task["input"], "input")
-    return spec, Grid.parse(task["grid"]), tuple(task["patch"]), task["seconds"]
+    return spec, Grid.parse(task["grid"]), tuple(task["patch"]), task["views"], task["seconds"]
 
 
-def _send(sink: BinaryIO, header: bytes, body: bytes) -> None:
-    sink.write(pack(header, body))
+def _send(sink: BinaryIO, reply: dict[str, Any], body: bytes = b"") -> None:
+    sink.write(head(json.dumps(reply).encode(), len(body)))
+    sink.write(body)
     sink.flush()
-
-
-def _send_failure(sink: BinaryIO, status: str, message: str) -> None:
-    _send(sink, json.dumps({"status": status, "message": message[:500]}).encode(), b"")
 
 
 def _limit_resources() -> None:
@@ -88,12 +87,18 @@ def _limit_resources() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _warm_up() -> None:
-    """Load every decoder, so that the first request does not pay for it."""
-    for name in FORMATS:
-        encoded = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(encoded, name)
-        prepare(encoded.getvalue(), InputSpec(), Grid((1, 1)), (4, 4))
+def _forbid_processes() -> None:
+    """No further process or thread, unless the service itself runs as root, who is exempt."""
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+def _limit_time(seconds: float) -> None:
+    """End this process after so much wall time, or CPU time of all threads, of the next item."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    until = math.ceil(time.process_time() + seconds)  # in whole seconds, since the process began
+    if most == resource.RLIM_INFINITY or until < most:
+        resource.setrlimit(resource.RLIMIT_CPU, (until, most))
 
 
 def _silence_stderr() -> None:
@@ -110,5 +115,5 @@ def _trim_heap() -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError):
-        main()
+        main(sys.argv[1:])
     sys.stdout = None  # nothing to flush: the pipe may be gone

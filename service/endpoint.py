@@ -1,35 +1,35 @@
-"""``POST /v1/classify/image``: the upload, a result per file, the answer."""
+"""``POST /v1/classify/MODALITY``: the upload, a result per file, the answer."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from service.body import Limits, read_upload
+from service.body import read_upload
 from service.classify import Result, choose, classify, encode_json
+from service.decode_link import Encoded
 from service.errors import ClientGone, Problem
 from service.exchange import Exchange
-from service.registry import Target
+from service.served import Target
 from service.service import Service
 
 
-class ClassifyImage:
-    """The endpoint of ``POST /v1/classify/image``."""
+class Classify:
+    """The endpoint of one modality."""
 
-    modality = "image"
-
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, modality: str) -> None:
         self.service = service
-        settings = service.settings
-        self.limits = Limits(files=settings.max_files, file_bytes=settings.max_file_bytes)
+        self.modality = modality
+        self.limits = service.settings.limits(modality)
 
     async def __call__(self, request: Request) -> Response:
         exchange: Exchange = request.scope["exchange"]
-        upload = await read_upload(request.scope, request.receive, self.limits)
+        upload = await read_upload(request.scope, request.receive, self.modality, self.limits)
         target, top_k = choose(self.service, self.modality, upload.parameters)
         exchange.bundle, exchange.grid = target.key
         async with ClientWatch(request.receive):
@@ -39,7 +39,9 @@ class ClassifyImage:
         body = encode_json(document).encode()
         return Response(body, media_type="application/json", headers=headers)
 
-    async def _classify_all(self, files: list[bytes], target: Target, top_k: int) -> list[Result]:
+    async def _classify_all(
+        self, files: Sequence[Encoded], target: Target, top_k: int
+    ) -> list[Result]:
         """Every file at once; the first failure ends the request and names its file."""
         if len(files) == 1:
             return [await classify(self.service, files[0], target, top_k)]
@@ -57,7 +59,7 @@ class ClassifyImage:
 
 
 async def _numbered(
-    which: str, service: Service, file: bytes, target: Target, top_k: int
+    which: str, service: Service, file: Encoded, target: Target, top_k: int
 ) -> Result:
     try:
         return await classify(service, file, target, top_k)

@@ -14,6 +14,7 @@ import time
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from models.spec import AXES
 from service.errors import (
     BodyTimeout,
     ClientGone,
@@ -26,13 +27,13 @@ from service.errors import (
 from service.exchange import Exchange
 from service.logs import ACCESS
 from service.service import Service
-from service.settings import Settings
+from service.settings import Limits, Settings
 
 log = logging.getLogger(__name__)
 access = logging.getLogger(ACCESS)
 
 #: What needs a permit, and the modality it is counted under.
-WORK = {"/v1/classify/image": "image"}
+WORK = {f"/v1/classify/{modality}": modality for modality in AXES}
 #: What needs no key: nothing is told but whether the server is well.
 PUBLIC = frozenset({("GET", "/health/live"), ("GET", "/health/ready")})
 METRICS = ("GET", "/metrics")
@@ -50,27 +51,24 @@ class Guard:
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
         self.service = service
-        self.settings = service.settings
-        self._public = public_requests(self.settings)
+        self._public = public_requests(service.settings)
+        self._limits = {modality: service.settings.limits(modality) for modality in AXES}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
+        modality = WORK.get(scope["path"]) if scope["method"] == "POST" else None
+        limits = self._limits[modality or "image"]  # of other requests nobody reads the body
         exchange = Exchange(
-            scope,
-            receive,
-            send,
-            limit=self.settings.max_body_bytes,
-            admission=self.service.admission,
+            scope, receive, send, limit=limits.body_bytes, admission=self.service.admission
         )
         scope["exchange"] = exchange
-        modality = WORK.get(scope["path"]) if scope["method"] == "POST" else None
         try:
             self._check_key(scope, exchange)
             if modality is None:
                 await self.app(scope, receive, exchange.send)
             else:
-                await self._work(scope, exchange)
+                await self._work(scope, exchange, limits)
         except ClientGone as problem:
             exchange.status = problem.status
         except asyncio.CancelledError:
@@ -93,15 +91,15 @@ class Guard:
             self.service.metrics.unauthorized.inc()
             raise
 
-    async def _work(self, scope: Scope, exchange: Exchange) -> None:
+    async def _work(self, scope: Scope, exchange: Exchange, limits: Limits) -> None:
         """Run a request that needs a permit, within the times for its body and its answer."""
         if self.service.draining:
             raise Draining("the server is shutting down; connect again")
         exchange.check()
-        admission, settings = self.service.admission, self.settings
+        admission = self.service.admission
         now = asyncio.get_running_loop().time()
-        exchange.deadline = now + settings.deadline_seconds
-        until = now + settings.upload_seconds if exchange.unread else exchange.deadline
+        exchange.deadline = now + limits.deadline_seconds
+        until = now + limits.upload_seconds if exchange.unread else exchange.deadline
         admission.enter()
         try:
             async with asyncio.timeout_at(until) as timeout:
@@ -111,9 +109,9 @@ class Guard:
             if not timeout.expired():
                 raise
             if exchange.unread:
-                seconds = f"{settings.upload_seconds:g} seconds"
+                seconds = f"{limits.upload_seconds:g} seconds"
                 raise BodyTimeout(f"the body was not complete within {seconds}") from None
-            seconds = f"{settings.deadline_seconds:g} seconds"
+            seconds = f"{limits.deadline_seconds:g} seconds"
             raise DeadlinePassed(f"there was no answer within {seconds}") from None
         finally:
             exchange.timeout = None

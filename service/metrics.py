@@ -16,6 +16,7 @@ from prometheus_client import (
 STAGES = ("decode", "queue", "inference", "total")
 STAGE_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0, 120.0,
 )  # fmt: skip
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -45,7 +46,7 @@ class Metrics:
         )
         self.stages = {stage: stage_seconds.labels(stage) for stage in STAGES}
         self.batch_size = Histogram(
-            "liere_batch_size", "Items in one run.", buckets=BATCH_BUCKETS, registry=registry
+            "liere_batch_size", "Rows in one run.", buckets=BATCH_BUCKETS, registry=registry
         )
         self.queue_depth = Gauge(
             "liere_queue_depth", "Items that wait.", ("queue",), registry=registry

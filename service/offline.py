@@ -2,7 +2,7 @@
 
 Workers decode, the registry proves the bundles by their goldens, the batcher fills batches:
 everything of ``Service`` but HTTP. Answers come out in the order of the files, as soon as they are
-there.
+there. Where no bundle is named, the first reader that knows the type of a file answers it.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ from typing import Any
 import uvloop
 
 from service import logs
-from service.body import Limits, check_file_size
-from service.classify import Result, choose, classify
+from service.candidates import Candidate, find_candidates, first_answer, largest
+from service.classify import Result
 from service.decode_link import DecodeError
 from service.errors import EmptyFile, InternalError, Problem, UnreadableFile
 from service.exits import FAILED, OK, WRONG_COMMAND, complain
 from service.logs import printable
 from service.progress import Progress
-from service.registry import NoBundles, Target, bundle_folders
+from service.registry import NoBundles, bundle_folders
 from service.service import Service
 from service.session import DeviceError, check_device
 from service.settings import Settings, SettingsError, make_settings
 
 log = logging.getLogger(__name__)
 
-MODALITY = "image"
 STDIN = "-"
 #: (name as given, what became of the file)
 Answer = tuple[str, Result | Problem]
@@ -68,15 +67,19 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
     service = Service(settings)
     try:
         await service.start(_folders(settings, options.bundle))
-        parameters = {name: getattr(options, name) for name in ("bundle", "grid", "top_k")}
-        given = {name: text for name, text in parameters.items() if text is not None}
         try:
-            target, top_k = choose(service, MODALITY, given)
+            candidates = find_candidates(service, _parameters(options))
         except Problem as problem:
             return complain(problem.detail, WRONG_COMMAND)
-        return await _print_all(_answers(service, options.files, target, top_k), options)
+        return await _print_all(_answers(service, options.files, candidates), options)
     finally:
         await service.close()
+
+
+def _parameters(options: argparse.Namespace) -> dict[str, str]:
+    """What a request would say."""
+    named = {name: getattr(options, name) for name in ("bundle", "grid", "top_k", "views")}
+    return {name: text for name, text in named.items() if text is not None}
 
 
 def _folders(settings: Settings, bundle: str | None) -> list[Path]:
@@ -86,15 +89,14 @@ def _folders(settings: Settings, bundle: str | None) -> list[Path]:
 
 
 async def _answers(
-    service: Service, files: list[str], target: Target, top_k: int
+    service: Service, files: list[str], candidates: list[Candidate]
 ) -> AsyncIterator[Answer]:
     """Every file's answer, in order; those under way are bounded in number and in bytes."""
     settings = service.settings
-    limits = Limits(files=1, file_bytes=settings.max_file_bytes)
     waiting: deque[tuple[str, asyncio.Task[Result | Problem], int]] = deque()
     held = 0
     for file in files:
-        media = _read(file, limits)
+        media = _read(file, largest(candidates))
         size = len(media) if isinstance(media, bytes) else 0
         while waiting and (
             len(waiting) >= settings.max_in_flight or held + size > settings.max_in_flight_bytes
@@ -102,7 +104,7 @@ async def _answers(
             name, task, freed = waiting.popleft()
             yield name, await task
             held -= freed
-        waiting.append((file, asyncio.create_task(_answer(service, media, target, top_k)), size))
+        waiting.append((file, asyncio.create_task(_answer(service, media, candidates)), size))
         held += size
         await asyncio.sleep(0)  # the new task begins: workers decode while the next file is read
     while waiting:
@@ -111,13 +113,13 @@ async def _answers(
 
 
 async def _answer(
-    service: Service, media: bytes | Problem, target: Target, top_k: int
+    service: Service, media: bytes | Problem, candidates: list[Candidate]
 ) -> Result | Problem:
     """One file; what goes wrong is its own affair."""
     if isinstance(media, Problem):
         return media
     try:
-        return await classify(service, media, target, top_k)
+        return await first_answer(service, media, candidates)
     except Problem as problem:
         return problem
     except Exception as error:
@@ -125,19 +127,16 @@ async def _answer(
         return InternalError("an unexpected error; the line above says more")
 
 
-def _read(file: str, limits: Limits) -> bytes | Problem:
+def _read(file: str, most: int) -> bytes | Problem:
     """The bytes of a file, one more than is allowed at most."""
     try:
         if file == STDIN:
-            media = sys.stdin.buffer.read(limits.file_bytes + 1)
+            media = sys.stdin.buffer.read(most + 1)
         else:
             with Path(file).open("rb") as stream:
-                media = stream.read(limits.file_bytes + 1)
-        check_file_size(len(media), limits)
+                media = stream.read(most + 1)
     except OSError as error:
         return UnreadableFile(error.strerror or type(error).__name__)
-    except Problem as problem:
-        return problem
     return media or EmptyFile("the file has no bytes")
 
 
@@ -202,21 +201,25 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         prog="python -m service classify",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""\
-Rank the labels of pictures without a server. JPEG, PNG, WebP, TIFF, BMP and GIF are
-read, of several frames or pages the first.
+Rank the labels of images, clips and scans without a server: of what there are bundles for.
 
-  python -m service classify photo.jpg
+  python -m service classify photo.jpg clip.mp4 scan.nii.gz
   python -m service classify --json *.png > answers.jsonl
   curl -s URL | python -m service classify -
+
+A file goes to the bundle that is named. Else its own bytes decide: it is offered to the default
+bundles for images, scans and clips, in this order, and the first that reads its type answers. A
+GIF is an image then.
 """,
         epilog="Exit status: 0 all answered, 1 some file failed (the others are answered), 2 wrong "
         "command,\nno bundles, unknown bundle or grid, device not there. The settings of the "
         "server count here\ntoo, as environment variables: see python -m service --help.",
     )
     add = parser.add_argument
-    add("files", nargs="+", metavar="FILE", help="a picture; - reads one from standard input")
-    add("--bundle", metavar="NAME", help="who answers; else the default bundle of the server")
+    add("files", nargs="+", metavar="FILE", help="an image, a clip or a scan; - is standard input")
+    add("--bundle", metavar="NAME", help="who answers; else the default bundles of the server")
     add("--grid", help="one of the bundle's grids, like 8x8; its first when not given")
+    add("--views", metavar="V", help="of clips: sampled so often; else as the bundle says")
     add("--top-k", metavar="K", help="number of labels; 5 (or all, if fewer) when not given")
     add("--json", action="store_true", help="a JSON object a line, as in the server's answer")
     add("--bundles", metavar="DIR", help="folder of bundles (default: LIERE_BUNDLES, else bundles)")

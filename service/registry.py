@@ -6,20 +6,27 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from models.bundle import Bundle, BundleError, Golden, Manifest, Tolerance, read_bundle
-from models.spec import Grid
+from models.bundle import (
+    Bundle,
+    BundleError,
+    Golden,
+    Tolerance,
+    read_bundle,
+    read_manifest,
+)
+from models.spec import AXES
 from service.batching import Batcher
 from service.decode import DecodePool
 from service.errors import BundleRefused, NotReady, Problem, UnknownBundle, UnknownGrid
-from service.frames import task_header
+from service.served import Served, Target
 from service.session import Device, DeviceError, OpenSession, Session
+from service.settings import Settings, usable_cpus
 
 log = logging.getLogger(__name__)
 
@@ -28,34 +35,6 @@ T = TypeVar("T")
 
 class NoBundles(RuntimeError):
     """There is nothing to serve. The message says where it was looked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One grid of one bundle: how its pixels are asked for and which queue answers."""
-
-    bundle: str
-    version: str
-    grid: str
-    labels: tuple[str, ...]
-    header: bytes  # for a decode worker
-    shape: tuple[int, ...]  # [*pixels per axis, channels]
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.bundle, self.grid
-
-
-@dataclass(slots=True)
-class Served:
-    """What became of one folder."""
-
-    name: str
-    state: Literal["ready", "refused"]
-    reason: str | None = None
-    manifest: Manifest | None = None
-    device: str | None = None
-    targets: dict[str, Target] = field(default_factory=dict)  # by grid; the first is the default
 
 
 def bundle_folders(root: Path) -> list[Path]:
@@ -68,12 +47,19 @@ def bundle_folders(root: Path) -> list[Path]:
     return folders
 
 
+def modality_of(folder: Path) -> str | None:
+    """What a bundle says it is for; None if its manifest cannot be read."""
+    try:
+        return read_manifest(folder).modality
+    except (BundleError, OSError):
+        return None
+
+
 class Registry:
     """Examines bundles once, at start, and answers who serves a request.
 
     Args:
         executor: the device's thread; sessions are opened and replayed there.
-        default: name of the bundle that answers when none is named.
     """
 
     def __init__(
@@ -82,19 +68,17 @@ class Registry:
         batcher: Batcher,
         executor: Executor,
         open_session: OpenSession,
-        *,
-        device: Device,
-        threads: int,
-        default: str | None,
+        settings: Settings,
     ) -> None:
         self._pool = pool
         self._batcher = batcher
         self._executor = executor
         self._open_session = open_session
-        self._device = device
-        self._insists = device == "cuda"  # the operator does; later the device may be a finding
-        self._threads = threads
-        self._default = default
+        self._settings = settings
+        self._device: Device = settings.device
+        self._insists = settings.device == "cuda"  # later the device may be a finding
+        self._threads = settings.threads or usable_cpus()
+        self._default = settings.default_bundle
         self.bundles: dict[str, Served] = {}
         self.examined = False
 
@@ -102,6 +86,12 @@ class Registry:
     def ready(self) -> bool:
         """Every bundle was examined and at least one may answer."""
         return self.examined and any(b.state == "ready" for b in self.bundles.values())
+
+    @property
+    def ready_modalities(self) -> list[str]:
+        """Those that some bundle answers."""
+        ready = {one.modality for one in self.bundles.values() if one.state == "ready"}
+        return [modality for modality in AXES if modality in ready]
 
     async def examine(self, folders: list[Path], on_examined: Callable[[Served], None]) -> None:
         """Examine every folder; one bad bundle does not stop the others.
@@ -120,15 +110,12 @@ class Registry:
         self.examined = True
 
     def default(self, modality: str) -> str | None:
-        """The bundle that answers a request which names none."""
-        if self._default is not None:
-            return self._default
-        fitting = [
-            name
-            for name, served in sorted(self.bundles.items())
-            if served.state == "ready" and served.manifest and served.manifest.modality == modality
-        ]
-        return fitting[0] if fitting else None
+        """The bundle that answers a request of this modality which names none."""
+        named = self.bundles.get(self._default or "")
+        if named and named.may_answer(modality):
+            return named.name
+        ready = (one for one in self.bundles.values() if one.state == "ready")
+        return min((one.name for one in ready if one.modality == modality), default=None)
 
     def select(self, modality: str, bundle: str | None, grid: str | None) -> Target:
         """Who answers a request.
@@ -138,21 +125,29 @@ class Registry:
         """
         if not self.examined:
             raise NotReady("the bundles are still being checked")
-        name = bundle if bundle is not None else self.default(modality)
-        if name is None:
-            raise NotReady(f"no bundle is ready for modality {modality}")
-        served = self.bundles.get(name)
-        if served is None or (served.manifest and served.manifest.modality != modality):
-            known = ", ".join(sorted(self.bundles))
-            raise UnknownBundle(f"unknown {modality} bundle {name[:64]!a}; known: {known}")
+        served = self._served(modality, bundle)
         if served.state == "refused":
-            raise BundleRefused(f"bundle {name} is not served: {served.reason}")
+            raise BundleRefused(f"bundle {served.name} is not served: {served.reason}")
         if grid is None:
             return next(iter(served.targets.values()))
         if grid not in served.targets:
             known = ", ".join(served.targets)
-            raise UnknownGrid(f"unknown grid {grid[:32]!a} for bundle {name}; known: {known}")
+            unknown = f"unknown grid {grid[:32]!a} for bundle {served.name}"
+            raise UnknownGrid(f"{unknown}; known: {known}")
         return served.targets[grid]
+
+    def _served(self, modality: str, bundle: str | None) -> Served:
+        """The bundle that is named, or that answers where none is."""
+        fitting = [name for name, one in sorted(self.bundles.items()) if one.may_answer(modality)]
+        name = bundle if bundle is not None else self.default(modality)
+        if name in fitting:
+            return self.bundles[name]
+        if bundle is not None:
+            known = ", ".join(fitting) or "none"
+            raise UnknownBundle(f"unknown {modality} bundle {bundle[:64]!a}; known: {known}")
+        if fitting:
+            raise NotReady(f"no bundle is ready for modality {modality}")
+        raise UnknownBundle(f"no bundle of this server is for modality {modality}")
 
     async def _examine(self, folder: Path) -> Served:
         """One folder: read, open, replay; any failure is a reason that may be told."""
@@ -167,16 +162,17 @@ class Registry:
             log.exception("bundle %s cannot be examined", folder.name)
             reason = "it cannot be read; the log says why"
         log.error("bundle %s is refused: %s", folder.name, reason)
-        name = folder.name
-        return Served(name if name not in self.bundles else f"{name} (again)", "refused", reason)
+        name = folder.name if folder.name not in self.bundles else f"{folder.name} (again)"
+        return Served(name, "refused", modality_of(folder), reason)
 
     async def _open(self, bundle: Bundle) -> Served:
         manifest = bundle.manifest
         if manifest.name in self.bundles:
             raise BundleError(f"another folder already gave a bundle named {manifest.name}")
         targets, sessions = {}, {}
+        seconds = self._settings.limits(manifest.modality).decode_seconds
         for entry in manifest.grids:
-            target = self._target(manifest, entry.grid)
+            target = Target.make(manifest, entry.grid, manifest.input.views, seconds)
             session = await self._open_graph(bundle, entry.graph)
             await self._replay(bundle, target, session)
             targets[entry.grid], sessions[target.key] = target, session
@@ -184,14 +180,13 @@ class Registry:
             self._batcher.add_queue(key, session)
         log.info("bundle %s %s is ready on %s", manifest.name, manifest.version, session.device)
         return Served(
-            manifest.name, "ready", manifest=manifest, device=session.device, targets=targets
+            manifest.name,
+            "ready",
+            manifest.modality,
+            manifest=manifest,
+            device=session.device,
+            targets=targets,
         )
-
-    def _target(self, manifest: Manifest, grid: str) -> Target:
-        parsed = Grid.parse(grid)
-        header = task_header(manifest.input, parsed, manifest.patch, 2 * self._pool.seconds)
-        shape = (*parsed.pixels(manifest.patch), manifest.input.channels)
-        return Target(manifest.name, manifest.version, grid, manifest.labels, header, shape)
 
     async def _open_graph(self, bundle: Bundle, graph: str) -> Session:
         """A session; after the first one, all must be on its device."""
@@ -219,22 +214,30 @@ class Registry:
             raise BundleError(f"no tolerance is stated for {session.device}") from None
         goldens = bundle.manifest.goldens
         media = [bundle.path(golden.file).read_bytes() for golden in goldens]
-        pixels = np.stack(
-            await asyncio.gather(
-                *(self._pool.prepare(target.header, one, target.shape) for one in media)
-            )
-        )  # [goldens, *pixels per axis, channels]
+        items = await asyncio.gather(
+            *(self._pool.prepare(target.preparation, one) for one in media)
+        )
+        pixels = np.stack([item.pixels for item in items])  # [goldens, views, *pixels, channels]
         for batch in (pixels, pixels[:1]):  # the batch axis must be free
             try:
-                logits = await self._on_device(session.run, batch)
+                rows = batch.reshape(-1, *batch.shape[2:])  # [goldens * views, *pixels, channels]
+                logits = await self._on_device(session.run, rows)
             except Exception as error:
                 log.exception("bundle %s cannot be run", target.bundle)
                 raise BundleError(f"the graph of grid {target.grid} cannot be run") from error
-            _compare(logits, goldens[: len(batch)], target.grid, tolerance)
+            means = _of_items(logits, batch)  # [goldens, classes]
+            _compare(means, goldens[: len(batch)], target.grid, tolerance)
 
     async def _on_device(self, call: Callable[..., T], *arguments: Any) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, partial(call, *arguments))
+
+
+def _of_items(logits: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Logits of every view of ``[items, views, ...]`` -> means over the views, [items, classes]."""
+    if logits.ndim != 2 or len(logits) != len(items) * items.shape[1]:
+        return logits  # of another shape than they should be: nothing will fit them
+    return logits.reshape(*items.shape[:2], -1).mean(axis=1, dtype=np.float64)
 
 
 def _compare(

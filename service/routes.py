@@ -11,24 +11,20 @@ from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
+from models.spec import AXES
 from service import errors
 from service.documents import (
-    ANSWER_EXAMPLE,
-    BUNDLES_EXAMPLE,
-    CLASSIFY_EXTRA,
-    WORK_PROBLEMS,
-    Answer,
     BundleDocument,
     BundleList,
     GridDocument,
     ProblemDocument,
     Status,
-    answer,
-    problems,
 )
-from service.endpoint import ClassifyImage
-from service.guard import public_requests
-from service.registry import Served
+from service.endpoint import Classify
+from service.examples import BUNDLES_EXAMPLE
+from service.guard import WORK, public_requests
+from service.operations import KINDS, answer, classify_extra, classify_responses, problems
+from service.served import Served
 from service.service import Service
 
 
@@ -52,21 +48,20 @@ class DirectRoute(APIRoute):
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Put every route on the application; the first to match is the hot one."""
-    app.router.add_api_route(
-        "/v1/classify/image",
-        ClassifyImage(service),
-        methods=["POST"],
-        operation_id="classifyImage",
-        summary="Rank the labels of one or more images",
-        description="Every file of a request is ranked; one that cannot be read fails the request.",
-        tags=["classify"],
-        route_class_override=DirectRoute,
-        responses={
-            200: answer(Answer, ANSWER_EXAMPLE, "Ranked labels."),
-            **problems(*WORK_PROBLEMS),
-        },
-        openapi_extra=CLASSIFY_EXTRA,
-    )
+    for path, modality in WORK.items():
+        app.router.add_api_route(
+            path,
+            Classify(service, modality),
+            methods=["POST"],
+            operation_id=KINDS[modality].operation,
+            summary=KINDS[modality].summary,
+            description="Every file of a request is ranked; one that cannot be read fails the "
+            "request.",
+            tags=["classify"],
+            route_class_override=DirectRoute,
+            responses=classify_responses(modality),
+            openapi_extra=classify_extra(modality),
+        )
     _add_bundles(app, service)
     _add_health(app, service)
     _add_metrics(app, service)
@@ -85,7 +80,7 @@ def _add_bundles(app: FastAPI, service: Service) -> None:
     async def list_bundles() -> JSONResponse:
         registry = service.registry
         served = [_bundle_document(one) for _, one in sorted(registry.bundles.items())]
-        default: dict[str, str | None] = {"image": registry.default("image")}
+        default = {modality: registry.default(modality) for modality in AXES}
         document = BundleList(ready=registry.ready, default=default, bundles=served)
         return JSONResponse(document.model_dump())
 
@@ -93,20 +88,26 @@ def _add_bundles(app: FastAPI, service: Service) -> None:
 def _bundle_document(served: Served) -> BundleDocument:
     manifest = served.manifest
     if manifest is None:
-        return BundleDocument(name=served.name, state=served.state, reason=served.reason)
+        return BundleDocument(
+            name=served.name, state=served.state, reason=served.reason, modality=served.modality
+        )
+    video, volume = manifest.input.video, manifest.input.volume
     return BundleDocument(
         name=served.name,
         state=served.state,
         reason=served.reason,
         version=manifest.version,
         modality=manifest.modality,
+        views=video.views if video else None,
+        stride_seconds=video.stride if video else None,
+        spacing_mm=list(volume.spacing) or None if volume else None,
         device=served.device,
         encoding=manifest.encoding.name,
         precision=manifest.precision,
         grids=[
             GridDocument(
                 grid=entry.grid,
-                pixels=list(served.targets[entry.grid].shape[:-1]),
+                pixels=list(served.targets[entry.grid].pixels),
                 top1=entry.accuracy.top1,
             )
             for entry in manifest.grids

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import sys
 from types import FrameType
 from typing import Any
 
@@ -24,6 +25,8 @@ from service.settings import Settings, SettingsError, read_settings
 
 log = logging.getLogger(__name__)
 
+#: What the printed curl lines send.
+SAMPLES = {"image": "photo.jpg", "video": "clip.mp4", "volume": "scan.nii.gz"}
 #: Family and address of a listening socket, as ``socket.getaddrinfo`` gives them.
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -108,6 +111,7 @@ class Server(uvicorn.Server):
         host, port = self.listener.getsockname()[:2]
         host = reachable(host)
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        ready = self.service.registry.ready_modalities
         states = [served.state for served in self.service.registry.bundles.values()]
         news = f"Serving {states.count('ready')} of {len(states)} bundles on {url}"
         if self.settings.log_format == "json":
@@ -115,7 +119,10 @@ class Server(uvicorn.Server):
         else:
             key = '-H "Authorization: Bearer $KEY" ' if self.service.keys else ""
             print(f"{news} (see {url}/docs)")
-            print(f"Try: curl {key}-F file=@photo.jpg {url}/v1/classify/image", flush=True)
+            for modality in ready:
+                sample = f"-F file=@{SAMPLES[modality]}"
+                print(f"Try: curl {key}{sample} {url}/v1/classify/{modality}")
+            sys.stdout.flush()
 
     def _stop(self) -> None:
         self.should_exit = True

@@ -14,7 +14,8 @@ from service.decode import DecodePool
 from service.decode_link import DecodeError
 from service.keys import read_keys
 from service.metrics import Metrics
-from service.registry import NoBundles, Registry, Served, bundle_folders
+from service.registry import NoBundles, Registry, bundle_folders, modality_of
+from service.served import Served
 from service.session import DeviceError, OpenSession, open_session
 from service.settings import Settings, usable_cpus
 
@@ -48,19 +49,10 @@ class Service:
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="device")
         self.pool = DecodePool(
             settings.decode_workers or usable_cpus(),
-            settings.decode_seconds,
             on_restart=self.metrics.worker_restarts.inc,
         )
         self.batcher = Batcher(self.executor, settings.max_batch, self._on_batch)
-        self.registry = Registry(
-            self.pool,
-            self.batcher,
-            self.executor,
-            opener,
-            device=settings.device,
-            threads=settings.threads or usable_cpus(),
-            default=settings.default_bundle,
-        )
+        self.registry = Registry(self.pool, self.batcher, self.executor, opener, settings)
         self.metrics.watch(
             decode=lambda: self.pool.depth,
             device=lambda: self.batcher.depth,
@@ -86,7 +78,8 @@ class Service:
         Raises:
             DeviceError, NoBundles, DecodeError: nothing can be answered.
         """
-        await self.pool.start()
+        modalities = {modality for folder in folders if (modality := modality_of(folder))}
+        await self.pool.start(modalities)
         await self.registry.examine(folders, self._on_examined)
 
     async def close(self) -> None:

@@ -25,7 +25,7 @@ class Session(Protocol):
     device: str  # "cpu" or "cuda"
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 ``[batch, *pixels per axis, channels]`` -> float32 ``[batch, classes]``."""
+        """Of ``[batch, *pixels per axis, channels]`` the logits, float32 ``[batch, classes]``."""
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,9 @@ from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
 PREFIX = "LIERE_"
 MIB = 2**20
+#: A body of clips or scans may be this much larger than one of them: the form around it, or
+#: several small ones.
+FORM_MIB = 1.0
 
 
 def _split(value: Any) -> Any:
@@ -22,6 +26,18 @@ def _split(value: Any) -> Any:
 
 class SettingsError(ValueError):
     """The settings cannot be used. The message is written for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of requests of one modality."""
+
+    files: int
+    file_bytes: int
+    body_bytes: int
+    decode_seconds: float  # wall time, of one file
+    upload_seconds: float  # of the body, from the start of the request
+    deadline_seconds: float  # of the answer, from the start of the request
 
 
 class Settings(BaseSettings):
@@ -45,7 +61,9 @@ class Settings(BaseSettings):
 
     bundles: Path = Field(Path("bundles"), description="folder that holds one folder per bundle")
     default_bundle: str | None = Field(
-        None, description="bundle that answers when a request names none; else the first by name"
+        None,
+        description="bundle that answers requests of its modality that name none; else, and for "
+        "the other modalities, the first by name",
     )
     host: str = Field(
         "127.0.0.1",
@@ -72,21 +90,37 @@ class Settings(BaseSettings):
     threads: int = Field(
         0, ge=0, le=1024, description="threads that compute one batch on the CPU; 0 is every core"
     )
-    max_batch: int = Field(32, ge=1, le=4096, description="most images in one run of a graph")
+    max_batch: int = Field(
+        32, ge=1, le=4096, description="most images, scans or views of clips in one run of a graph"
+    )
     decode_workers: int = Field(
         0, ge=0, le=256, description="processes that decode uploads; 0 is one per core"
     )
     decode_seconds: float = Field(
         5.0, gt=0, le=600, description="wall time for one image, then its worker is killed"
     )
-    max_file_mib: float = Field(20.0, gt=0, description="largest single file, in MiB")
-    max_body_mib: float = Field(32.0, gt=0, description="largest request body, in MiB")
+    slow_decode_seconds: float = Field(
+        20.0, gt=0, le=600, description="the same for one clip or one scan"
+    )
+    max_file_mib: float = Field(20.0, gt=0, description="largest image file, in MiB")
+    max_video_mib: float = Field(
+        100.0, gt=0, le=100, description="largest video file, in MiB; no larger ones can be read"
+    )
+    max_volume_mib: float = Field(
+        256.0, gt=0, le=256, description="largest volume file, in MiB; no larger ones can be read"
+    )
+    max_body_mib: float = Field(
+        32.0,
+        gt=0,
+        description="largest request body of images, in MiB; one of clips or scans may be 1 MiB "
+        "larger than the largest file",
+    )
     max_files: int = Field(16, ge=1, description="most files in one request")
     max_in_flight: int = Field(
         128, ge=1, description="requests inside at once; one more is answered 429"
     )
     max_in_flight_mib: float = Field(
-        256.0, gt=0, description="bytes of request bodies inside at once, in MiB; more is 429"
+        512.0, gt=0, description="bytes of request bodies inside at once, in MiB; more is 429"
     )
     deadline_seconds: float = Field(
         30.0, gt=0, description="time for one request from its first byte to its answer"
@@ -97,6 +131,15 @@ class Settings(BaseSettings):
         validate_default=True,
         description="time for the body of one request, from the start of the request; at most "
         "deadline_seconds",
+    )
+    slow_deadline_seconds: float = Field(
+        120.0, gt=0, description="deadline_seconds of requests with clips or scans"
+    )
+    slow_upload_seconds: float = Field(
+        60.0,
+        gt=0,
+        validate_default=True,
+        description="upload_seconds of requests with clips or scans; at most slow_deadline_seconds",
     )
     grace_seconds: int = Field(
         20, ge=0, description="time that requests get to finish after SIGTERM"
@@ -111,11 +154,12 @@ class Settings(BaseSettings):
         "info", description="least important message that is logged"
     )
 
-    @field_validator("upload_seconds")
+    @field_validator("upload_seconds", "slow_upload_seconds")
     @classmethod
     def _end_uploads_in_time(cls, value: float, info: ValidationInfo) -> float:
-        if value > (deadline := info.data.get("deadline_seconds", value)):
-            raise ValueError(f"expected at most deadline_seconds, which is {deadline:g}")
+        name = str(info.field_name).replace("upload", "deadline")
+        if value > (deadline := info.data.get(name, value)):
+            raise ValueError(f"expected at most {name}, which is {deadline:g}")
         return value
 
     @property
@@ -124,16 +168,19 @@ class Settings(BaseSettings):
         return bool(self.key_sha256) or self.keys_file is not None
 
     @property
-    def max_file_bytes(self) -> int:
-        return int(self.max_file_mib * MIB)
-
-    @property
-    def max_body_bytes(self) -> int:
-        return int(self.max_body_mib * MIB)
-
-    @property
     def max_in_flight_bytes(self) -> int:
         return int(self.max_in_flight_mib * MIB)
+
+    def limits(self, modality: str) -> Limits:
+        """What requests of a modality are held to."""
+        if modality == "image":
+            file_mib, body_mib = self.max_file_mib, self.max_body_mib
+            times = self.decode_seconds, self.upload_seconds, self.deadline_seconds
+        else:
+            file_mib = self.max_video_mib if modality == "video" else self.max_volume_mib
+            body_mib = file_mib + FORM_MIB
+            times = self.slow_decode_seconds, self.slow_upload_seconds, self.slow_deadline_seconds
+        return Limits(self.max_files, int(file_mib * MIB), int(body_mib * MIB), *times)
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:

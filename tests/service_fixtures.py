@@ -1,23 +1,12 @@
-"""A tiny bundle, pictures and a real server for the tests of the service.
+"""Tiny bundles of every modality, media for them, and a real server for the tests of the service.
 
-The bundle is made without onnx and torch: its two graphs (Cast, divide by 255, Reshape, MatMul)
-are stored below as bytes and read their weights from ``graphs/weights.bin``, which is made here
-from a seed. The graphs came from this, run once for 8x12 and 12x8 pixels::
-
-    n = height * width * 3
-    weights = TensorProto(name="weights", data_type=FLOAT, dims=[n, 5], data_location=EXTERNAL)
-    # external_data: location=weights.bin, offset=0, length=n * 5 * 4
-    nodes = [make_node("Cast", ["pixels"], ["f"], to=FLOAT),
-             make_node("Div", ["f", "scale"], ["s"]),
-             make_node("Reshape", ["s", "shape"], ["flat"]),
-             make_node("MatMul", ["flat", "weights"], ["logits"])]
-    # pixels: uint8 ["batch", height, width, 3]; logits: float32 ["batch", 5]
-    # scale: float32 255; shape: int64 [-1, n]; opset 18, IR version 9
+The bundles are made without onnx and torch: ``tiny_graph`` writes the graphs (Cast, divide by 255,
+Reshape, MatMul), which read their weights from ``graphs/weights.bin``, made here from a seed.
 """
 
 from __future__ import annotations
 
-import base64
+import dataclasses
 import io
 import os
 import socket
@@ -27,7 +16,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -39,11 +28,12 @@ from fastapi import FastAPI
 from PIL import Image
 
 from models.bundle import Accuracy, Golden, GridEntry, Parity, Tolerance, write_bundle
-from models.inputs import prepare
-from models.spec import EncodingSpec, Grid, InputSpec
+from models.inputs import read
+from models.spec import EncodingSpec, Grid, InputSpec, VideoSpec, VolumeSpec
 from service.app import create_app
 from service.protocol import OneWriteProtocol
 from service.settings import Settings
+from tests.tiny_graph import tiny_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -51,25 +41,33 @@ DATA = ROOT.parent / "shared" / "data"
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("LIERE_")}
 
 LABELS = ("ant", "bee", "cow", "dog", "eel")
-PATCH = (4, 4)
-#: Neither is square, and both have 288 values, so that they can share their weights.
-GRIDS = ("2x3", "3x2")
-GRAPHS = {
-    "2x3": (
-        "CAkSADqwAgocCgZwaXhlbHMSAWYiBENhc3QqCQoCdG8YAaABAgoSCgFmCgVzY2FsZRIBcyIDRGl2ChkKAXMKBXNo"
-        "YXBlEgRmbGF0IgdSZXNoYXBlCh8KBGZsYXQKB3dlaWdodHMSBmxvZ2l0cyIGTWF0TXVsEgR0aW55KkgIoAIIBRAB"
-        "Qgd3ZWlnaHRzahcKCGxvY2F0aW9uEgt3ZWlnaHRzLmJpbmoLCgZvZmZzZXQSATBqDgoGbGVuZ3RoEgQ1NzYwcAEq"
-        "DxABIgQAAH9DQgVzY2FsZSoZCAIQBzoM////////////AaACQgVzaGFwZVolCgZwaXhlbHMSGwoZCAISFQoHEgVi"
-        "YXRjaAoCCAgKAggMCgIIA2IdCgZsb2dpdHMSEwoRCAESDQoHEgViYXRjaAoCCAVCBAoAEBI="
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """Input of a tiny network: no two sides are equal, and every grid has 288 values, so that all
+    of them can share their weights.
+    """
+
+    input: InputSpec
+    patch: tuple[int, ...]
+    grids: tuple[str, str]
+
+
+TINY = {
+    "image": Tiny(InputSpec(), (4, 4), ("2x3", "3x2")),
+    "video": Tiny(
+        InputSpec("video", video=VideoSpec(views=2)), (1, 2, 3), ("4x1x4", "16x1x1")
     ),
-    "3x2": (
-        "CAkSADqwAgocCgZwaXhlbHMSAWYiBENhc3QqCQoCdG8YAaABAgoSCgFmCgVzY2FsZRIBcyIDRGl2ChkKAXMKBXNo"
-        "YXBlEgRmbGF0IgdSZXNoYXBlCh8KBGZsYXQKB3dlaWdodHMSBmxvZ2l0cyIGTWF0TXVsEgR0aW55KkgIoAIIBRAB"
-        "Qgd3ZWlnaHRzahcKCGxvY2F0aW9uEgt3ZWlnaHRzLmJpbmoLCgZvZmZzZXQSATBqDgoGbGVuZ3RoEgQ1NzYwcAEq"
-        "DxABIgQAAH9DQgVzY2FsZSoZCAIQBzoM////////////AaACQgVzaGFwZVolCgZwaXhlbHMSGwoZCAISFQoHEgVi"
-        "YXRjaAoCCAwKAggICgIIA2IdCgZsb2dpdHMSEwoRCAESDQoHEgViYXRjaAoCCAVCBAoAEBI="
+    "volume": Tiny(
+        InputSpec(
+            "volume", 1, "float32", "stretch", mean=(0.5,), std=(0.5,), volume=VolumeSpec()
+        ),
+        (2, 2, 2),
+        ("2x3x6", "3x4x3"),
     ),
 }
+PATCH, GRIDS = TINY["image"].patch, TINY["image"].grids
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (31, 23), kind: str = "PNG") -> bytes:
@@ -95,28 +93,57 @@ def huge_png(width: int, height: int) -> bytes:
     )
 
 
+def clip(seed: int = 0, frames: int = 10, size: tuple[int, int] = (23, 17)) -> bytes:
+    """A GIF of ``frames`` pictures, 0.1 s each; ``size`` is (width, height)."""
+    images = [Image.open(io.BytesIO(picture(seed * 100 + n, size))) for n in range(frames)]
+    encoded = io.BytesIO()
+    images[0].save(encoded, "GIF", save_all=True, append_images=images[1:], duration=100)
+    return encoded.getvalue()
+
+
+def scan(seed: int = 0, size: tuple[int, int, int] = (9, 11, 14)) -> bytes:
+    """A NumPy file of int16 voxels; ``size`` is (depth, height, width)."""
+    voxels = np.random.default_rng(seed).integers(-900, 2000, size, dtype=np.int16)
+    encoded = io.BytesIO()
+    np.save(encoded, voxels)
+    return encoded.getvalue()
+
+
+MEDIA: dict[str, Callable[..., bytes]] = {"image": picture, "video": clip, "volume": scan}
+ENDINGS = {"image": ".png", "video": ".gif", "volume": ".npy"}
+
+
 def weights() -> np.ndarray:
     """float32 ``[288, 5]``: the only layer of the tiny network."""
     return np.random.default_rng(7).normal(0, 0.2, (288, len(LABELS))).astype("<f4")
 
 
-def tiny_logits(media: bytes, grid: str) -> np.ndarray:
+def tiny_logits(
+    media: bytes, grid: str, modality: str = "image", views: int | None = None
+) -> np.ndarray:
     """What the tiny bundle must answer, float64 ``[5]``."""
-    pixels = prepare(media, InputSpec(), Grid.parse(grid), PATCH)
-    return pixels.reshape(-1) / 255.0 @ weights().astype(np.float64)
+    tiny = TINY[modality]
+    pixels = read(media, tiny.input, Grid.parse(grid), tiny.patch, views).pixels
+    flat = pixels.reshape(len(pixels), -1) / 255.0  # [views, 288]
+    return flat.mean(axis=0) @ weights().astype(np.float64)
 
 
-def write_tiny_bundle(root: Path, name: str = "tiny", **changes: Any) -> Path:
+def write_tiny_bundle(
+    root: Path, name: str = "tiny", modality: str = "image", **changes: Any
+) -> Path:
     """A bundle of the tiny network in ``root / name``; ``changes`` replace manifest fields."""
-    pictures = {f"golden/{seed}.png": picture(seed) for seed in range(3)}
+    tiny = TINY[modality]
+    golden = {f"golden/{seed}{ENDINGS[modality]}": MEDIA[modality](seed) for seed in range(3)}
 
     def fill(folder: Path) -> dict[str, Any]:
         (folder / "graphs").mkdir()
         (folder / "golden").mkdir()
-        for grid, graph in GRAPHS.items():
-            (folder / f"graphs/{grid}.onnx").write_bytes(base64.b64decode(graph))
+        for grid in tiny.grids:
+            shape = (*Grid.parse(grid).pixels(tiny.patch), tiny.input.channels)
+            graph = tiny_graph(shape, len(LABELS), tiny.input.dtype)
+            (folder / f"graphs/{grid}.onnx").write_bytes(graph)
         (folder / "graphs/weights.bin").write_bytes(weights().tobytes())
-        for path, media in pictures.items():
+        for path, media in golden.items():
             (folder / path).write_bytes(media)
         (folder / "README.md").write_text("A tiny network with random weights.\n")
         return manifest | changes
@@ -124,9 +151,9 @@ def write_tiny_bundle(root: Path, name: str = "tiny", **changes: Any) -> Path:
     manifest: dict[str, Any] = {
         "name": name,
         "version": "1",
-        "modality": "image",
-        "input": InputSpec(),
-        "patch": PATCH,
+        "modality": modality,
+        "input": tiny.input,
+        "patch": tiny.patch,
         "encoding": EncodingSpec(),
         "labels": LABELS,
         "precision": "fp32",
@@ -135,11 +162,14 @@ def write_tiny_bundle(root: Path, name: str = "tiny", **changes: Any) -> Path:
             GridEntry(
                 grid, f"graphs/{grid}.onnx", Parity(3, 0.0, 0.0, 3), Accuracy("test", 3, 0.5, "")
             )
-            for grid in GRIDS
+            for grid in tiny.grids
         ),
         "goldens": tuple(
-            Golden(path, {grid: tuple(tiny_logits(media, grid).tolist()) for grid in GRIDS})
-            for path, media in pictures.items()
+            Golden(
+                path,
+                {grid: tuple(tiny_logits(media, grid, modality).tolist()) for grid in tiny.grids},
+            )
+            for path, media in golden.items()
         ),
         "tolerances": (
             Tolerance("cpu", "fp32", 1e-4, 1e-4),
@@ -174,7 +204,8 @@ class RunningServer:
         self._thread.join(30)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        return httpx.request(method, self.url + path, timeout=30, **options)
+        # Nothing is encrypted here, and loading the certificates takes longer than most requests.
+        return httpx.request(method, self.url + path, timeout=30, verify=False, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self.request("GET", path, **options)

@@ -41,8 +41,9 @@ class FakeSession:
         return np.concatenate([values, -values], axis=1)  # [batch, 2]
 
 
-def entry(value: int) -> np.ndarray:
-    return np.array([value], np.uint8)  # [1]
+def entry(*views: int) -> np.ndarray:
+    """An item of one-pixel views."""
+    return np.array(views, np.uint8)[:, np.newaxis]  # [views, 1]
 
 
 def run(story: Callable[[Batcher], Coroutine[Any, Any, None]], max_batch: int = 8) -> None:
@@ -202,7 +203,7 @@ def test_batcher_fails_only_the_guilty_row(bad: int, position: int) -> None:
 def test_isolation_halves_instead_of_running_each_row() -> None:
     """One guilty row of 32 is found in at most 2 log2(32) + 1 runs."""
     session = FakeSession()
-    rows = [entry(1) for _ in range(31)] + [entry(POISON)]
+    rows = [*entry(*[1] * 31), *entry(POISON)]
     answers = run_isolated(session, rows)
     assert [isinstance(answer, Exception) for answer in answers] == [False] * 31 + [True]
     assert len(session.batches) <= 11
@@ -216,7 +217,7 @@ def test_isolation_refuses_logits_of_another_shape(shape: tuple[int, ...]) -> No
         def run(self, pixels: np.ndarray) -> np.ndarray:
             return np.zeros(shape, np.float32)
 
-    answers = run_isolated(Wrong(), [entry(i) for i in range(3)])
+    answers = run_isolated(Wrong(), [*entry(0, 1, 2)])
     if shape == (1, 2):  # right for a batch of one
         assert not any(isinstance(answer, Exception) for answer in answers)
     else:
@@ -241,6 +242,90 @@ def test_batcher_never_runs_a_cancelled_entry() -> None:
         assert session.batches == [[0], [1, 3, 4]]
 
     run(story)
+
+
+def test_views_are_rows_whose_logits_are_averaged() -> None:
+    """An item's views fill batches up to max_batch, together with other items, and come back as
+    the mean of their logits.
+    """
+
+    async def story(batcher: Batcher) -> None:
+        session = FakeSession(closed=True)
+        batcher.add_queue("q", session)
+        tasks = [asyncio.create_task(batcher.submit("q", entry(0)))]
+        await until(lambda: len(session.batches) == 1)
+        for views in ((2, 4, 9), (5,), (1, 2, 3, 4, 5, 6)):
+            tasks.append(asyncio.create_task(batcher.submit("q", entry(*views))))
+        await until(lambda: batcher.depth == 10)
+        session.gate.set()
+        rows = await asyncio.gather(*tasks)
+        assert [row.logits.tolist() for row in rows] == [[0, 0], [5, -5], [5, -5], [3.5, -3.5]]
+        assert session.batches == [[0], [2, 4, 9, 5], [1, 2, 3, 4], [5, 6]]
+        last = rows[-1]
+        assert last.queue_seconds >= rows[1].queue_seconds > 0
+
+    run(story, max_batch=4)
+
+
+def test_batch_keeps_the_type_of_the_pixels() -> None:
+    """float32 pixels reach the graph as float32, unrounded."""
+
+    class Echo(FakeSession):
+        def run(self, pixels: np.ndarray) -> np.ndarray:
+            assert pixels.dtype == np.float32
+            return np.concatenate([pixels, -pixels], axis=1)  # [batch, 2]
+
+    async def story(batcher: Batcher) -> None:
+        batcher.add_queue("q", Echo())
+        row = await batcher.submit("q", np.array([[0.25], [0.5]], np.float32))
+        assert row.logits.tolist() == [0.375, -0.375]
+
+    run(story)
+
+
+def test_view_that_breaks_the_graph_fails_its_item_alone() -> None:
+    """One guilty view of an item costs that item, not its neighbours, and runs nothing twice."""
+
+    async def story(batcher: Batcher) -> None:
+        session = FakeSession()
+        batcher.add_queue("q", session)
+        items = ((1, 3), (2, POISON, 4), (NOT_A_NUMBER, POISON), (5,))
+        results = await asyncio.gather(
+            *(batcher.submit("q", entry(*views)) for views in items), return_exceptions=True
+        )
+        good, poisoned, both, single = results
+        assert isinstance(poisoned, InferenceFailed)
+        assert isinstance(both, InferenceFailed)
+        assert not isinstance(good, BaseException)
+        assert not isinstance(single, BaseException)
+        assert (good.logits[0], single.logits[0]) == (2, 5)
+        assert batcher.depth == 0
+
+    run(story)
+
+
+def test_views_of_a_client_that_left_are_never_run() -> None:
+    """All the views that still wait leave the queue with their item, also after one has failed."""
+
+    async def story(batcher: Batcher) -> None:
+        session = FakeSession(closed=True)
+        batcher.add_queue("q", session)
+        running = asyncio.create_task(batcher.submit("q", entry(POISON, 1, 2)))
+        await until(lambda: len(session.batches) == 1)  # its first two views
+        gone = asyncio.create_task(batcher.submit("q", entry(3, 4, 5)))
+        last = asyncio.create_task(batcher.submit("q", entry(6)))
+        await until(lambda: batcher.depth == 5)
+        gone.cancel()
+        await asyncio.sleep(0)
+        session.gate.set()
+        results = await asyncio.gather(running, gone, last, return_exceptions=True)
+        assert isinstance(results[0], InferenceFailed)
+        assert isinstance(results[1], asyncio.CancelledError)
+        assert not isinstance(results[2], BaseException)
+        rows = [value for batch in session.batches for value in batch]
+        assert not {3, 4, 5} & set(rows)
+
+    run(story, max_batch=2)
 
 
 def test_batcher_finishes_the_running_batch_and_refuses_the_rest_when_closed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.inputs import prepare
+from models.inputs import prepare, read
 from models.spec import Grid, InputSpec
-from service import decode
+from service import decode, decode_worker
 from service.decode import DecodePool
 from service.decode_link import DecodeError
 from service.errors import (
@@ -28,19 +29,36 @@ from service.errors import (
     Problem,
     UnsupportedMedia,
 )
-from service.frames import LENGTHS, task_header
-from tests.service_fixtures import ROOT, huge_png, picture
+from service.frames import LENGTHS, Preparation, head
+from tests.service_fixtures import (
+    MEDIA,
+    ROOT,
+    TINY,
+    clip,
+    huge_png,
+    picture,
+    scan,
+)
 
-GRID, PATCH, SHAPE = Grid((2, 3)), (4, 4), (8, 12, 3)
-HEADER = task_header(InputSpec(), GRID, PATCH, 10.0)
+GRID, PATCH = Grid((2, 3)), (4, 4)
+SECONDS = 5.0
+
+
+def asked(modality: str = "image", views: int = 1, seconds: float = SECONDS) -> Preparation:
+    """What is asked for of every file of a modality: its first tiny grid."""
+    tiny = TINY[modality]
+    return Preparation.make(tiny.input, Grid.parse(tiny.grids[0]), tiny.patch, views, seconds)
+
+
+HEADER = asked().header
 
 #: A stand-in for the worker: it obeys the first byte of an item.
 OBEDIENT = """
 import os, sys, time, signal
-from service.frames import LENGTHS, pack
+from service.frames import LENGTHS, head
 source, sink = open(0, "rb"), open(1, "wb")
 def send(header, body=b""):
-    sink.write(pack(header, body)); sink.flush()
+    sink.write(head(header, len(body)) + body); sink.flush()
 send(b'{"status": "hello"}')
 while lengths := source.read(LENGTHS.size):
     header, body = LENGTHS.unpack(lengths)
@@ -48,28 +66,37 @@ while lengths := source.read(LENGTHS.size):
     if order == b"s": time.sleep(60)
     if order == b"d": os.kill(os.getpid(), signal.SIGSEGV)
     if order == b"w": time.sleep(0.3)
+    if order == b"W":
+        time.sleep(0.3)
+        seen = b'{"orientation": "SPL", "spacing_mm": null, "size": [1, 2, 3]}'
+        send(b'{"status": "ok", "seen": ' + seen + b'}', bytes(288))
+        continue
     if order == b"l": sink.write(LENGTHS.pack(20, 2**31)); sink.flush(); continue
     if order == b"j": send(b"\\xff not JSON"); continue
     if order == b"n": send(b'["list"]'); continue
     if order == b"x": send(b'{"status": "System"}'); continue
-    if order == b"0": send(b'{"status": "ok"}'); continue
-    send(b'{"status": "ok"}', bytes([order[0]]) * 288)
+    if order == b"0": send(b'{"status": "ok", "seen": {}}'); continue
+    if order == b"v": send(b'{"status": "ok", "seen": {"path": "/etc"}}', bytes(288)); continue
+    if order == b"q": send(b'{"status": "ok"}', bytes(288)); continue
+    if order == b"[": send(b"[" * 4000); continue
+    if order == b"u": send(b'{"status": ["BrokenMedia"], "message": ""}'); continue
+    send(b'{"status": "ok", "seen": {}}', bytes([order[0]]) * 288)
 """
 
 
 def run(
     story: Callable[[DecodePool], Coroutine[Any, Any, None]],
     workers: int = 1,
-    seconds: float = 5.0,
     script: str | None = None,
     on_restart: Callable[[], None] = lambda: None,
+    modalities: tuple[str, ...] = ("image",),
 ) -> None:
     """Play a story with a pool, of real workers or of a script."""
     command = {} if script is None else {"command": (sys.executable, "-c", script)}
 
     async def play() -> None:
-        pool = DecodePool(workers, seconds, on_restart, **command)
-        await pool.start()
+        pool = DecodePool(workers, on_restart, **command)
+        await pool.start(modalities)
         try:
             await asyncio.wait_for(story(pool), 30)
         finally:
@@ -78,8 +105,10 @@ def run(
     asyncio.run(play())
 
 
-def ask(pool: DecodePool, media: bytes) -> Coroutine[Any, Any, np.ndarray]:
-    return pool.prepare(HEADER, media, SHAPE)
+async def ask(pool: DecodePool, media: bytes, seconds: float = SECONDS) -> np.ndarray:
+    """The pixels of a picture, [height, width, channels]."""
+    decoded = await pool.prepare(asked(seconds=seconds), media)
+    return decoded.pixels[0]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
@@ -105,6 +134,85 @@ def test_pool_keeps_answers_with_their_questions() -> None:
         assert all(np.array_equal(a, b) for a, b in zip(answers, expected, strict=True))
 
     run(story, workers=2)
+
+
+@pytest.mark.parametrize("modality", TINY)
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_pool_reads_every_modality_as_training_does(modality: str, kind: type) -> None:
+    """Pixels of every view in the dtype of the InputSpec, and what the reader says it saw."""
+    tiny, views = TINY[modality], 3 if modality == "video" else 1
+    media = MEDIA[modality](4)
+    expected = read(media, tiny.input, Grid.parse(tiny.grids[0]), tiny.patch, views)
+
+    async def story(pool: DecodePool) -> None:
+        decoded = await pool.prepare(asked(modality, views), kind(media))
+        assert decoded.pixels.dtype == tiny.input.dtype
+        # A sum of float32 may end in another bit: the product of matrices looks at addresses.
+        close = 1e-6 if tiny.input.dtype == "float32" else 0
+        np.testing.assert_allclose(decoded.pixels, expected.pixels, rtol=close)
+        assert decoded.seen == expected.seen
+
+    run(story, modalities=(modality,))
+
+
+def test_pool_reads_a_modality_that_it_was_not_warmed_for() -> None:
+    """Warmth is speed alone."""
+
+    async def story(pool: DecodePool) -> None:
+        assert (await pool.prepare(asked("volume"), scan())).pixels.shape == (1, 4, 6, 12, 1)
+        assert (await pool.prepare(asked("video", 2), clip())).pixels.shape == (2, 4, 2, 12, 3)
+
+    run(story)
+
+
+@pytest.mark.parametrize("modality", TINY)
+def test_pool_names_the_types_that_a_modality_reads(modality: str) -> None:
+    """A file of another modality is unsupported here, and the worker lives on."""
+
+    async def story(pool: DecodePool) -> None:
+        other = MEDIA["image" if modality == "volume" else "volume"]()
+        with pytest.raises(UnsupportedMedia, match="^expected .* these are none of them$"):
+            await pool.prepare(asked(modality), other)
+        await pool.prepare(asked(modality), MEDIA[modality]())
+
+    run(story, modalities=(modality,))
+
+
+def test_modalities_share_the_workers() -> None:
+    """A picture does not wait for every scan that came before it."""
+    done: list[str] = []
+
+    async def story(pool: DecodePool) -> None:
+        async def one(modality: str, name: str) -> None:
+            order = b"W" if modality == "volume" else b"w"
+            await pool.prepare(dataclasses.replace(asked(), modality=modality), order)
+            done.append(name)
+
+        flood = [asyncio.create_task(one("volume", f"scan{n}")) for n in range(6)]
+        await asyncio.sleep(0)  # two of them are decoded, four wait
+        late = [asyncio.create_task(one("image", f"picture{n}")) for n in range(2)]
+        await asyncio.gather(*flood, *late)
+
+    run(story, workers=2, script=OBEDIENT)
+    assert set(done[6:]) <= {"scan2", "scan3", "scan4", "scan5"}
+
+
+def test_large_item_whose_worker_dies_while_it_is_sent_is_tried_again() -> None:
+    """A pipe that breaks half way costs a worker and is no error of its own."""
+    script = (
+        "import os, sys\n"
+        "from service.frames import LENGTHS, head\n"
+        "sys.stdout.buffer.write(head(b'{}', 0)); sys.stdout.flush()\n"
+        "os.read(0, 1000); os._exit(1)\n"
+    )
+
+    async def story(pool: DecodePool) -> None:
+        with pytest.raises(BrokenMedia):
+            await pool.prepare(asked("volume"), bytes(2**23))
+        assert restarts == [1, 1]
+
+    restarts: list[int] = []
+    run(story, script=script, on_restart=lambda: restarts.append(1))
 
 
 @pytest.mark.parametrize(
@@ -146,12 +254,12 @@ def test_pool_kills_a_worker_that_takes_too_long() -> None:
         (before,) = pool.process_ids
         started = time.monotonic()
         with pytest.raises(DecodeTimeout):
-            await ask(pool, b"sleep")
+            await ask(pool, b"sleep", 0.3)
         assert 0.3 <= time.monotonic() - started < 1.3
         assert (await ask(pool, b"a"))[0, 0, 0] == ord("a")
         assert pool.process_ids != [before]
 
-    run(story, seconds=0.3, script=OBEDIENT, on_restart=lambda: restarts.append(1))
+    run(story, script=OBEDIENT, on_restart=lambda: restarts.append(1))
     assert len(restarts) == 1
 
 
@@ -159,11 +267,12 @@ def test_pool_does_not_blame_the_item_behind_a_slow_one() -> None:
     """A second item held by a killed worker is decoded by its successor."""
 
     async def story(pool: DecodePool) -> None:
-        slow, next_one = asyncio.gather(ask(pool, b"s"), return_exceptions=True), ask(pool, b"b")
+        slow = asyncio.gather(ask(pool, b"s", 0.3), return_exceptions=True)
+        next_one = ask(pool, b"b")
         assert (await next_one)[0, 0, 0] == ord("b")
         assert isinstance((await slow)[0], DecodeTimeout)
 
-    run(story, seconds=0.3, script=OBEDIENT)
+    run(story, script=OBEDIENT)
 
 
 def test_pool_blames_the_slow_item_though_its_reply_is_on_the_way() -> None:
@@ -208,7 +317,7 @@ def test_pool_loses_nothing_when_a_worker_is_killed_from_outside() -> None:
     run(story, script=OBEDIENT)
 
 
-@pytest.mark.parametrize("order", ["l", "j", "n", "x", "0"])
+@pytest.mark.parametrize("order", ["l", "j", "n", "x", "0", "v", "q", "[", "u"])
 def test_pool_believes_no_reply_that_is_not_its_own(order: str) -> None:
     """A reply of another length, or that is not our JSON, fails its item and no other."""
 
@@ -237,7 +346,7 @@ def test_pool_forgets_an_item_whose_client_left() -> None:
         assert last[0, 0, 0] == ord("z")
         await asyncio.gather(*first)
 
-    run(story, seconds=2.0, script=OBEDIENT, on_restart=lambda: restarts.append(1))
+    run(story, script=OBEDIENT, on_restart=lambda: restarts.append(1))
     assert not restarts
 
 
@@ -245,10 +354,10 @@ def test_pool_refuses_to_start_without_workers_that_start() -> None:
     """A worker that ends before it says hello is an error at start, not a hang."""
 
     async def play() -> None:
-        pool = DecodePool(1, 1.0, command=(sys.executable, "-c", "raise SystemExit(3)"))
+        pool = DecodePool(1, command=(sys.executable, "-c", "raise SystemExit(3)"))
         try:
             with pytest.raises(DecodeError):
-                await pool.start()
+                await pool.start(["image"])
         finally:
             await pool.close()
 
@@ -278,10 +387,11 @@ def test_pool_replaces_a_worker_one_at_a_time(
 # --- the worker itself -----------------------------------------------------------------------
 
 
-def start_worker() -> subprocess.Popen[bytes]:
+def start_worker(*modalities: str, **options: Any) -> subprocess.Popen[bytes]:
     worker = subprocess.Popen(
-        [sys.executable, "-m", "service.decode_worker"],
+        [sys.executable, "-m", "service.decode_worker", *modalities],
         cwd=ROOT,
+        **options,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -310,6 +420,7 @@ def test_worker_is_limited_and_deaf_to_the_services_signals() -> None:
     with worker:
         limits = Path(f"/proc/{worker.pid}/limits").read_text()
         for line in (
+            "Max processes             0                    0 ",
             f"Max address space         {1536 * 2**20}",
             "Max open files            64",
             "Max file size             0",
@@ -320,10 +431,10 @@ def test_worker_is_limited_and_deaf_to_the_services_signals() -> None:
         worker.send_signal(signal.SIGTERM)
         assert worker.stdin is not None
         media = picture()
-        worker.stdin.write(LENGTHS.pack(len(HEADER), len(media)) + HEADER + media)
+        worker.stdin.write(head(HEADER, len(media)) + media)
         worker.stdin.flush()
         status, body = read_reply(worker)
-        assert status == {"status": "ok"}
+        assert status == {"status": "ok", "seen": {}}
         assert len(body) == 288
         worker.stdin.close()
 
@@ -332,19 +443,106 @@ def test_worker_ends_itself_when_nobody_kills_it() -> None:
     """Its own alarm ends a decode that outlives the service."""
     code = (
         "import service.decode_worker as w, time\n"
-        "w.prepare = lambda *a: time.sleep(60)\n"
-        "w._warm_up = lambda: None\n"
-        "w.main()\n"
+        "w.read = lambda *a: time.sleep(60)\n"
+        "w.main([])\n"
     )
     worker = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     with worker:
         assert worker.stdin is not None
-        header = task_header(InputSpec(), GRID, PATCH, 0.2)
-        worker.stdin.write(LENGTHS.pack(len(header), 1) + header + b"x")
+        worker.stdin.write(head(asked(seconds=0.1).header, 1) + b"x")
         worker.stdin.close()
         assert worker.wait(5) == -signal.SIGALRM
+
+
+def test_worker_may_start_no_process() -> None:
+    """Where the service is not root, a decoder that was taken over can neither fork nor thread."""
+    code = (
+        "import os, threading, service.decode_worker as w\n"
+        "os.getuid() or os.setuid(65534)\n"
+        "w._forbid_processes()\n"
+        "for start in (os.fork, threading.Thread(target=print).start):\n"
+        "    try: start(); print('started')\n"
+        "    except (OSError, RuntimeError) as error: print(type(error).__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["BlockingIOError", "RuntimeError"]
+
+
+def test_worker_ends_itself_when_threads_burn_the_time_of_an_item() -> None:
+    """CPU time counts too, over all threads, and not only the time on the wall."""
+    code = (
+        "import hashlib, threading, time, service.decode_worker as w\n"
+        "data = bytes(2**26)\n"  # hashing it leaves the interpreter to the others
+        "def burn(*a):\n"
+        "    spin = lambda: [hashlib.sha256(data) for _ in range(999)]\n"
+        "    for _ in range(3): threading.Thread(target=spin, daemon=True).start()\n"
+        "    w.signal.setitimer(w.signal.ITIMER_REAL, 0)\n"
+        "    time.sleep(600)\n"
+        "w.read, w._forbid_processes = burn, lambda: None\n"
+        "w.main([])\n"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with worker:
+        assert worker.stdin is not None
+        worker.stdin.write(head(asked(seconds=0.1).header, 1) + b"x")
+        worker.stdin.close()
+        assert worker.wait(60) == -signal.SIGXCPU
+
+
+@pytest.mark.parametrize(
+    ("modalities", "loaded"),
+    [
+        (["image"], []),
+        (["video"], ["av"]),
+        (["volume"], ["nibabel", "pydicom"]),
+        (["image", "video", "volume"], ["av", "nibabel", "pydicom"]),
+    ],
+)
+def test_worker_loads_the_decoders_of_what_is_served(
+    modalities: list[str], loaded: list[str]
+) -> None:
+    """Nobody who serves images alone pays for FFmpeg or readers of scans; all fit the limit."""
+    code = (
+        "import sys, service.decode_worker as w\n"
+        "w._limit_resources(); w.warm_up(sys.argv[1:])\n"
+        "print(*(name for name in ('av', 'nibabel', 'pydicom') if name in sys.modules))\n"
+        "print(open('/proc/self/status').read().split('VmPeak:')[1].split()[0])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *modalities],
+        cwd=ROOT,
+        env=os.environ | decode.ENVIRONMENT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    *names, peak_kib = done.stdout.split()
+    assert names == loaded
+    assert int(peak_kib) * 1024 < decode_worker.ADDRESS_SPACE_BYTES / 3
+
+
+def test_worker_gives_a_large_heap_back() -> None:
+    """After a scan of many bytes, also one that is refused at once, it is small again."""
+
+    def resident(worker: subprocess.Popen[bytes]) -> int:
+        return int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1]) * 4096
+
+    worker = start_worker("volume", env=os.environ | decode.ENVIRONMENT)
+    with worker:
+        assert worker.stdin is not None
+        small = resident(worker)
+        for media in (bytes(2**26), scan()):  # the second: the heap is trimmed after the reply
+            worker.stdin.write(head(asked("volume").header, len(media)) + media)
+            worker.stdin.flush()
+            read_reply(worker)
+        assert resident(worker) < small + 2**24
+        worker.stdin.close()
 
 
 def test_worker_imports_neither_server_nor_engine() -> None:

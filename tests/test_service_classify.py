@@ -15,12 +15,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import onnxruntime as ort
 import pytest
 
+from models.inputs import read
+from models.spec import Grid
 from service import offline
-from service.classify import Result, choose
+from service.candidates import find_candidates
+from service.classify import Result
 from service.errors import Problem
 from service.progress import AFTER_SECONDS, Progress
 from service.service import Service
@@ -29,14 +33,17 @@ from tests.service_fixtures import (
     CLEAN,
     LABELS,
     ROOT,
+    TINY,
     TinySession,
     children,
+    clip,
     command,
     complaint,
     is_alive,
     picture,
     poison,
     run,
+    scan,
     serving,
     tiny_logits,
     wait_until,
@@ -191,13 +198,94 @@ def test_name_of_a_file_is_told_as_it_is_and_cannot_forge_a_line(
     assert r"+ \xe9" in done.stdout
 
 
+# --- clips and scans -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def all_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny bundle of every modality."""
+    root = tmp_path_factory.mktemp("all")
+    for modality in TINY:
+        write_tiny_bundle(root, modality, modality)
+    return root
+
+
+def test_bytes_of_a_file_decide_who_answers(all_bundles: Path, tmp_path: Path) -> None:
+    """Without --bundle the first reader that knows the type answers, whatever the name says; each
+    answer tells what was seen as the server's does.
+    """
+    media = {"image": picture(3), "volume": scan(3), "video": mp4()}
+    files = [tmp_path / f"{number}.txt" for number in range(3)]
+    for path, one in zip(files, media.values(), strict=True):
+        path.write_bytes(one)
+    (tmp_path / "text").write_bytes(b"I am a scan")
+    done, lines = classify(*files, tmp_path / "text", "--bundles", all_bundles)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert [line.get("bundle") for line in lines] == [*media, None]
+    for line, (modality, one) in zip(lines, media.items(), strict=False):
+        tiny = TINY[modality]
+        sample = read(one, tiny.input, Grid.parse(tiny.grids[0]), tiny.patch)
+        assert line.get("seen", {}) == sample.seen
+        expected = int(np.argmax(tiny_logits(one, tiny.grids[0], modality)))
+        assert line["predictions"][0]["index"] == expected
+    assert lines[3]["error"]["type"] == "/problems/unsupported-media"
+    assert all(name in lines[3]["error"]["detail"] for name in ("JPEG", "NIfTI", "MP4"))
+
+
+def mp4() -> bytes:
+    """A second of MPEG-4 video, 10 frames of 48x32 pixels."""
+    encoded = io.BytesIO()
+    with av.open(encoded, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for number in range(10):
+            shade = np.full((32, 48, 3), 20 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shade)))
+        container.mux(stream.encode())
+    return encoded.getvalue()
+
+
+def test_named_bundle_decides_what_a_file_is(all_bundles: Path, tmp_path: Path) -> None:
+    """A GIF is an image unless the bundle is for clips; --views goes to clips alone."""
+    path = tmp_path / "moving.gif"
+    path.write_bytes(clip(2, frames=30))
+    asked = (path, "--bundles", all_bundles)
+    _, (line,) = classify(*asked)
+    assert (line["bundle"], "seen" in line) == ("image", False)
+    _, (line,) = classify(*asked, "--bundle", "video", "--views", "3", "--grid", "16x1x1")
+    assert (line["bundle"], line["grid"]) == ("video", "16x1x1")
+    assert [len(view) for view in line["seen"]["seconds"]] == [16, 16, 16]
+    _, (line,) = classify(*asked, "--views", "1")  # that says it is a clip
+    assert line["bundle"] == "video"
+    done, (line,) = classify(*asked, "--bundle", "volume")
+    assert done.returncode == 1
+    assert line["error"]["detail"].startswith("expected NIfTI")
+
+
+def test_largest_file_is_that_of_its_modality(all_bundles: Path, tmp_path: Path) -> None:
+    """What is too large for an image may be a scan; too large for all is told with their limit."""
+    limits = {
+        "LIERE_MAX_FILE_MIB": "0.0001",
+        "LIERE_MAX_VIDEO_MIB": "0.0001",
+        "LIERE_MAX_VOLUME_MIB": "0.02",
+    }
+    (tmp_path / "scan").write_bytes(scan(1))
+    (tmp_path / "large").write_bytes(bytes(int(0.02 * 2**20) + 1))
+    files = (tmp_path / "scan", tmp_path / "large")
+    done, lines = classify(*files, "--bundles", all_bundles, **limits)
+    assert done.returncode == 1
+    assert lines[0]["bundle"] == "volume"
+    assert lines[1]["error"]["detail"] == "a file may have at most 20971 bytes"
+
+
 # --- wrong commands --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--bundle", "nope"], "unknown image bundle 'nope'; known: tiny, wide"),
+        (["--bundle", "nope"], "unknown bundle 'nope'; known: tiny, wide"),
+        (["--views", "2"], "views: of clips only; bundle tiny is for image"),
         (["--grid", "9x9"], "unknown grid '9x9' for bundle tiny; known: 2x3, 3x2"),
         (["--top-k", "6"], "top_k: expected a whole number from 1 to 5, got '6'"),
         (["--bundles", "/nowhere"], "--bundles /nowhere: there is no such folder"),
@@ -270,9 +358,8 @@ def test_named_bundle_alone_is_examined(
 async def answers_of(service: Service, files: list[str]) -> AsyncIterator[offline.Answer]:
     """The command without its output, for a service of the test's choice."""
     await service.start([service.settings.bundles / "tiny"])
-    target, top_k = choose(service, "image", {})
     try:
-        async for answer in offline._answers(service, files, target, top_k):
+        async for answer in offline._answers(service, files, find_candidates(service, {})):
             yield answer
     finally:
         await service.close()

@@ -336,9 +336,10 @@ def test_body_over_the_limit_is_refused_before_it_is_sent(server: RunningServer)
 def test_body_over_the_limit_is_cut_without_content_length(server: RunningServer) -> None:
     """A chunked body is counted while it comes, and its sender sees the answer."""
     with RawConnection(server.port) as connection:
-        connection.send_head("Transfer-Encoding: chunked")
-        piece = bytes(16 * KIB)
-        for _ in range(8):
+        kind = f"Content-Type: {MULTIPART['Content-Type']}"
+        connection.send_head("Transfer-Encoding: chunked", kind)
+        piece = PART + bytes(40 * KIB) + b"\r\n"  # less than a file may have
+        for _ in range(3):
             connection.send(f"{len(piece):x}\r\n", piece, "\r\n")
         status, headers, body = connection.answer()
         assert (status, json.loads(body)["type"]) == (413, "/problems/body-too-large")
@@ -390,16 +391,32 @@ def test_lying_lengths_are_refused(server: RunningServer, head: str) -> None:
 
 def test_body_of_exactly_the_limit_is_read(server: RunningServer) -> None:
     """The cap counts bytes and not chunks: the last allowed one passes, one more is 413."""
-    for size, problem in ((BODY_LIMIT, "file-too-large"), (BODY_LIMIT + 1, "body-too-large")):
+    end = b"\r\n--b--\r\n"
+    for size, expected in ((BODY_LIMIT, "unsupported-media"), (BODY_LIMIT + 1, "body-too-large")):
+        first = PART + bytes(FILE_LIMIT) + b"\r\n" + PART
+        form = first + bytes(size - len(first) - len(end)) + end
         for piece in (777, 16 * KIB):
             with RawConnection(server.port) as connection:
-                connection.send_head("Transfer-Encoding: chunked")
+                connection.send_head(
+                    "Transfer-Encoding: chunked", f"Content-Type: {MULTIPART['Content-Type']}"
+                )
                 for start in range(0, size, piece):
-                    part = bytes(min(piece, size - start))
+                    part = form[start : start + piece]
                     connection.send(f"{len(part):x}\r\n", part, "\r\n")
                 connection.send("0\r\n\r\n")
-                status, _, body = connection.answer()
-            assert (status, json.loads(body)["type"]) == (413, f"/problems/{problem}")
+                _, _, body = connection.answer()
+            assert json.loads(body)["type"] == f"/problems/{expected}"
+
+
+def test_file_over_its_limit_is_refused_while_it_comes(server: RunningServer) -> None:
+    """What is too large is not read to its end, whether it comes alone or in a form."""
+    for head, form in ((PART, True), (b"", False)):
+        with RawConnection(server.port) as connection:
+            kind = MULTIPART["Content-Type"] if form else "video/mp4"
+            connection.send_head(f"Content-Length: {BODY_LIMIT}", f"Content-Type: {kind}")
+            connection.send(head, bytes(FILE_LIMIT + 1))  # and no more
+            status, _, body = connection.answer()
+            assert (status, json.loads(body)["type"]) == (413, "/problems/file-too-large")
 
 
 def test_bytes_after_the_stated_length_are_another_request(server: RunningServer) -> None:

@@ -9,27 +9,34 @@ from typing import Any
 
 import pytest
 
-from models.bundle import read_bundle
-from models.inputs.image import FORMATS
-from service.documents import ANSWER_EXAMPLE, BUNDLES_EXAMPLE, DETAILS, Answer, BundleList
+from models.bundle import read_bundle, read_manifest
+from models.spec import AXES
+from service.documents import BundleList
 from service.errors import (
     ClientGone,
+    FileTooLarge,
     MethodNotAllowed,
     NotFound,
     Problem,
     Unauthorized,
+    UnknownParameter,
     UnreadableFile,
     UnsupportedMedia,
 )
+from service.examples import ANSWERS, BUNDLES_EXAMPLE, details
 from service.guard import WORK
-from tests.service_fixtures import RunningServer, picture, serving, write_tiny_bundle
+from service.operations import KINDS
+from tests.service_fixtures import MEDIA, RunningServer, serving, write_tiny_bundle
+
+MODALITIES = tuple(AXES)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server with one tiny bundle."""
+    """A server with a tiny bundle of every modality."""
     root = tmp_path_factory.mktemp("bundles")
-    write_tiny_bundle(root)
+    for modality in MODALITIES:
+        write_tiny_bundle(root, modality, modality)
     with serving(root) as running:
         yield running
 
@@ -47,20 +54,33 @@ def keys(value: Any) -> Any:
     return [keys(value[0])] if isinstance(value, list) and value else type(value).__name__
 
 
-def test_examples_have_the_keys_of_real_answers(server: RunningServer) -> None:
-    """A real answer has exactly the names and types of its example, and fits its model."""
-    answer = server.classify(content=picture()).json()
-    assert keys(answer) == keys(ANSWER_EXAMPLE)
-    Answer.model_validate(answer)
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_example_has_the_keys_of_a_real_answer(server: RunningServer, modality: str) -> None:
+    """A real answer has exactly the names and types of its example, and both fit its model."""
+    path = f"/v1/classify/{modality}"
+    media = MEDIA[modality]() if modality != "volume" else with_spacing()
+    answer = server.classify(path, content=media).json()
+    assert keys(answer) == keys(ANSWERS[modality])
+    KINDS[modality].answer.model_validate(answer)
+    KINDS[modality].answer.model_validate(ANSWERS[modality])
+
+
+def with_spacing() -> bytes:
+    """A MetaImage of 2x3x4 voxels: the file says how large they are."""
+    head = "NDims = 3\nDimSize = 4 3 2\nElementSpacing = 1 2 3\nElementType = MET_UCHAR\n"
+    return f"ObjectType = Image\n{head}ElementDataFile = LOCAL\n".encode() + bytes(range(24))
+
+
+def test_example_of_the_bundles_has_the_keys_of_real_ones(server: RunningServer) -> None:
+    """The same for the list of bundles."""
     bundles = server.get("/v1/bundles").json()
     assert keys(bundles["bundles"]) == keys(BUNDLES_EXAMPLE["bundles"])
     assert set(bundles) == set(BUNDLES_EXAMPLE)
     BundleList.model_validate(bundles)
 
 
-def test_examples_fit_their_own_models() -> None:
-    """No example contradicts its schema."""
-    Answer.model_validate(ANSWER_EXAMPLE)
+def test_example_of_the_bundles_fits_its_model() -> None:
+    """The example does not contradict its schema."""
     BundleList.model_validate(BUNDLES_EXAMPLE)
 
 
@@ -72,6 +92,8 @@ def test_every_route_is_documented_with_a_stable_name(document: dict[str, Any]) 
     }
     assert names == {
         "/v1/classify/image": {"post": "classifyImage"},
+        "/v1/classify/video": {"post": "classifyVideo"},
+        "/v1/classify/volume": {"post": "classifyVolume"},
         "/v1/bundles": {"get": "listBundles"},
         "/health/live": {"get": "isLive"},
         "/health/ready": {"get": "isReady"},
@@ -84,20 +106,28 @@ def test_every_route_for_work_is_behind_the_guard(document: dict[str, Any]) -> N
     assert {path for path, item in document["paths"].items() if "post" in item} == set(WORK)
 
 
-def test_both_styles_of_body_and_all_parameters_are_documented(document: dict[str, Any]) -> None:
-    """A reader sees the form, the raw body, and the three parameters in both places."""
-    operation = document["paths"]["/v1/classify/image"]["post"]
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_both_styles_of_body_and_all_parameters_are_documented(
+    document: dict[str, Any], modality: str
+) -> None:
+    """A reader sees the form, the raw body, and the parameters in both places."""
+    operation = document["paths"][f"/v1/classify/{modality}"]["post"]
     content = operation["requestBody"]["content"]
-    assert set(content) >= {"multipart/form-data", *(f"image/{kind.lower()}" for kind in FORMATS)}
-    assert [one["name"] for one in operation["parameters"]] == ["top_k", "bundle", "grid"]
+    kinds = {"image": "image/png", "video": "video/mp4", "volume": "application/dicom"}
+    assert set(content) >= {"multipart/form-data", kinds[modality], "application/octet-stream"}
+    parameters = ["top_k", "bundle", "grid", *(["views"] if modality == "video" else [])]
+    assert [one["name"] for one in operation["parameters"]] == parameters
     form = content["multipart/form-data"]["schema"]
-    assert set(form["properties"]) == {"file", "top_k", "bundle", "grid"}
+    assert set(form["properties"]) == {"file", *parameters}
     assert form["required"] == ["file"]
 
 
-def test_every_problem_has_an_example_that_it_would_give(document: dict[str, Any]) -> None:
-    """All problems of the hot route are shown under their status, with every member."""
-    responses = document["paths"]["/v1/classify/image"]["post"]["responses"]
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_every_problem_has_an_example_that_it_would_give(
+    document: dict[str, Any], modality: str
+) -> None:
+    """All problems of the hot routes are shown under their status, with every member."""
+    responses = document["paths"][f"/v1/classify/{modality}"]["post"]["responses"]
     shown = {}
     for status, response in responses.items():
         if status == "200":
@@ -112,10 +142,17 @@ def test_every_problem_has_an_example_that_it_would_give(document: dict[str, Any
     assert set(shown) == {kind.type for kind in Problem.__subclasses__()} - not_here
 
 
-def test_example_of_unsupported_media_is_what_is_said(server: RunningServer) -> None:
-    """It lists the formats that are read today."""
-    told = server.classify(content=b"text").json()["detail"]
-    assert told == DETAILS[UnsupportedMedia]
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_examples_of_problems_are_what_is_said(server: RunningServer, modality: str) -> None:
+    """They list the types, the parameters and the limits of today."""
+    path = f"/v1/classify/{modality}"
+    told = server.classify(path, content=b"text").json()["detail"]
+    assert told == details(modality)[UnsupportedMedia]
+    told = server.classify(path, content=b"text", params={"topk": "1"}).json()["detail"]
+    assert told == details(modality)[UnknownParameter]
+    if modality == "image":  # the files of the others would be as large as their limits
+        told = server.classify(path, content=bytes(20 * 2**20 + 1)).json()["detail"]
+        assert told == details(modality)[FileTooLarge]
 
 
 def test_document_refers_to_nothing_that_it_lacks(document: dict[str, Any]) -> None:
@@ -134,6 +171,17 @@ def test_examples_are_those_of_the_bundle_that_is_shipped(repo_root: Path) -> No
     assert [(shown["grid"], shown["top1"]) for shown in example["grids"]] == [
         (entry.grid, entry.accuracy.top1) for entry in manifest.grids
     ]
-    (result,) = ANSWER_EXAMPLE["results"]
-    for shown in result["predictions"]:
-        assert manifest.labels[shown["index"]] == shown["label"]
+
+
+def test_examples_of_answers_are_of_bundles_that_are_shipped(repo_root: Path) -> None:
+    """Of every modality that a shipped bundle is for: the bundle, its grid and its labels exist."""
+    shipped = {folder.name: read_manifest(folder) for folder in (repo_root / "bundles").iterdir()}
+    modalities = {manifest.modality for manifest in shipped.values()}
+    assert "image" in modalities
+    for modality in modalities:
+        (result,) = ANSWERS[modality]["results"]
+        manifest = shipped[result["bundle"]]
+        assert manifest.modality == modality
+        assert result["grid"] in [entry.grid for entry in manifest.grids]
+        for shown in result["predictions"]:
+            assert manifest.labels[shown["index"]] == shown["label"]

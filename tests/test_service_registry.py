@@ -249,7 +249,8 @@ def test_default_bundle_is_the_named_one_or_the_first_ready_by_name(tmp_path: Pa
         write_tiny_bundle(tmp_path, name)
     change_byte(tmp_path / "a", "graphs/weights.bin")
     with serving(tmp_path) as server:
-        assert server.get("/v1/bundles").json()["default"] == {"image": "b"}
+        default = {"image": "b", "video": None, "volume": None}
+        assert server.get("/v1/bundles").json()["default"] == default
         assert server.classify(content=picture()).json()["results"][0]["bundle"] == "b"
     with serving(tmp_path, default_bundle="a") as server:
         assert server.classify(content=picture()).json()["type"] == "/problems/bundle-refused"
@@ -320,7 +321,7 @@ def test_unexpected_failure_at_start_keeps_its_traceback(
     """What is written for the operator is one line; a mistake of ours is traced in the log."""
     service = Service(read_settings(["--bundles", str(good.parent)]))
 
-    async def start() -> None:
+    async def start(modalities: object) -> None:
         raise error
 
     service.pool.start = start  # type: ignore[method-assign]

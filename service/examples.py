@@ -1,0 +1,160 @@
+"""Examples for the OpenAPI page: answers as the server gives them, a sentence for every problem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service import errors
+from service.body import PARAMETERS
+from service.settings import Settings
+
+ID = "ce5fe426057e319e"  # of a request
+
+ANSWERS: dict[str, dict[str, Any]] = {
+    "image": {
+        "id": ID,
+        "results": [
+            {
+                "bundle": "cifar10-liere8",
+                "version": "1",
+                "grid": "8x8",
+                "predictions": [
+                    {"label": "truck", "index": 9, "probability": 0.377327},
+                    {"label": "automobile", "index": 1, "probability": 0.314716},
+                ],
+                "timing_ms": {"decode": 1.174, "queue": 0.325, "inference": 3.908},
+            }
+        ],
+    },
+    "video": {
+        "id": ID,
+        "results": [
+            {
+                "bundle": "lung-liere8",
+                "version": "1",
+                "grid": "4x8x8",
+                "seen": {
+                    "seconds": [
+                        [
+                            *(0.230769, 0.717949, 1.179487, 1.666667),
+                            *(2.153846, 2.641026, 3.102564, 3.589744),
+                        ]
+                    ]
+                },
+                "predictions": [
+                    {"label": "covid19", "index": 0, "probability": 0.593114},
+                    {"label": "pneumonia", "index": 1, "probability": 0.258126},
+                ],
+                "timing_ms": {"decode": 21.417, "queue": 0.311, "inference": 11.052},
+            }
+        ],
+    },
+    "volume": {
+        "id": ID,
+        "results": [
+            {
+                "bundle": "adrenal-liere8",
+                "version": "1",
+                "grid": "8x8x8",
+                "seen": {
+                    "orientation": "SPL",
+                    "spacing_mm": [1.5625, 2.5625, 2.0625],
+                    "size": [25, 41, 33],
+                },
+                "predictions": [
+                    {"label": "normal", "index": 0, "probability": 0.812035},
+                    {"label": "hyperplasia", "index": 1, "probability": 0.187965},
+                ],
+                "timing_ms": {"decode": 9.806, "queue": 0.302, "inference": 12.655},
+            }
+        ],
+    },
+}
+
+BUNDLES_EXAMPLE: dict[str, Any] = {
+    "ready": True,
+    "default": {"image": "cifar10-liere8", "video": None, "volume": None},
+    "bundles": [
+        {
+            "name": "cifar10-liere8",
+            "state": "ready",
+            "reason": None,
+            "version": "1",
+            "modality": "image",
+            "views": None,
+            "stride_seconds": None,
+            "spacing_mm": None,
+            "device": "cpu",
+            "encoding": "liere",
+            "precision": "fp32",
+            "grids": [
+                {"grid": "8x8", "pixels": [32, 32], "top1": 0.7864},
+                {"grid": "6x6", "pixels": [24, 24], "top1": 0.7262},
+                {"grid": "10x10", "pixels": [40, 40], "top1": 0.7318},
+            ],
+            "labels": [
+                *("airplane", "automobile", "bird", "cat", "deer"),
+                *("dog", "frog", "horse", "ship", "truck"),
+            ],
+        }
+    ],
+}
+
+#: One sentence that each problem really gives, whatever the modality.
+COMMON: dict[type[errors.Problem], str] = {
+    errors.Unauthorized: "expected Authorization: Bearer KEY, with a key that this server knows",
+    errors.EmptyBody: "expected a file as the body, or a form with a part named file",
+    errors.BrokenForm: "the form ends before its last boundary",
+    errors.NoFile: "expected at least one part named file",
+    errors.EmptyFile: "file 1 has no bytes",
+    errors.TooManyFiles: "a request may have at most 16 files",
+    errors.ContentEncoded: "expected no Content-Encoding, or identity",
+    errors.RepeatedParameter: "top_k is given more than once",
+    errors.Overloaded: "all 128 permits are taken; try again later",
+    errors.InferenceFailed: "the model gave no finite answer for this input",
+    errors.InternalError: "the server made a mistake; it is in its log under this id",
+    errors.NotReady: "the bundles are still being checked",
+    errors.Draining: "the server is shutting down; connect again",
+}
+#: What a file of none of the types that an address reads is told.
+UNSUPPORTED = {
+    "image": "expected JPEG, PNG, WEBP, TIFF, BMP, GIF bytes; these are none of them",
+    "video": "expected MP4, QuickTime, Matroska, WebM, AVI, GIF, MPEG or MPEG-TS bytes; these are "
+    "none of them",
+    "volume": "expected NIfTI, DICOM, npy, npz, zip of DICOM, NRRD, MetaImage bytes (the first two "
+    "may be gzipped); these are none of them",
+}
+BROKEN = {"image": "image", "video": "video", "volume": "scan"}
+TOO_LARGE = {
+    "image": "images may have at most 50000000 pixels",
+    "video": "a clip may last at most 60 seconds",
+    "volume": "scans may have at most 268435456 bytes; got 268435457",
+}
+
+
+def details(modality: str) -> dict[type[errors.Problem], str]:
+    """A sentence for every problem, as requests of this modality get it by default."""
+    limits = Settings.model_construct().limits(modality)
+    bundle, grid = (ANSWERS[modality]["results"][0][name] for name in ("bundle", "grid"))
+    return COMMON | {
+        errors.UnknownBundle: f"unknown {modality} bundle 'nope'; known: {bundle}",
+        errors.BundleRefused: (
+            f"bundle {bundle} is not served: graphs/weights.bin is listed and missing"
+        ),
+        errors.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}",
+        errors.UnknownParameter: (
+            f"unknown parameter 'topk'; known: {', '.join(PARAMETERS[modality])}"
+            " (and file, a part of a form)"
+        ),
+        errors.BadParameter: "top_k: expected a whole number from 1 to 10, got '0'",
+        errors.BodyTooLarge: f"a request body may have at most {limits.body_bytes} bytes",
+        errors.FileTooLarge: f"a file may have at most {limits.file_bytes} bytes",
+        errors.BodyTimeout: f"the body was not complete within {limits.upload_seconds:g} seconds",
+        errors.DeadlinePassed: f"there was no answer within {limits.deadline_seconds:g} seconds",
+        errors.DecodeTimeout: f"decoding took longer than {limits.decode_seconds:g} seconds",
+        errors.UnsupportedMedia: UNSUPPORTED[modality],
+        errors.BrokenMedia: (
+            f"the {BROKEN[modality]} is truncated or corrupt and cannot be decoded"
+        ),
+        errors.MediaTooLarge: TOO_LARGE[modality],
+    }
