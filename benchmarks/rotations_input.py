@@ -24,10 +24,10 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from export.freeze import FrozenAttention, FrozenTransformer
+from export.freeze import FrozenTransformer, joined
 from export.graph import OPSET, SharedWeights, write_graph
 from models.spec import EncodingSpec, Grid, InputSpec, ModelSpec
-from models.vit import Encoded, Layer, VisionTransformer, layer_table
+from models.vit import Encoded, VisionTransformer
 
 GRIDS = ("10x10", "14x14", "18x14")
 PATCH = (16, 16)
@@ -67,27 +67,12 @@ def main() -> None:
 # --- the two ways -------------------------------------------------------------------------------
 
 
-class InputAttention(nn.Module):
-    """Attention whose joined rotations come from outside, [M, side, side]."""
-
-    def __init__(self, frozen: FrozenAttention) -> None:
-        super().__init__()
-        self.frozen = frozen
-
-    def forward(self, tokens: Tensor, table: Tensor) -> Tensor:
-        self.frozen.joined = lambda blocks: table.flatten(0, 1)  # type: ignore[method-assign]
-        return self.frozen(tokens, None)
-
-
 class InputTransformer(nn.Module):
-    """Patches [B, T, values] and tables [L, T, M / T, side, side] -> logits, any grid."""
+    """Patches [B, T, values] and tables [L, T, M, side, side] -> logits, any grid."""
 
     def __init__(self, model: VisionTransformer) -> None:
         super().__init__()
         self.model = FrozenTransformer(model, model.spec.training_grid).model
-        for layer in self.model.layers:
-            assert isinstance(layer, Layer)
-            layer.attention = InputAttention(layer.attention)  # type: ignore[assignment, arg-type]
         self.model.patches = lambda pixels: pixels  # type: ignore[method-assign]
 
     def forward(self, patches: Tensor, tables: Tensor) -> Tensor:
@@ -133,16 +118,8 @@ def write_both(folder: Path) -> None:
 
 
 def joined_tables(model: VisionTransformer, grid: Grid) -> Tensor:
-    """[L, T, M / T, side, side]."""
-    encoded = model.encode(grid, torch.float64)
-    joined = []
-    for index, layer in enumerate(model.layers):
-        table = layer_table(encoded.rotations, index)
-        assert isinstance(layer, Layer) and table is not None
-        attention = FrozenAttention(layer.attention, table)
-        assert attention.blocks is not None
-        joined.append(attention.joined(attention.blocks).unflatten(0, (grid.tokens, -1)))
-    return torch.stack(joined).detach()
+    """[L, T, M, side, side]."""
+    return torch.stack([joined(table) for table in FrozenTransformer(model, grid).tables])
 
 
 # --- measuring ----------------------------------------------------------------------------------

@@ -7,8 +7,10 @@ from typing import Any
 
 from models.bundle import GridEntry
 from models.checkpoint import Description
-from models.spec import Grid
+from models.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
 
+#: Settings of a training that are told elsewhere, or are paths of its machine.
+UNTOLD = {"cache", "data", "init_from", "input", "model"}
 FP32 = "Precision: fp32."
 FP16 = """Precision: fp16, meant for GPUs. Every logit of every item lies as near to the fp32
 checkpoint's as manifest.json states, so the first class differs only where the two first logits of
@@ -25,10 +27,9 @@ def model_card(
 ) -> str:
     """README.md of a bundle; ``about`` is what only its maker knows: data, licence, limits."""
     spec = description.model
+    axes = " x ".join(AXES[description.input.modality])
     rows = [_row(entry, spec.patch) for entry in entries]
-    config = description.notes.get("config", {})
-    settings = sorted(set(config) - {"data", "input", "model"})
-    recipe = [f"| {key} | {config[key]} |" for key in settings]
+    recipe = [f"| {key} | {value} |" for key, value in _settings(description)]
     data = source["data"]
     fp16 = any(entry.rounded for entry in entries)
     return f"""# {name}
@@ -43,9 +44,14 @@ MLP {spec.mlp_dim}, patch {"x".join(map(str, spec.patch))}, {spec.pool} pooling,
 
 Classes: {", ".join(description.labels)}.
 
+## What it sees
+
+{_input(description.input)}
+
 ## How good it is
 
-Measured with the exported graphs, through the decode path that serves.
+Measured with the exported graphs, through the decode path that serves. Grids (tokens) and pixels
+are {axes}. {_counted(description.input.views)}
 
 | grid | pixels | top-1 | items | split | first class as torch | largest difference from torch |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -59,12 +65,75 @@ manifest.json. The golden inputs are {source["goldens"]}.
 ## How it was made
 
 Trained on {data["train"]["items"]} items; the best of {data["val"]["items"]} held-out ones chose
-the checkpoint ({source["checkpoint_sha256"][:16]}..., step {source["step"]}).
+the checkpoint ({source["checkpoint_sha256"][:16]}..., step {source["step"]}).{_began(description)}
 
 | setting | value |
 | --- | --- |
 {chr(10).join(recipe)}
 """
+
+
+def _settings(description: Description) -> list[tuple[str, Any]]:
+    """The training's settings by name, one in another as ``augment.flip``."""
+    found: list[tuple[str, Any]] = []
+    for key, value in sorted(description.notes.get("config", {}).items()):
+        if key in UNTOLD:
+            continue
+        inner = value if isinstance(value, dict) else {"": value}
+        found += [(f"{key}.{name}".rstrip("."), inner[name]) for name in sorted(inner)]
+    return found
+
+
+def _began(description: Description) -> str:
+    began = description.notes.get("init")
+    if not began:
+        return ""
+    return (
+        f"\nIt began from a checkpoint that had learned {began['data']} "
+        f"({began['weights_sha256'][:16]}...)."
+    )
+
+
+def _input(spec: InputSpec) -> str:
+    """How an item becomes the input, for who will send such items."""
+    colours = "grey" if spec.channels == 1 else "RGB"
+    if spec.volume:
+        return _scan(spec.volume, spec)
+    fit = "its centre is cut out" if spec.fit == "crop" else "it is stretched"
+    if spec.video:
+        return f"{_clip(spec.video)} Of each frame, in {colours}, {fit} ({spec.interpolation})."
+    return f"A picture in {colours}; {fit} to the pixels below ({spec.interpolation})."
+
+
+def _clip(video: VideoSpec) -> str:
+    """Moments, not frame numbers: that is what the sender may rely on."""
+    how = f"{video.stride:g} seconds apart" if video.stride else "spread over the whole clip"
+    often = "once" if video.views == 1 else f"{video.views} times, at other moments each"
+    return f"A clip, looked at {often}: frames by their time, {how}."
+
+
+def _scan(volume: VolumeSpec, spec: InputSpec) -> str:
+    spacing = (
+        f"every {' x '.join(f'{side:g}' for side in volume.spacing)} mm; what lies beyond is cut"
+        if volume.spacing
+        else "the whole scan, stretched"
+    )
+    ends = volume.window or volume.percentiles
+    window = f"{ends[0]:g} to {ends[1]:g}" + ("" if volume.window else " percent of its voxels")
+    return (
+        "A scan, turned so that depth runs to the patient's head, height to the back, width to the "
+        f"left. Voxels: {spacing} ({spec.interpolation}). Window: intensities of {window} become "
+        f"0 to 255, as {spec.dtype}. An array without directions is taken as it lies."
+    )
+
+
+def _counted(views: int) -> str:
+    if views == 1:
+        return ""
+    return (
+        f"An item is judged by the mean of the logits of its {views} views; agreement with torch "
+        "is counted view by view."
+    )
 
 
 def _row(entry: GridEntry, patch: tuple[int, ...]) -> str:

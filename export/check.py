@@ -20,6 +20,8 @@ OPERATORS = {
     "Transpose", "Unsqueeze",
 }  # fmt: skip
 FLOAT, HALF, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8
+#: dtype of an InputSpec -> type of the graph's pixels.
+PIXELS = {"uint8": UINT8, "float32": FLOAT}
 #: Operator of an fp16 graph -> the type of what enters it. MatMul: see ``_product_type``.
 FP16_TYPES = {"Attention": HALF, "Gelu": HALF, "LayerNormalization": FLOAT, "Gemm": FLOAT}
 
@@ -28,10 +30,15 @@ class GraphError(RuntimeError):
     """A graph that breaks the bundle's contract."""
 
 
-def check_graph(graph: ModelProto, precision: Precision = "fp32") -> None:
+def check_graph(
+    graph: ModelProto, precision: Precision = "fp32", dtype: str = "uint8"
+) -> None:
     """Raise GraphError unless the graph keeps the bundle's contract.
 
     Values of external tensors are not needed; ``check_external`` is about those.
+
+    Args:
+        dtype: of the pixels, as the InputSpec says.
     """
     nodes = graph.graph.node
     operators = {node.op_type for node in nodes}
@@ -43,7 +50,7 @@ def check_graph(graph: ModelProto, precision: Precision = "fp32") -> None:
         raise GraphError(f"expected Attention at opset {OPSET}, got opset {opsets.get('')}")
     if held := [node.op_type for node in nodes if any(map(_holds, node.attribute))]:
         raise GraphError(f"an attribute of {held[0]} holds a tensor or a graph of its own")
-    _check_ends(graph)
+    _check_ends(graph, dtype)
     used = {name for node in nodes for name in node.input} | {"logits"}
     if idle := [node.name or node.op_type for node in nodes if not used & set(node.output)]:
         raise GraphError(f"the result of operator {idle[0]} is not used")
@@ -57,15 +64,15 @@ def _holds(attribute: onnx.AttributeProto) -> bool:
     return attribute.type not in plain
 
 
-def _check_ends(graph: ModelProto) -> None:
-    """uint8 pixels -> float32 logits, only the batch axis free."""
+def _check_ends(graph: ModelProto, dtype: str) -> None:
+    """Pixels of that type -> float32 logits, only the batch axis free."""
     ends = (*graph.graph.input, *graph.graph.output)
     names = [value.name for value in ends]
     if names != ["pixels", "logits"]:
         raise GraphError(f"expected input pixels and output logits, got {names}")
     types = [value.type.tensor_type.elem_type for value in ends]
-    if types != [UINT8, FLOAT]:
-        raise GraphError(f"expected uint8 pixels and float32 logits, got {_names(types)}")
+    if types != [PIXELS[dtype], FLOAT]:
+        raise GraphError(f"expected {dtype} pixels and float32 logits, got {_names(types)}")
     free = [
         [position for position, side in enumerate(sides) if side is None]
         for sides in map(sides_of, ends)

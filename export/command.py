@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Turn a trained run into a bundle that the service can serve.",
-        epilog="example: python -m export runs/digits --grid 8x8 --grid 12x12 --out bundles; "
+        epilog="examples: python -m export runs/digits --grid 8x8 --grid 12x12 --out bundles "
+        "(images: height x width); python -m export runs/clips --grid 4x7x7 --out bundles (clips: "
+        "time x height x width, scans: depth x height x width); "
         "also: python -m export verify --help (prove a finished bundle again)",
     )
     add = parser.add_argument
@@ -87,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="8x8",
-        help="tokens per axis to export for; repeatable, the first is the default answer",
+        help="tokens per axis to export for, 4x7x7 for clips and scans; repeatable, the first is "
+        "the default answer",
     )
     add("--out", type=Path, required=True, help="folder of bundles; the bundle is OUT/NAME")
     add("--name", help="name of the bundle (default: the name of RUN)")
@@ -109,9 +112,15 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="file to replay at start instead of generated pictures; it travels in the bundle",
+        help="picture, clip or scan to replay at start instead of generated ones; repeatable, it "
+        "travels in the bundle",
     )
-    add("--parity-items", type=int, default=256, help="inputs a grid compared with torch (256)")
+    add(
+        "--parity-items",
+        type=int,
+        default=256,
+        help="inputs a grid compared with torch, every view of a clip being one (256)",
+    )
     add(
         "--max-table-mb",
         type=float,

@@ -15,7 +15,8 @@ def normalisation(graph: ModelProto) -> tuple[np.ndarray, np.ndarray]:
     """Scale and shift that the pixels meet first, as they stand in the graph (one per channel)."""
     constants, name = _constants(graph), "pixels"
     found: list[TensorProto] = []
-    for operator in ("Cast", "Mul", "Add"):
+    floats = graph.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    for operator in ("Mul", "Add") if floats else ("Cast", "Mul", "Add"):
         users = [node for node in graph.graph.node if name in node.input]
         users = [node for node in users if node.op_type != "Shape"]  # it sees no values
         if [node.op_type for node in users] != [operator]:
@@ -31,18 +32,18 @@ def rotation_tables(graph: ModelProto) -> list[np.ndarray]:
     """The constants [M, side, side] that queries and keys are multiplied by, in layer order.
 
     They are the only stacks of matrices among the constant factors of products. What the graph
-    itself does to them before (joining blocks) is done here too.
+    itself does to them before (joining blocks) is done here too. Layers that share a constant get
+    the same array.
     """
     makers = {output: node for node in graph.graph.node for output in node.output}
     constants = _constants(graph)
     factors = [node.input[1] for node in graph.graph.node if node.op_type == "MatMul"]
-    tables = []
-    for name in factors:
-        needed = _makers_of(name, makers, constants)
-        if needed is not None:
-            value = _value(name, needed, constants)
-            tables += [value] if value.ndim == 3 else []
-    return tables
+    tables: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys(factors):
+        nodes = _makers_of(name, makers, constants)
+        if nodes is not None and (value := _value(name, nodes, constants)).ndim == 3:
+            tables[name] = value
+    return [tables[name] for name in factors if name in tables]
 
 
 def _makers_of(

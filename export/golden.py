@@ -1,20 +1,17 @@
 """Inputs that a server replays before it calls a bundle ready.
 
-By default they are generated, so that no one's data travels in a bundle: smooth colour waves with
-sharp shapes on them, of several sizes and both orientations, in lossless formats, so that every
-decoder gives the same pixels.
+By default they are generated, so that no one's data travels in a bundle: several sizes, both
+orientations, in formats that every decoder turns into the same values.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+import importlib
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
+from typing import cast
 
 from models.bundle import GridEntry, Precision, Tolerance
+from models.spec import InputSpec
 
 #: A server's processor adds in another order than the exporter's; a GPU in yet another. TF32 is
 #: off there, so fp32 stays fp32.
@@ -26,35 +23,28 @@ FP32_TOLERANCES = (
 #: everywhere; what another processor rounds differently is no larger than all of it. Nothing was
 #: measured on a GPU: twice as much again is left to one.
 FP16_FACTORS = {"cpu": 2.0, "cuda": 4.0}
-SIZES = ((96, 64), (48, 80), (200, 150), (31, 33))  # (width, height)
+
+#: Modality -> module whose ``generated(spec)`` makes the goldens; loaded when first used.
+GENERATED = {
+    "image": "export.generated.image",
+    "video": "export.generated.video",
+    "volume": "export.generated.volume",
+}
+#: What a model card calls them.
+NAMES = {"image": "pictures", "video": "clips", "volume": "scans"}
 
 
-def generated_images() -> dict[str, bytes]:
-    """File name -> encoded picture; the same bytes content at every call."""
-    images = {}
-    for number, (width, height) in enumerate(SIZES):
-        image = Image.fromarray(_picture(width, height, number))
-        stream = io.BytesIO()
-        if number % 2:
-            image.save(stream, "WEBP", lossless=True)
-        else:
-            image.save(stream, "PNG")
-        images[f"{number}.{'webp' if number % 2 else 'png'}"] = stream.getvalue()
-    return images
+def golden_files(spec: InputSpec, chosen: list[Path]) -> dict[str, bytes]:
+    """File name -> bytes: the chosen files, or generated ones where none were chosen."""
+    if not chosen:
+        made = importlib.import_module(GENERATED[spec.modality]).generated(spec)
+        return cast(dict[str, bytes], made)
+    return {f"{number}{_ending(path)}": path.read_bytes() for number, path in enumerate(chosen)}
 
 
-def _picture(width: int, height: int, number: int) -> np.ndarray:
-    """uint8 [height, width, 3]."""
-    random = np.random.Generator(np.random.Philox(key=number))
-    y, x = np.mgrid[0:1 : height * 1j, 0:1 : width * 1j]  # each [height, width]
-    waves = [
-        np.sin(2 * np.pi * (a * x + b * y + c)) for a, b, c in random.uniform(-3, 3, size=(3, 3))
-    ]
-    picture = np.stack(waves, axis=-1) * 127 + 128  # [height, width, 3]
-    for cx, cy, radius, *colour in random.uniform(0, 1, size=(4, 6)):
-        inside = (x - cx) ** 2 + (y - cy) ** 2 < (0.1 + 0.2 * radius) ** 2
-        picture[inside] = np.array(colour) * 255
-    return picture.astype(np.uint8)
+def _ending(path: Path) -> str:
+    """``.nii.gz`` is one ending."""
+    return "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
 
 
 def tolerances(precision: Precision, entries: list[GridEntry]) -> tuple[Tolerance, ...]:
@@ -67,13 +57,3 @@ def tolerances(precision: Precision, entries: list[GridEntry]) -> tuple[Toleranc
         Tolerance(device, precision, factor * atol, factor * rtol)
         for device, factor in FP16_FACTORS.items()
     )
-
-
-GENERATED: dict[str, Callable[[], dict[str, bytes]]] = {"image": generated_images}
-
-
-def golden_files(modality: str, chosen: list[Path]) -> dict[str, bytes]:
-    """File name -> bytes: the chosen files, or generated ones where none were chosen."""
-    if not chosen:
-        return GENERATED[modality]()
-    return {f"{number}{path.suffix}": path.read_bytes() for number, path in enumerate(chosen)}

@@ -74,13 +74,14 @@ def write_graph(
     """Write ``module`` as an ONNX graph "pixels" -> "logits" whose batch axis is free.
 
     Args:
-        example: uint8 [B, *pixels per axis, C] with B at least 2 (1 would be taken as fixed).
+        example: [B, *pixels per axis, C] with B at least 2 (1 would be taken as fixed), of the
+            type that the graph shall take.
         weights: receives every large tensor; must lie beside ``path``.
         precision: what the module was made for.
     """
     graph = to_onnx(module, example)
     onnx.checker.check_model(graph)
-    check_graph(graph, precision)
+    check_graph(graph, precision, str(example.dtype).removeprefix("torch."))
     for tensor in graph.graph.initializer:
         weights.move(tensor)
     write_atomic(path, graph.SerializeToString())

@@ -1,9 +1,10 @@
-"""Checkpoint -> bundle, in order: sizes, graphs, proof, accuracy, goldens, card, manifest."""
+"""Checkpoint -> bundle, in order: sizes, goldens, graphs, accuracy, proof, card, manifest."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,11 +21,19 @@ from export.freeze import FrozenTransformer, loaded_bytes, table_bytes
 from export.golden import golden_files, tolerances
 from export.graph import SharedWeights, write_graph
 from export.origin import origin
-from export.parity import Bound, accuracy, compare, fp16_bound, graph_logits, open_graph
+from export.parity import (
+    Bound,
+    accuracy,
+    batch_of,
+    compare,
+    fp16_bound,
+    graph_logits,
+    open_graph,
+)
 from export.reference import rounded_logits, torch_logits
 from models.bundle import NAME_PATTERN, Bundle, Golden, GridEntry, Parity, Precision, write_bundle
 from models.checkpoint import Description, load_checkpoint
-from models.inputs import prepare
+from models.inputs import read
 from models.prepared import Prepared, prepare_split, split_sha256
 from models.sources import SPLITS, Source, SourceError, open_source
 from models.spec import Grid, SpecError
@@ -40,8 +49,9 @@ class Options:
         data: labelled data whose ``split`` measures parity and accuracy; None takes the path
             that training used.
         about: Markdown for the head of the model card.
-        parity_items: real inputs per grid that torch and the graph must agree on; an fp16 graph
-            must on the whole split, and on these with every result rounded as well.
+        parity_items: real inputs per grid that torch and the graph must agree on, every view of a
+            clip being one; an fp16 graph must on the whole split, and on these with every result
+            rounded as well.
         goldens: files to replay instead of generated ones; they travel in the bundle.
     """
 
@@ -102,7 +112,7 @@ def announce_tables(model: VisionTransformer, options: Options, console: Console
 
 
 def open_test_data(options: Options, description: Description) -> Source:
-    """The data that measure the bundle: the checkpoint's labels, and no item it was trained on."""
+    """The data that measure the bundle: labels as trained, no item trained on, and enough."""
     trained = description.notes.get("data", {})
     if missing := {"name", "train", "val"} - set(trained):
         raise SpecError(f"the checkpoint does not say its data's {', '.join(sorted(missing))}")
@@ -116,10 +126,17 @@ def open_test_data(options: Options, description: Description) -> Source:
             f"got {list(source.labels)}"
         )
     has_train = any(item.split == "train" for item in source.items)
+    source.split(options.split)  # which is an error where there is none
     if has_train and split_sha256(source, "train") != trained["train"]["sha256"]:
         raise SourceError(
             "the data's train split is not the one that the checkpoint was trained on, so its test "
             "items may have been trained on: pass the original data, or test items alone"
+        )
+    wanted, inputs = options.parity_items, len(source.items) * description.input.views
+    if not 1 <= wanted <= inputs:
+        raise SpecError(
+            f"parity needs {wanted} items and the data have {inputs}: "
+            "lower --parity-items (at least 1) knowingly"
         )
     return source
 
@@ -142,12 +159,12 @@ class Maker:
         """Write every file but the manifest; returns the manifest's fields."""
         (folder / "graphs").mkdir()
         (folder / "golden").mkdir()
+        names = self._write_goldens(folder)  # before the long part: they may be unreadable
         with SharedWeights(folder / "graphs" / WEIGHTS) as weights:
             for grid in self.options.grids:
                 self._write_graph(grid, folder / "graphs" / f"{grid}.onnx", weights)
-        pictures = self._write_goldens(folder)  # before the long part: they may be unreadable
         entries = [self._measure(grid, folder) for grid in self.options.grids]
-        goldens = [self._golden(name, folder, entries) for name in pictures]
+        goldens = [self._golden(name, folder, entries) for name in names]
         options, description = self.options, self.description
         source = origin(description, self.source.name, bool(options.goldens))
         card = model_card(options.name, description, entries, source, options.about)
@@ -172,24 +189,27 @@ class Maker:
         with self._bar(f"graph {grid}", 1) as advance:
             frozen = FrozenTransformer(self.model, grid, self.options.precision)
             sides = grid.pixels(self.model.spec.patch)
-            example = torch.zeros(3, *sides, self.model.spec.channels, dtype=torch.uint8)
+            dtype = getattr(torch, self.description.input.dtype)
+            example = torch.zeros(3, *sides, self.model.spec.channels, dtype=dtype)
             write_graph(frozen, example, path, weights, self.options.precision)
             advance(1)
 
     def _measure(self, grid: Grid, folder: Path) -> GridEntry:
-        """Accuracy on the whole split; parity on items spread over it."""
-        options = self.options
+        """Accuracy on the whole split; parity on rows (views of items) spread over it."""
+        options, batch = self.options, batch_of(grid)
         prepared = self._prepare(options.split, grid)
-        pixels = self._parity_pixels(prepared, grid)
         session = open_graph(folder / "graphs" / f"{grid}.onnx")
-        with self._bar(f"measuring {grid}", len(prepared.ids)) as advance:
-            logits = graph_logits(session, prepared.pixels, advance)
+        with self._bar(f"measuring {grid}", len(prepared.pixels)) as advance:
+            logits = graph_logits(session, prepared.pixels, advance, batch)
+        measured = accuracy(logits, prepared, options.split)
+        pixels = self._parity_pixels(prepared, grid)
         if options.precision == "fp16":
             parity, rounded = self._prove_fp16(grid, prepared.pixels, logits, pixels)
         else:
+            del prepared  # a split of scans is large
             expected = torch_logits(self.model, pixels, grid)
-            parity, rounded = compare(graph_logits(session, pixels), expected), None
-        measured = accuracy(logits, prepared, options.split)
+            actual = graph_logits(session, pixels, batch=batch)
+            parity, rounded = compare(actual, expected), None
         self.console.print(
             f"grid {grid}: top-1 {measured.top1:.4f} on {measured.items} items; as the checkpoint "
             f"on {parity.top1_equal} of {parity.items}, largest difference {parity.max_abs:.2g} "
@@ -221,44 +241,40 @@ class Maker:
     def _parity_pixels(self, prepared: Prepared, grid: Grid) -> np.ndarray:
         """Enough real inputs: spread over the measured split, then from the other splits."""
         wanted = self.options.parity_items
-        parts = [prepared.pixels[_spread(len(prepared.ids), wanted)]]
+        parts = [prepared.pixels[_spread(len(prepared.pixels), wanted)]]
         present = {item.split for item in self.source.items} - {self.options.split}
         for split in sorted(present, key=SPLITS.index, reverse=True):
             if lacking := wanted - sum(map(len, parts)):
-                parts.append(self._prepare(split, grid, lacking).pixels)
-        pixels = np.concatenate(parts)
-        if not 1 <= wanted <= len(pixels):
-            raise SpecError(
-                f"parity needs {wanted} items and the data have {len(pixels)}: "
-                "lower --parity-items (at least 1) knowingly"
-            )
-        return pixels
+                items = math.ceil(lacking / prepared.views)
+                parts.append(self._prepare(split, grid, items).pixels[:lacking])
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _write_goldens(self, folder: Path) -> list[str]:
         """Their names in the bundle; MediaError if one cannot be decoded."""
         names = []
-        modality = self.description.input.modality
-        for name, data in golden_files(modality, list(self.options.goldens)).items():
+        files = golden_files(self.description.input, list(self.options.goldens))
+        for name, data in files.items():
             (folder / "golden" / name).write_bytes(data)
             names.append(f"golden/{name}")
             self._golden_pixels(folder / names[-1], self.options.grids[0])
         return names
 
     def _golden_pixels(self, path: Path, grid: Grid) -> np.ndarray:
-        """uint8 [1, *pixels per axis, C]."""
+        """[V, *pixels per axis, C]."""
         spec, patch = self.description.input, self.model.spec.patch
-        return prepare(path.read_bytes(), spec, grid, patch)[np.newaxis].copy()
+        return read(path.read_bytes(), spec, grid, patch).pixels.copy()  # torch wants to write
 
     def _golden(self, name: str, folder: Path, entries: list[GridEntry]) -> Golden:
-        """Torch's logits per grid, which the graph must give too."""
+        """Torch's logits per grid, means over the views; the graph must give those of each."""
         logits = {}
         for entry in entries:
             grid, parity = Grid.parse(entry.grid), entry.parity
             pixels = self._golden_pixels(folder / name, grid)
-            rows = torch_logits(self.model, pixels, grid)  # [1, classes]
-            actual = graph_logits(open_graph(folder / entry.graph), pixels)  # [1, classes]
+            rows = torch_logits(self.model, pixels, grid)  # [V, classes]
+            session = open_graph(folder / entry.graph)
+            actual = graph_logits(session, pixels, batch=batch_of(grid))  # [V, classes]
             compare(actual, rows, Bound(parity.atol, parity.rtol))
-            logits[entry.grid] = tuple(float(value) for value in rows[0])
+            logits[entry.grid] = tuple(float(value) for value in rows.mean(axis=0))
         return Golden(name, logits)
 
     @contextlib.contextmanager
@@ -271,5 +287,5 @@ class Maker:
 
 
 def _spread(count: int, wanted: int) -> np.ndarray:
-    """``wanted`` indices spread evenly over ``count`` items, all of them where there are fewer."""
+    """``wanted`` indices spread evenly over ``count`` rows, all of them where there are fewer."""
     return np.unique(np.linspace(0, count - 1, max(0, min(count, wanted))).astype(int))

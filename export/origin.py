@@ -10,12 +10,13 @@ from typing import Any
 import onnx
 import torch
 
+from export.golden import NAMES
 from models.checkpoint import Description
 
 
 def origin(description: Description, measured_on: str, chosen_goldens: bool) -> dict[str, Any]:
     """The manifest's ``source``."""
-    notes = description.notes
+    notes, made = description.notes, NAMES[description.input.modality]
     return {
         "checkpoint_sha256": description.weights_sha256,
         "step": notes.get("step"),
@@ -25,7 +26,7 @@ def origin(description: Description, measured_on: str, chosen_goldens: bool) -> 
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "torch": torch.__version__,
         "onnx": onnx.__version__,
-        "goldens": "chosen by its maker" if chosen_goldens else "generated pictures",
+        "goldens": "chosen by its maker" if chosen_goldens else f"generated {made}",
     }
 
 

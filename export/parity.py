@@ -11,8 +11,11 @@ import onnxruntime
 
 from models.bundle import Accuracy, Parity
 from models.prepared import Prepared
+from models.spec import Grid
 
-BATCH = 64
+#: Rows that are run together at most, and how many scores (tokens squared) of a head they may
+#: have: both bound the memory that a run takes.
+BATCH, SCORES = 64, 2**22
 
 
 class ParityError(RuntimeError):
@@ -53,6 +56,11 @@ def fp16_bound(expected: np.ndarray) -> Bound:
     return Bound(FP16_SHARE * float(expected.std()), FP16_RTOL)
 
 
+def batch_of(grid: Grid) -> int:
+    """Rows of a grid that are run together."""
+    return max(1, min(BATCH, SCORES // grid.tokens**2))
+
+
 def open_graph(path: Path) -> onnxruntime.InferenceSession:
     """A CPU session for a graph."""
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -61,12 +69,13 @@ def open_graph(path: Path) -> onnxruntime.InferenceSession:
 def graph_logits(
     session: onnxruntime.InferenceSession,
     pixels: np.ndarray,
-    advance: Callable[[int], None] = lambda items: None,
+    advance: Callable[[int], None] = lambda rows: None,
+    batch: int = BATCH,
 ) -> np.ndarray:
-    """Float32 logits [N, classes] for uint8 pixels [N, *pixels per axis, C]."""
+    """Float32 logits [N, classes] for pixels [N, *pixels per axis, C] of the graph's type."""
     pieces = []
-    for start in range(0, len(pixels), BATCH):
-        piece = pixels[start : start + BATCH]
+    for start in range(0, len(pixels), batch):
+        piece = pixels[start : start + batch]
         pieces.append(session.run(["logits"], {"pixels": piece})[0])
         advance(len(piece))
     return np.concatenate(pieces)
@@ -96,6 +105,7 @@ def compare(actual: np.ndarray, expected: np.ndarray, bound: Bound = FP32) -> Pa
 
 
 def accuracy(logits: np.ndarray, prepared: Prepared, split: str) -> Accuracy:
-    """Top-1 of graph logits [N, classes] on the split that they came from."""
-    right = float((logits.argmax(1) == prepared.labels).mean())
-    return Accuracy(split, len(logits), right, prepared.sha256)
+    """Top-1 of graph logits [N * V, classes], of every view, on the split that they came from."""
+    found = prepared.of_items(logits).argmax(1)  # [N]
+    right = float((found == prepared.labels).mean())
+    return Accuracy(split, len(found), right, prepared.sha256)

@@ -14,7 +14,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from export.check import OPSET, GraphError, check_external, check_graph, sides_of
 from export.constants import normalisation, rotation_tables
 from export.golden import tolerances
-from export.parity import FP32, Bound, fp16_bound, graph_logits, open_graph
+from export.parity import FP32, Bound, batch_of, fp16_bound, graph_logits, open_graph
 from models.bundle import (
     Bundle,
     BundleError,
@@ -24,8 +24,8 @@ from models.bundle import (
     changed_files,
     read_manifest,
 )
-from models.inputs import prepare
-from models.prepared import prepare_split
+from models.inputs import read
+from models.prepared import Prepared, prepare_split
 from models.sources import Source
 from models.spec import Grid
 
@@ -149,7 +149,7 @@ def _contract(bundle: Bundle, entry: GridEntry) -> Proof:
     graph = onnx.load(path, load_external_data=False)
     external = check_external(graph, path.parent)  # before anything follows a reference
     onnx.checker.check_model(str(path))
-    check_graph(graph, manifest.precision)
+    check_graph(graph, manifest.precision, manifest.input.dtype)
     sides = [None, *Grid.parse(entry.grid).pixels(manifest.patch), manifest.input.channels]
     for value, expected in (
         (graph.graph.input[0], sides),
@@ -184,13 +184,14 @@ def _rotations(manifest: Manifest, graph: onnx.ModelProto, entry: GridEntry) -> 
     if len(tables) != expected:
         raise GraphError(f"expected rotations in {expected} of {layers} layers, got {len(tables)}")
     block = manifest.encoding.block or 0
-    worst = max((_not_a_rotation(table, block) for table in tables), default=0.0)
+    own = {id(table): table for table in tables}.values()  # layers may share one
+    worst = max((_not_a_rotation(table, block) for table in own), default=0.0)
     told = f"none, positions are {manifest.encoding.name}"
     if tables:
         shape = "x".join(map(str, tables[0].shape))
         told = (
-            f"{layers} tables of {shape}, |R^T R - I| and |det R - 1| at most {worst:.1e} "
-            f"(bound {ORTHOGONAL:.0e})"
+            f"{len(own)} of {shape} for {layers} layers, |R^T R - I| and |det R - 1| at most "
+            f"{worst:.1e} (bound {ORTHOGONAL:.0e})"
         )
     return Proof(f"rotations {entry.grid}", worst <= ORTHOGONAL, told, worst, ORTHOGONAL)
 
@@ -212,13 +213,14 @@ def _not_a_rotation(table: np.ndarray, block: int) -> float:
 
 
 def _goldens(bundle: Bundle, entry: GridEntry) -> Proof:
-    """Through the decoder that serves, all in one batch and each alone."""
+    """Through the decoder that serves, all side by side and each view alone."""
     manifest, grid = bundle.manifest, Grid.parse(entry.grid)
     media = [bundle.path(golden.file).read_bytes() for golden in manifest.goldens]
-    pixels = np.stack([prepare(one, manifest.input, grid, manifest.patch) for one in media])
-    session = open_graph(bundle.path(entry.graph))
-    alone = [graph_logits(session, pixels[i : i + 1]) for i in range(len(pixels))]
-    actual = np.stack([graph_logits(session, pixels), np.concatenate(alone)])  # [2, N, classes]
+    views = [read(one, manifest.input, grid, manifest.patch).pixels for one in media]
+    pixels, session = np.concatenate(views), open_graph(bundle.path(entry.graph))  # [N V, ...]
+    rows = [graph_logits(session, pixels, batch=batch) for batch in (batch_of(grid), 1)]
+    actual = np.stack(rows).reshape(2, len(media), -1, len(manifest.labels))
+    actual = actual.mean(axis=2)  # [2, N, V, classes] -> [2, N, classes]
     expected = np.array([golden.logits[entry.grid] for golden in manifest.goldens])
     tolerance = manifest.tolerance("cpu")
     difference = np.abs(actual - expected)  # [2, N, classes]
@@ -243,29 +245,35 @@ def _accuracy(bundle: Bundle, source: Source, split: str | None, entry: GridEntr
             f"{stated.items} items of sha256 {stated.split_sha256[:12]}..., got "
             f"{len(prepared.ids)} of {prepared.sha256[:12]}..."
         )
-    logits = graph_logits(open_graph(bundle.path(entry.graph)), prepared.pixels)
+    session = open_graph(bundle.path(entry.graph))
+    logits = graph_logits(session, prepared.pixels, batch=batch_of(grid))  # of every view
     usual, own = fp16_bound(logits).atol, entry.parity.atol
     if manifest.precision == "fp16" and own > 1.01 * usual:  # torch's own spread is not known
         raise BundleError(f"expected a bound of {usual:.3g} for parity, got {own:.3g}")
-    right, doubtful = judged(logits, prepared.labels, entry)
+    right, doubtful = judged(logits, prepared, entry)
     off = abs(right - round(_stated(entry)))
     told = (
-        f"top-1 {right / len(logits):.4f}, {right} of {len(logits)} right, "
+        f"top-1 {right / stated.items:.4f}, {right} of {stated.items} right, "
         f"{round(_stated(entry))} stated; {doubtful} lie too near a tie to be sure of"
     )
     return Proof(f"accuracy {entry.grid}", off <= doubtful, told, off, doubtful)
 
 
-def judged(logits: np.ndarray, labels: np.ndarray, entry: GridEntry) -> tuple[int, int]:
+def judged(logits: np.ndarray, prepared: Prepared, entry: GridEntry) -> tuple[int, int]:
     """Items that are right, and items that another processor may judge otherwise.
 
     Those are the ones whose own logit and best other one are nearer than twice the bound of
     parity: each of the two may move by that bound where sums are rounded in another order.
+
+    Args:
+        logits: [N * V, classes], of every view.
     """
-    rows = np.arange(len(logits))
-    own, others = logits[rows, labels], logits.copy()
-    others[rows, labels] = -np.inf
-    rival = others.max(1)  # [N]
-    allowed = entry.parity.atol + entry.parity.rtol * np.maximum(np.abs(own), np.abs(rival))
-    right = logits.argmax(1) == labels
-    return int(right.sum()), int((np.abs(own - rival) < 2 * allowed).sum())
+    means, sizes = prepared.of_items(logits), prepared.of_items(np.abs(logits))  # [N, classes]
+    items, labels = np.arange(len(means)), prepared.labels
+    own, others = means[items, labels], means.copy()
+    others[items, labels] = -np.inf
+    rival = others.argmax(1)  # [N]
+    largest = np.maximum(sizes[items, labels], sizes[items, rival])
+    allowed = entry.parity.atol + entry.parity.rtol * largest
+    near = np.abs(own - means[items, rival]) < 2 * allowed
+    return int((means.argmax(1) == labels).sum()), int(near.sum())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from export.freeze import FrozenTransformer
-from export.parity import BATCH, ParityError
+from export.parity import ParityError, batch_of
 from models.spec import Grid
 from models.vit import VisionTransformer
 
@@ -17,6 +17,7 @@ from models.vit import VisionTransformer
 FP16_MOST = torch.finfo(torch.float16).max / 2
 
 
+#: Told how many rows were just done.
 Advance = Callable[[int], None]
 
 
@@ -25,16 +26,16 @@ def torch_logits(
     model: VisionTransformer,
     pixels: np.ndarray,
     grid: Grid,
-    advance: Advance = lambda items: None,
+    advance: Advance = lambda rows: None,
 ) -> np.ndarray:
     """Float32 logits [N, classes] of the checkpoint, rotations in float64."""
     encoded = model.encode(grid, torch.float64)
-    return _in_batches(lambda batch: model(batch, encoded), pixels, advance)
+    return _in_batches(lambda batch: model(batch, encoded), pixels, batch_of(grid), advance)
 
 
 @torch.inference_mode()
 def rounded_logits(
-    frozen: FrozenTransformer, pixels: np.ndarray, advance: Advance = lambda items: None
+    frozen: FrozenTransformer, pixels: np.ndarray, advance: Advance = lambda rows: None
 ) -> np.ndarray:
     """Logits [N, classes] of an fp16 network each of whose results is rounded to fp16.
 
@@ -55,7 +56,7 @@ def rounded_logits(
     leaves = [(name, part) for name, part in frozen.named_modules() if not [*part.children()]]
     hooks = [part.register_forward_hook(watch(name)) for name, part in leaves]
     try:
-        logits = _in_batches(frozen, pixels, advance)
+        logits = _in_batches(frozen, pixels, batch_of(frozen.grid), advance)
     finally:
         for hook in hooks:
             hook.remove()
@@ -76,12 +77,12 @@ def _largest(result: Tensor) -> float:
 
 
 def _in_batches(
-    call: Callable[[Tensor], Tensor], pixels: np.ndarray, advance: Advance
+    call: Callable[[Tensor], Tensor], pixels: np.ndarray, batch: int, advance: Advance
 ) -> np.ndarray:
     """[N, classes] for [N, *pixels per axis, C]."""
     pieces = []
-    for start in range(0, len(pixels), BATCH):
-        piece = pixels[start : start + BATCH]
+    for start in range(0, len(pixels), batch):
+        piece = pixels[start : start + batch]
         pieces.append(call(torch.from_numpy(piece)).numpy())
         advance(len(piece))
     return np.concatenate(pieces)

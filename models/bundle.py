@@ -61,10 +61,10 @@ class Parity:
     first logits lie within twice the bound of each other.
     """
 
-    items: int
+    items: int  # inputs of the graph: every view of a clip is one
     max_abs: float  # largest |graph - torch| over all logits
     worst_ratio: float  # largest |graph - torch| / (atol + rtol * |torch|); at most 1
-    top1_equal: int  # items with the same first class
+    top1_equal: int  # of those the ones with the same first class
     # The bound; bundles that do not state one were held to this.
     atol: float = 1e-5
     rtol: float = 1e-4
@@ -75,7 +75,7 @@ class Accuracy:
     """Measured with the exported graph, through the real decode path."""
 
     split: str
-    items: int
+    items: int  # a clip is one, its views' logits averaged
     top1: float  # fraction in [0, 1]
     split_sha256: str  # of ids, labels and contents, in order
 
@@ -99,7 +99,7 @@ class GridEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
-    """One encoded input and the logits that torch gave for it, per grid."""
+    """One encoded input and torch's logits for it, per grid; of a clip the mean over its views."""
 
     file: str  # path in the bundle
     logits: dict[str, tuple[float, ...]]  # grid -> one value per label

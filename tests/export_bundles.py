@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
+import onnxruntime
 import torch
 from PIL import Image
 from rich.console import Console
@@ -61,6 +63,16 @@ def write_pictures(root: Path) -> Path:
             pixels[..., channel] += 90
             Image.fromarray(pixels).save(folder / f"{number}.png")
     return root
+
+
+def loaded_tables(graph: Path, folder: Path) -> list[tuple[int, ...]]:
+    """Sides of the stacks of matrices that a runtime holds once it has loaded a graph."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "loaded.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(str(graph), options)
+    loaded = onnx.load(folder / "loaded.onnx", load_external_data=False)
+    return [tuple(held.dims) for held in loaded.graph.initializer if len(held.dims) > 2]
 
 
 def export_bundle(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import re
 from collections.abc import Callable
@@ -21,8 +22,8 @@ from rich.console import Console
 import export.make
 from export.__main__ import main
 from export.check import check_graph
-from export.freeze import FrozenAttention, FrozenTransformer, table_bytes
-from export.golden import generated_images
+from export.freeze import FrozenAttention, FrozenTransformer, loaded_bytes, table_bytes
+from export.generated import image
 from export.graph import to_onnx
 from export.make import Options, make_bundle
 from export.parity import FP32, ParityError, compare, graph_logits, open_graph
@@ -33,9 +34,17 @@ from models.files import sha256_file
 from models.inputs import prepare
 from models.prepared import prepare_split
 from models.sources import SourceError, open_source
-from models.spec import EncodingSpec, Grid, SpecError
+from models.spec import EncodingSpec, Grid, InputSpec, SpecError
 from tests.disks import small_disk
-from tests.export_bundles import GRIDS, LABELS, LIERE, make_model, save, write_pictures
+from tests.export_bundles import (
+    GRIDS,
+    LABELS,
+    LIERE,
+    loaded_tables,
+    make_model,
+    save,
+    write_pictures,
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,16 +122,14 @@ def test_absolute_positions_export_at_another_grid() -> None:
     compare(graph_logits(session, pixels), torch_logits(model, pixels, grid))
 
 
-def test_runtime_folds_the_joined_blocks(bundle: Bundle, tmp_path: Path) -> None:
+def test_runtime_folds_the_joined_blocks(
+    bundle: Bundle, checkpoint: Path, tmp_path: Path
+) -> None:
     """Joining small rotations costs nothing at a request: the loaded graph holds them joined."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    onnxruntime.InferenceSession(str(bundle.path("graphs/4x5.onnx")), options)
-    loaded = onnx.load(tmp_path / "loaded.onnx", load_external_data=False)
-    shapes = [tuple(tensor.dims) for tensor in loaded.graph.initializer]
     tokens, heads, side = 1 + 20, 2, 32
-    assert shapes.count((tokens * heads * 32 // side, side, side)) == 2  # one a layer
+    layer = (tokens * heads * 32 // side, side, side)
+    assert loaded_tables(bundle.path("graphs/4x5.onnx"), tmp_path) == [layer, layer]
+    assert loaded_bytes(load_checkpoint(checkpoint)[0], GRIDS[1]) == 2 * 4 * math.prod(layer)
 
 
 def test_graph_keeps_the_contract(bundle: Bundle) -> None:
@@ -215,10 +222,10 @@ def test_goldens_are_generated_and_replay(bundle: Bundle) -> None:
 
 def test_generated_images_are_the_same_every_time() -> None:
     """Goldens do not depend on the moment or on the state of a random generator."""
-    first = generated_images()
+    first = image.generated(InputSpec())
     np.random.default_rng().random()
     random.random()
-    assert generated_images() == first
+    assert image.generated(InputSpec()) == first
     assert len({Image.open(io.BytesIO(data)).size for data in first.values()}) == 4
 
 
@@ -298,7 +305,7 @@ def test_unreadable_test_image_stops_the_export(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes()[: 60 if path.match("blue/3.png") else None])
     words = [str(checkpoint), "--grid", "3x2", "--out", str(tmp_path), "--data", str(copy)]
-    error = fails(words, capsys, tmp_path)
+    error = fails([*words, "--parity-items", "36"], capsys, tmp_path)
     assert "1 of 36 items in split 'test' cannot be read: test/blue/3.png" in error
 
 
@@ -326,7 +333,7 @@ def test_options_that_cannot_be_met_are_named(
 ) -> None:
     """Each ends with one line that says what was expected, and leaves nothing behind."""
     run = [str(checkpoint), "--grid", "3x2", "--out", str(tmp_path), "--name", "squares"]
-    assert message in fails([*run, *words], capsys, tmp_path)
+    assert message in fails([*run, "--parity-items", "36", *words], capsys, tmp_path)
 
 
 def test_data_with_another_train_split_are_refused(
@@ -379,8 +386,10 @@ def test_graph_that_disagrees_leaves_nothing_behind(
     """If turned queries were off by a thousandth, parity would stop the export."""
     honest = FrozenAttention.turned
 
-    def off(self: FrozenAttention, pair: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        query, key = honest(self, pair)
+    def off(
+        self: FrozenAttention, pair: torch.Tensor, table: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        query, key = honest(self, pair, table)
         return query * 1.001, key
 
     monkeypatch.setattr(FrozenAttention, "turned", off)
@@ -395,7 +404,7 @@ def test_full_disk_leaves_no_bundle(
 ) -> None:
     """A write that fails half way ends with a message and without litter."""
     with small_disk(disk, 200_000):  # less than weights.bin
-        words = [str(checkpoint), "--grid", "3x2", "--out", str(disk)]
+        words = [str(checkpoint), "--grid", "3x2", "--out", str(disk), "--parity-items", "36"]
         error = fails(words, capsys, disk)
     assert re.search("No space left|File too large", error)
 

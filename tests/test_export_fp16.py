@@ -279,8 +279,10 @@ def test_graph_that_is_off_by_more_than_rounding_is_refused(
     """The wider bound of fp16 still sees queries that are off by a tenth."""
     honest = FrozenAttention.turned
 
-    def off(self: FrozenAttention, pair: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        query, key = honest(self, pair)
+    def off(
+        self: FrozenAttention, pair: torch.Tensor, table: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        query, key = honest(self, pair, table)
         return query * 1.1, key
 
     monkeypatch.setattr(FrozenAttention, "turned", off)
