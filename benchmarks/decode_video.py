@@ -5,7 +5,7 @@ here and read at 16 moments for an input of 112x112. ``looked through`` is the p
 packets, before anything is decoded; ``everything`` decodes the whole clip and shapes nothing.
 With ``--clips`` the clips of an archive are read too, at most ``--members`` of them.
 
-    python -m benchmarks.decode_video [--rounds 5] [--clips ../shared/data/video/clips.tar]
+    python -m benchmarks.decode_video [--rounds 5] [--clips clips.tar]
 
 All on one thread, in milliseconds of processor time.
 """

@@ -30,22 +30,15 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "id": ID,
         "results": [
             {
-                "bundle": "lung-liere8",
+                "bundle": "lung-ultrasound",
                 "version": "1",
-                "grid": "4x8x8",
-                "seen": {
-                    "seconds": [
-                        [
-                            *(0.230769, 0.717949, 1.179487, 1.666667),
-                            *(2.153846, 2.641026, 3.102564, 3.589744),
-                        ]
-                    ]
-                },
+                "grid": "4x4x4",
+                "seen": {"seconds": [[0.2, 0.6, 1.0, 1.4, 1.8, 2.2, 2.6, 3.0]]},
                 "predictions": [
-                    {"label": "covid19", "index": 0, "probability": 0.593114},
-                    {"label": "pneumonia", "index": 1, "probability": 0.258126},
+                    {"label": "covid19", "index": 0, "probability": 0.917963},
+                    {"label": "regular", "index": 2, "probability": 0.043967},
                 ],
-                "timing_ms": {"decode": 21.417, "queue": 0.311, "inference": 11.052},
+                "timing_ms": {"decode": 12.482, "queue": 0.364, "inference": 3.677},
             }
         ],
     },
@@ -53,19 +46,19 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "id": ID,
         "results": [
             {
-                "bundle": "adrenal-liere8",
+                "bundle": "adrenal",
                 "version": "1",
-                "grid": "8x8x8",
+                "grid": "4x4x4",
                 "seen": {
                     "orientation": "SPL",
-                    "spacing_mm": [1.5625, 2.5625, 2.0625],
-                    "size": [25, 41, 33],
+                    "spacing_mm": [2.0, 2.0, 2.0],
+                    "size": [64, 64, 64],
                 },
                 "predictions": [
-                    {"label": "normal", "index": 0, "probability": 0.812035},
-                    {"label": "hyperplasia", "index": 1, "probability": 0.187965},
+                    {"label": "normal", "index": 0, "probability": 0.671229},
+                    {"label": "hyperplasia", "index": 1, "probability": 0.328771},
                 ],
-                "timing_ms": {"decode": 9.806, "queue": 0.302, "inference": 12.655},
+                "timing_ms": {"decode": 4.093, "queue": 0.223, "inference": 4.057},
             }
         ],
     },
@@ -73,7 +66,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
 
 BUNDLES_EXAMPLE: dict[str, Any] = {
     "ready": True,
-    "default": {"image": "cifar10-liere8", "video": None, "volume": None},
+    "default": {"image": "cifar10-liere8", "video": "lung-ultrasound", "volume": "adrenal"},
     "bundles": [
         {
             "name": "cifar10-liere8",

@@ -79,7 +79,8 @@ def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int = 1)
     values = np.clip(geometry.resample(oriented.voxels, weights, window), 0, 255)
     if spec.dtype == "uint8":
         values = np.floor(values + HALF).astype(np.uint8)
-    seen = {"orientation": geometry.ORIENTATION, "spacing_mm": seen_spacing, "size": list(size)}
+    spacing = seen_spacing and [round(step, 4) for step in seen_spacing]  # mm; told, not used
+    seen = {"orientation": geometry.ORIENTATION, "spacing_mm": spacing, "size": list(size)}
     return Sample(values[np.newaxis, ..., np.newaxis], seen)
 
 
