@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.bundle import read_bundle
+from models.bundle import Golden, Manifest, read_bundle
 from tests.containers import BUNDLE, Compose, Engine, free_port
 from tests.service_fixtures import ROOT, RawConnection, picture, wait_until
 
@@ -72,8 +72,12 @@ def alone(engine: Engine) -> Iterator[tuple[str, int]]:
 def golden_label() -> str:
     """What torch said of the golden picture."""
     manifest = read_bundle(ROOT / BUNDLE).manifest
-    logits = next(one.logits for one in manifest.goldens if GOLDEN.endswith(one.file))
-    first = logits[manifest.grids[0].grid]
+    return label_of(manifest, next(one for one in manifest.goldens if GOLDEN.endswith(one.file)))
+
+
+def label_of(manifest: Manifest, golden: Golden) -> str:
+    """What torch said of a golden input at the first grid."""
+    first = golden.logits[manifest.grids[0].grid]
     return manifest.labels[first.index(max(first))]
 
 
@@ -97,13 +101,20 @@ def answers(port: int) -> bool:
 # --- the image alone -------------------------------------------------------------------------
 
 
-def test_locked_up_container_answers_a_picture(engine: Engine, alone: tuple[str, int]) -> None:
-    """Read-only root, no capability, no new privilege: it answers what torch said."""
+def test_locked_up_container_answers_pictures_clips_and_scans(alone: tuple[str, int]) -> None:
+    """Read-only root, no capability, no new privilege: every bundle answers what torch said."""
     _, port = alone
     wait_until(lambda: answers(port), "the server to be ready", 60)
-    answer = post(f"http://127.0.0.1:{port}")
-    assert answer.status_code == 200
-    assert top_label(answer.text) == golden_label()
+    modalities = set()
+    for folder in sorted((ROOT / "bundles").iterdir()):
+        bundle = read_bundle(folder)
+        golden, modality = bundle.manifest.goldens[0], bundle.manifest.modality
+        where = f"http://127.0.0.1:{port}/v1/classify/{modality}?bundle={folder.name}"
+        answer = httpx.post(where, content=bundle.path(golden.file).read_bytes(), timeout=30)
+        assert answer.status_code == 200
+        assert top_label(answer.text) == label_of(bundle.manifest, golden)
+        modalities.add(modality)
+    assert modalities == {"image", "video", "volume"}
 
 
 def test_container_without_keys_stays_closed(engine: Engine) -> None:
