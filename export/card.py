@@ -51,7 +51,7 @@ Classes: {", ".join(description.labels)}.
 ## How good it is
 
 Measured with the exported graphs, through the decode path that serves. Grids (tokens) and pixels
-are {axes}. {_counted(description.input.views)}
+are {axes}.{_counted(description.input.views)}
 
 | grid | pixels | top-1 | items | split | first class as torch | largest difference from torch |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -64,8 +64,8 @@ manifest.json. The golden inputs are {source["goldens"]}.
 
 ## How it was made
 
-Trained on {data["train"]["items"]} items; the best of {data["val"]["items"]} held-out ones chose
-the checkpoint ({source["checkpoint_sha256"][:16]}..., step {source["step"]}).{_began(description)}
+Trained on {data["train"]["items"]} items; {_chosen(description, data["val"]["items"])}
+({source["checkpoint_sha256"][:16]}..., step {source["step"]}).{_began(description)}
 
 | setting | value |
 | --- | --- |
@@ -82,6 +82,12 @@ def _settings(description: Description) -> list[tuple[str, Any]]:
         inner = value if isinstance(value, dict) else {"": value}
         found += [(f"{key}.{name}".rstrip("."), inner[name]) for name in sorted(inner)]
     return found
+
+
+def _chosen(description: Description, items: int) -> str:
+    if description.notes.get("config", {}).get("choose") == "last":
+        return f"the checkpoint is the last one, and {items} held-out items chose nothing"
+    return f"the best on {items} held-out ones is the checkpoint"
 
 
 def _began(description: Description) -> str:
@@ -131,7 +137,7 @@ def _counted(views: int) -> str:
     if views == 1:
         return ""
     return (
-        f"An item is judged by the mean of the logits of its {views} views; agreement with torch "
+        f" An item is judged by the mean of the logits of its {views} views; agreement with torch "
         "is counted view by view."
     )
 
