@@ -56,7 +56,7 @@ help:  ## list these commands
 serve: serve-env  ## serve bundles/ on http://127.0.0.1:8000 (EXTRA=gpu for a GPU)
 	$(SERVE) -m service --bundles bundles $(ARGS)
 
-test: .venv/train .venv/serve-test  ## run every test, the service's a second time without torch
+test: .venv/train .venv/serve-test  ## run every test: what needs torch where it is, the rest without
 	$(TRAIN) -m pytest --torch=present $(ARGS)
 	.venv/serve-test/bin/python -m pytest --torch=absent $(ARGS)
 

@@ -1,8 +1,8 @@
 """What every test shares: where the data lies, and which tests can run without torch.
 
-The suite runs twice: in an environment that holds everything, and in one that holds what the
-service needs and no torch. A test module that needs more than the second one has is found by
-walking its imports, and is not collected there.
+The suite runs in two parts: what needs training's or export's packages in an environment that
+holds everything, the rest in one that holds what the service needs and no torch. Which part a
+module belongs to is found by walking its imports. Without ``--torch`` all that can run does.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def reached_packages(path: Path) -> frozenset[str]:
     return frozenset(outside)
 
 
-def lacking_packages() -> frozenset[str]:
-    """Packages that only training and export need, and that are not installed here."""
+def working_packages() -> frozenset[str]:
+    """Packages that only training and export need."""
     with (ROOT / "pyproject.toml").open("rb") as stream:
         extras = tomllib.load(stream)["project"]["optional-dependencies"]
     packages = {extra: {_import_name(line) for line in lines} for extra, lines in extras.items()}
     working = packages["train"] | packages["export"]
     serving = packages["serve"] | packages["cpu"] | packages["dev"]
-    return frozenset(name for name in working - serving if not importlib.util.find_spec(name))
+    return frozenset(working - serving)
 
 
 #: Packages that are imported under another name than they are installed under.
@@ -94,17 +94,20 @@ def _import_name(requirement: str) -> str:
     return IMPORTED_AS.get(name, name)
 
 
-LACKING = lacking_packages()
-collect_ignore = [
-    str(path) for path in ROOT.glob("tests/test_*.py") if LACKING & reached_packages(path)
-]
+WORKING = working_packages()
+LACKING = frozenset(name for name in WORKING if not importlib.util.find_spec(name))
+MODULES = frozenset(ROOT.glob("tests/test_*.py"))
+#: Those that need more than the service does.
+NEEDING = frozenset(path for path in MODULES if WORKING & reached_packages(path))
+collect_ignore = [str(path) for path in NEEDING if LACKING & reached_packages(path)]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--torch",
         choices=("present", "absent"),
-        help="fail unless torch can (present) or cannot (absent) be imported here",
+        help="run the part that needs torch (present) or the part that does not (absent); fail "
+        "unless torch can, or cannot, be imported here",
     )
 
 
@@ -113,6 +116,13 @@ def pytest_configure(config: pytest.Config) -> None:
     found = "present" if importlib.util.find_spec("torch") else "absent"
     if expected not in (None, found):
         raise pytest.UsageError(f"torch should be {expected} in {sys.prefix} and is {found}")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave to the environment without torch what needs no more."""
+    if config.getoption("--torch") == "present" and collection_path in MODULES - NEEDING:
+        return True
+    return None
 
 
 def pytest_report_header() -> list[str]:
