@@ -121,7 +121,8 @@ BROKEN = {"image": "image", "video": "video", "volume": "scan"}
 TOO_LARGE = {
     "image": "images may have at most 50000000 pixels",
     "video": "a clip may last at most 60 seconds",
-    "volume": "scans may have at most 268435456 bytes; got 268435457",
+    "volume": "scans may have at most 134217728 voxels and 16384 per side; "
+    "this one is 1000x1000x1000",
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from models.inputs import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from models.inputs.nifti import load
+from service.seen import check_seen
 from tests.scan_files import SHAPE, nifti, numbered, oriented, prepared, rotation, seen
 
 AFFINE = np.diag([-0.7, -1.1, 2.5, 1.0])
@@ -139,6 +140,13 @@ def test_metres_and_microns_become_millimetres(units: int, factor: float) -> Non
     """Spacing is told in millimetres whatever the unit of the file; seconds do not matter."""
     found = seen(nifti(numbered(), AFFINE, xyzt_units=units), (5, 4, 3))["spacing_mm"]
     np.testing.assert_allclose(found, np.array([2.5, 1.1, 0.7]) * factor, rtol=1e-6)
+
+
+def test_finest_voxels_are_told_as_more_than_nothing() -> None:
+    """Nanometres, of a microscope, in millimetres: what is told must pass the service's check."""
+    found = seen(nifti(numbered(), np.diag([8e-6, 8e-6, 3e-5, 1])), (5, 4, 3))
+    assert found["spacing_mm"] == [3e-5, 8e-6, 8e-6]
+    assert check_seen("volume", (1, 5, 4, 3, 1), found) == found
 
 
 @pytest.mark.parametrize(

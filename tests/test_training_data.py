@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from models.sources import SourceError, open_source
-from models.spec import EncodingSpec, InputSpec, ModelSpec, SpecError
+from models.spec import EncodingSpec, InputSpec, ModelSpec, SpecError, VolumeSpec
 from training.config import Augment, TrainConfig
 from training.data import describe, open_data, prepare, with_classes
 from training.progress import Progress
@@ -83,3 +85,26 @@ def test_head_takes_the_number_of_labels(tmp_path: Path) -> None:
     assert with_classes(MODEL, source).classes == 2
     with pytest.raises(SpecError, match="data has 2 classes, model.classes is 7"):
         with_classes(ModelSpec(classes=7), source)
+
+
+def test_larger_training_scans_show_the_same_millimetres(tmp_path: Path) -> None:
+    """With a spacing, ``oversize`` buys detail and not a wider view: a block keeps its share."""
+    voxels = np.zeros((40, 44, 48), np.uint8)
+    voxels[10:30, 11:33, 12:36] = 200  # a half of every side, [width, height, depth] of 2 mm
+    image = nibabel.Nifti1Image(voxels, np.diag([-2.0, -2.0, 2.0, 1.0]))
+    for place in ("train/a/1", "train/b/2", "val/a/3", "val/b/4"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / f"{place}.nii").write_bytes(image.to_bytes())
+    spec = InputSpec(
+        modality="volume", channels=1, fit="stretch", mean=(0.5,), std=(0.5,),
+        volume=VolumeSpec(spacing=(6.0, 4.0, 5.0), window=(0.0, 200.0)),
+    )  # fmt: skip
+    model = replace(MODEL, patch=(2, 3, 4), grid=(8, 7, 4), channels=1)  # 16, 21, 16 voxels
+    augment = Augment(flip=False, crop_scale=(0.5, 1.0), oversize=1.5)
+    config = TrainConfig(str(tmp_path), model, spec, augment=augment)
+    source = open_data(config)
+    with Progress() as progress:
+        train, val = (prepare(source, split, config, progress) for split in ("train", "val"))
+    assert train.pixels.shape[1:4] == (24, 32, 24)  # [depth, height, width]
+    assert val.pixels.shape[1:4] == (16, 21, 16)
+    assert train.pixels.mean() == pytest.approx(val.pixels.mean(), rel=0.03)

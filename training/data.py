@@ -11,7 +11,7 @@ import numpy as np
 
 from models.prepared import Prepared, prepare_split
 from models.sources import Source, SourceError, open_source
-from models.spec import AXES, Grid, ModelSpec, SpecError
+from models.spec import AXES, Grid, InputSpec, ModelSpec, SpecError
 from training.config import TrainConfig
 from training.progress import Progress
 
@@ -58,11 +58,12 @@ def prepare(
         oversize = config.augment.oversize
         pixels = tuple(side if axis == "time" else round(side * oversize) for axis, side in axes)
     one = (1,) * len(pixels)
+    spec = _same_extent(config.input, config.model.training_grid.pixels(config.model.patch), pixels)
     with progress.decoding(split, len(source.split(split))) as advance:
         prepared = prepare_split(
             source,
             split,
-            config.input,
+            spec,
             Grid(pixels),  # one pixel a token: any size can be asked for
             one,
             workers=config.workers,
@@ -74,6 +75,17 @@ def prepare(
     absent = sorted(set(range(len(source.labels))) - set(prepared.labels.tolist()))
     progress.absent(split, [source.labels[index] for index in absent])
     return prepared
+
+
+def _same_extent(
+    spec: InputSpec, sides: tuple[int, ...], pixels: tuple[int, ...]
+) -> InputSpec:
+    """For more pixels than the network's sides: smaller voxels, so that a scan keeps its extent."""
+    if not (spec.volume and spec.volume.spacing):
+        return spec  # all of an item, or of its centre, is stretched to any size
+    steps = zip(spec.volume.spacing, sides, pixels, strict=True)
+    spacing = tuple(step * side / more for step, side, more in steps)
+    return dataclasses.replace(spec, volume=dataclasses.replace(spec.volume, spacing=spacing))
 
 
 def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:

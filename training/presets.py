@@ -263,7 +263,7 @@ def adrenal(data: str) -> TrainConfig:
             interpolation="bilinear",
             mean=(0.05,),
             std=(0.2,),
-            volume=VolumeSpec(window=(0.0, 255.0)),
+            volume=VolumeSpec(),
         ),
         epochs=60,
         learning_rate=1e-3,

@@ -21,7 +21,7 @@ from models.inputs.clip_decode import Decoded, decode
 from models.inputs.clip_file import Clip, open_clip
 from models.inputs.clip_picture import Painter
 from models.inputs.clip_times import frame_at, view_times
-from models.inputs.errors import BrokenMedia, MediaError, UnsupportedMedia
+from models.inputs.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from models.inputs.sample import Media, Sample
 from models.spec import InputSpec, VideoSpec
 
@@ -50,6 +50,8 @@ def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int) -> 
             return read_clip(clip, spec, pixels, views)[0]
     except MediaError:
         raise
+    except MemoryError as error:
+        raise MediaTooLarge("the video needs more memory than its decoder may use") from error
     except Exception as error:  # FFmpeg raises nearly every type there is on hostile bytes
         raise BrokenMedia("the video is truncated or corrupt and cannot be decoded") from error
 

@@ -7,6 +7,8 @@ Memory: the voxels stay in their stored type, in the bytes that came in where th
 packed; float32 exists for a block of a million voxels at a time. Beside the file (at most 256 MiB)
 and what it inflates to (at most 512 MiB) a decode takes less than 100 MiB, most of it for the
 sample of which the percentiles of large scans are taken; ``benchmarks.decode_volume`` measures it.
+DICOM takes its voxels once more, as float32 and with a mask where slices have slopes of their own
+or padding.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int = 1)
     values = np.clip(geometry.resample(oriented.voxels, weights, window), 0, 255)
     if spec.dtype == "uint8":
         values = np.floor(values + HALF).astype(np.uint8)
-    spacing = seen_spacing and [round(step, 4) for step in seen_spacing]  # mm; told, not used
+    spacing = seen_spacing and [float(f"{step:.5g}") for step in seen_spacing]  # mm; told, not used
     seen = {"orientation": geometry.ORIENTATION, "spacing_mm": spacing, "size": list(size)}
     return Sample(values[np.newaxis, ..., np.newaxis], seen)
 
