@@ -98,6 +98,15 @@ def answers(port: int) -> bool:
         return False
 
 
+def listens(port: int) -> bool:
+    """Whether anything is said at all: a server that ends says 503 before it stops listening."""
+    try:
+        httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=5)
+    except httpx.TransportError:
+        return False
+    return True
+
+
 # --- the image alone -------------------------------------------------------------------------
 
 
@@ -151,7 +160,7 @@ def test_stop_lets_requests_finish(engine: Engine, alone: tuple[str, int]) -> No
         stopping.set()
         stop = threading.Thread(target=engine, args=("stop", "--time", "30", container))
         stop.start()
-        wait_until(lambda: not answers(port), "the server to stop listening")
+        wait_until(lambda: not listens(port), "the server to stop listening")
         connection.send(media[20:])
         status, headers, _ = connection.answer()
     for thread in (stop, *threads):
