@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT, imported_names
 
-CONTRACT = ("spec", "bundle", "files", "sources", "prepared", "cache", "inputs")
+CONTRACT = ("spec", "bundle", "files", "sources", "prepared", "cache", "inputs", "zip_entries")
 TORCH_HALF = ("rotations", "encodings", "vit", "checkpoint")
 
 DECODERS = {"PIL", "av", "nibabel", "pydicom"}

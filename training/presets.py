@@ -257,15 +257,7 @@ def adrenal(data: str) -> TrainConfig:
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, grid=(4, 4, 4), drop_path=0.1),
-        input=InputSpec(
-            modality="volume",
-            channels=1,
-            fit="stretch",
-            interpolation="bilinear",
-            mean=(0.05,),
-            std=(0.2,),
-            volume=VolumeSpec(),
-        ),
+        input=dataclasses.replace(SCAN, interpolation="bilinear", mean=(0.05,), std=(0.2,)),
         epochs=60,
         learning_rate=1e-3,
         ema=0.99,

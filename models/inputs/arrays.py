@@ -17,14 +17,13 @@ from models.inputs.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 from models.inputs.inflate import PIECE_BYTES, most, too_large
 from models.inputs.scan import Scan
 from models.inputs.voxels import Bytes, byte_count, check_dtype, check_shape, view
+from models.zip_entries import ENCRYPTED, METHODS
 
 NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = b"PK\3\4"
 ZIP_ENTRY = b"PK\1\2"  # begins an entry of a zip's directory
 MAX_ENTRIES = 2000
 MAX_HEADER_BYTES = 16_384  # of an array; numpy reads texts of at most 10,000
-ENCRYPTED = 0x2041  # flags: encrypted, by a strong method, with a hidden directory
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,

@@ -6,6 +6,7 @@ import numpy as np
 
 from models.inputs.dicom_frames import Plane
 from models.inputs.errors import BrokenMedia
+from models.inputs.scan import LPS_TO_RAS
 
 SAME_PLACE_MM = 1e-3
 #: How far a slice may lie from where even spacing puts it, as a part of the spacing. Positions
@@ -14,7 +15,6 @@ UNEVEN = 0.1
 SAME_COSINE = 1e-3
 NEARLY_UNIT = 1e-2  # cosines are written with few decimals
 SAME_SPACING = 1e-3  # relative
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def arrange(planes: list[Plane]) -> tuple[np.ndarray, np.ndarray]:

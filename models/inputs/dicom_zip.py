@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import stat
 import struct
 import zipfile
 import zlib
@@ -17,17 +16,13 @@ from typing import NamedTuple
 from models.inputs.dicom_limits import inflate
 from models.inputs.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 from models.inputs.inflate import most, too_large
+from models.zip_entries import ForeignMethod, ZipError, find_entries
 
 MAX_ENTRIES = 2000
 MAX_DIRECTORY = MAX_ENTRIES * 1024  # bytes
 MAX_COMMENT = 65_535  # bytes, after the end record
 END = struct.Struct("<4s4H2LH")  # the record at the end of every zip
-LOCAL = struct.Struct("<4s3H2H3I2H")  # the header before every member
 ZIP64 = b"PK\6\7"  # before the end record of a zip of more than 4 GiB or 65,535 members
-ENCRYPTED = 0x2041  # flags: encrypted, by a strong method, with a hidden directory
-SIZES_FOLLOW = 0x8  # flag: the local header was written before the sizes were known
-UNKNOWN = 0xFFFFFFFF  # a size that stands in an extra field instead
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class Member(NamedTuple):
@@ -99,43 +94,17 @@ def _check_names(names: list[str]) -> None:
 
 
 def _pack(data: bytes, entries: list[zipfile.ZipInfo], directory: int) -> dict[int, memoryview]:
-    """Header offset -> packed bytes of every entry, once none overlaps what follows it."""
-    ordered = sorted(enumerate(entries, 1), key=lambda one: one[1].header_offset)
-    ends = [entry.header_offset for _, entry in ordered] + [directory]
-    packed = {}
-    for (number, entry), end in zip(ordered, ends[1:], strict=True):
-        shown = f"entry {number} of the zip"
-        _check_plain(shown, entry)
-        start = _data_start(shown, data, entry)
-        if start + entry.compress_size > end:
-            raise BrokenMedia(f"{shown} overlaps what follows it")
-        packed[entry.header_offset] = memoryview(data)[start : start + entry.compress_size]
-    return packed
-
-
-def _check_plain(shown: str, entry: zipfile.ZipInfo) -> None:
-    if entry.flag_bits & ENCRYPTED:
-        raise BrokenMedia(f"{shown} is encrypted")
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise BrokenMedia(f"{shown} is a link or a device; expected files and folders")
-    if entry.compress_type not in METHODS:
-        raise UnsupportedMedia(f"expected {shown} stored or deflated, got {entry.compress_type}")
-
-
-def _data_start(shown: str, data: bytes, entry: zipfile.ZipInfo) -> int:
-    """Where the bytes begin; BrokenMedia where the header there tells of another member."""
-    if not 0 <= entry.header_offset <= len(data) - LOCAL.size:
-        raise BrokenMedia(f"{shown} lies outside the zip")
-    magic, _, flags, method, _, _, crc, stored, size, name_bytes, extra_bytes = LOCAL.unpack_from(
-        data, entry.header_offset
-    )
-    told = (method, crc, stored, size)
-    expected = (entry.compress_type, entry.CRC, entry.compress_size, entry.file_size)
-    later = flags & SIZES_FOLLOW or UNKNOWN in (stored, size)
-    if magic != b"PK\3\4" or (told != expected and not later):
-        raise BrokenMedia(f"the header of {shown} is not what the directory says")
-    return int(entry.header_offset + LOCAL.size + name_bytes + extra_bytes)
+    """Header offset -> packed bytes of every entry."""
+    called = [(f"entry {number} of the zip", entry) for number, entry in enumerate(entries, 1)]
+    try:
+        return {
+            entry.header_offset: memoryview(data)[start : start + entry.compress_size]
+            for entry, start in find_entries(io.BytesIO(data), called, directory)
+        }
+    except ForeignMethod as error:
+        raise UnsupportedMedia(str(error)) from error
+    except ZipError as error:
+        raise BrokenMedia(str(error)) from error
 
 
 def inflate_member(member: Member) -> bytes:

@@ -6,6 +6,9 @@ import dataclasses
 
 import numpy as np
 
+#: Of points and directions, [4, 4]: the axes of DICOM and ITK to those of NIfTI.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
 
 @dataclasses.dataclass(frozen=True)
 class Scan:

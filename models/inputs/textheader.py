@@ -15,13 +15,12 @@ import numpy as np
 
 from models.inputs import inflate
 from models.inputs.errors import BrokenMedia
-from models.inputs.scan import Scan
+from models.inputs.scan import LPS_TO_RAS, Scan
 from models.inputs.voxels import byte_count, view
 
 MAX_HEADER_BYTES = 2**20
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 MAX_TEXT = 40  # of a stranger's value, in a message
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclasses.dataclass(frozen=True)
