@@ -21,7 +21,7 @@ endif
 # A docker that answers by itself; through DOCKER_HOST it may be podman, whose own build is better.
 ENGINE ?= $(shell env -u DOCKER_HOST docker info >/dev/null 2>&1 && echo docker \
 	|| { podman info >/dev/null 2>&1 && echo podman; })
-BENCH ?= training_step export_overhead rotations_input server
+BENCH ?= training_step export_overhead rotations_input server decode_video decode_volume
 
 ifeq ($(filter $(EXTRA),cpu gpu),)
 $(error EXTRA is cpu or gpu, got '$(EXTRA)')
@@ -64,7 +64,7 @@ lint: train-env  ## ruff and mypy
 	$(TRAIN) -m ruff check .
 	$(TRAIN) -m mypy
 
-bench: train-env  ## run benchmarks/, each ends with one JSON line (BENCH=server for one of them)
+bench: train-env  ## run most of benchmarks/, each ends with one JSON line (BENCH=server for one)
 	@set -e; for name in $(BENCH); do \
 		echo "== $$name"; $(TRAIN) -m benchmarks.$$name $(ARGS); done
 

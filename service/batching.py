@@ -74,6 +74,7 @@ class _Entry:
 @dataclass(slots=True, eq=False)
 class _Queue:
     session: Session
+    modality: str
     entries: deque[_Entry]
 
 
@@ -91,14 +92,14 @@ class Batcher:
 
     Args:
         executor: a single thread; everything that touches the device runs there.
-        on_batch: called with the size and the seconds of every batch.
+        on_batch: called with the modality, the size and the seconds of every batch.
     """
 
     def __init__(
         self,
         executor: Executor,
         max_batch: int,
-        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+        on_batch: Callable[[str, int, float], None] = lambda modality, size, seconds: None,
     ) -> None:
         self._executor = executor
         self._max_batch = max_batch
@@ -108,8 +109,8 @@ class Batcher:
         self._scheduled = False
         self._closed = False
 
-    def add_queue(self, key: Key, session: Session) -> None:
-        self._queues[key] = _Queue(session, deque())
+    def add_queue(self, key: Key, session: Session, modality: str) -> None:
+        self._queues[key] = _Queue(session, modality, deque())
 
     @property
     def depth(self) -> int:
@@ -166,17 +167,19 @@ class Batcher:
             return
         key, size = choice
         queue = self._queues[key]
-        self._run(queue.session, [queue.entries.popleft() for _ in range(size)])
+        self._run(queue, [queue.entries.popleft() for _ in range(size)])
 
-    def _run(self, session: Session, entries: list[_Entry]) -> None:
+    def _run(self, queue: _Queue, entries: list[_Entry]) -> None:
         self._busy = True
         rows = [entry.pixels for entry in entries]
         running = asyncio.get_running_loop().run_in_executor(
-            self._executor, _run_timed, session, rows
+            self._executor, _run_timed, queue.session, rows
         )
-        running.add_done_callback(functools.partial(self._deliver, entries))
+        running.add_done_callback(functools.partial(self._deliver, queue.modality, entries))
 
-    def _deliver(self, entries: list[_Entry], running: asyncio.Future[_Outcome]) -> None:
+    def _deliver(
+        self, modality: str, entries: list[_Entry], running: asyncio.Future[_Outcome]
+    ) -> None:
         self._busy = False
         self._dispatch()  # first: the device should not wait while answers are written
         if error := running.exception():  # not the graph's: those come as rows
@@ -185,7 +188,7 @@ class Batcher:
                 _fail(entry, InferenceFailed("the model could not be run"))
             return
         outcome = running.result()
-        self._on_batch(len(entries), outcome.seconds)
+        self._on_batch(modality, len(entries), outcome.seconds)
         for entry, row in zip(entries, outcome.rows, strict=True):
             if isinstance(row, Exception):
                 _fail(entry, InferenceFailed("the model gave no finite answer for this input"))

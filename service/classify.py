@@ -86,8 +86,9 @@ async def classify(service: Service, media: Encoded, target: Target, top_k: int)
     item = await service.pool.prepare(target.preparation, media)
     decoded = time.monotonic() - started
     row = await service.batcher.submit(target.key, item.pixels)
-    service.metrics.stages["decode"].observe(decoded)
-    service.metrics.stages["queue"].observe(row.queue_seconds)
+    stages = service.metrics.stages[target.manifest.modality]
+    stages["decode"].observe(decoded)
+    stages["queue"].observe(row.queue_seconds)
     timing = Timing(*(_ms(s) for s in (decoded, row.queue_seconds, row.inference_seconds)))
     return Result(target, item.seen, rank(row.logits, target.labels, top_k), timing)
 

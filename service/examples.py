@@ -33,12 +33,19 @@ ANSWERS: dict[str, dict[str, Any]] = {
                 "bundle": "lung-ultrasound",
                 "version": "1",
                 "grid": "4x4x4",
-                "seen": {"seconds": [[0.2, 0.6, 1.0, 1.4, 1.8, 2.2, 2.6, 3.0]]},
+                "seen": {
+                    "seconds": [
+                        [0.0, 0.4, 0.8, 1.2, 1.7, 2.1, 2.5, 2.9],
+                        [0.1, 0.5, 0.9, 1.3, 1.8, 2.2, 2.6, 3.0],
+                        [0.2, 0.6, 1.0, 1.4, 1.9, 2.3, 2.7, 3.1],
+                        [0.3, 0.7, 1.1, 1.5, 2.0, 2.4, 2.8, 3.2],
+                    ]
+                },
                 "predictions": [
-                    {"label": "covid19", "index": 0, "probability": 0.917963},
-                    {"label": "regular", "index": 2, "probability": 0.043967},
+                    {"label": "covid19", "index": 0, "probability": 0.918276},
+                    {"label": "regular", "index": 2, "probability": 0.042647},
                 ],
-                "timing_ms": {"decode": 12.482, "queue": 0.364, "inference": 3.677},
+                "timing_ms": {"decode": 14.051, "queue": 0.223, "inference": 3.878},
             }
         ],
     },

@@ -138,7 +138,7 @@ class Guard:
         if modality is not None:
             metrics = self.service.metrics
             metrics.requests.labels(modality, str(exchange.status)).inc()
-            metrics.stages["total"].observe(seconds)
+            metrics.stages[modality]["total"].observe(seconds)
         if access.isEnabledFor(logging.INFO):
             access.info("request", extra={"fields": _fields(scope, modality, exchange, seconds)})
 

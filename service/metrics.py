@@ -13,6 +13,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from models.spec import AXES
+
 STAGES = ("decode", "queue", "inference", "total")
 STAGE_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -40,14 +42,22 @@ class Metrics:
         stage_seconds = Histogram(
             "liere_stage_seconds",
             "Time in a stage: decode and queue per item, inference per batch, total per request.",
-            ("stage",),
+            ("modality", "stage"),
             buckets=STAGE_BUCKETS,
             registry=registry,
         )
-        self.stages = {stage: stage_seconds.labels(stage) for stage in STAGES}
-        self.batch_size = Histogram(
-            "liere_batch_size", "Rows in one run.", buckets=BATCH_BUCKETS, registry=registry
+        self.stages = {
+            modality: {stage: stage_seconds.labels(modality, stage) for stage in STAGES}
+            for modality in AXES
+        }
+        batch_size = Histogram(
+            "liere_batch_size",
+            "Rows in one run.",
+            ("modality",),
+            buckets=BATCH_BUCKETS,
+            registry=registry,
         )
+        self.batch_size = {modality: batch_size.labels(modality) for modality in AXES}
         self.queue_depth = Gauge(
             "liere_queue_depth", "Items that wait.", ("queue",), registry=registry
         )

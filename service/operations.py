@@ -60,7 +60,8 @@ KINDS = {
     "video": Kind(
         "classifyVideo",
         "Rank the labels of one or more clips",
-        "one clip (MP4, MOV, MKV, WebM, AVI, GIF, MPEG or MPEG-TS; its first video stream)",
+        "one clip (MP4, MOV, MKV, WebM, AVI, GIF, MPEG or MPEG-TS; of several video streams the "
+        "one that a player would show)",
         (
             *("video/mp4", "video/quicktime", "video/x-matroska", "video/webm", "video/x-msvideo"),
             *("video/mpeg", "video/mp2t", "image/gif"),

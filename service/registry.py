@@ -177,7 +177,7 @@ class Registry:
             await self._replay(bundle, target, session)
             targets[entry.grid], sessions[target.key] = target, session
         for key, session in sessions.items():
-            self._batcher.add_queue(key, session)
+            self._batcher.add_queue(key, session, manifest.modality)
         log.info("bundle %s %s is ready on %s", manifest.name, manifest.version, session.device)
         return Served(
             manifest.name,

@@ -88,9 +88,9 @@ class Service:
         await self.pool.close()
         self.executor.shutdown(wait=True, cancel_futures=True)
 
-    def _on_batch(self, size: int, seconds: float) -> None:
-        self.metrics.batch_size.observe(size)
-        self.metrics.stages["inference"].observe(seconds)
+    def _on_batch(self, modality: str, size: int, seconds: float) -> None:
+        self.metrics.batch_size[modality].observe(size)
+        self.metrics.stages[modality]["inference"].observe(seconds)
 
     def _on_examined(self, served: Served) -> None:
         version = served.manifest.version if served.manifest else ""

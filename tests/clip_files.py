@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import cache
 from typing import Any, cast
 
 import av
@@ -114,7 +115,8 @@ def encode(
     return stream.getvalue()
 
 
-def made(name: str) -> bytes:
+@cache
+def clip_of(name: str) -> bytes:
     """A clip of ``KINDS``: 48 frames, numbered from 0."""
     container, codec, options = KINDS[name]
     return encode(container, codec, options)

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.service_fixtures import wait_until
 
 NAME = f"liere-test-{os.getpid()}"
-#: What an image is built from and compose mounts; the one bundle that git tracks.
+#: What an image is built from and compose mounts, with one of the bundles: the tests ask for it.
 BUNDLE = "bundles/cifar10-liere8"
 COPIED = (
     *("Dockerfile", ".dockerignore", "Makefile", "docker-compose.yml", "deploy"),

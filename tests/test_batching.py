@@ -114,7 +114,7 @@ def test_batcher_runs_at_once_when_idle() -> None:
 
     async def story(batcher: Batcher) -> None:
         session = FakeSession()
-        batcher.add_queue("q", session)
+        batcher.add_queue("q", session, "image")
         row = await batcher.submit("q", entry(3))
         assert row.logits.tolist() == [3, -3]
         assert session.batches == [[3]]
@@ -128,7 +128,7 @@ def test_batcher_gathers_while_busy_up_to_max_batch() -> None:
 
     async def story(batcher: Batcher) -> None:
         session = FakeSession(closed=True)
-        batcher.add_queue("q", session)
+        batcher.add_queue("q", session, "image")
         tasks = [asyncio.create_task(batcher.submit("q", entry(0)))]
         await until(lambda: len(session.batches) == 1)
         tasks += [asyncio.create_task(batcher.submit("q", entry(i))) for i in range(1, 12)]
@@ -146,7 +146,7 @@ def test_batcher_runs_together_what_arrived_together() -> None:
 
     async def story(batcher: Batcher) -> None:
         session = FakeSession()
-        batcher.add_queue("q", session)
+        batcher.add_queue("q", session, "image")
         await asyncio.gather(*(batcher.submit("q", entry(i)) for i in range(5)))
         assert session.batches == [[0, 1, 2, 3, 4]]
 
@@ -159,8 +159,8 @@ def test_batcher_serves_queues_by_oldest_head() -> None:
     async def story(batcher: Batcher) -> None:
         order: list[str] = []
         first, second = FakeSession(closed=True), FakeSession()
-        batcher.add_queue("first", first)
-        batcher.add_queue("second", second)
+        batcher.add_queue("first", first, "image")
+        batcher.add_queue("second", second, "image")
 
         async def submit(key: str, value: int) -> None:
             await batcher.submit(key, entry(value))
@@ -184,7 +184,7 @@ def test_batcher_fails_only_the_guilty_row(bad: int, position: int) -> None:
     """An exception or a NaN costs its own entry, wherever it stands, and no other."""
 
     async def story(batcher: Batcher) -> None:
-        batcher.add_queue("q", FakeSession())
+        batcher.add_queue("q", FakeSession(), "image")
         values = [1, 2, 3, 4]
         values.insert(position, bad)
         results = await asyncio.gather(
@@ -229,7 +229,7 @@ def test_batcher_never_runs_a_cancelled_entry() -> None:
 
     async def story(batcher: Batcher) -> None:
         session = FakeSession(closed=True)
-        batcher.add_queue("q", session)
+        batcher.add_queue("q", session, "image")
         tasks = [asyncio.create_task(batcher.submit("q", entry(0)))]
         await until(lambda: len(session.batches) == 1)
         tasks += [asyncio.create_task(batcher.submit("q", entry(i))) for i in range(1, 5)]
@@ -251,7 +251,7 @@ def test_views_are_rows_whose_logits_are_averaged() -> None:
 
     async def story(batcher: Batcher) -> None:
         session = FakeSession(closed=True)
-        batcher.add_queue("q", session)
+        batcher.add_queue("q", session, "image")
         tasks = [asyncio.create_task(batcher.submit("q", entry(0)))]
         await until(lambda: len(session.batches) == 1)
         for views in ((2, 4, 9), (5,), (1, 2, 3, 4, 5, 6)):
@@ -276,7 +276,7 @@ def test_batch_keeps_the_type_of_the_pixels() -> None:
             return np.concatenate([pixels, -pixels], axis=1)  # [batch, 2]
 
     async def story(batcher: Batcher) -> None:
-        batcher.add_queue("q", Echo())
+        batcher.add_queue("q", Echo(), "image")
         row = await batcher.submit("q", np.array([[0.25], [0.5]], np.float32))
         assert row.logits.tolist() == [0.375, -0.375]
 
@@ -288,7 +288,7 @@ def test_view_that_breaks_the_graph_fails_its_item_alone() -> None:
 
     async def story(batcher: Batcher) -> None:
         session = FakeSession()
-        batcher.add_queue("q", session)
+        batcher.add_queue("q", session, "image")
         items = ((1, 3), (2, POISON, 4), (NOT_A_NUMBER, POISON), (5,))
         results = await asyncio.gather(
             *(batcher.submit("q", entry(*views)) for views in items), return_exceptions=True
@@ -309,7 +309,7 @@ def test_views_of_a_client_that_left_are_never_run() -> None:
 
     async def story(batcher: Batcher) -> None:
         session = FakeSession(closed=True)
-        batcher.add_queue("q", session)
+        batcher.add_queue("q", session, "image")
         running = asyncio.create_task(batcher.submit("q", entry(POISON, 1, 2)))
         await until(lambda: len(session.batches) == 1)  # its first two views
         gone = asyncio.create_task(batcher.submit("q", entry(3, 4, 5)))
@@ -333,7 +333,7 @@ def test_batcher_finishes_the_running_batch_and_refuses_the_rest_when_closed() -
 
     async def story(batcher: Batcher) -> None:
         session = FakeSession(closed=True)
-        batcher.add_queue("q", session)
+        batcher.add_queue("q", session, "image")
         running = asyncio.create_task(batcher.submit("q", entry(1)))
         await until(lambda: len(session.batches) == 1)
         waiting = asyncio.create_task(batcher.submit("q", entry(2)))
@@ -350,15 +350,21 @@ def test_batcher_finishes_the_running_batch_and_refuses_the_rest_when_closed() -
 
 
 def test_batcher_tells_the_size_of_every_batch() -> None:
-    """The metrics hear of each run with its size and its seconds."""
+    """The metrics hear of each run with its modality, its size and its seconds."""
 
     async def play() -> None:
-        seen: list[tuple[int, float]] = []
+        seen: list[tuple[str, int, float]] = []
         with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(executor, 2, lambda size, seconds: seen.append((size, seconds)))
-            batcher.add_queue("q", FakeSession())
+            batcher = Batcher(executor, 2, lambda *told: seen.append(told))
+            batcher.add_queue("q", FakeSession(), "image")
+            batcher.add_queue("other", FakeSession(), "volume")
             await asyncio.gather(*(batcher.submit("q", entry(i)) for i in range(3)))
-        assert [size for size, _ in seen] == [2, 1]
-        assert all(seconds >= 0 for _, seconds in seen)
+            await batcher.submit("other", entry(3))
+        assert [(modality, size) for modality, size, _ in seen] == [
+            ("image", 2),
+            ("image", 1),
+            ("volume", 1),
+        ]
+        assert all(seconds >= 0 for _, _, seconds in seen)
 
     asyncio.run(play())

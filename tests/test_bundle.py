@@ -259,6 +259,14 @@ def test_shipped_bundles_can_be_read(repo_root: Path) -> None:
         assert read_bundle(root).manifest.name == root.name
 
 
+@pytest.mark.parametrize("name", ["adrenal", "lung-ultrasound"])
+def test_shipped_bundles_of_clips_and_scans_are_small(name: str, repo_root: Path) -> None:
+    """Every checkout carries them: at most 8 MiB each."""
+    files = [path for path in (repo_root / "bundles" / name).rglob("*") if path.is_file()]
+    assert files
+    assert sum(path.stat().st_size for path in files) <= 8 * 2**20
+
+
 def test_fp16_bundle_reads_back_as_written(tmp_path: Path) -> None:
     """Precision, bound and figures of rounding survive; the precision picks the tolerance."""
     parity = Parity(4, 1e-3, 0.4, 4, atol=0.01, rtol=1e-3)

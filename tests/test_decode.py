@@ -439,6 +439,16 @@ def test_worker_is_limited_and_deaf_to_the_services_signals() -> None:
         worker.stdin.close()
 
 
+def status_of(code: str) -> int:
+    """How a worker with this code ends that is sent one item, to decode within 0.1 s."""
+    item = head(asked(seconds=0.1).header, 1) + b"x"
+    worker = [sys.executable, "-c", code]
+    done = subprocess.run(
+        worker, cwd=ROOT, input=item, stdout=subprocess.PIPE, timeout=50, check=False
+    )
+    return done.returncode
+
+
 def test_worker_ends_itself_when_nobody_kills_it() -> None:
     """Its own alarm ends a decode that outlives the service."""
     code = (
@@ -446,14 +456,7 @@ def test_worker_ends_itself_when_nobody_kills_it() -> None:
         "w.read = lambda *a: time.sleep(60)\n"
         "w.main([])\n"
     )
-    worker = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with worker:
-        assert worker.stdin is not None
-        worker.stdin.write(head(asked(seconds=0.1).header, 1) + b"x")
-        worker.stdin.close()
-        assert worker.wait(5) == -signal.SIGALRM
+    assert status_of(code) == -signal.SIGALRM
 
 
 def test_worker_may_start_no_process() -> None:
@@ -478,21 +481,14 @@ def test_worker_ends_itself_when_threads_burn_the_time_of_an_item() -> None:
         "import hashlib, threading, time, service.decode_worker as w\n"
         "data = bytes(2**26)\n"  # hashing it leaves the interpreter to the others
         "def burn(*a):\n"
+        "    w.signal.setitimer(w.signal.ITIMER_REAL, 0)\n"
         "    spin = lambda: [hashlib.sha256(data) for _ in range(999)]\n"
         "    for _ in range(3): threading.Thread(target=spin, daemon=True).start()\n"
-        "    w.signal.setitimer(w.signal.ITIMER_REAL, 0)\n"
         "    time.sleep(600)\n"
         "w.read, w._forbid_processes = burn, lambda: None\n"
         "w.main([])\n"
     )
-    worker = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with worker:
-        assert worker.stdin is not None
-        worker.stdin.write(head(asked(seconds=0.1).header, 1) + b"x")
-        worker.stdin.close()
-        assert worker.wait(60) == -signal.SIGXCPU
+    assert status_of(code) == -signal.SIGXCPU
 
 
 @pytest.mark.parametrize(

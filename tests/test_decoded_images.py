@@ -77,7 +77,7 @@ def test_pictures_are_read_as_the_table_says(data_dir: Path) -> None:
     assert [row_of(name, path) for name, path in paths(data_dir).items()] == expected
 
 
-def test_what_is_refused_is_of_another_type() -> None:
+def test_every_refusal_has_a_reason() -> None:
     """Every refusal of the table gives a reason, and every reading a size."""
     with TABLE.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))

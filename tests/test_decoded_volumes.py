@@ -4,7 +4,9 @@
 opinion, size and spacing of the scan in its one orientation, and the reason where it is refused. To
 write it anew after a deliberate change, and then to read the difference::
 
-    python -m tests.test_decoded_volumes > tests/decoded_volumes.csv
+    python -m tests.test_decoded_volumes FOLDER > tests/decoded_volumes.csv
+
+where FOLDER holds ``decode/volume``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ import SimpleITK
 
 from models.inputs import MediaError, geometry, volume
 from models.inputs.scan import Scan
-from tests.conftest import ROOT
 from tests.scan_files import itk_oriented, prepared
 
 TABLE = Path(__file__).with_name("decoded_volumes.csv")
@@ -114,13 +115,13 @@ def test_stored_voxels_are_what_was_observed(name: str, data_dir: Path) -> None:
     assert scan.voxels.dtype == np.dtype(seen["dtype"])
 
 
-def write_table() -> None:
+def write_table(data: Path) -> None:
     """Print the table as the readers are today."""
     writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for name, path in files(ROOT.parent / "shared" / "data").items():
+    for name, path in files(data).items():
         writer.writerow(outcome(name, path.read_bytes()))
 
 
 if __name__ == "__main__":
-    write_table()
+    write_table(Path(sys.argv[1]))

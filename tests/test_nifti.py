@@ -218,7 +218,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[MediaError], str]] = {
     "complex": ({"datatype": 32}, UnsupportedMedia, "at most 64 bits; got complex64"),
     "RGB": ({"datatype": 128}, UnsupportedMedia, "floating point numbers of at most 64 bits"),
     "RGBA": ({"datatype": 2304}, UnsupportedMedia, "floating point numbers"),
-    "float128": ({"datatype": 1536}, UnsupportedMedia, "NIfTI|code 1536"),
+    "float128": ({"datatype": 1536}, UnsupportedMedia, "got code 1536|at most 64 bits"),
     "bits": ({"datatype": 1}, UnsupportedMedia, "got code 1|at most 64 bits"),
     "no type": ({"datatype": 0}, UnsupportedMedia, "got code 0|at most 64 bits"),
     "unknown type": ({"datatype": 77}, UnsupportedMedia, "data type of numbers; got code 77"),

@@ -19,6 +19,7 @@ from models.inputs import read
 from models.spec import Grid, VideoSpec
 from service.classify import rank
 from service.decode_worker import ADDRESS_SPACE_BYTES
+from service.metrics import STAGES
 from service.settings import MIB, Settings, make_settings
 from tests.service_fixtures import (
     LABELS,
@@ -32,6 +33,7 @@ from tests.service_fixtures import (
     scan,
     serving,
     tiny_logits,
+    wait_until,
     write_tiny_bundle,
 )
 
@@ -164,6 +166,27 @@ def test_requests_are_counted_by_modality(server: RunningServer) -> None:
     for modality in TINY:
         assert post(server, modality, content=b"text").status_code == 415
     assert counts() == {modality: count + 1 for modality, count in before.items()}
+
+
+def test_stages_and_batches_are_measured_by_modality(server: RunningServer) -> None:
+    """An answer is seen in the times and batches of its own modality, and in no other's."""
+
+    def counts(modality: str) -> list[float]:
+        stages = (
+            server.metric("liere_stage_seconds_count", modality=modality, stage=stage)
+            for stage in STAGES
+        )
+        return [*stages, server.metric("liere_batch_size_count", modality=modality)]
+
+    def all_counts() -> dict[str, list[float]]:
+        return {one: counts(one) for one in TINY}
+
+    for modality in TINY:
+        before = all_counts()
+        expected = before | {modality: [count + 1 for count in before[modality]]}
+        assert post(server, modality, content=MEDIA[modality]()).status_code == 200
+        told = f"an answer to be counted under {modality} alone"
+        wait_until(lambda expected=expected: all_counts() == expected, told)
 
 
 # --- wrong requests --------------------------------------------------------------------------

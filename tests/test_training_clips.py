@@ -227,17 +227,21 @@ def kill(*_: Any, **__: Any) -> None:
     raise Killed
 
 
-@pytest.mark.parametrize(("preset", "data", "settings"), ROADS)
+Road = tuple[str, Path, tuple[str, ...]]
+
+
+@pytest.fixture(params=ROADS, ids=[preset for preset, _, _ in ROADS])
+def road(request: pytest.FixtureRequest) -> Road:
+    """Preset, path of the data, settings."""
+    preset, data, settings = request.param
+    return preset, request.getfixturevalue(data), settings
+
+
 def test_killed_run_resumes_to_the_same_weights(
-    preset: str,
-    data: str,
-    settings: tuple[str, ...],
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Views, time, turns and noise are drawn again as they were, with a cache and without one."""
-    path = request.getfixturevalue(data)
+    preset, path, settings = road
     monkeypatch.setattr("training.loop.make_report", lambda *_: None)
     calm, troubled = tmp_path / "calm", tmp_path / "troubled"
     assert main(command(preset, path, calm, *settings)) == 0
@@ -250,17 +254,11 @@ def test_killed_run_resumes_to_the_same_weights(
     assert (tmp_path / ".cache").is_dir()
 
 
-@pytest.mark.parametrize(("preset", "data", "settings"), ROADS)
 def test_second_run_decodes_nothing_and_ends_alike(
-    preset: str,
-    data: str,
-    settings: tuple[str, ...],
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cache lies beside the runs; training and report of the second one take all from it."""
-    path = request.getfixturevalue(data)
+    preset, path, settings = road
     reads: list[Any] = []
     arguments = [*settings, "cache=.cache", "epochs=1"]
     assert main(command(preset, path, tmp_path / "first", *arguments)) == 0

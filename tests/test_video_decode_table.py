@@ -5,7 +5,9 @@ reason (of a refusal), type, codec, stream (its number in the file), height and 
 square pixels), frames and seconds. To write it anew after a deliberate change, and then to read
 the difference::
 
-    python -m tests.test_video_decode_table > tests/decoded_videos.csv
+    python -m tests.test_video_decode_table FOLDER > tests/decoded_videos.csv
+
+where FOLDER holds ``decode/video``.
 """
 
 from __future__ import annotations
@@ -151,9 +153,8 @@ def test_turned_originals_look_like_their_upright_copies(data_dir: Path, name: s
     assert np.abs(upside_down - other.pixels).mean() > 20
 
 
-def write_table() -> None:
+def write_table(data: Path) -> None:
     """Print the table as it is today."""
-    data = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
     writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for name, path in files(data).items():
@@ -161,4 +162,4 @@ def write_table() -> None:
 
 
 if __name__ == "__main__":
-    write_table()
+    write_table(Path(sys.argv[1]))

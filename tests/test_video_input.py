@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import cache
 from typing import Any
 
 import av
@@ -22,20 +21,17 @@ from tests.clip_files import (
     KINDS,
     RATE,
     WIDTH,
+    clip_of,
     encode,
     linear,
-    made,
     number_of,
     picture,
     stretched,
 )
 
 STRETCH = InputSpec(modality="video", fit="stretch", video=VideoSpec())
-CROP = InputSpec(modality="video", video=VideoSpec())
 SIZE = (HEIGHT, WIDTH)
 SECOND = Fraction(1)
-
-clip_of = cache(made)
 
 
 def seen(data: bytes, frames: int, views: int = 1, spec: InputSpec = STRETCH) -> Sample:

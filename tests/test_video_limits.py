@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,11 @@ from models.inputs.clip_file import open_clip
 from models.inputs.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from models.inputs.video import read
 from models.spec import InputSpec, VideoSpec
-from tests.clip_files import HEIGHT, KINDS, WIDTH, encode, linear, made, picture, stretched
+from tests.clip_files import HEIGHT, KINDS, WIDTH, clip_of, encode, linear, picture, stretched
 
 SPEC = InputSpec(modality="video", fit="stretch", video=VideoSpec())
 SIZE = (HEIGHT, WIDTH)
 FRAMES = 6
-
-clip_of = cache(made)
 
 
 def refused(data: bytes, kind: type[MediaError], says: str) -> None:
@@ -194,6 +191,9 @@ def test_long_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # --- damage ----------------------------------------------------------------------------------
 
+#: Streamed types that have all their frames when cut there.
+STILL_READ = {(name, 0.9) for name in ("h264.ts", "mpeg2.ts", "mpeg2.mpeg")}
+
 
 @pytest.mark.parametrize("part", [0.03, 0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("name", KINDS)
@@ -203,6 +203,7 @@ def test_cut_off_files_give_no_made_up_frame(name: str, part: float) -> None:
     try:
         sample = read(data[: int(len(data) * part)], SPEC, (FRAMES, *SIZE), 1)
     except BrokenMedia:
+        assert (name, part) not in STILL_READ
         return
     streamed = name.endswith((".ts", ".mpeg"))
     assert streamed or (part == 0.99 and name.endswith((".mp4", ".avi")))  # only an index is gone

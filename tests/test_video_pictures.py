@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from tests.clip_files import (
     KINDS,
     RATE,
     WIDTH,
+    clip_of,
     encode,
     linear,
-    made,
     number_of,
     picture,
     stretched,
@@ -38,8 +37,6 @@ STRETCH = InputSpec(modality="video", fit="stretch", video=VideoSpec())
 CROP = InputSpec(modality="video", video=VideoSpec())
 SIZE = (HEIGHT, WIDTH)
 LOSSLESS = {"qp": "0"}  # of libx264
-
-clip_of = cache(made)
 
 
 def frames_of(data: bytes, count: int, spec: InputSpec = STRETCH) -> np.ndarray:

@@ -7,9 +7,12 @@ opinion on orientation is SimpleITK's.
 from __future__ import annotations
 
 import gzip
+import os
+import subprocess
 import sys
 import tracemalloc
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from models.inputs import (
 )
 from models.inputs.scan import Scan
 from models.inputs.voxels import MAX_FILE_BYTES, MAX_SIDE
+from service.decode import ENVIRONMENT
 from tests.scan_files import (
     itk_image,
     itk_oriented,
@@ -212,6 +216,47 @@ def test_no_scan_is_ever_whole_in_float32(dtype: type) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * voxels.size
+
+
+#: Not getrusage: the most that it tells of begins with the memory of the process that started it.
+WORKER = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from models.inputs import read
+from models.spec import Grid, InputSpec, VolumeSpec
+
+spec = InputSpec("volume", 1, fit="stretch", mean=(0.5,), std=(0.5,), volume=VolumeSpec())
+
+def taken(media, field):
+    read(media, spec, Grid((48, 64, 56)), (1, 1, 1))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+idle = taken(np.zeros((7, 8, 9), np.uint8), "VmRSS")
+print(taken(Path(sys.argv[1]).read_bytes(), "VmHWM") - idle)
+"""
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_decoding_takes_no_more_memory_than_stated(
+    packed: bool, tmp_path: Path, repo_root: Path
+) -> None:
+    """As much as the file, what it inflates to and 100 MiB: there is no room for a copy."""
+    media = nifti(np.resize(np.arange(1000, dtype=np.int16), (512, 500, 262)), AFFINE)
+    file = gzip.compress(media, 1) if packed else media
+    (tmp_path / "scan").write_bytes(file)
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, str(tmp_path / "scan")],
+        cwd=repo_root,
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        check=True,
+    )
+    most = len(file) + (len(media) if packed else 0) + 100 * 2**20
+    assert len(media) < int(done.stdout) < most < 2 * len(media)
 
 
 @settings(max_examples=150, deadline=None)
