@@ -24,8 +24,9 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from export.freeze import FrozenTransformer, joined
+from export.freeze import FrozenTransformer
 from export.graph import OPSET, SharedWeights, write_graph
+from export.layout import joined
 from models.spec import EncodingSpec, Grid, InputSpec, ModelSpec
 from models.vit import Encoded, VisionTransformer
 

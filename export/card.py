@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from models.bundle import GridEntry
+from models.bundle import GridEntry, RotationForm
 from models.checkpoint import Description
+from models.encodings import short_name
 from models.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
 
 #: Settings of a training that are told elsewhere, or are paths of its machine.
@@ -21,6 +22,7 @@ parity items with every result rounded as on a GPU as well; it was not run on a 
 def model_card(
     name: str,
     description: Description,
+    form: RotationForm,
     entries: list[GridEntry],
     source: Mapping[str, Any],
     about: str,
@@ -40,7 +42,8 @@ def model_card(
 
 A vision transformer: width {spec.width}, depth {spec.depth}, {spec.heads} heads,
 MLP {spec.mlp_dim}, patch {"x".join(map(str, spec.patch))}, {spec.pool} pooling,
-{spec.classes} classes. Positions: {_encoding(description)}. Trained at grid {spec.training_grid}.
+{spec.classes} classes. Trained at grid {spec.training_grid}.
+Positions: `{short_name(spec.encoding)}`. Rotations in the graphs: {form}.
 
 Classes: {", ".join(description.labels)}.
 
@@ -149,16 +152,3 @@ def _row(entry: GridEntry, patch: tuple[int, ...]) -> str:
         f"| {entry.grid} | {pixels} | {measured.top1:.4f} | {measured.items} | {measured.split} "
         f"| {entry.parity.top1_equal} of {entry.parity.items} | {entry.parity.max_abs:.2g} |"
     )
-
-
-def _encoding(description: Description) -> str:
-    encoding = description.model.encoding
-    if encoding.block is None:
-        return f"{encoding.name}"
-    per = [
-        name
-        for name, own in (("layer", encoding.per_layer), ("head", encoding.per_head))
-        if own
-    ]
-    share = f"own generators per {' and '.join(per)}" if per else "one set of generators"
-    return f"{encoding.name} with block {encoding.block}, {share}"

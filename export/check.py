@@ -16,8 +16,8 @@ WEIGHTS = "weights.bin"
 #: embedding, a loop or a matrix inverse a position that is computed at a request.
 OPERATORS = {
     "Add", "Attention", "Cast", "Concat", "Expand", "Gather", "Gelu", "Gemm",
-    "LayerNormalization", "MatMul", "Mul", "ReduceMean", "Reshape", "Shape", "Slice", "Squeeze",
-    "Transpose", "Unsqueeze",
+    "LayerNormalization", "MatMul", "Mul", "ReduceMean", "Reshape", "Shape", "Slice", "Split",
+    "Squeeze", "Sub", "Transpose", "Unsqueeze",
 }  # fmt: skip
 FLOAT, HALF, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8
 #: dtype of an InputSpec -> type of the graph's pixels.

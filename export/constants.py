@@ -32,11 +32,10 @@ def rotation_tables(graph: ModelProto) -> list[np.ndarray]:
     """The constants [M, side, side] that queries and keys are multiplied by, in layer order.
 
     They are the only stacks of matrices among the constant factors of products. What the graph
-    itself does to them before (joining blocks) is done here too. Layers that share a constant get
-    the same array.
+    itself does to them before (joining blocks) is done here too. What shares a constant gets the
+    same array.
     """
-    makers = {output: node for node in graph.graph.node for output in node.output}
-    constants = _constants(graph)
+    makers, constants = _makers(graph), _constants(graph)
     factors = [node.input[1] for node in graph.graph.node if node.op_type == "MatMul"]
     tables: dict[str, np.ndarray] = {}
     for name in dict.fromkeys(factors):
@@ -44,6 +43,28 @@ def rotation_tables(graph: ModelProto) -> list[np.ndarray]:
         if nodes is not None and (value := _value(name, nodes, constants)).ndim == 3:
             tables[name] = value
     return [tables[name] for name in factors if name in tables]
+
+
+def plane_tables(graph: ModelProto) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cosines and sines [S, H or 1, P] that queries and keys are turned by, in layer order.
+
+    Halves x and y of the channels become x cos - y sin, the only difference of products in a
+    graph, and y cos + x sin. What shares constants gets the same arrays.
+
+    Raises:
+        GraphError: the halves of a query or key are not turned by the same tables.
+    """
+    makers, constants = _makers(graph), _constants(graph)
+    arrays = {name: numpy_helper.to_array(held) for name, held in constants.items()}
+    found: dict[str, list[tuple[str, ...]]] = {"Sub": [], "Add": []}
+    for node in graph.graph.node:
+        products = [makers[part] for part in node.input if part in makers]
+        if node.op_type in found and [product.op_type for product in products] == ["Mul"] * 2:
+            names = [name for product in products for name in product.input if name in arrays]
+            found[node.op_type].append(tuple(names))
+    if found["Sub"] != found["Add"] or any(len(pair) != 2 for pair in found["Sub"]):
+        raise GraphError("expected the halves of queries and keys to be turned by one table each")
+    return [(arrays[cosine], arrays[sine]) for cosine, sine in found["Sub"]]
 
 
 def _makers_of(
@@ -71,6 +92,10 @@ def _value(name: str, nodes: list[NodeProto], constants: dict[str, TensorProto])
     graph = helper.make_graph(nodes, "constant", [], [output], [constants[part] for part in parts])
     values = ReferenceEvaluator(helper.make_model(graph)).run(None, {})
     return cast(list[np.ndarray], values)[0]
+
+
+def _makers(graph: ModelProto) -> dict[str, NodeProto]:
+    return {output: node for node in graph.graph.node for output in node.output}
 
 
 def _constants(graph: ModelProto) -> dict[str, TensorProto]:

@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from export.card import model_card
 from export.check import OPSET, WEIGHTS
-from export.freeze import FrozenTransformer, loaded_bytes, table_bytes
+from export.freeze import FrozenTransformer
 from export.golden import golden_files, tolerances
 from export.graph import SharedWeights, write_graph
 from export.origin import origin
@@ -30,6 +30,7 @@ from export.parity import (
     graph_logits,
     open_graph,
 )
+from export.plan import Plan, plan_of
 from export.reference import rounded_logits, torch_logits
 from models.bundle import NAME_PATTERN, Bundle, Golden, GridEntry, Parity, Precision, write_bundle
 from models.checkpoint import Description, load_checkpoint
@@ -37,7 +38,6 @@ from models.inputs import read
 from models.prepared import Prepared, prepare_split, split_sha256
 from models.sources import SPLITS, Source, SourceError, open_source
 from models.spec import Grid, SpecError
-from models.vit import VisionTransformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,19 +85,21 @@ def make_bundle(options: Options, console: Console) -> Bundle:
     if root.exists():
         raise FileExistsError(f"{root} exists; a bundle is never changed: choose another --name")
     model, description = load_checkpoint(options.checkpoint)
-    announce_tables(model, options, console)
+    plan = plan_of(model)
+    announce_tables(plan, options, console)
     source = open_test_data(options, description)
-    made = Maker(options, model, description, source, console)
+    made = Maker(options, plan, description, source, console)
     return write_bundle(root, made.fill)
 
 
-def announce_tables(model: VisionTransformer, options: Options, console: Console) -> None:
-    """Print what the rotations will weigh; SpecError if that is over the limit when loaded."""
-    stored = loaded = 0.0
+def announce_tables(plan: Plan, options: Options, console: Console) -> None:
+    """Print what the rotations become and weigh; SpecError if that is over the limit."""
+    stored, loaded, axes = 0.0, 0.0, len(plan.model.spec.patch)
+    console.print(f"rotations: {plan.form}")
     for grid in options.grids:
-        if grid.axes != len(model.spec.patch):
-            raise SpecError(f"grid {grid} has {grid.axes} axes, the model {len(model.spec.patch)}")
-        table, folded = table_bytes(model, grid) / 1e6, loaded_bytes(model, grid) / 1e6
+        if grid.axes != axes:
+            raise SpecError(f"grid {grid} has {grid.axes} axes, the model {axes}")
+        table, folded = plan.table_bytes(grid) / 1e6, plan.loaded_bytes(grid) / 1e6
         stored, loaded = stored + table, loaded + folded
         console.print(
             f"grid {grid}: {grid.tokens} tokens, rotation table {table:.2f} MB, "
@@ -147,13 +149,13 @@ class Maker:
     def __init__(
         self,
         options: Options,
-        model: VisionTransformer,
+        plan: Plan,
         description: Description,
         source: Source,
         console: Console,
     ) -> None:
-        self.options, self.model, self.description = options, model, description
-        self.source, self.console = source, console
+        self.options, self.plan, self.description = options, plan, description
+        self.model, self.source, self.console = plan.model, source, console
 
     def fill(self, folder: Path) -> dict[str, Any]:
         """Write every file but the manifest; returns the manifest's fields."""
@@ -167,7 +169,7 @@ class Maker:
         goldens = [self._golden(name, folder, entries) for name in names]
         options, description = self.options, self.description
         source = origin(description, self.source.name, bool(options.goldens))
-        card = model_card(options.name, description, entries, source, options.about)
+        card = model_card(options.name, description, self.plan.form, entries, source, options.about)
         (folder / "README.md").write_text(card, encoding="utf-8")
         return {
             "name": options.name,
@@ -183,11 +185,12 @@ class Maker:
             "goldens": tuple(goldens),
             "tolerances": tolerances(options.precision, entries),
             "source": source,
+            "rotations": self.plan.form,
         }
 
     def _write_graph(self, grid: Grid, path: Path, weights: SharedWeights) -> None:
         with self._bar(f"graph {grid}", 1) as advance:
-            frozen = FrozenTransformer(self.model, grid, self.options.precision)
+            frozen = FrozenTransformer(self.model, grid, self.options.precision, self.plan)
             sides = grid.pixels(self.model.spec.patch)
             dtype = getattr(torch, self.description.input.dtype)
             example = torch.zeros(3, *sides, self.model.spec.channels, dtype=dtype)
@@ -225,7 +228,7 @@ class Maker:
             expected = torch_logits(self.model, split, grid, advance)
         bound = fp16_bound(expected)
         with self._bar(f"rounding to fp16 at {grid}", len(pixels)) as advance:
-            frozen = FrozenTransformer(self.model, grid, "fp16")
+            frozen = FrozenTransformer(self.model, grid, "fp16", self.plan)
             rounded = rounded_logits(frozen, pixels, advance)  # an overflow ends it here
         parity = compare(logits, expected, bound)
         return parity, compare(rounded, torch_logits(self.model, pixels, grid), bound)

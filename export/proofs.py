@@ -12,7 +12,7 @@ import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
 from export.check import OPSET, GraphError, check_external, check_graph, sides_of
-from export.constants import normalisation, rotation_tables
+from export.constants import normalisation, plane_tables, rotation_tables
 from export.golden import tolerances
 from export.parity import FP32, Bound, batch_of, fp16_bound, graph_logits, open_graph
 from models.bundle import (
@@ -178,22 +178,40 @@ def _pixels(manifest: Manifest, graph: onnx.ModelProto, entry: GridEntry) -> Pro
 
 
 def _rotations(manifest: Manifest, graph: onnx.ModelProto, entry: GridEntry) -> Proof:
-    tables = rotation_tables(graph)
-    layers = sum(node.op_type == "Attention" for node in graph.graph.node)
-    expected = layers if manifest.encoding.block else 0
-    if len(tables) != expected:
-        raise GraphError(f"expected rotations in {expected} of {layers} layers, got {len(tables)}")
-    block = manifest.encoding.block or 0
-    own = {id(table): table for table in tables}.values()  # layers may share one
-    worst = max((_not_a_rotation(table, block) for table in own), default=0.0)
-    told = f"none, positions are {manifest.encoding.name}"
-    if tables:
-        shape = "x".join(map(str, tables[0].shape))
-        told = (
-            f"{len(own)} of {shape} for {layers} layers, |R^T R - I| and |det R - 1| at most "
-            f"{worst:.1e} (bound {ORTHOGONAL:.0e})"
-        )
+    """Tables of the form that the manifest states, in every layer, and of no other form.
+
+    Whether a basis was folded cannot be seen from a graph: its projections are matrices like any.
+    """
+    form, layers = manifest.turning, sum(node.op_type == "Attention" for node in graph.graph.node)
+    turned = layers if manifest.rotations is None else 2 * layers  # older graphs turn both at once
+    blocks, planes = rotation_tables(graph), plane_tables(graph)
+    for name, found in (("blocks", len(blocks)), ("planes", len(planes))):
+        if found != (expected := turned if form.form == name else 0):
+            raise GraphError(
+                f"expected rotations by {name} {expected} times in {layers} layers, got {found}"
+            )
+    worst, told = 0.0, f"none, positions are {manifest.encoding.name}"
+    if form.block is not None:
+        own = {id(table): table for table in blocks}.values()  # layers may share one
+        worst = max(_not_a_rotation(table, form.block) for table in own)
+        told = _told(len(own), blocks[0], layers, "|R^T R - I| and |det R - 1|", worst)
+    elif planes:
+        pairs = {id(pair[0]): pair for pair in planes}.values()
+        worst = max(_not_of_length_1(*pair) for pair in pairs)
+        told = _told(len(pairs), planes[0][0], layers, "|cos^2 + sin^2 - 1|", worst)
     return Proof(f"rotations {entry.grid}", worst <= ORTHOGONAL, told, worst, ORTHOGONAL)
+
+
+def _told(count: int, table: np.ndarray, layers: int, what: str, worst: float) -> str:
+    shape = "x".join(map(str, table.shape))
+    return (
+        f"{count} of {shape} for {layers} layers, {what} at most {worst:.1e} "
+        f"(bound {ORTHOGONAL:.0e})"
+    )
+
+
+def _not_of_length_1(cosine: np.ndarray, sine: np.ndarray) -> float:
+    return float(np.abs(cosine.astype(float) ** 2 + sine.astype(float) ** 2 - 1).max())
 
 
 def _not_a_rotation(table: np.ndarray, block: int) -> float:

@@ -106,6 +106,34 @@ class Golden:
 
 
 @dataclasses.dataclass(frozen=True)
+class RotationForm:
+    """How the graphs turn queries and keys.
+
+    Attributes:
+        form: ``planes`` turn pairs of channels by tables of cosines and sines; ``blocks`` multiply
+            by tables of small matrices; ``none`` do neither.
+        folded: whether a basis that the generators share went into the projections.
+        reason: why it is so, in a sentence.
+        block: side of the matrices, of ``blocks`` alone.
+    """
+
+    form: Literal["none", "planes", "blocks"]
+    folded: bool
+    reason: str
+    block: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.form == "blocks") != (self.block is not None) or (self.block or 2) < 2:
+            raise SpecError(f"rotations: form {self.form} cannot have block {self.block}")
+        if self.folded and self.form != "planes":
+            raise SpecError(f"rotations: form {self.form} cannot be folded")
+
+    def __str__(self) -> str:
+        form = self.form if self.block is None else f"{self.form} of {self.block}"
+        return f"{form}, {'folded' if self.folded else 'not folded'}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """manifest.json, field by field. ``files`` maps every other file to its SHA-256.
 
@@ -113,6 +141,7 @@ class Manifest:
         patch: pixels per axis of one token, so that input pixels = grid * patch.
         grids: the first is the default answer.
         source: where the bundle came from: checkpoint hash, commit, date, data (no paths).
+        rotations: None in bundles that are older than folding, see ``turning``.
     """
 
     schema: int
@@ -130,6 +159,15 @@ class Manifest:
     tolerances: tuple[Tolerance, ...]
     source: dict[str, Any]
     files: dict[str, str]
+    rotations: RotationForm | None = None
+
+    @property
+    def turning(self) -> RotationForm:
+        """``rotations``, or what bundles have that do not state it: blocks, whatever their side."""
+        if self.rotations is not None:
+            return self.rotations
+        block, reason = self.encoding.block, "not stated; exported before rotations were folded"
+        return RotationForm("blocks" if block else "none", False, reason, block)
 
     def tolerance(self, device: str) -> Tolerance:
         """What a replay on ``device`` may differ by; KeyError if none was stated."""

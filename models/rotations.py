@@ -1,24 +1,51 @@
-"""Rotations from skew-symmetric generators: building, exponentiating, applying.
+"""Rotations from skew-symmetric generators: building them, and turning queries and keys.
 
-Shapes: T tokens, A axes, L layers, H heads, N blocks per head, K block side, B batch,
-D = N * K head_dim. Everything here runs in the precision it is given and outside autocast:
-rounding a generator to bfloat16 before the exponential costs two digits of the rotation.
+Shapes: T tokens, S = prefix + T sequence, A coordinates of a position, L layers, H heads, N blocks
+per head, K block side, B batch, D head_dim, P = D / 2 channel pairs. Rotations are computed in the
+precision they are asked for and outside autocast: rounding a generator to bfloat16 before the
+exponential costs two digits of the rotation.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-#: Matrix elements exponentiated at a time: small enough for a core's second-level cache.
-CHUNK_ELEMENTS = 2**17
-#: Largest spectral norm for which the degree-8 Taylor polynomial is exact to float32 rounding
-#: (remainder theta^9 / 9! below 2^-24).
-TAYLOR_RADIUS = 0.65
-#: Terms of the commutator series in the backward pass; the next is below 1e-5 at that radius.
-COMMUTATOR_TERMS = 9
+from models.exponential import exponentials
+from models.turned_blocks import turn_blocks
+
+
+class Rotations(NamedTuple):
+    """How queries and keys are turned: by ``blocks``, or by ``turns`` after a change of basis.
+
+    Attributes:
+        blocks: [L or 1, S, H or 1, N, K, K], orthogonal; they turn the first N K channels of a
+            head, any others pass as they are.
+        turns: [L or 1, S, H or 1, P, 2], cosine and sine of the angle by which each pair of
+            channels (2i, 2i + 1) turns.
+        basis: Q, [L or 1, H or 1, N, K, K] with N K = D, orthogonal, beside ``turns`` only: the
+            rotation is Q turns Q^T. The outer Q cancels between query and key, so what applies the
+            rotations applies turns Q^T.
+    """
+
+    blocks: Tensor | None = None
+    turns: Tensor | None = None
+    basis: Tensor | None = None
+
+    def by_layer(self, layers: int) -> list[Rotations]:
+        """Of every layer, without the leading axis; one row may serve all layers.
+
+        All at once, because the gradient of one row taken out of a table is a whole table.
+        """
+        rows = [[None] if tensor is None else [*tensor] for tensor in self]
+        return [Rotations(*(row[layer % len(row)] for row in rows)) for layer in range(layers)]
+
+    def of_layer(self, layer: int) -> Rotations:
+        """Of one layer; for all of them ``by_layer`` is cheaper."""
+        return self.by_layer(layer + 1)[layer]
 
 
 def skew(entries: Tensor, block: int) -> Tensor:
@@ -47,135 +74,100 @@ def rotations(positions: Tensor, generators: Tensor) -> Tensor:
 
     Returns:
         [T, ..., K, K], orthogonal. Differentiable with respect to the generators; float32 uses
-        a chunked Taylor exponential that keeps only its result in memory, any other dtype
-        ``torch.linalg.matrix_exp``.
+        ``models.exponential``, any other dtype ``torch.linalg.matrix_exp``.
     """
-    flat = generators.reshape(generators.shape[0], -1)  # [A, ... K K]
-    exponents = (positions @ flat).unflatten(-1, generators.shape[1:])  # [T, ..., K, K]
-    if exponents.dtype != torch.float32:
-        return torch.linalg.matrix_exp(exponents)
-    return exponential(exponents)
+    if generators.dtype == torch.float32:
+        return exponentials(positions, generators)
+    exponents = (positions @ generators.flatten(1)).unflatten(1, generators.shape[1:])
+    return torch.linalg.matrix_exp(exponents)  # [T, ..., K, K]
 
 
-def apply_rotations(x: Tensor, table: Tensor) -> Tensor:
-    """Turn every block of every head of every token.
-
-    The table is shared by the whole batch, so rows of the batch share one small matrix product
-    per (token, head, block) and no per-item copy of the table is ever made.
+def planar_rotations(
+    positions: Tensor, frequencies: Tensor, basis: Tensor | None = None
+) -> Rotations:
+    """Every pair of channels turned by the angle sum_a position_a * frequency_a.
 
     Args:
-        x: [B, T, H, D].
-        table: [T, H or 1, N, K, K].
+        positions: [T, A].
+        frequencies: [A, L or 1, H or 1, P], in the precision to compute in.
+        basis: passed on.
+    """
+    angles = torch.einsum("ta,alhp->lthp", positions.to(frequencies), frequencies)
+    turns = torch.stack([angles.cos(), angles.sin()], dim=-1)  # [L, T, H, P, 2]
+    return Rotations(turns=turns, basis=basis)
+
+
+def planar_generators(frequencies: Tensor, basis: Tensor | None) -> Tensor:
+    """Generators Q (sum of f J) Q^T with J = [[0, -1], [1, 0]] in each plane of two channels.
+
+    Args:
+        frequencies: [A, L or 1, H or 1, P].
+        basis: Q, [L or 1, H or 1, N, K, K] with N K = 2 P, or None.
 
     Returns:
-        [B, T, H, D]: block n of each head multiplied by table[t, h, n].
+        [A, L, H, N, K, K]; without a basis K is 2.
     """
-    batch, tokens, heads, head_dim = x.shape
-    _, _, blocks, side, _ = table.shape
-    table = table.to(x.dtype).expand(tokens, heads, blocks, side, side)
-    rows = x.reshape(batch, tokens * heads * blocks, side).transpose(0, 1)  # [THN, B, K]
-    turned = torch.bmm(rows, table.reshape(-1, side, side).transpose(1, 2))  # [THN, B, K]
-    return turned.transpose(0, 1).reshape(batch, tokens, heads, head_dim)  # [B, T, H, D]
+    if basis is None:
+        basis = torch.eye(2, dtype=frequencies.dtype, device=frequencies.device)
+        basis = basis.expand(1, 1, frequencies.shape[-1], 2, 2)
+    blocks, side = basis.shape[-3], basis.shape[-1]
+    angles = frequencies.unflatten(-1, (blocks, side // 2))[..., None, :]  # [A, L, H, N, 1, K / 2]
+    even, odd = basis[..., 0::2], basis[..., 1::2]  # [L, H, N, K, K / 2] each: planes' two axes
+    half = (odd * angles) @ even.mT  # [A, L, H, N, K, K]; exp turns even towards odd
+    return half - half.mT
 
 
-# --- the exponential --------------------------------------------------------------------------
+# --- turning ----------------------------------------------------------------------------------
 
 
-def exponential(matrices: Tensor) -> Tensor:
-    """Exponential of many small skew-symmetric float32 matrices, [..., K, K] -> [..., K, K].
+def turn(x: Tensor, rotations: Rotations) -> Tensor:
+    """Every head of every token turned; a basis is not applied, see ``fold_basis``.
 
-    Scaling and squaring around a degree-8 Taylor polynomial in three products (Bader, Blanes
-    and Casas 2019, equation 15), in cache-sized chunks. The backward pass recomputes each chunk
-    instead of storing intermediates, and works in the Lie algebra, where a squaring costs two
-    products. The gradient is the skew-symmetric part: all that skew-symmetric input can see.
+    Args:
+        x: [B, S, H, D].
+        rotations: of one layer.
     """
-    return _Exponential.apply(matrices)
+    return turn_all([x], rotations)[0]
 
 
-class _Exponential(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, matrices: Tensor) -> Tensor:
-        ctx.save_for_backward(matrices)
-        flat = matrices.reshape(-1, *matrices.shape[-2:])  # [M, K, K]
-        result = torch.empty_like(flat)
-        for part, squarings in _chunks(flat):
-            result[part] = _squarings(flat[part] * 2.0**-squarings, squarings)[-1]
-        return result.view_as(matrices)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        (matrices,) = ctx.saved_tensors
-        flat = matrices.reshape(-1, *matrices.shape[-2:])  # [M, K, K]
-        gradient = gradient.reshape_as(flat).contiguous()
-        result = torch.empty_like(flat)
-        for part, squarings in _chunks(flat):
-            small = flat[part] * 2.0**-squarings
-            result[part] = _pull_back(small, squarings, gradient[part]) * 2.0**-squarings
-        return result.view_as(matrices)
+def turn_all(parts: Sequence[Tensor], rotations: Rotations) -> Sequence[Tensor]:
+    """Queries and keys, or any number of tensors, turned as ``turn`` does but together."""
+    if rotations.blocks is not None:
+        return turn_blocks(parts, rotations.blocks)
+    if rotations.turns is not None:
+        return [turn_pairs(part, rotations.turns) for part in parts]
+    return parts
 
 
-def _chunks(flat: Tensor) -> list[tuple[slice, int]]:
-    """Slices of the first axis, each with the squarings that its largest matrix asks for.
+def turn_pairs(x: Tensor, turns: Tensor) -> Tensor:
+    """Channel pairs (2i, 2i + 1) as complex numbers, times one of length 1 for each.
 
-    Eigenvalues of a skew-symmetric matrix come in pairs +-i w, so its spectral norm is at most
-    its Frobenius norm / sqrt(2).
+    Args:
+        x: [B, S, H, D].
+        turns: float32 [S, H or 1, P, 2].
+
+    Returns:
+        Like x.
     """
-    step = max(1, CHUNK_ELEMENTS // flat[0].numel())
-    parts = [slice(start, start + step) for start in range(0, len(flat), step)]
-    squares = [flat[part].square().sum((-2, -1)).amax() for part in parts]
-    norms = (torch.stack(squares) / 2).sqrt().tolist()  # one transfer from the device
-    return [(part, _squarings_for(norm)) for part, norm in zip(parts, norms, strict=True)]
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # [B, S, H, P]
+    turned = pairs * torch.view_as_complex(turns)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)  # [B, S, H, D]
 
 
-def _squarings_for(norm: float) -> int:
-    """Halvings that bring a norm inside the radius; none help infinity, whose result is NaN."""
-    if not math.isfinite(norm):
-        return 0
-    return max(0, math.ceil(math.log2(max(norm, 1e-30) / TAYLOR_RADIUS)))
+def fold_basis(weight: Tensor, basis: Tensor) -> Tensor:
+    """A projection that gives Q^T x in place of x, in every head.
 
-
-_ROOT = math.sqrt(177.0)
-_X3 = 2.0 / 3.0
-_X1 = _X3 * (1 + _ROOT) / 88
-_X2 = _X3 * (1 + _ROOT) / 352
-_X4 = (-271 + 29 * _ROOT) / (315 * _X3)
-_X5 = 11 * (-1 + _ROOT) / (1260 * _X3)
-_X6 = 11 * (-9 + _ROOT) / (5040 * _X3)
-_X7 = (89 - _ROOT) / (5040 * _X3**2)
-_Y2 = (857 - 58 * _ROOT) / 630
-
-
-def _squarings(small: Tensor, count: int) -> list[Tensor]:
-    """exp(small), exp(2 small), ... exp(2^count small), each [M, K, K]."""
-    identity = torch.eye(small.shape[-1], dtype=small.dtype, device=small.device)
-    x2 = torch.bmm(small, small)
-    x4 = torch.bmm(x2, _X1 * small + _X2 * x2)
-    left = _X3 * x2 + x4
-    right = _X4 * identity + _X5 * small + _X6 * x2 + _X7 * x4
-    chain = [torch.baddbmm(identity + small + _Y2 * x2, left, right)]
-    for _ in range(count):
-        chain.append(torch.bmm(chain[-1], chain[-1]))
-    return chain
-
-
-def _pull_back(small: Tensor, count: int, gradient: Tensor) -> Tensor:
-    """Gradient with respect to ``small`` of exp(2^count small), [M, K, K], skew-symmetric.
-
-    With dR = R W and W skew-symmetric, R -> R R turns W into W + R^T W R, so its transpose
-    takes a gradient V to V + R V R^T; and exp takes dX to the series of nested commutators
-    sum_n (-1)^n [X, [X, ... dX]] / (n + 1)! (e.g. Hall, Lie Groups, theorem 5.4), whose
-    transpose is the same series with plus signs.
+    Args:
+        weight: of the projection [H D, W], or its bias [H D].
+        basis: Q, [H or 1, N, K, K].
     """
-    chain = _squarings(small, count)
-    value = _skew_part(torch.bmm(chain[-1].transpose(1, 2), gradient))
-    for rotation in reversed(chain[:-1]):
-        value = torch.baddbmm(value, torch.bmm(rotation, value), rotation.transpose(1, 2))
-    series = value
-    for order in range(COMMUTATOR_TERMS, 1, -1):
-        product = torch.bmm(small, series)  # of skew matrices: [X, V] = XV - (XV)^T
-        series = value + (product - product.transpose(1, 2)) / order
-    return series
+    _, blocks, side, _ = basis.shape
+    rows = weight.reshape(-1, blocks, side, weight[0].numel())  # [H, N, K, W or 1]
+    return (basis.mT @ rows).reshape(weight.shape)
 
 
-def _skew_part(x: Tensor) -> Tensor:
-    return (x - x.transpose(1, 2)) / 2
+def to_basis(x: Tensor, basis: Tensor) -> Tensor:
+    """Q^T of every token and head: [B, S, H, D], basis [H or 1, N, K, K] -> [B, S, H, D]."""
+    blocks, side = basis.shape[1], basis.shape[-1]
+    wide = basis.to(x.dtype).expand(x.shape[2], -1, -1, -1)  # [H, N, K, K]
+    return torch.einsum("bshni,hnij->bshnj", x.unflatten(-1, (blocks, side)), wide).flatten(-2)

@@ -13,15 +13,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.encodings import make_encoding
-from models.rotations import apply_rotations
+from models.rotations import Rotations, fold_basis, to_basis, turn_all
 from models.spec import Grid, InputSpec, ModelSpec, SpecError
 
 
 class Encoded(NamedTuple):
-    """Everything that depends on the grid and not on the pixels; computed once per step."""
+    """Everything that depends on the grid and not on the pixels; computed once per step.
 
-    offset: Tensor | None  # [T, W], added to the patch tokens
-    rotations: Tensor | None  # [L or 1, S, H or 1, N, K, K]; prefix rows are the identity
+    After ``offset`` the fields of ``models.rotations.Rotations``, of all layers and the sequence.
+    """
+
+    offset: Tensor | None = None  # [T, W], added to the patch tokens
+    blocks: Tensor | None = None  # [L or 1, S, H or 1, N, K, K]
+    turns: Tensor | None = None  # [L or 1, S, H or 1, P, 2]
+    basis: Tensor | None = None  # [L or 1, H or 1, N, K, K]
+
+    @property
+    def rotations(self) -> Rotations:
+        return Rotations(self.blocks, self.turns, self.basis)
 
 
 class VisionTransformer(nn.Module):
@@ -53,12 +62,19 @@ class VisionTransformer(nn.Module):
         self.apply(_initialise)
 
     def encode(self, grid: Grid, dtype: torch.dtype = torch.float32) -> Encoded:
-        """Positions as the layers use them. Rotations are computed in ``dtype``, kept float32."""
-        positions = self.encoding.positions(grid).to(self.head.weight.device)
-        table = self.encoding.rotations(positions, dtype)
-        if table is not None:
-            table = _identity_prefix(table.float(), self.spec.prefix_tokens)
-        return Encoded(self.encoding.token_offset(grid), table)
+        """Positions as the layers use them. Rotations are computed in ``dtype``, kept float32.
+
+        In training mode the encoding may move the positions, by torch's random generator.
+        """
+        positions = self.encoding.positions(grid)  # [T, A]
+        if self.training:
+            positions = self.encoding.moved(positions, grid)
+        prefix = (self.spec.prefix_tokens, positions.shape[1])
+        prefixed = positions.new_full(prefix, self.encoding.PREFIX_POSITION)
+        positions = torch.cat([prefixed, positions])  # [S, A]
+        rotations = self.encoding.rotations(positions.to(self.head.weight.device), dtype)
+        kept = (tensor if tensor is None else tensor.float() for tensor in rotations or ())
+        return Encoded(self.encoding.token_offset(grid), *kept)
 
     def grid_of(self, pixels: Tensor) -> Grid:
         """The grid that pixels [B, *pixels per axis, C] have; SpecError if they do not fit."""
@@ -76,8 +92,9 @@ class VisionTransformer(nn.Module):
         if self.spec.prefix_tokens:
             prefix = self.class_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([prefix, tokens], dim=1)  # [B, S, W]
-        for index, layer in enumerate(self.layers):
-            tokens = layer(tokens, layer_table(encoded.rotations, index))
+        rotations = encoded.rotations.by_layer(len(self.layers))
+        for layer, own in zip(self.layers, rotations, strict=True):
+            tokens = layer(tokens, own)
         pooled = self.norm(tokens[:, 0] if self.spec.pool == "class" else tokens.mean(dim=1))
         return self.head(pooled).float()  # [B, classes]
 
@@ -108,9 +125,9 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, table: Tensor | None) -> Tensor:
-        """[B, S, W] -> [B, S, W]; table [S, H or 1, N, K, K] or None."""
-        mixed = self.dropout(self.attention(self.attention_norm(tokens), table))
+    def forward(self, tokens: Tensor, rotations: Rotations) -> Tensor:
+        """[B, S, W] -> [B, S, W]; rotations of this layer."""
+        mixed = self.dropout(self.attention(self.attention_norm(tokens), rotations))
         tokens = tokens + self.drop_path(mixed)
         return tokens + self.drop_path(self.dropout(self.mlp(self.mlp_norm(tokens))))
 
@@ -138,23 +155,32 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.head_dim = spec.heads, spec.head_dim
         self.query_key_value = nn.Linear(spec.width, 3 * spec.width, bias=False)
+        norms = (nn.LayerNorm(spec.head_dim) for _ in range(2)) if spec.query_key_norm else ()
+        self.query_key_norms = nn.ModuleList(norms)
         self.out = nn.Linear(spec.width, spec.width)
 
-    def forward(self, tokens: Tensor, table: Tensor | None) -> Tensor:
-        """[B, S, W] -> [B, S, W]; table [S, H or 1, N, K, K] or None."""
+    def forward(self, tokens: Tensor, rotations: Rotations) -> Tensor:
+        """[B, S, W] -> [B, S, W]; rotations of this layer."""
         batch, sequence, width = tokens.shape
-        parts = self.query_key_value(tokens).unflatten(-1, (3, self.heads, self.head_dim))
+        weight = self.query_key_value.weight
+        if rotations.basis is not None and not self.query_key_norms:
+            weight = in_basis(weight, rotations.basis)
+        parts = functional.linear(tokens, weight).unflatten(-1, (3, self.heads, self.head_dim))
         query, key, value = parts.unbind(2)  # each [B, S, H, D]
-        if table is not None:
-            query, key = self.rotate(query, key, table)
+        if self.query_key_norms:
+            query, key = self.normed(query, key, rotations.basis)
+        query, key = turn_all([query, key], rotations)
         mixed = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
         return self.out(mixed.transpose(1, 2).reshape(batch, sequence, width))
 
-    def rotate(self, query: Tensor, key: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Both turned in one product: stacked along the batch they share the table's rows."""
-        both = apply_rotations(torch.cat([query, key]), table)  # [2B, S, H, D]
-        query, key = both.chunk(2)
-        return query, key
+    def normed(self, query: Tensor, key: Tensor, basis: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Each [B, S, H, D], normalised; a basis comes after, since gains are per channel."""
+        query, key = (
+            norm(part) for norm, part in zip(self.query_key_norms, (query, key), strict=True)
+        )
+        if basis is None:
+            return query, key
+        return to_basis(query, basis), to_basis(key, basis)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -169,19 +195,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(query, key, value)
 
 
-def layer_table(rotations: Tensor | None, layer: int) -> Tensor | None:
-    """Layer's rotations, [S, H or 1, N, K, K]; one table may serve all layers."""
-    if rotations is None:
-        return None
-    return rotations[layer if len(rotations) > 1 else 0]
+def in_basis(weight: Tensor, basis: Tensor) -> Tensor:
+    """The projection [3 W, W] whose queries and keys come out in the basis [H or 1, N, K, K].
 
-
-def _identity_prefix(table: Tensor, prefix: int) -> Tensor:
-    """[L, T, ...] -> [L, prefix + T, ...]: tokens without a position are not turned."""
-    if not prefix:
-        return table
-    identity = torch.eye(table.shape[-1], dtype=table.dtype, device=table.device)
-    return torch.cat([identity.expand(len(table), prefix, *table.shape[2:]), table], dim=1)
+    One small product a step: turning the tokens themselves would cost one for each of them.
+    """
+    width = weight.shape[1]
+    with torch.autocast(weight.device.type, enabled=False):
+        parts = [fold_basis(part, basis) for part in weight[: 2 * width].chunk(2)]
+    return torch.cat([*parts, weight[2 * width :]])
 
 
 def _drop_rates(spec: ModelSpec) -> list[float]:

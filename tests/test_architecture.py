@@ -16,7 +16,10 @@ import pytest
 from tests.conftest import ROOT, imported_names
 
 CONTRACT = ("spec", "bundle", "files", "sources", "prepared", "cache", "inputs", "zip_entries")
-TORCH_HALF = ("rotations", "encodings", "vit", "checkpoint")
+TORCH_HALF = (
+    "rotations", "exponential", "rays", "turned_blocks", "planes", "encodings", "vit",
+    "checkpoint", "import_published",
+)  # fmt: skip
 
 DECODERS = {"PIL", "av", "nibabel", "pydicom"}
 TORCH = {"torch", "torchvision", "kornia"}

@@ -1,22 +1,20 @@
-"""The family of encodings: positions, what is relative, what is shared, the published code."""
+"""The family of encodings: positions, what is relative, what is shared."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from models.encodings import ENCODINGS, Encoding, make_encoding
-from models.encodings.base import BlockRotary, lattice
-from models.rotations import skew
-from models.spec import EncodingSpec, Grid, InputSpec, ModelSpec, SpecError
-from models.vit import VisionTransformer
+from models.encodings import ENCODINGS, make_encoding, parse_encoding, short_name
+from models.encodings.base import lattice
+from models.encodings.liere import Liere
+from models.spec import EncodingSpec, Grid, ModelSpec, SpecError
+from tests.rotation_matrices import blocks_of
 
 #: Grids of one, two and three axes, no two sides alike.
 GRIDS = ((6,), (3, 5), (2, 3, 4))
@@ -27,36 +25,121 @@ def model_spec(grid: tuple[int, ...], encoding: EncodingSpec, **changes: Any) ->
     return ModelSpec(patch=(2,) * len(grid), grid=grid, encoding=encoding, **values)
 
 
-def make_liere(grid: tuple[int, ...], block: int = 8, **changes: Any) -> BlockRotary:
+def make_liere(grid: tuple[int, ...], block: int | None = 8, **changes: Any) -> Liere:
     torch.manual_seed(0)
     encoding = make_encoding(model_spec(grid, EncodingSpec("liere", block, **changes)))
-    assert isinstance(encoding, BlockRotary)
+    assert isinstance(encoding, Liere)
     return encoding
 
 
-def rotations_of(encoding: Encoding, positions: Tensor) -> Tensor:
-    """Float64 rotations, [L or 1, T, H or 1, N, K, K]."""
-    table = encoding.rotations(positions, torch.float64)
-    assert table is not None
-    return table.detach()
+def float64_blocks(encoding: Liere, positions: Tensor) -> Tensor:
+    """Rotations, [L or 1, T, H or 1, N, K, K]."""
+    return blocks_of(encoding.rotations(positions, torch.float64)).detach()
 
 
 def test_encodings_know_the_names_that_specs_use() -> None:
     """Every row of the table builds, and an unknown name is refused with the known ones."""
-    for name in ENCODINGS:
-        block = None if name == "absolute" else 8
-        assert isinstance(
-            make_encoding(model_spec((3, 5), EncodingSpec(name, block))), ENCODINGS[name]
-        )
+    for name, encoding in ENCODINGS.items():
+        spec = model_spec((3, 5), EncodingSpec(name), width=96)
+        assert type(make_encoding(spec)) is encoding
     with pytest.raises(SpecError, match="unknown encoding 'rope'.*absolute.*liere"):
         make_encoding(model_spec((3, 5), EncodingSpec("rope")))
 
 
-@pytest.mark.parametrize(("name", "block"), [("liere", None), ("absolute", 8)])
-def test_encodings_refuse_a_block_that_does_not_belong(name: str, block: int | None) -> None:
-    """LieRE needs a block and absolute positions have none; either mistake is named."""
-    with pytest.raises(SpecError, match="block"):
-        make_encoding(model_spec((3, 5), EncodingSpec(name, block)))
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        (EncodingSpec("absolute", 8), "absolute has no block, got 8; its options: none"),
+        (EncodingSpec("liere", base=10.0), "liere has no base, got 10.0; its options: block"),
+        (EncodingSpec("axial_rope", base=0.5), "axial_rope needs a base of at least 1, got 0.5"),
+        (EncodingSpec("dinov3_rope", rescale=0.5), "needs a rescale of at least 1, got 0.5"),
+        (EncodingSpec("dinov3_rope", shift=-1.0), "needs a shift of at least 0, got -1.0"),
+    ],
+)
+def test_encodings_refuse_options_that_are_not_theirs(
+    encoding: EncodingSpec, message: str
+) -> None:
+    """A mistake is answered with what was expected and what came."""
+    with pytest.raises(SpecError, match=message):
+        make_encoding(model_spec((3, 5), encoding))
+
+
+def test_encodings_check_the_block_that_they_choose_themselves() -> None:
+    """LieRE takes blocks of 8 unless told otherwise, and says so where they do not fill a head."""
+    assert make_liere((3, 5), None).block == 8
+    with pytest.raises(SpecError, match="divide head_dim 20, got 8"):
+        make_encoding(model_spec((3, 5), EncodingSpec("liere"), width=40))
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "message"),
+    [
+        ("sinusoidal", 4, "width of at least 6 for 3 axes, got 4"),
+        ("axial_rope", 8, "even head_dim of at least 6 for 3 axes, got 4"),
+        ("dinov3_rope", 8, "even head_dim of at least 6 for 3 axes, got 4"),
+        ("rope_mixed", 14, "even head_dim of at least 6 for 3 axes, got 7"),
+        ("published_axial", 8, "even head_dim of at least 6 for 3 axes, got 4"),
+        ("rope_1d", 6, "even head_dim of at least 2 for 1 axes, got 3"),
+        ("spherical_rope", 4, "1 to 3 axes and a head_dim of at least 3, got 3 axes and 2"),
+    ],
+)
+def test_encodings_refuse_too_few_channels(name: str, width: int, message: str) -> None:
+    """Every axis needs channels of its own to turn."""
+    with pytest.raises(SpecError, match=message):
+        make_encoding(model_spec((2, 3, 4), EncodingSpec(name), width=width))
+
+
+def test_published_axial_names_the_heads_that_its_turns_cannot_be_dealt_to() -> None:
+    """Where the published code would fail over the number of heads, a spec is refused."""
+    with pytest.raises(SpecError, match="16 turns to the heads.*got 3 heads; per_head=false"):
+        make_encoding(model_spec((3, 5), EncodingSpec("published_axial"), width=96, heads=3))
+
+
+# --- short names -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("absolute", EncodingSpec("absolute")),
+        ("liere_16", EncodingSpec("liere", 16)),
+        ("liere_8:per_head=false", EncodingSpec("liere", 8, per_head=False)),
+        ("axial_rope:base=100", EncodingSpec("axial_rope", base=100.0)),
+        ("rope_1d", EncodingSpec("rope_1d")),
+        (
+            "dinov3_rope:normalise=max,shift=0.1",
+            EncodingSpec("dinov3_rope", normalise="max", shift=0.1),
+        ),
+        ("spherical_rope:learned=true", EncodingSpec("spherical_rope", learned=True)),
+    ],
+)
+def test_short_names_say_the_whole_spec(text: str, encoding: EncodingSpec) -> None:
+    """A name, a block and options are read as a spec, which is written the same way again."""
+    assert parse_encoding(text) == encoding
+    assert short_name(encoding) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rope", "unknown encoding 'rope'; known: absolute, .*liere"),
+        ("", "unknown encoding ''"),
+        ("absolute_8", "absolute takes .* of per_layer, per_head; got 'block=8'"),
+        ("liere_8:block=4", "each key once.*got 'block=4'"),
+        ("liere:bas=3", "of per_layer, per_head, block, position_rule; got 'bas=3'"),
+        ("liere:", "key=value.*got ''"),
+        ("axial_rope:base=much", "axial_rope.base: expected float, got str 'much'"),
+        ("axial_rope:base=NaN", "expected a finite number"),
+        ("dinov3_rope:normalise=mean", "expected one of separate, max, min, got 'mean'"),
+    ],
+)
+def test_short_names_that_cannot_be_read_say_what_can(text: str, message: str) -> None:
+    """Unknown names list the known ones, unknown options those that the encoding takes."""
+    with pytest.raises(SpecError, match=message):
+        parse_encoding(text)
+
+
+# --- LieRE -----------------------------------------------------------------------------------
 
 
 def test_lattice_runs_in_row_major_order() -> None:
@@ -119,7 +202,7 @@ def test_liere_shares_what_its_spec_says(
     """Tables have one row per layer and head that learns its own; n L H d (b - 1) / 2 numbers."""
     encoding = make_liere(grid, block, per_layer=per_layer, per_head=per_head)
     layers, heads, head_dim = (3 if per_layer else 1), (2 if per_head else 1), 24
-    table = encoding.rotations(encoding.positions(Grid(grid)))
+    table = blocks_of(encoding.rotations(encoding.positions(Grid(grid))))
     tokens = Grid(grid).tokens
     assert table.shape == (layers, tokens, heads, head_dim // block, block, block)
     count = sum(parameter.numel() for parameter in encoding.parameters())
@@ -130,7 +213,7 @@ def offset_scores(block: int, grid: tuple[int, ...]) -> dict[tuple[float, ...], 
     """R(p)^T R(q) for every pair of tokens, gathered by q - p in grid steps."""
     encoding = make_liere(grid, block)
     positions = encoding.positions(Grid(grid))
-    table = rotations_of(encoding, positions)[0, :, 0]  # [T, N, K, K]
+    table = float64_blocks(encoding, positions)[0, :, 0]  # [T, N, K, K]
     steps = torch.tensor([max(1, side - 1) for side in grid])
     found: dict[tuple[float, ...], list[Tensor]] = {}
     for p in range(len(positions)):
@@ -158,8 +241,11 @@ def test_block_eight_generators_are_not_relative() -> None:
 def test_liere_turns_tokens_differently_along_each_axis() -> None:
     """The first axis and the second have generators of their own."""
     encoding = make_liere((3, 5))
-    table = rotations_of(encoding, torch.tensor([[0.5, 0.0], [0.0, 0.5]], dtype=torch.float64))
+    table = float64_blocks(encoding, torch.tensor([[0.5, 0.0], [0.0, 0.5]], dtype=torch.float64))
     assert (table[:, 0] - table[:, 1]).abs().max().item() > 0.1
+
+
+# --- positions that are added ----------------------------------------------------------------
 
 
 def test_absolute_adds_its_table_at_the_training_grid() -> None:
@@ -169,7 +255,7 @@ def test_absolute_adds_its_table_at_the_training_grid() -> None:
     assert encoding.rotations(encoding.positions(Grid((3, 5)))) is None
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("grid", [*GRIDS, (2, 3, 2, 4)])
 def test_absolute_interpolates_along_the_right_axes(grid: tuple[int, ...]) -> None:
     """A table that is linear in one axis stays linear in it, and constant in the others.
 
@@ -197,129 +283,21 @@ def test_absolute_interpolates_along_the_right_axes(grid: tuple[int, ...]) -> No
         assert (shaped[..., axis].diff(dim=axis) > -1e-6).all()
 
 
-# --- the published code ----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def published_dir(repo_root: Path) -> Path:
-    """Answers of the published code."""
-    path = repo_root.parent / "shared" / "reference" / "official"
-    if not path.is_dir():
-        pytest.skip("the published code's answers are not beside this checkout (../shared)")
-    return path
-
-
-def published(folder: Path, name: str) -> tuple[ModelSpec, dict[str, Tensor], dict[str, Any]]:
-    """A case as our spec (layer 0's generators serve every layer), its tensors, and itself."""
-    case = {case["name"]: case for case in json.loads((folder / "cases.json").read_text())}[name]
-    rotary = case["encoding"] == "liere"
-    patch = tuple(case["patch"])
-    sides = zip(case["trained_size"], patch, strict=True)
-    spec = ModelSpec(
-        patch=patch,
-        grid=tuple(side // step for side, step in sides),
-        pool="class",
-        encoding=EncodingSpec(
-            case["encoding"],
-            case["block"],
-            per_layer=False,
-            per_head=case["per_head"],
-            position_rule="published",
-        ),
-        **{key: case[key] for key in ("width", "depth", "heads", "mlp_dim", "classes")},
-    )
-    assert rotary or spec.encoding.block is None
-    return spec, load_file(folder / f"{name}.safetensors"), case
-
-
-def converted(spec: ModelSpec, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The published state dictionary under our names."""
-    old = {key[6:]: value for key, value in tensors.items() if key.startswith("state.")}
-    table = old["pos_embedding"][0]  # [1 + T, W]; zero where positions are rotations
-    new = {
-        "class_token": old["cls_token"][0] + table[:1],
-        "patch_embedding.weight": old["to_patch_embedding.1.weight"],
-        "patch_embedding.bias": old["to_patch_embedding.1.bias"],
-        "norm.weight": old["mlp_head.0.weight"],
-        "norm.bias": old["mlp_head.0.bias"],
-        "head.weight": old["mlp_head.1.weight"],
-        "head.bias": old["mlp_head.1.bias"],
-    }
-    for layer in range(spec.depth):
-        for ours, theirs in (
-            ("attention_norm.weight", "0.norm.weight"),
-            ("attention_norm.bias", "0.norm.bias"),
-            ("attention.query_key_value.weight", "0.fn.to_qkv.weight"),
-            ("attention.out.weight", "0.fn.to_out.0.weight"),
-            ("attention.out.bias", "0.fn.to_out.0.bias"),
-            ("mlp_norm.weight", "1.norm.weight"),
-            ("mlp_norm.bias", "1.norm.bias"),
-            ("mlp.0.weight", "1.fn.net.0.weight"),
-            ("mlp.0.bias", "1.fn.net.0.bias"),
-            ("mlp.2.weight", "1.fn.net.3.weight"),
-            ("mlp.2.bias", "1.fn.net.3.bias"),
-        ):
-            new[f"layers.{layer}.{ours}"] = old[f"transformer.layers.{layer}.{theirs}"]
-    block = spec.encoding.block
-    if block is None:
-        return new | {"encoding.table": table[1:]}
-    heads = spec.heads if spec.encoding.per_head else 1
-    raw = old["position_encoder.generator_raw_params"][:, 0]  # layer 0: [A, H N, K, K]
-    rows, columns = torch.triu_indices(block, block, offset=1)
-    entries = raw[..., rows, columns].unflatten(1, (heads, -1))  # [A, H, N, K (K - 1) / 2]
-    return new | {"encoding.entries": entries[:, None]}
-
-
-def published_model(spec: ModelSpec, tensors: dict[str, Tensor]) -> VisionTransformer:
-    """Our model with the published weights; its input is value / 255, not normalised."""
-    plain = InputSpec(mean=(0.0,) * 3, std=(1.0,) * 3)
-    model = VisionTransformer(spec, plain)
-    model.load_state_dict(converted(spec, tensors))
-    return model.eval()
-
-
-ROTARY = ("liere2_2d", "liere8_2d", "liere8_shared_2d", "liere8_larger_2d", "liere8_3d")
-
-
-@pytest.mark.parametrize("name", ROTARY)
-def test_rotations_equal_the_published_ones(published_dir: Path, name: str) -> None:
-    """Class token first, our rotations of layer 0 are those of the published encoder."""
-    spec, tensors, case = published(published_dir, name)
-    model = published_model(spec, tensors)
-    sides = zip(case["input_size"], spec.patch, strict=True)
-    table = model.encode(Grid(tuple(side // step for side, step in sides))).rotations
-    assert table is not None
-    ours = table[0].flatten(1, 2)  # [S, H N, K, K]
-    theirs = tensors["rotations"][0, :, 0]  # layer 0
-    difference = (ours - theirs).abs().max().item()
-    assert difference < 3e-5, f"largest difference {difference:.2e}"
-
-
-@pytest.mark.parametrize("name", [*ROTARY, "absolute_2d", "absolute_larger_2d"])
-def test_logits_equal_the_published_ones(published_dir: Path, name: str) -> None:
-    """Weights of the published code give its logits and its gradient of the input."""
-    spec, tensors, _ = published(published_dir, name)
-    model = published_model(spec, tensors)
-    pixels = (255 * tensors["input"].movedim(1, -1)).requires_grad_()  # [B, *pixels, C]
-    logits = model(pixels)
-    (logits * torch.arange(1.0, spec.classes + 1)).sum().backward()
-    assert pixels.grad is not None
-    gradient = 255 * pixels.grad.movedim(-1, 1)
-    torch.testing.assert_close(logits, tensors["logits"], rtol=1e-4, atol=2e-5)
-    torch.testing.assert_close(gradient, tensors["input_grad"], rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ROTARY)
-def test_generator_gradients_equal_the_published_ones(published_dir: Path, name: str) -> None:
-    """Layer 0's raw parameters, used by every layer, get the published gradient."""
-    spec, tensors, _ = published(published_dir, name)
-    model = published_model(spec, tensors)
-    logits = model(255 * tensors["input"].movedim(1, -1))
-    (logits * torch.arange(1.0, spec.classes + 1)).sum().backward()
-    entries = dict(model.named_parameters())["encoding.entries"]
-    block = spec.encoding.block
-    assert entries.grad is not None
-    assert block is not None
-    ours = skew(entries.grad[:, 0].flatten(1, 2), block).triu()  # [A, H N, K, K]
-    theirs = tensors["generator_grad"][:, 0].triu(1)
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+@pytest.mark.parametrize("grid", [*GRIDS, (2, 3, 2, 4)])
+def test_sinusoidal_gives_every_axis_waves_of_its_own(grid: tuple[int, ...]) -> None:
+    """Axis a has m sines and m cosines of its own index, and channels left over get zero."""
+    width, axes = 44, len(grid)
+    encoding = make_encoding(model_spec(grid, EncodingSpec("sinusoidal"), width=width))
+    larger = tuple(side + 1 for side in grid)
+    offset = encoding.token_offset(Grid(larger))
+    assert offset is not None
+    assert encoding.rotations(encoding.positions(Grid(grid))) is None
+    count = width // (2 * axes)
+    expected = np.zeros((*larger, width))
+    for index in np.ndindex(*larger):
+        for axis, position in enumerate(index):
+            for k in range(count):
+                angle = position / 10000 ** (k / count)
+                expected[index][2 * count * axis + k] = math.sin(angle)
+                expected[index][2 * count * axis + count + k] = math.cos(angle)
+    np.testing.assert_allclose(offset.numpy(), expected.reshape(-1, width), atol=1e-6)

@@ -22,17 +22,19 @@ from rich.console import Console
 import export.make
 from export.__main__ import main
 from export.check import check_graph
-from export.freeze import FrozenAttention, FrozenTransformer, loaded_bytes, table_bytes
+from export.freeze import FrozenAttention, FrozenTransformer
 from export.generated import image
 from export.graph import to_onnx
 from export.make import Options, make_bundle
 from export.parity import FP32, ParityError, compare, graph_logits, open_graph
+from export.plan import plan_of
 from export.reference import torch_logits
 from models.bundle import Bundle, read_bundle
 from models.checkpoint import load_checkpoint
 from models.files import sha256_file
 from models.inputs import prepare
 from models.prepared import prepare_split
+from models.rotations import Rotations
 from models.sources import SourceError, open_source
 from models.spec import EncodingSpec, Grid, InputSpec, SpecError
 from tests.disks import small_disk
@@ -129,7 +131,8 @@ def test_runtime_folds_the_joined_blocks(
     tokens, heads, side = 1 + 20, 2, 32
     layer = (tokens * heads * 32 // side, side, side)
     assert loaded_tables(bundle.path("graphs/4x5.onnx"), tmp_path) == [layer, layer]
-    assert loaded_bytes(load_checkpoint(checkpoint)[0], GRIDS[1]) == 2 * 4 * math.prod(layer)
+    plan = plan_of(load_checkpoint(checkpoint)[0])
+    assert plan.loaded_bytes(GRIDS[1]) == 2 * 4 * math.prod(layer)
 
 
 def test_graph_keeps_the_contract(bundle: Bundle) -> None:
@@ -164,7 +167,7 @@ def test_graphs_share_one_file_of_weights(bundle: Bundle, checkpoint: Path) -> N
     """weights.bin holds the weights once and each grid's rotations once, nothing else."""
     model, _ = load_checkpoint(checkpoint)
     weights = sum(parameter.numel() * 4 for parameter in model.parameters())
-    tables = sum(table_bytes(model, grid) for grid in GRIDS)
+    tables = sum(map(plan_of(model).table_bytes, GRIDS))
     size = bundle.path("graphs/weights.bin").stat().st_size
     padding = 4096 * 40  # every tensor begins on a page
     assert tables < size < weights + tables + padding
@@ -175,9 +178,9 @@ def test_graphs_share_one_file_of_weights(bundle: Bundle, checkpoint: Path) -> N
 def test_rotations_in_the_bundle_come_from_float64(bundle: Bundle, checkpoint: Path) -> None:
     """The stored table is the float64 exponential, rounded once."""
     model, _ = load_checkpoint(checkpoint)
-    rotations = model.encode(GRIDS[1], torch.float64).rotations
-    assert rotations is not None
-    table = rotations[1]
+    blocks = model.encode(GRIDS[1], torch.float64).blocks
+    assert blocks is not None
+    table = blocks[1]
     stored = bundle.path("graphs/weights.bin").read_bytes()
     assert table.mT.contiguous().detach().numpy().tobytes() in stored
 
@@ -383,14 +386,11 @@ def test_graph_that_disagrees_leaves_nothing_behind(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If turned queries were off by a thousandth, parity would stop the export."""
+    """If what is turned were off by a thousandth, parity would stop the export."""
     honest = FrozenAttention.turned
 
-    def off(
-        self: FrozenAttention, pair: torch.Tensor, table: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        query, key = honest(self, pair, table)
-        return query * 1.001, key
+    def off(self: FrozenAttention, part: torch.Tensor, rotations: Rotations) -> torch.Tensor:
+        return honest(self, part, rotations) * 1.001
 
     monkeypatch.setattr(FrozenAttention, "turned", off)
     words = [str(checkpoint), "--grid", "3x2", "--out", str(tmp_path), "--parity-items", "36"]
@@ -425,10 +425,11 @@ def test_compare_allows_a_flip_inside_the_margin_only() -> None:
 def test_table_bytes_are_those_of_the_table() -> None:
     """The size that is announced is the size that is stored."""
     shared = EncodingSpec("liere", 4, per_layer=False)
-    for encoding in (LIERE, shared, EncodingSpec("absolute", None)):
+    for encoding in (LIERE, shared, EncodingSpec("rope_mixed"), EncodingSpec("absolute")):
         model = make_model(encoding)
-        table = model.encode(GRIDS[1]).rotations
-        assert table_bytes(model, GRIDS[1]) == (0 if table is None else table.numel() * 4)
+        held = FrozenTransformer(model, GRIDS[1])
+        tables = (*held.tables, *held.cosines, *held.sines)
+        assert plan_of(model).table_bytes(GRIDS[1]) == 4 * sum(map(torch.numel, tables))
 
 
 def test_grid_with_wrong_axes_is_a_spec_error(tmp_path: Path, checkpoint: Path) -> None:

@@ -15,10 +15,11 @@ import torch
 
 from export.__main__ import main
 from export.check import GraphError, check_graph
-from export.freeze import FrozenTransformer, loaded_bytes, table_bytes
+from export.freeze import FrozenTransformer
 from export.golden import golden_files
 from export.graph import to_onnx
 from export.parity import batch_of, compare, fp16_bound, graph_logits, open_graph
+from export.plan import plan_of
 from export.reference import rounded_logits, torch_logits
 from models.bundle import Bundle, read_bundle
 from models.checkpoint import load_checkpoint
@@ -129,7 +130,7 @@ def test_fp16_graph_of_scans_keeps_the_contract(tmp_path: Path) -> None:
     compare(actual, expected, fp16_bound(expected))
     sizes = loaded_tables(tmp_path / "graph.onnx", tmp_path)  # one a layer, heads share it
     assert sizes == [(grid.tokens, 32, 32)] * 2
-    assert loaded_bytes(model, grid) == 4 * sum(map(math.prod, sizes))
+    assert plan_of(model).loaded_bytes(grid) == 4 * sum(map(math.prod, sizes))
 
 
 # --- what rotations weigh -----------------------------------------------------------------------
@@ -140,10 +141,10 @@ def test_shared_table_is_stored_once(clips: Bundle) -> None:
     model = model_of(clips)
     stored = clips.path("graphs/weights.bin").read_bytes()
     for grid in GRIDS:
-        table = model.encode(grid, torch.float64).rotations
-        assert table is not None
-        content = table[0].mT.contiguous().detach().numpy().tobytes()
-        assert (len(content), stored.count(content)) == (table_bytes(model, grid), 1)
+        blocks = model.encode(grid, torch.float64).blocks
+        assert blocks is not None
+        content = blocks[0].mT.contiguous().detach().numpy().tobytes()
+        assert (len(content), stored.count(content)) == (plan_of(model).table_bytes(grid), 1)
         assert len(content) == 4 * grid.tokens * 64 * 8  # width 64, block 8
 
 
@@ -151,7 +152,7 @@ def test_shared_table_is_loaded_once(clips: Bundle, tmp_path: Path) -> None:
     """A runtime holds one joined table for all layers, as many bytes as is announced."""
     sizes = loaded_tables(clips.path("graphs/2x3x4.onnx"), tmp_path)
     assert sizes == [(GRIDS[0].tokens * 2, 32, 32)]  # two heads
-    assert loaded_bytes(model_of(clips), GRIDS[0]) == 4 * math.prod(sizes[0])
+    assert plan_of(model_of(clips)).loaded_bytes(GRIDS[0]) == 4 * math.prod(sizes[0])
 
 
 def test_grids_of_three_axes_are_announced(

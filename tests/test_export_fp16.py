@@ -14,13 +14,15 @@ from onnx import TensorProto, helper
 
 from export.__main__ import main
 from export.check import GraphError, check_graph
-from export.freeze import FrozenAttention, FrozenTransformer, table_bytes
+from export.freeze import FrozenAttention, FrozenTransformer
 from export.graph import to_onnx
 from export.parity import Bound, ParityError, compare, fp16_bound, graph_logits, open_graph
+from export.plan import plan_of
 from export.reference import rounded_logits, torch_logits
 from models.bundle import Bundle, read_bundle
 from models.inputs import prepare
 from models.prepared import prepare_split
+from models.rotations import Rotations
 from models.sources import open_source
 from models.spec import EncodingSpec, Grid, InputSpec
 from models.vit import VisionTransformer
@@ -65,7 +67,7 @@ def test_weights_are_half_and_rotations_are_not(bundle: Bundle, model: VisionTra
         if "norm" not in name and "head" not in name and "encoding" not in name
         and parameter.numel() >= 512  # smaller ones stay in the graph
     )  # fmt: skip
-    tables = sum(table_bytes(model, grid) for grid in GRIDS)
+    tables = sum(map(plan_of(model).table_bytes, GRIDS))
     size = bundle.path("graphs/weights.bin").stat().st_size
     assert 2 * halved + tables <= size <= 2 * halved + tables + 4096 * 30  # page by page
 
@@ -78,17 +80,17 @@ def test_what_is_decided_in_float32_stays_there(bundle: Bundle) -> None:
     halves = {t.name for t in graph.graph.initializer if t.data_type == TensorProto.FLOAT16}
     layers = 2
     assert len([node for node in products if node.input[1] in halves]) == 1 + 4 * layers
-    assert len(products) == 1 + 5 * layers  # and a rotation in each layer
+    assert len(products) == 1 + 6 * layers  # and two rotations in each layer
     attention = next(node for node in graph.graph.node if node.op_type == "Attention")
     given = {found.name: helper.get_attribute_value(found) for found in attention.attribute}
     assert given["softmax_precision"] == TensorProto.FLOAT
 
 
 def test_no_value_is_cast_to_and_fro(bundle: Bundle) -> None:
-    """A layer casts six times: into and out of attention, around its rotations, and of the MLP."""
+    """A layer casts eight times: into and out of attention and MLP, around both rotations."""
     graph = onnx.load(bundle.path("graphs/4x5.onnx"), load_external_data=False)
     casts = [node for node in graph.graph.node if node.op_type == "Cast"]
-    assert len(casts) == 3 + 6 * 2  # pixels, then into and out of the patch embedding
+    assert len(casts) == 3 + 8 * 2  # pixels, then into and out of the patch embedding
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
@@ -276,14 +278,11 @@ def test_graph_that_is_off_by_more_than_rounding_is_refused(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The wider bound of fp16 still sees queries that are off by a tenth."""
+    """The wider bound of fp16 still sees scores that are off by a tenth."""
     honest = FrozenAttention.turned
 
-    def off(
-        self: FrozenAttention, pair: torch.Tensor, table: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        query, key = honest(self, pair, table)
-        return query * 1.1, key
+    def off(self: FrozenAttention, part: torch.Tensor, rotations: Rotations) -> torch.Tensor:
+        return honest(self, part, rotations) * 1.05
 
     monkeypatch.setattr(FrozenAttention, "turned", off)
     checkpoint, out = save(tmp_path / "best", make_model(LIERE), data), tmp_path / "out"

@@ -1,29 +1,34 @@
-"""Rotations: skew-symmetric generators, their exponential, and turning queries and keys."""
+"""Rotations: skew-symmetric generators, tables, turning queries and keys, changing the basis."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
-from models.rotations import CHUNK_ELEMENTS, apply_rotations, exponential, rotations, skew
+from models.rotations import (
+    Rotations,
+    fold_basis,
+    planar_generators,
+    planar_rotations,
+    rotations,
+    skew,
+    to_basis,
+    turn,
+)
+from tests.rotation_matrices import blocks_of, diagonal, full_rotations
 
 BLOCKS = (2, 3, 4, 8, 16, 64)
-#: Frobenius norms: nothing, far below and far above the radius of one Taylor polynomial.
-NORMS = (0.0, 1e-30, 1e-3, 0.5, 3.0, 40.0)
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def skew_matrices(count: int, block: int, norm: float, seed: int = 0) -> Tensor:
-    """Float64 [count, K, K], each with the given Frobenius norm."""
-    matrices = skew(random(count, block * (block - 1) // 2, seed=seed, dtype=torch.float64), block)
-    return matrices * (norm / matrices.square().sum((-2, -1), keepdim=True).sqrt())
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -36,61 +41,6 @@ def test_skew_fills_the_upper_triangle_row_by_row(block: int) -> None:
         expected[..., row, column] = entries[..., index]
         expected[..., column, row] = -entries[..., index]
     assert torch.equal(skew(entries, block), expected)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("block", BLOCKS)
-def test_exponential_equals_the_float64_exponential(block: int, norm: float) -> None:
-    """The float32 exponential stays within float32 rounding of torch's in float64."""
-    matrices = skew_matrices(5, block, norm)
-    expected = torch.linalg.matrix_exp(matrices)
-    difference = (exponential(matrices.float()) - expected).abs().max().item()
-    assert difference < 2e-6 * (1 + norm), f"largest difference {difference:.2e}"
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-def test_exponential_of_zero_is_exactly_the_identity(block: int) -> None:
-    """A token at the origin is not turned at all, not even by a rounding error."""
-    zero = torch.zeros(2, 3, block, block)
-    assert torch.equal(exponential(zero), torch.eye(block).expand(2, 3, block, block))
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("block", BLOCKS)
-def test_exponential_gradient_equals_the_float64_gradient(block: int, norm: float) -> None:
-    """Gradients of the entries agree with autograd through torch's exponential in float64."""
-    matrices = skew_matrices(3, block, norm)
-    rows, columns = torch.triu_indices(block, block, offset=1)
-    entries = matrices[:, rows, columns]
-    seen = random(3, block, block, seed=1, dtype=torch.float64)
-    exact = entries.clone().requires_grad_()
-    (torch.linalg.matrix_exp(skew(exact, block)) * seen).sum().backward()
-    fast = entries.float().requires_grad_()
-    (exponential(skew(fast, block)) * seen.float()).sum().backward()
-    assert exact.grad is not None
-    assert fast.grad is not None
-    scale = exact.grad.abs().max().item()
-    difference = (fast.grad - exact.grad).abs().max().item()
-    assert difference < 3e-6 * (1 + norm) * scale, f"{difference:.2e} of {scale:.2e}"
-
-
-def test_exponential_handles_chunks_of_different_size_and_norm() -> None:
-    """Matrices that lie in different chunks get their own number of squarings, in order."""
-    block = 8
-    count = 2 * CHUNK_ELEMENTS // block**2 + 5
-    matrices = skew_matrices(count, block, 1.0)
-    matrices *= torch.logspace(-3, 1.5, count, dtype=torch.float64)[:, None, None]
-    difference = exponential(matrices.float()) - torch.linalg.matrix_exp(matrices)
-    assert difference.abs().max().item() < 5e-5
-
-
-@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
-def test_exponential_of_what_is_not_finite_is_not_finite(value: float) -> None:
-    """A run whose weights diverged sees NaN and stops by its loss; its neighbours are spared."""
-    matrices = torch.zeros(3, 8, 8)
-    matrices[1, 0, 1], matrices[1, 1, 0] = value, -value
-    finite = exponential(matrices).isfinite().all(-1).all(-1)
-    assert finite.tolist() == [True, False, True]
 
 
 @given(
@@ -134,48 +84,114 @@ def test_rotations_differentiate_in_float32_as_in_float64() -> None:
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("table_heads", "block"), [(3, 2), (3, 4), (1, 4), (3, 12), (1, 12)])
-def test_apply_rotations_equals_a_plain_loop(table_heads: int, block: int) -> None:
-    """Each block of each head of each token is multiplied by its own rotation, shared or not."""
-    batch, tokens, heads, head_dim = 2, 5, 3, 12
-    blocks = head_dim // block
-    x = random(batch, tokens, heads, head_dim)
-    table = random(tokens, table_heads, blocks, block, block, seed=1)
-    expected = torch.empty_like(x)
-    for token in range(tokens):
-        for head in range(heads):
-            for index in range(blocks):
-                part = slice(index * block, (index + 1) * block)
-                rotation = table[token, head if table_heads > 1 else 0, index]
-                for item in range(batch):
-                    expected[item, token, head, part] = rotation @ x[item, token, head, part]
-    torch.testing.assert_close(apply_rotations(x, table), expected)
+# --- turning ----------------------------------------------------------------------------------
 
 
-def test_apply_rotations_differentiates_like_an_einsum() -> None:
-    """Gradients of the input and of a table shared by all heads are those of the definition."""
-    x, table = random(2, 5, 3, 12), random(5, 1, 3, 4, 4, seed=1)
+def plain_turn(x: Tensor, rotations: Rotations) -> Tensor:
+    """Token by token and head by head, by whole matrices of one head."""
+    matrices = diagonal(blocks_of(rotations), x.shape[-1])  # [S, H or 1, D, D]
+    turned = torch.empty_like(x)
+    for token in range(x.shape[1]):
+        for head in range(x.shape[2]):
+            matrix = matrices[token, head % matrices.shape[1]]
+            for item in range(len(x)):
+                turned[item, token, head] = matrix @ x[item, token, head]
+    return turned
+
+
+def make_rotations(heads: int, block: int, blocks: int) -> Rotations:
+    """Of five tokens; block 2 stands for pairs. Not orthogonal: turning must not rely on it."""
+    if block == 2:
+        return Rotations(turns=random(5, heads, blocks, 2, seed=1))
+    return Rotations(blocks=random(5, heads, blocks, block, block, seed=1))
+
+
+#: Heads of the table, block side, blocks: all of head_dim 12, or with channels left over.
+TURNS = [(3, 2, 6), (1, 2, 6), (3, 4, 3), (1, 4, 3), (3, 12, 1), (1, 12, 1), (3, 3, 4)]
+REMAINDERS = [(3, 5, 2), (1, 5, 2), (3, 3, 3), (3, 8, 1)]
+
+
+@pytest.mark.parametrize(("heads", "block", "blocks"), TURNS + REMAINDERS)
+def test_turn_equals_a_plain_loop(heads: int, block: int, blocks: int) -> None:
+    """Each block of each head of each token meets its own rotation; what is left over passes."""
+    x = random(2, 5, 3, 12)
+    rotations = make_rotations(heads, block, blocks)
+    turned = turn(x, rotations)
+    torch.testing.assert_close(turned, plain_turn(x, rotations))
+    assert torch.equal(turned[..., block * blocks :], x[..., block * blocks :])
+
+
+@pytest.mark.parametrize(("heads", "block", "blocks"), TURNS + REMAINDERS)
+def test_turn_differentiates_like_a_plain_loop(heads: int, block: int, blocks: int) -> None:
+    """Gradients of the input and of rotations shared by heads are those of the definition."""
+    x, rotations = random(2, 5, 3, 12), make_rotations(heads, block, blocks)
     seen = random(2, 5, 3, 12, seed=2)
 
-    def gradients(plain: bool) -> tuple[Tensor, ...]:
-        leaves = x.clone().requires_grad_(), table.clone().requires_grad_()
-        if plain:
-            wide = leaves[1].expand(5, 3, 3, 4, 4)
-            parts = leaves[0].unflatten(-1, (3, 4))  # [B, T, H, N, K]
-            turned = torch.einsum("thnij,bthnj->bthni", wide, parts).flatten(-2)
-        else:
-            turned = apply_rotations(*leaves)
-        return torch.autograd.grad((turned * seen).sum(), leaves)
+    def gradients(way: Callable[[Tensor, Rotations], Tensor]) -> tuple[Tensor, ...]:
+        given = x.clone().requires_grad_()
+        leaves = [None if one is None else one.clone().requires_grad_() for one in rotations]
+        wanted = [given, *(leaf for leaf in leaves if leaf is not None)]
+        return torch.autograd.grad((way(given, Rotations(*leaves)) * seen).sum(), wanted)
 
-    for fast, plain in zip(gradients(False), gradients(True), strict=True):
+    for fast, plain in zip(gradients(turn), gradients(plain_turn), strict=True):
         torch.testing.assert_close(fast, plain)
 
 
-def test_apply_rotations_keeps_the_precision_of_its_input() -> None:
-    """A bfloat16 query stays bfloat16: the table is cast once, the result is not widened."""
-    x, table = random(2, 5, 3, 8).bfloat16(), random(5, 3, 2, 4, 4)
-    turned = apply_rotations(x, table)
+def test_turn_needs_no_gradient_of_fixed_rotations() -> None:
+    """Tables that nobody learns ask for none; the input's gradient is the same."""
+    for block in (2, 4):
+        rotations = make_rotations(3, block, 12 // block)
+        x = random(2, 5, 3, 12).requires_grad_()
+        turn(x, rotations).sum().backward()
+        expected = random(2, 5, 3, 12).requires_grad_()
+        plain_turn(expected, rotations).sum().backward()
+        torch.testing.assert_close(x.grad, expected.grad)
+
+
+def test_turn_without_rotations_returns_its_input() -> None:
+    """Absolute positions cost nothing in attention."""
+    x = random(2, 5, 3, 12)
+    assert turn(x, Rotations()) is x
+
+
+@pytest.mark.parametrize("block", [2, 4])
+def test_turn_keeps_the_precision_of_its_input(block: int) -> None:
+    """A bfloat16 query stays bfloat16, and so does its gradient; the table's is float32."""
+    rotations = make_rotations(3, block, 12 // block)
+    wide = random(2, 5, 3, 12)
+    narrow = wide.bfloat16().requires_grad_()
+    tables = [one for one in rotations if one is not None]
+    tables[0].requires_grad_()
+    turned = turn(narrow, rotations)
     assert turned.dtype == torch.bfloat16
-    torch.testing.assert_close(
-        turned.float(), apply_rotations(x.float(), table), rtol=0.05, atol=0.05
-    )
+    torch.testing.assert_close(turned.float(), turn(wide, rotations), rtol=0.05, atol=0.05)
+    turned.float().sum().backward()
+    assert narrow.grad is not None
+    assert tables[0].grad is not None
+    assert (narrow.grad.dtype, tables[0].grad.dtype) == (torch.bfloat16, torch.float32)
+
+
+# --- changing the basis -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("heads", [3, 1])
+def test_folding_a_basis_equals_applying_it(heads: int) -> None:
+    """Q^T (W x) and (Q^T W) x agree, for the bias as for the weight, by blocks of a head."""
+    basis = torch.linalg.qr(random(heads, 2, 6, 6, seed=3))[0]
+    weight, bias, tokens = random(36, 10), random(36, seed=1), random(2, 5, 10, seed=2)
+    plain = functional.linear(tokens, weight, bias).unflatten(-1, (3, 12))  # [B, S, H, D]
+    folded = functional.linear(tokens, fold_basis(weight, basis), fold_basis(bias, basis))
+    torch.testing.assert_close(folded.unflatten(-1, (3, 12)), to_basis(plain, basis))
+    matrix = diagonal(basis, 12)[1 % heads]
+    torch.testing.assert_close(to_basis(plain, basis)[0, 3, 1], matrix.T @ plain[0, 3, 1])
+
+
+def test_planar_generators_give_the_planar_rotations() -> None:
+    """exp(sum of p A) is Q turns Q^T, with a basis and without."""
+    positions = random(5, 2, dtype=torch.float64)
+    frequencies = random(2, 2, 3, 6, seed=1, dtype=torch.float64)
+    for basis in (None, torch.linalg.qr(random(2, 1, 3, 4, 4, dtype=torch.float64))[0]):
+        generators = planar_generators(frequencies, basis)  # [A, L, H, N, K, K]
+        table = rotations(positions, generators).transpose(0, 1)  # [L, T, H, N, K, K]
+        turned = full_rotations(planar_rotations(positions, frequencies, basis), 12)
+        torch.testing.assert_close(turned, diagonal(table, 12))

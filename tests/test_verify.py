@@ -244,9 +244,21 @@ MUTANTS: dict[str, tuple[Spoil, bool, str, str]] = {
         stating(lambda m: [entry["parity"].update(atol=10.0) for entry in m["grids"]]),
         False, "", ""),
     "opset": (stating(lambda m: m.update(opset=20)), False, "graph 3x2", "the manifest says 20"),
-    "encoding": (
-        stating(lambda m: m["encoding"].update(name="absolute", block=None)),
-        False, "rotations 3x2", "expected rotations in 0 of 2 layers, got 2"),
+    "no rotations": (
+        stating(lambda m: m["rotations"].update(form="none", block=None)),
+        False, "rotations 3x2", "expected rotations by blocks 0 times in 2 layers, got 4"),
+    "rotations by planes": (
+        stating(lambda m: m["rotations"].update(form="planes", block=None)),
+        False, "rotations 3x2", "expected rotations by blocks 0 times in 2 layers, got 4"),
+    "rotations not stated": (
+        stating(lambda m: m.pop("rotations")),
+        False, "rotations 3x2", "expected rotations by blocks 2 times in 2 layers, got 4"),
+    "blocks that are folded": (
+        stating(lambda m: m["rotations"].update(folded=True)),
+        False, "files", "form blocks cannot be folded"),
+    "blocks without a side": (
+        stating(lambda m: m["rotations"].update(block=None)),
+        False, "files", "form blocks cannot have block None"),
     "precision": (
         stating(lambda m: m.update(precision="fp32" if m["precision"] == "fp16" else "fp16")),
         False, "files", "must state rounded"),

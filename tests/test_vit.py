@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -10,13 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.rotations import apply_rotations
+from models.encodings.liere import Liere
+from models.rotations import Rotations
 from models.spec import EncodingSpec, Grid, InputSpec, ModelSpec, SpecError
-from models.vit import VisionTransformer, attend, layer_table
+from models.vit import VisionTransformer, attend
+from tests.rotation_matrices import diagonal
 
 #: Patch and grid of one, two and three axes, no two sides alike.
 SHAPES = {1: ((3,), (6,)), 2: ((2, 3), (4, 3)), 3: ((2, 3, 1), (2, 3, 4))}
-LIERE, ABSOLUTE = EncodingSpec("liere", 8), EncodingSpec("absolute", None)
+LIERE, ABSOLUTE = EncodingSpec("liere", 8), EncodingSpec("absolute")
+AXIAL = EncodingSpec("axial_rope", base=100.0)
+#: Pairs of channels, blocks of two, larger blocks, shared by heads and layers or not.
+ORACLES = (AXIAL, EncodingSpec("liere", 2), LIERE, EncodingSpec("liere", 16, False, False))
 
 
 def make_model(axes: int = 2, **changes: Any) -> VisionTransformer:
@@ -102,34 +108,76 @@ def test_model_takes_float_pixels_of_the_same_values() -> None:
 
 
 @pytest.mark.parametrize("axes", SHAPES)
-def test_model_equals_a_plain_forward_pass(axes: int) -> None:
-    """Logits are those of a transformer written out in float64, one head at a time."""
-    model = make_model(axes, pool="class", depth=2).double()
+@pytest.mark.parametrize("query_key_norm", [False, True])
+@pytest.mark.parametrize("encoding", ORACLES, ids=lambda spec: f"{spec.name}_{spec.block}")
+def test_model_equals_a_plain_forward_pass(
+    axes: int, query_key_norm: bool, encoding: EncodingSpec
+) -> None:
+    """Logits are those of a transformer written out in float64, turned by exp(sum of p A)."""
+    spec = {"pool": "class", "query_key_norm": query_key_norm, "encoding": encoding}
+    model = make_model(axes, **spec)
     pixels = make_pixels(model)
-    encoded = model.encode(model.spec.training_grid, torch.float64)
-    assert encoded.rotations is not None
+    expected = plain_logits(copy.deepcopy(model).double(), pixels)
+    torch.testing.assert_close(model(pixels).double(), expected, rtol=2e-5, atol=2e-5)
+
+
+def plain_logits(model: VisionTransformer, pixels: Tensor) -> Tensor:
+    """Of a float64 model, layer by layer, one head at a time."""
+    matrices = plain_rotations(model)
     tokens = model.patch_embedding(model.patches(pixels).double())
-    prefix = model.class_token.expand(len(tokens), -1, -1)
-    tokens = torch.cat([prefix, tokens], dim=1)
+    tokens = torch.cat([model.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
     layers: Any = model.layers
     for index, layer in enumerate(layers):
-        attention = layer.attention
         normed = layer.attention_norm(tokens)
-        query, key, value = (normed @ attention.query_key_value.weight.T).chunk(3, dim=-1)
-        mixed = torch.empty_like(tokens)
-        for head in range(3):
-            part = slice(16 * head, 16 * (head + 1))
-            turn = torch.stack(
-                [torch.block_diag(*row) for row in encoded.rotations[index, :, head].double()]
-            )  # [S, D, D]
-            q = torch.einsum("sij,bsj->bsi", turn, query[..., part])
-            k = torch.einsum("sij,bsj->bsi", turn, key[..., part])
-            weights = (q @ k.transpose(1, 2) / 4).softmax(-1)  # [B, S, S]
-            mixed[..., part] = weights @ value[..., part]
-        tokens = tokens + attention.out(mixed)
+        mixed = plain_attention(layer.attention, normed, matrices[index % len(matrices)])
+        tokens = tokens + layer.attention.out(mixed)
         tokens = tokens + layer.mlp(layer.mlp_norm(tokens))
-    expected = model.head(model.norm(tokens[:, 0]))
-    torch.testing.assert_close(model(pixels, encoded).double(), expected, rtol=1e-5, atol=1e-5)
+    return model.head(model.norm(tokens[:, 0]))
+
+
+def plain_rotations(model: VisionTransformer) -> Tensor:
+    """exp(sum_a p_a A_a) of whole heads, [L or 1, S, H or 1, D, D]; the class token at 0."""
+    encoding: Any = model.encoding
+    generators = encoding.generators(torch.float64)  # [A, L, H, N, K, K]
+    positions = encoding.positions(model.spec.training_grid)
+    positions = torch.cat([torch.zeros_like(positions[:1]), positions])  # [S, A]
+    exponents = torch.einsum("sa,alhnij->lshnij", positions, generators)
+    turned = torch.linalg.matrix_exp(exponents.contiguous())  # it refuses other layouts
+    return diagonal(turned, model.spec.head_dim)
+
+
+def plain_attention(attention: Any, tokens: Tensor, matrices: Tensor) -> Tensor:
+    """Heads side by side, [B, S, W]; matrices [S, H or 1, D, D]."""
+    heads, mixed = attention.heads, []
+    query, key, value = (tokens @ attention.query_key_value.weight.T).chunk(3, dim=-1)
+    for head in range(heads):
+        q, k, v = (part.chunk(heads, dim=-1)[head] for part in (query, key, value))
+        if attention.query_key_norms:
+            q, k = (norm(x) for norm, x in zip(attention.query_key_norms, (q, k), strict=True))
+        turn = matrices[:, head % matrices.shape[1]]  # [S, D, D]
+        q, k = (torch.einsum("sij,bsj->bsi", turn, part) for part in (q, k))
+        scores = q @ k.transpose(1, 2) / attention.head_dim**0.5  # [B, S, S]
+        mixed.append(scores.softmax(-1) @ v)
+    return torch.cat(mixed, dim=-1)
+
+
+@pytest.mark.parametrize("query_key_norm", [False, True])
+def test_model_in_a_basis_equals_a_plain_forward_pass(query_key_norm: bool) -> None:
+    """Q folded into the projections, or applied after a norm: the logits are those of R."""
+    model = make_model(2, encoding=AXIAL, pool="class", query_key_norm=query_key_norm)
+    basis = orthogonal(2, 3, 2, 8)
+    model.encoding.basis = basis.to  # type: ignore[assignment]
+    assert model.encode(model.spec.training_grid).basis is not None
+    pixels = make_pixels(model)
+    expected = plain_logits(copy.deepcopy(model).double(), pixels)
+    torch.testing.assert_close(model(pixels).double(), expected, rtol=2e-5, atol=2e-5)
+
+
+def orthogonal(*shape: int) -> Tensor:
+    """Random orthogonal matrices, float64 [*shape, K], the last side repeated."""
+    generator = torch.Generator().manual_seed(3)
+    wide = torch.randn((*shape, shape[-1]), generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(wide)[0]
 
 
 @pytest.mark.parametrize("pool", ["class", "mean"])
@@ -145,20 +193,40 @@ def test_pooling_reads_what_its_name_says(pool: str) -> None:
 
 def test_class_token_is_never_rotated() -> None:
     """Its row of the table is the identity in every layer and head; the others are not."""
-    model = make_model(2, pool="class")
-    table = model.encode(Grid((5, 2))).rotations
-    assert table is not None
+    table = encode(make_model(2, pool="class"), Grid((5, 2))).blocks
     assert table.shape == (2, 1 + 10, 3, 2, 8, 8)
     assert torch.equal(table[:, 0], torch.eye(8).expand(2, 3, 2, 8, 8))
     assert (table[:, 2:] - torch.eye(8)).abs().amax((0, 2, 3, 4, 5)).min().item() > 0.1
 
 
+@pytest.mark.parametrize("encoding", [AXIAL, EncodingSpec("liere", 2)])
+def test_class_token_is_turned_by_no_angle(encoding: EncodingSpec) -> None:
+    """Where pairs turn, its row is cosine 1 and sine 0; every patch but the first has another."""
+    turns = encode(make_model(2, pool="class", encoding=encoding), Grid((5, 2))).turns
+    nothing = torch.tensor([1.0, 0.0])
+    assert turns.shape[1:] == (1 + 10, 1 if encoding is AXIAL else 3, 8, 2)
+    assert torch.equal(turns[:, 0], nothing.expand_as(turns[:, 0]))
+    assert (turns[:, 2:] - nothing).abs().amax((0, 2, 3, 4)).min().item() > 0.1
+
+
+def test_prefix_tokens_stand_where_their_encoding_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class token at 0.5 on every axis turns like a patch there; without one no row is added."""
+    monkeypatch.setattr(Liere, "PREFIX_POSITION", 0.5)
+    model = make_model(2, pool="class", grid=(5, 3))  # token 7 lies in the middle, at (0.5, 0.5)
+    table = encode(model, Grid((5, 3))).blocks
+    torch.testing.assert_close(table[:, 0], table[:, 1 + 7], rtol=0, atol=1e-5)
+    assert encode(make_model(2, pool="mean"), Grid((5, 3))).blocks.shape[1] == 15
+
+
+def encode(model: VisionTransformer, grid: Grid, dtype: torch.dtype = torch.float32) -> Any:
+    """Rotations of all layers, any of which a test may read."""
+    return model.encode(grid, dtype).rotations
+
+
 def test_encode_is_the_same_in_float64_and_float32() -> None:
     """Export's float64 rotations and training's float32 ones agree, and both are kept float32."""
     model = make_model(3)
-    wide, narrow = (model.encode(Grid((3, 2, 5)), dtype).rotations for dtype in DTYPES)
-    assert wide is not None
-    assert narrow is not None
+    wide, narrow = (encode(model, Grid((3, 2, 5)), dtype).blocks for dtype in DTYPES)
     assert wide.dtype == narrow.dtype == torch.float32
     difference = (wide - narrow).abs().max().item()
     assert 0 < difference < 3e-5, f"largest difference {difference:.2e}"
@@ -171,25 +239,22 @@ DTYPES = (torch.float64, torch.float32)
 def test_layers_use_their_own_rotations(per_layer: bool) -> None:
     """Layer i takes row i of the table; a table of one row serves them all."""
     model = make_model(2, encoding=EncodingSpec("liere", 8, per_layer=per_layer))
-    table = model.encode(model.spec.training_grid).rotations
-    assert table is not None
-    assert len(table) == (2 if per_layer else 1)
+    rotations = encode(model, model.spec.training_grid)
+    assert len(rotations.blocks) == (2 if per_layer else 1)
     for layer in range(2):
-        row = layer_table(table, layer)
-        assert row is not None
-        assert torch.equal(row, table[layer if per_layer else 0])
-    assert layer_table(None, 1) is None
+        row = rotations.of_layer(layer)
+        assert torch.equal(row.blocks, rotations.blocks[layer if per_layer else 0])
+        assert row.turns is None
+    assert Rotations().of_layer(1) == Rotations()
 
 
 def test_rotations_stay_float32_under_autocast() -> None:
     """bf16 training rounds activations, never generators or the exponential."""
     model = make_model(2)
-    plain = model.encode(model.spec.training_grid).rotations
+    plain = encode(model, model.spec.training_grid).blocks
     with torch.autocast("cpu", torch.bfloat16):
-        cast = model.encode(model.spec.training_grid).rotations
+        cast = encode(model, model.spec.training_grid).blocks
         logits = model(make_pixels(model))
-    assert plain is not None
-    assert cast is not None
     assert cast.dtype == torch.float32
     assert torch.equal(cast, plain)
     assert logits.dtype == torch.float32
@@ -209,18 +274,6 @@ def test_batch_members_do_not_influence_each_other() -> None:
     pixels = make_pixels(model, batch=5)
     alone = torch.cat([model(pixels[index : index + 1]) for index in range(5)])
     torch.testing.assert_close(model(pixels), alone, rtol=1e-5, atol=1e-5)
-
-
-def test_rotate_turns_queries_and_keys_each_on_its_own() -> None:
-    """Stacking q and k for one product equals turning them one after the other."""
-    model = make_model(2)
-    table = layer_table(model.encode(model.spec.training_grid).rotations, 1)
-    assert table is not None
-    query, key = torch.randn(2, 4, 12, 3, 16).unbind(0)  # [B, S, H, D]
-    attention: Any = model.layers[1]
-    turned = attention.attention.rotate(query, key, table)
-    torch.testing.assert_close(turned[0], apply_rotations(query, table))
-    torch.testing.assert_close(turned[1], apply_rotations(key, table))
 
 
 def test_attend_agrees_between_its_two_branches() -> None:

@@ -1,4 +1,4 @@
-"""python -m training PRESET --data PATH --out RUN, python -m training split, ... report."""
+"""python -m training PRESET --data PATH --out RUN, ... compare, ... split, ... report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: PRESET --data PATH --out RUN, split, report."""
+"""The command line: PRESET --data PATH --out RUN, compare, split, report."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import inspect
 import sys
 from pathlib import Path
 
-import torch
-
-from models.checkpoint import CheckpointError
-from models.sources import SourceError
 from models.spec import SpecError
-from training import report, split
+from training import compare, report, split
 from training.config import Augment, TrainConfig
+from training.exits import BAD_INPUT, FAILED
 from training.finetune import recipe_for
 from training.loop import train
 from training.presets import PRESETS
@@ -23,9 +20,7 @@ from training.settings import override
 from training.stopping import Stopped
 
 #: Commands beside the presets: a function of the remaining arguments that gives the exit status.
-OTHERS = {"split": split.main, "report": report.main}
-FAILED = (OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)
-BAD_INPUT = (SpecError, SourceError, CheckpointError, FileExistsError, FileNotFoundError)
+OTHERS = {"compare": compare.main, "split": split.main, "report": report.main}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         + f"\n\nsettings (--set KEY=VALUE):\n{_settings(TrainConfig)}"
         + f"\n\nsettings (--set augment.KEY=VALUE):\n{_settings(Augment)}"
         + "\n\nalso: python -m training split --help (a split that does not leak, as a CSV)"
+        "\n      python -m training compare --help (encodings under one recipe, one table)"
         "\n      python -m training report --help (figures and pictures of a run, once more)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

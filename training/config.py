@@ -129,6 +129,8 @@ class TrainConfig:
             keeps it where the labels are the same.
         freeze: layers, from the first on, that stay as they are, and with them everything before
             them and the encoding; 0 for none.
+        items: training items at most, drawn alike from every class, the same ones for every seed;
+            0 for all.
         batch: items per update; a last, smaller batch of an epoch is left out.
         accumulate: parts that a batch is computed in, one after the other, to need less memory.
         learning_rate: the peak, reached after ``warmup_steps``; then a cosine down to 0.
@@ -159,6 +161,7 @@ class TrainConfig:
     init_from: str | None = None
     head: Literal["auto", "keep", "new"] = "auto"
     freeze: int = 0
+    items: int = 0
     epochs: int = 20
     batch: int = 128
     accumulate: int = 1
@@ -185,7 +188,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "save_every", "workers"):
             _at_least(self, name, 1)
-        for name in ("weight_decay", "warmup_steps", "clip_norm", "freeze", "seed"):
+        for name in ("weight_decay", "warmup_steps", "clip_norm", "freeze", "items", "seed"):
             _at_least(self, name, 0)
         if not 0 < self.learning_rate < math.inf:
             raise SpecError(f"learning_rate must be positive, got {self.learning_rate}")

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from models.prepared import Prepared, prepare_split
+from models.prepared import Prepared, prepare_split, split_sha256
 from models.sources import Source, SourceError, open_source
 from models.spec import AXES, Grid, InputSpec, ModelSpec, SpecError
 from training.config import TrainConfig
+from training.draws import epoch_order, occurrences
 from training.progress import Progress
 
 
@@ -44,21 +45,51 @@ def with_classes(model: ModelSpec, source: Source) -> ModelSpec:
     )
 
 
+def thin(source: Source, split: str, count: int) -> Source:
+    """The source with at most ``count`` items of a split, as many of each class; 0 for all.
+
+    Drawn by nothing but the split's labels: those of a smaller count are among a larger one's.
+    Classes that run out of items leave their share to the others.
+    """
+    items = source.split(split)
+    if not 0 < count < len(items):
+        return source
+    if count < len(source.labels):
+        raise SpecError(
+            f"expected at least one item of each of {len(source.labels)} classes in split "
+            f"{split!r}, got {count} items"
+        )
+    labels = np.array([item.label for item in items])
+    order = epoch_order(0, 0, len(items))
+    rounds = occurrences(labels[order])  # every class gives one item a round
+    chosen = order[np.argsort(rounds, kind="stable")[:count]]
+    kept = {items[index].id for index in chosen}
+    return dataclasses.replace(
+        source, items=tuple(i for i in source.items if i.split != split or i.id in kept)
+    )
+
+
 def prepare(
     source: Source,
     split: str,
     config: TrainConfig,
     progress: Progress,
     cache: Path | None = None,
+    grid: Grid | None = None,
 ) -> Prepared:
-    """One split decoded, or found in the cache; that of training as large as its crops want it."""
-    pixels = config.model.training_grid.pixels(config.model.patch)
+    """One split decoded, or found in the cache; that of training as large as its crops want it.
+
+    Args:
+        grid: another one than the model's; of scans it shows the same millimetres.
+    """
+    sides = config.model.training_grid.pixels(config.model.patch)
+    pixels = grid.pixels(config.model.patch) if grid else sides
     if split == "train":
         axes = zip(AXES[config.input.modality], pixels, strict=True)
         oversize = config.augment.oversize
         pixels = tuple(side if axis == "time" else round(side * oversize) for axis, side in axes)
     one = (1,) * len(pixels)
-    spec = _same_extent(config.input, config.model.training_grid.pixels(config.model.patch), pixels)
+    spec = _same_extent(config.input, sides, pixels)
     with progress.decoding(split, len(source.split(split))) as advance:
         prepared = prepare_split(
             source,
@@ -95,11 +126,18 @@ def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def describe(source: Source, training: Prepared, validation: Prepared) -> dict[str, Any]:
-    """What was trained on, without saying where it lay."""
+    """What was trained on, without saying where it lay.
+
+    The hash of the training split is that of all of its items, whatever part of them was used:
+    it tells which items were never in it.
+    """
+    whole = training.sha256
+    if len(training.ids) + len(training.skipped) < len(source.split("train")):
+        whole = split_sha256(source, "train")
     return {
         "name": source.name,
         "labels": list(source.labels),
-        "train": {"items": len(training.ids), "sha256": training.sha256},
+        "train": {"items": len(training.ids), "sha256": whole},
         "val": {"items": len(validation.ids), "sha256": validation.sha256},
         "skipped": [list(pair) for pair in training.skipped + validation.skipped],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,13 @@ from training.stopping import Stop, Stopped
 CURVE_POINTS = 20
 
 
-def train(config: TrainConfig, root: Path, resume: bool = False) -> dict[str, Any]:
+def train(
+    config: TrainConfig, root: Path, resume: bool = False, report: bool = True
+) -> dict[str, Any]:
     """Train, or continue, one run; returns the metrics of its best checkpoint.
+
+    Args:
+        report: measure the best checkpoint and write the report page at the end.
 
     Raises:
         SpecError, SourceError, CheckpointError: bad input, with what was expected and what came.
@@ -46,8 +52,8 @@ def train(config: TrainConfig, root: Path, resume: bool = False) -> dict[str, An
             setup, notes = set_up(config, run, resume, progress)
             fit(setup, run, notes, stop, progress)
             del setup  # the report decodes its own splits
-        # the checkpoint may know an older place of the data
-        make_report(root, Path(config.data), config.skip_unreadable)
+        if report:  # the checkpoint may know an older place of the data
+            make_report(root, Path(config.data), config.skip_unreadable)
     return notes["best"]
 
 
@@ -75,8 +81,9 @@ def set_up(
     if resume:
         run.restore(state)
     cache = run.cache(config.cache)
+    used = data.thin(source, "train", config.items)
     training, validation = (
-        data.prepare(source, split, config, progress, cache) for split in ("train", "val")
+        data.prepare(used, split, config, progress, cache) for split in ("train", "val")
     )
     described = data.describe(source, training, validation)
     if resume:
@@ -121,6 +128,7 @@ class Fit:
         self.per_epoch = len(setup.training.ids) // setup.config.batch
         self.total = self.per_epoch * setup.config.epochs
         self.saved = notes["step"]
+        self.seconds: list[float] = []  # of every step that this process took
 
     def steps(self) -> None:
         """Measure where an epoch has ended, stop where asked, else take a step."""
@@ -155,8 +163,10 @@ class Fit:
             self.notes["losses"] = 0.0
         samples = self.order[position * config.batch : (position + 1) * config.batch]
         rate = learning_rate(config, step, self.total)
+        began = time.perf_counter()
         with self.stop.at_once(step == self.saved):  # torch.compile may take minutes in there
             taken = train_step(setup, samples, step, rate, self.stop)
+        self.seconds.append(time.perf_counter() - began)
         self.notes["losses"] += taken.loss
         self.notes["step"] = step + 1
         self.progress.step(taken.loss)
@@ -185,6 +195,8 @@ class Fit:
         if is_better(record, notes["best"], setup.config.choose):
             notes["best"] = record
         notes["measured"] = notes["step"]
+        if self.seconds:  # none where a run was resumed at the end of an epoch
+            notes["step_seconds"] = statistics.median(self.seconds)
 
     def _keep_evidence(self, error: NotFinite) -> None:
         """Write down what came and from where; a full disk does not hide it."""

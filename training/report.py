@@ -21,15 +21,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from models.checkpoint import CheckpointError, Description, load_checkpoint
 from models.files import atomic_directory, sync_directory
-from models.sources import SourceError
-from models.spec import SpecError
 from training.bootstrap import DRAWS
+from training.exits import BAD_INPUT, FAILED
 from training.held_out import Bars, predict
 from training.measures import BINS, DEFINITIONS, Measures, measure
 from training.page import page
@@ -40,8 +38,6 @@ SCHEMA = 1
 LINK, FOLDERS = "report", "reports"
 #: Settings that are paths, and nobody else's business.
 PRIVATE = ("data", "init_from", "cache")
-BAD_INPUT = (SpecError, SourceError, CheckpointError, FileExistsError, FileNotFoundError)
-FAILED = (OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)
 
 
 class ReportError(CheckpointError):

@@ -78,6 +78,7 @@ def train_step(
         layer.eval()  # as they are: neither dropout nor drop_path
     setup.state.optimiser.zero_grad(set_to_none=True)
     device = model.head.weight.device
+    seed_torch(config, step, config.accumulate)  # encodings that move positions
     with autocast(device, config.precision):
         encoded = model.encode(model.spec.training_grid)  # once, for all parts, layers and heads
     shared = Encoded(*map(_cut, encoded))  # parts leave their gradients here
@@ -86,7 +87,7 @@ def train_step(
     for index in range(config.accumulate):
         if stop:
             stop.check()
-        torch.manual_seed(int(step_key(config.seed, step)) ^ index)  # dropout and drop_path
+        seed_torch(config, step, index)  # dropout and drop_path
         rows = slice(index * part, (index + 1) * part)
         with autocast(device, config.precision):
             logits = model(inputs[rows], shared)  # [B / accumulate, classes]
@@ -108,6 +109,11 @@ def train_step(
     if setup.state.average:
         setup.state.average.update_parameters(model)
     return Taken(loss, norm)
+
+
+def seed_torch(config: TrainConfig, step: int, part: int) -> None:
+    """What torch draws next depends on the seed, the step and the part alone."""
+    torch.manual_seed(int(step_key(config.seed, step)) ^ part)
 
 
 def make_batch(setup: Setup, samples: np.ndarray, step: int) -> tuple[Tensor, Tensor]:
@@ -186,6 +192,11 @@ def _cut(tensor: Tensor | None) -> Tensor | None:
 
 def _pass_on(encoded: Encoded, shared: Encoded) -> None:
     """What all parts together want of the encoding goes through it once."""
-    for tensor, cut in zip(encoded, shared, strict=True):
-        if tensor is not None and cut is not None and cut.grad is not None:
-            tensor.backward(cut.grad)
+    wanted = [
+        (tensor, cut.grad)
+        for tensor, cut in zip(encoded, shared, strict=True)
+        if tensor is not None and cut is not None and cut.grad is not None
+    ]
+    if wanted:  # at once: its tensors may come out of one computation
+        tensors, gradients = zip(*wanted, strict=True)
+        torch.autograd.backward(tensors, gradients)

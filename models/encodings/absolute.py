@@ -5,39 +5,52 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.encodings.base import Encoding, lattice
-from models.spec import Grid, ModelSpec, SpecError
+from models.encodings.base import Encoding, token_indices
+from models.spec import Grid, ModelSpec
 
 #: How the table is resized to another grid, by number of axes.
 RESIZE = {1: "linear", 2: "bicubic", 3: "trilinear"}
 
 
 class Absolute(Encoding):
-    """x + E[position] (Dosovitskiy et al., arXiv 2010.11929); other grids interpolate E."""
+    """x + E[position]; other grids interpolate E, by cubics in two axes, linearly in any other.
+
+    Parameters: E, T W numbers for the T tokens of the training grid. Initialisation: normal, with
+    a standard deviation of 0.02. Positions: token indices.
+    Source: Dosovitskiy et al., arXiv 2010.11929, sections 3.1 and 3.2.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
-        if spec.encoding.block is not None:
-            raise SpecError(f"absolute positions have no block, got block {spec.encoding.block}")
         self.table = nn.Parameter(torch.empty(spec.training_grid.tokens, spec.width))
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def positions(self, grid: Grid) -> Tensor:
         """Token indices per axis, unit: tokens."""
-        return lattice([torch.arange(side, dtype=torch.float64) for side in grid.size])
+        return token_indices(grid)
 
     def token_offset(self, grid: Grid) -> Tensor:
         trained = self.spec.training_grid
         if grid == trained:
             return self.table
         table = self.table.T.reshape(1, self.spec.width, *trained.size)  # [1, W, *trained]
-        resized = nn.functional.interpolate(
-            table, size=grid.size, mode=RESIZE[grid.axes], align_corners=False
-        )  # [1, W, *grid]
-        return resized.flatten(2)[0].T  # [T, W]
+        return resized(table, grid).flatten(2)[0].T  # [T, W]
 
     @torch.no_grad()
     def adopt(self, trained: Encoding) -> None:
         """The table as it is interpolated to this training grid."""
         assert isinstance(trained, Absolute)
         self.table.copy_(trained.token_offset(self.spec.training_grid))
+
+
+def resized(table: Tensor, grid: Grid) -> Tensor:
+    """[1, W, *trained] -> [1, W, *grid], tokens taken as the middles of their patches."""
+    if grid.axes in RESIZE:
+        return nn.functional.interpolate(
+            table, size=grid.size, mode=RESIZE[grid.axes], align_corners=False
+        )
+    for axis, side in enumerate(grid.size, start=2):  # linear in all is linear in each in turn
+        lines = table.movedim(axis, -1)  # [1, W, *others, trained side]
+        line = nn.functional.interpolate(lines.flatten(1, -2), size=side, mode="linear")
+        table = line.unflatten(1, lines.shape[1:-1]).movedim(-1, axis)
+    return table

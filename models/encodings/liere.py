@@ -7,30 +7,30 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.encodings.base import BlockRotary, Encoding, lattice
-from models.rotations import skew
-from models.spec import Grid, ModelSpec, SpecError
+from models.encodings.base import Encoding, Rotary, published_positions, token_indices
+from models.rotations import Rotations, planar_rotations, skew
+from models.spec import Grid, ModelSpec
 
 
-class Liere(BlockRotary):
+class Liere(Rotary):
     """R(p) = exp(sum_a p_a A_a), each A_a block-diagonal with skew-symmetric blocks.
 
     Blocks above 2 do not commute between axes, so R(p)^T R(q) depends on p and q, not on q - p
     alone: the encoding is relative only for block 2 or one axis.
+
+    Parameters: the strict upper triangles, A L H D (K - 1) / 2 numbers, drawn from U(0, 2 pi) as
+    published, all of one sign.
     """
+
+    OPTIONS = {"block": 8, "position_rule": "constant-step"}
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
-        block = spec.encoding.block
-        if block is None:
-            raise SpecError("liere needs a block (2 to head_dim), got none")
-        self.block = block
-        layers = spec.depth if spec.encoding.per_layer else 1
-        heads = spec.heads if spec.encoding.per_head else 1
-        blocks = spec.head_dim // block
-        shape = (len(spec.patch), layers, heads, blocks, block * (block - 1) // 2)
+        self.block = self.options["block"]
+        blocks = spec.head_dim // self.block
+        shape = (self.axes, self.layers, self.heads, blocks, self.block * (self.block - 1) // 2)
         self.entries = nn.Parameter(torch.empty(shape))
-        nn.init.uniform_(self.entries, 0.0, 2 * math.pi)  # as published; all of one sign
+        nn.init.uniform_(self.entries, 0.0, 2 * math.pi)
 
     def positions(self, grid: Grid) -> Tensor:
         """The training grid spans [0, 1] per axis, ends included; unitless.
@@ -38,12 +38,21 @@ class Liere(BlockRotary):
         Other grids keep the step (``constant-step``), so neighbours stay equally far apart, or
         follow ``linspace(0, s / s0, s)`` (``published``), whose step drifts a little.
         """
-        rule = _published if self.spec.encoding.position_rule == "published" else _constant_step
-        pairs = zip(grid.size, self.spec.grid, strict=True)
-        return lattice([rule(side, trained) for side, trained in pairs])
+        if self.options["position_rule"] == "published":
+            return published_positions(grid, self.spec.grid)
+        steps = [1.0 / max(1, trained - 1) for trained in self.spec.grid]
+        return token_indices(grid) * torch.tensor(steps, dtype=torch.float64)
 
-    def generators(self) -> Tensor:
-        return skew(self.entries, self.block)
+    def generators(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        return skew(self.entries.to(dtype), self.block)
+
+    def rotations(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotations:
+        if self.block > 2:
+            return super().rotations(positions, dtype)
+        with torch.autocast(positions.device.type, enabled=False):
+            entries = self.entries[..., 0].to(dtype)  # [A, L, H, N]
+            # skew() puts an entry above the diagonal, which turns backwards
+            return planar_rotations(positions, -entries)
 
     @torch.no_grad()
     def adopt(self, trained: Encoding) -> None:
@@ -58,11 +67,3 @@ class Liere(BlockRotary):
         scale = torch.where(new > 0, ends / new.clamp(min=1e-12), 1.0)  # [A]
         self.entries.copy_(trained.entries * scale.to(self.entries)[:, None, None, None, None])
 
-
-def _constant_step(side: int, trained: int) -> Tensor:
-    step = 1.0 / max(1, trained - 1)
-    return torch.arange(side, dtype=torch.float64) * step
-
-
-def _published(side: int, trained: int) -> Tensor:
-    return torch.linspace(0.0, side / trained, side, dtype=torch.float64)

@@ -1,0 +1,65 @@
+"""Axial RoPE on coordinates that span [-1, 1] at every grid, as DINOv3 has it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from models.encodings.axial_rope import axial_frequencies, check_pairs
+from models.encodings.base import Commuting, lattice
+from models.spec import Grid, ModelSpec, SpecError
+
+
+class Dinov3Rope(Commuting):
+    """R(c) turns pair k of axis a by 2 pi c_a / base^(k / m), m = D // (2 A) pairs an axis.
+
+    Parameters: none. The origin, where prefix tokens are, is the middle of the picture.
+
+    Positions: patch centres, 2 (i + 1/2) / s - 1, where s is the axis' own side (``normalise``
+    separate), the longest side (max) or the shortest (min); with these two an axis of another
+    length spans [-1, 2 side / s - 1]. In training they are moved, all of an axis alike: first
+    ``shift`` adds a number of U(-shift, shift) to each axis, then ``jitter`` multiplies each axis
+    by a factor that is log-uniform in [1 / jitter, jitter], then ``rescale`` all axes by one such
+    factor. Shift 0, jitter 1 and rescale 1 are off; the defaults are those of the released models.
+
+    Source: Simeoni et al. (DINOv3), arXiv 2508.10104, and facebookresearch/dinov3,
+    dinov3/layers/rope_position_encoding.py. There channel j is turned with channel j + D / 2,
+    here 2 j with 2 j + 1: the same up to that permutation of a head's channels.
+    """
+
+    OPTIONS = {"base": 100.0, "normalise": "separate", "shift": 0.0, "jitter": 1.0, "rescale": 2.0}
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        check_pairs(spec)
+        for name, least in (("shift", 0.0), ("jitter", 1.0), ("rescale", 1.0)):
+            if not least <= self.options[name] < math.inf:
+                raise SpecError(
+                    f"{spec.encoding.name} needs a {name} of at least {least:g}, "
+                    f"got {self.options[name]}"
+                )
+
+    def positions(self, grid: Grid) -> Tensor:
+        """Unit: half of the side that normalises."""
+        longest, shortest = max(grid.size), min(grid.size)
+        whole = {"separate": None, "max": longest, "min": shortest}[self.options["normalise"]]
+        centres = (torch.arange(side, dtype=torch.float64) + 0.5 for side in grid.size)
+        sides = (whole or side for side in grid.size)
+        return lattice([2 * i / side - 1 for i, side in zip(centres, sides, strict=True)])
+
+    def moved(self, positions: Tensor, grid: Grid) -> Tensor:
+        shift = self.options["shift"] * uniform(positions, self.axes)  # [A]
+        jitter = self.options["jitter"] ** uniform(positions, self.axes)  # [A]
+        rescale = self.options["rescale"] ** uniform(positions, 1)  # [1]
+        return (positions + shift) * jitter * rescale
+
+    def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        turns = axial_frequencies(self.spec, self.options["base"], torch.float64)
+        return (2 * math.pi * turns).to(dtype)
+
+
+def uniform(like: Tensor, count: int) -> Tensor:
+    """Numbers of U(-1, 1), [count]."""
+    return like.new_empty(count).uniform_(-1.0, 1.0)

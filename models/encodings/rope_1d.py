@@ -1,0 +1,35 @@
+"""RoPE along the raster: the grid read like a line of text."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.encodings.axial_rope import check_pairs
+from models.encodings.base import Commuting
+from models.spec import Grid, ModelSpec
+
+
+class Rope1d(Commuting):
+    """R(t) turns pair k of channels by t base^(-2 k / D), t the token's number in the grid.
+
+    Relative in t, which is the wrong geometry: the last token of a row and the first of the next
+    are neighbours, and one step down is as far as a row is long, at every grid another distance.
+
+    Parameters: none. Positions: [T, 1], row by row, unit: tokens.
+    Source: Su et al. (RoFormer), arXiv 2104.09864, equation 15.
+    """
+
+    OPTIONS = {"base": 10000.0}
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        check_pairs(spec, axes=1)
+
+    def positions(self, grid: Grid) -> Tensor:
+        return torch.arange(grid.tokens, dtype=torch.float64)[:, None]  # [T, 1]
+
+    def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        pairs = self.spec.head_dim // 2
+        series = self.options["base"] ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+        return series.expand(1, 1, 1, -1).to(dtype)  # [1, 1, 1, P]

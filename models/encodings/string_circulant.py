@@ -1,0 +1,72 @@
+"""Circulant-STRING: generators that are circulant matrices (Schenck et al., arXiv 2502.02562)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.encodings.axial_rope import axial_frequencies, check_pairs
+from models.encodings.base import Commuting, token_indices
+from models.spec import Grid, ModelSpec, SpecError
+
+
+class StringCirculant(Commuting):
+    """R(p) = exp(sum_a p_a L_a), each block of L_a a circulant matrix C minus its transpose.
+
+    Entry (r, s) of a block of side b is c_m where r - s = m and -c_m where r - s = -m (mod b), for
+    0 < m < b / 2: what a circulant matrix keeps of itself when its transpose is taken away. Such
+    matrices commute, because all have the Fourier basis. In its real form plane j, 0 < j < b / 2,
+    turns by f_j = 2 sum_m c_m sin(2 pi j m / b) per unit; the last plane, of the constant and the
+    alternating vector, is not turned.
+
+    Parameters: A L H (D / b) (b / 2 - 1) numbers c. The paper leaves their start open; here f
+    starts as axial RoPE with ``base`` 100, but for the pairs that are not turned. Positions are
+    token indices.
+    """
+
+    OPTIONS = {"base": 100.0, "block": 16}
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        check_pairs(spec)
+        self.block = self.options["block"]
+        if self.block % 2 or self.block < 4:
+            raise SpecError(
+                "string_circulant needs an even block of at least 4, since one plane of each is "
+                f"not turned, got {self.block}"
+            )
+        shape = (self.axes, self.layers, self.heads, spec.head_dim // self.block, -1)
+        series = axial_frequencies(spec, self.options["base"], torch.float64)  # [A, 1, 1, P]
+        wanted = series.unflatten(-1, (-1, self.block // 2))[..., :-1]  # [A, 1, 1, N, K / 2 - 1]
+        numbers = wanted @ sines(self.block) / self.block  # sines(K)^2 = K I
+        self.numbers = nn.Parameter(numbers.float().expand(*shape).clone())
+
+    def positions(self, grid: Grid) -> Tensor:
+        return token_indices(grid)
+
+    def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        turned = self.numbers.to(dtype) @ sines(self.block).to(self.numbers.device, dtype)
+        return nn.functional.pad(turned, (0, 1)).flatten(-2)  # [A, L, H, P]
+
+    def basis(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The same in every block: [1, 1, N, K, K]."""
+        blocks = self.spec.head_dim // self.block
+        basis = fourier_basis(self.block).to(self.numbers.device, dtype)  # [K, K]
+        return basis.expand(1, 1, blocks, -1, -1)
+
+
+def sines(block: int) -> Tensor:
+    """2 sin(2 pi j m / K) for 0 < j, m < K / 2: float64 [K / 2 - 1, K / 2 - 1], symmetric."""
+    index = torch.arange(1, block // 2, dtype=torch.float64)
+    return 2 * torch.sin(2 * math.pi / block * torch.outer(index, index))
+
+
+def fourier_basis(block: int) -> Tensor:
+    """Cosines and sines of 2 pi j r / K for 0 < j < K / 2, then 1 and (-1)^r: float64 [K, K]."""
+    rows = torch.arange(block, dtype=torch.float64)
+    angles = 2 * math.pi / block * torch.outer(rows, rows[1 : block // 2])  # [K, K / 2 - 1]
+    waves = torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1) * math.sqrt(2 / block)
+    still = torch.stack([torch.ones_like(rows), 1 - 2 * (rows % 2)], dim=-1) / math.sqrt(block)
+    return torch.cat([waves, still], dim=1)  # [K, K]

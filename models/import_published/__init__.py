@@ -1,0 +1,1 @@
+"""A published LieRE checkpoint becomes a checkpoint of this project."""
