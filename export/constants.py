@@ -40,8 +40,8 @@ def rotation_tables(graph: ModelProto) -> list[np.ndarray]:
     tables: dict[str, np.ndarray] = {}
     for name in dict.fromkeys(factors):
         nodes = _makers_of(name, makers, constants)
-        if nodes is not None and (value := _value(name, nodes, constants)).ndim == 3:
-            tables[name] = value
+        if nodes is not None and (value := _value(name, nodes, constants)).ndim > 2:
+            tables[name] = value.reshape(-1, *value.shape[-2:])
     return [tables[name] for name in factors if name in tables]
 
 

@@ -75,8 +75,7 @@ def turn_blocks(x: Tensor, table: Tensor, turned_dim: int) -> Tensor:
     own = matrices // pieces  # H'
     rows = x[..., :turned_dim] if turned_dim < head_dim else x
     rows = rows.reshape(-1, sequence, heads // own, matrices, side).permute(1, 3, 0, 2, 4)
-    rows = rows.reshape(sequence * matrices, -1, side)  # [S M, B H / H', side]
-    turned = torch.matmul(rows, table.flatten(0, 1))  # [S M, B H / H', side]
+    turned = torch.matmul(rows.flatten(2, 3), table)  # [S, M, B H / H', side]
     turned = turned.reshape(sequence, own, pieces, -1, heads // own, side)
     turned = turned.permute(3, 1, 4, 0, 2, 5).flatten(4).flatten(1, 2)  # [B, H, S, N K]
     if turned_dim == head_dim:

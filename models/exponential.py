@@ -18,6 +18,8 @@ from models.rays import find_rays
 
 #: Matrix elements worked on at a time: small enough for a core's second-level cache.
 CHUNK_ELEMENTS = 2**17
+#: Matrix elements that the backward pass has room for beside the table and its gradient.
+GROUP_ELEMENTS = 2**22
 #: Largest spectral norm for which the degree-8 Taylor polynomial is exact to float32 rounding
 #: (remainder theta^9 / 9! below 2^-24).
 TAYLOR_RADIUS = 0.65
@@ -51,9 +53,18 @@ def exponentials(positions: Tensor, generators: Tensor) -> Tensor:
     Returns:
         [T, ..., K, K], orthogonal; exactly the identity at the origin.
     """
-    outer = generators.shape[1:]
-    flat = generators.reshape(len(generators), -1, *outer[-2:])  # [A, M, K, K]
-    return torch.ops.liere.exponentials(positions, flat).unflatten(1, outer[:-2])
+    if generators.shape[-1] == 2:
+        return _planes(positions, generators)
+    return torch.ops.liere.exponentials(positions, generators)
+
+
+def _planes(positions: Tensor, generators: Tensor) -> Tensor:
+    """[T, A], [A, ..., 2, 2] -> [T, ..., 2, 2]; no product that autocast would round."""
+    entries = (generators[..., 1, 0] - generators[..., 0, 1]).flatten(1) / 2  # [A, M]
+    angles = (positions[..., None] * entries).sum(1)  # [T, M]
+    cosine, sine = angles.cos(), angles.sin()
+    rows = torch.stack([cosine, -sine, sine, cosine], dim=-1)  # [T, M, 4]
+    return rows.view(len(positions), *generators.shape[1:])
 
 
 # --- the operators ------------------------------------------------------------------------------
@@ -67,12 +78,10 @@ torch.library.define("liere::exponentials_gradient", GRADIENT)
 
 @torch.library.impl("liere::exponentials", "default")
 def _exponentials(positions: Tensor, generators: Tensor) -> Tensor:
-    """[T, A], [A, M, K, K] -> [T, M, K, K]."""
+    """[T, A], [A, ..., K, K] -> [T, ..., K, K]."""
     rays = find_rays(positions)
     with torch.autocast(positions.device.type, enabled=False):
-        table = _exponents(positions, generators)  # in whose place their exponentials come
-        if table.shape[-1] == 2:
-            return _plane(table)
+        table = _exponents(positions, generators)  # [T, M, K, K]; exponentials take their place
         flat = table.flatten(0, 1)  # [T M, K, K]
         for rows, squarings in _alike(flat, _rows([ray[0] for ray in rays], table)):
             small = flat.index_select(0, rows).mul_(2.0**-squarings)
@@ -81,26 +90,33 @@ def _exponentials(positions: Tensor, generators: Tensor) -> Tensor:
             for before, token in itertools.pairwise(ray):
                 torch.bmm(table[before], table[ray[0]], out=table[token])
     table[~positions.any(1)] = torch.eye(table.shape[-1], device=table.device)
-    return table
+    return table.view(-1, *generators.shape[1:])
 
 
 @torch.library.impl("liere::exponentials_gradient", "default")
 def _gradient(positions: Tensor, generators: Tensor, table: Tensor, gradient: Tensor) -> Tensor:
-    """With respect to the generators, [A, M, K, K]; ``table`` is what came of them."""
+    """With respect to the generators, [A, ..., K, K]; ``table`` is what came of them."""
     rays = find_rays(positions)
-    firsts = positions[[ray[0] for ray in rays]]  # [F, A]
+    result = torch.zeros_like(generators).flatten(1)  # [A, M K K]
+    step = max(1, GROUP_ELEMENTS // table[0].numel())
     with torch.autocast(positions.device.type, enabled=False):
-        values = _gather_all(rays, table, gradient)  # [F, M, K, K]
-        if table.shape[-1] == 2:  # they commute: nothing is left to do
-            return _weighted(firsts, values)
-        exponents = _exponents(firsts, generators)  # in whose place their gradients come
-        values = values.flatten(0, 1)  # [F M, K, K]
-        flat = exponents.flatten(0, 1)
-        for rows, squarings in _alike(flat, _rows(range(len(rays)), table)):
-            small = flat.index_select(0, rows).mul_(2.0**-squarings)
-            pulled = _pull_back(small, squarings, values.index_select(0, rows))
-            flat.index_copy_(0, rows, pulled.mul_(2.0**-squarings))
-        return _weighted(firsts, exponents)
+        for start in range(0, len(rays), step):
+            group = rays[start : start + step]
+            firsts = positions[[ray[0] for ray in group]]  # [F, A]
+            values = _gather_all(group, table, gradient)  # [F, M, K, K]
+            asked = _pull_all(_exponents(firsts, generators), values)
+            result.addmm_(firsts.T, asked.flatten(1))
+    return result.view(generators.shape)
+
+
+def _pull_all(exponents: Tensor, values: Tensor) -> Tensor:
+    """From values of the Lie algebra to exponents, in whose place they come; [F, M, K, K]."""
+    flat, values = exponents.flatten(0, 1), values.flatten(0, 1)  # [F M, K, K]
+    for rows, squarings in _alike(flat, torch.arange(len(flat), device=flat.device)):
+        small = flat.index_select(0, rows).mul_(2.0**-squarings)
+        pulled = _pull_back(small, squarings, values.index_select(0, rows))
+        flat.index_copy_(0, rows, pulled.mul_(2.0**-squarings))
+    return exponents
 
 
 @torch.library.register_fake("liere::exponentials")
@@ -125,46 +141,46 @@ torch.library.register_autograd(
 
 
 def _exponents(positions: Tensor, generators: Tensor) -> Tensor:
-    """[T, A], [A, M, K, K] -> [T, M, K, K]."""
-    return (positions @ generators.flatten(1)).view(-1, *generators.shape[1:])
-
-
-def _weighted(positions: Tensor, gradients: Tensor) -> Tensor:
-    """The way back: [T, A], [T, M, K, K] -> [A, M, K, K]."""
-    return (positions.T @ gradients.flatten(1)).view(-1, *gradients.shape[1:])
+    """[T, A], [A, ..., K, K] -> [T, M, K, K]."""
+    sums = positions @ generators.flatten(1)
+    return sums.view(len(positions), -1, *generators.shape[-2:])
 
 
 # --- rays -------------------------------------------------------------------------------------
 
 
 def _gather_all(rays: list[list[int]], table: Tensor, gradient: Tensor) -> Tensor:
-    """What every ray asks of its first token's exponents, [F, M, K, K]; a cacheful at a time."""
-    values = table.new_empty(len(rays), *table.shape[1:])
+    """What every ray asks of its first token's exponents: of [T, ..., K, K] each, [F, M, K, K].
+
+    Token by token and a cacheful at a time: a gradient whose layers come first stays as it is.
+    """
+    side = table.shape[-1]
+    values = table.new_empty(len(rays), table[0].numel() // side**2, side, side)
     step = _cacheful(table)
-    for start in range(0, table.shape[1], step):
-        part = slice(start, start + step)
-        for value, ray in zip(values, rays, strict=True):
-            value[part] = _gather(ray, table[:, part], gradient[:, part])
+    for value, ray in zip(values, rays, strict=True):
+        rotations, asked = ([x[token].flatten(0, -3) for token in ray] for x in (table, gradient))
+        for start in range(0, len(value), step):
+            part = slice(start, start + step)
+            value[part] = _gather([r[part] for r in rotations], [g[part] for g in asked])
     return values
 
 
-def _gather(ray: list[int], table: Tensor, gradient: Tensor) -> Tensor:
-    """What a ray's tokens ask of its first one's exponent X, as a value of its Lie algebra.
+def _gather(powers: list[Tensor], gradients: list[Tensor]) -> Tensor:
+    """What the powers of R = exp(X) ask of X, as a value of its Lie algebra.
 
-    With R = exp(X) and dR = R W, the k-th power turns by sum_(j < k) of R^-j W R^j; transposed,
-    all of them together take their gradients V_k to sum_j R^j (sum_(k > j) V_k) R^-j, here by
-    Horner's rule.
+    With dR = R W, the k-th power turns by sum_(j < k) of R^-j W R^j; transposed, all of them
+    together take their gradients V_k to sum_j R^j (sum_(k > j) V_k) R^-j, here by Horner's rule.
 
     Args:
-        table, gradient: [T, M, K, K].
+        powers, gradients: of R, R^2, R^3 and so on, each [M, K, K].
 
     Returns:
         [M, K, K], skew-symmetric.
     """
-    first = table[ray[0]]
-    total = value = _in_algebra(table[ray[-1]], gradient[ray[-1]])
-    for token in reversed(ray[:-1]):
-        total = total + _in_algebra(table[token], gradient[token])
+    first = powers[0]
+    total = value = _in_algebra(powers.pop(), gradients.pop())
+    while powers:
+        total = total + _in_algebra(powers.pop(), gradients.pop())
         value = torch.baddbmm(total, torch.bmm(first, value), first.mT)
     return value
 
@@ -178,13 +194,6 @@ def _in_algebra(rotation: Tensor, gradient: Tensor) -> Tensor:
 # --- one exponential ----------------------------------------------------------------------------
 
 
-def _plane(matrices: Tensor) -> Tensor:
-    """Closed form of [[0, -a], [a, 0]], [..., 2, 2]."""
-    angle = matrices[..., 1, 0]
-    cosine, sine = angle.cos(), angle.sin()
-    return torch.stack([cosine, -sine, sine, cosine], dim=-1).view(matrices.shape)
-
-
 def _rows(tokens: Iterable[int], table: Tensor) -> Tensor:
     """Where the matrices of some tokens are among those of all, [T M, K, K]."""
     count = table.shape[1]
@@ -193,8 +202,9 @@ def _rows(tokens: Iterable[int], table: Tensor) -> Tensor:
 
 
 def _cacheful(matrices: Tensor) -> int:
-    """How many matrices [..., K, K] are worked on at a time."""
-    return max(1, CHUNK_ELEMENTS // matrices.shape[-1] ** 2)
+    """How many matrices [..., K, K] are worked on at a time; a GPU wants few large calls."""
+    elements = CHUNK_ELEMENTS if matrices.device.type == "cpu" else GROUP_ELEMENTS
+    return max(1, elements // matrices.shape[-1] ** 2)
 
 
 def _alike(flat: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, int]]:

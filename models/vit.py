@@ -55,7 +55,8 @@ class VisionTransformer(nn.Module):
         self.patch_embedding = nn.Linear(_patch_values(spec), spec.width)
         self.class_token = nn.Parameter(torch.empty(spec.prefix_tokens, spec.width))
         nn.init.trunc_normal_(self.class_token, std=0.02)
-        self.encoding = make_encoding(spec)
+        with torch.random.fork_rng(devices=[]):  # the other weights do not depend on the encoding
+            self.encoding = make_encoding(spec)
         self.layers = nn.ModuleList(Layer(spec, rate) for rate in _drop_rates(spec))
         self.norm = nn.LayerNorm(spec.width)
         self.head = nn.Linear(spec.width, spec.classes)

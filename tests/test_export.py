@@ -129,7 +129,7 @@ def test_runtime_folds_the_joined_blocks(
 ) -> None:
     """Joining small rotations costs nothing at a request: the loaded graph holds them joined."""
     tokens, heads, side = 1 + 20, 2, 32
-    layer = (tokens * heads * 32 // side, side, side)
+    layer = (tokens, heads * 32 // side, side, side)
     assert loaded_tables(bundle.path("graphs/4x5.onnx"), tmp_path) == [layer, layer]
     plan = plan_of(load_checkpoint(checkpoint)[0])
     assert plan.loaded_bytes(GRIDS[1]) == 2 * 4 * math.prod(layer)

@@ -129,7 +129,7 @@ def test_fp16_graph_of_scans_keeps_the_contract(tmp_path: Path) -> None:
     actual = graph_logits(open_graph(tmp_path / "graph.onnx"), pixels)
     compare(actual, expected, fp16_bound(expected))
     sizes = loaded_tables(tmp_path / "graph.onnx", tmp_path)  # one a layer, heads share it
-    assert sizes == [(grid.tokens, 32, 32)] * 2
+    assert sizes == [(grid.tokens, 1, 32, 32)] * 2
     assert plan_of(model).loaded_bytes(grid) == 4 * sum(map(math.prod, sizes))
 
 
@@ -151,7 +151,7 @@ def test_shared_table_is_stored_once(clips: Bundle) -> None:
 def test_shared_table_is_loaded_once(clips: Bundle, tmp_path: Path) -> None:
     """A runtime holds one joined table for all layers, as many bytes as is announced."""
     sizes = loaded_tables(clips.path("graphs/2x3x4.onnx"), tmp_path)
-    assert sizes == [(GRIDS[0].tokens * 2, 32, 32)]  # two heads
+    assert sizes == [(GRIDS[0].tokens, 2, 32, 32)]  # two heads
     assert plan_of(model_of(clips)).loaded_bytes(GRIDS[0]) == 4 * math.prod(sizes[0])
 
 

@@ -20,6 +20,7 @@ from models.rotations import (
     skew,
     to_basis,
     turn,
+    turn_all,
 )
 from tests.rotation_matrices import blocks_of, diagonal, full_rotations
 
@@ -135,6 +136,49 @@ def test_turn_differentiates_like_a_plain_loop(heads: int, block: int, blocks: i
 
     for fast, plain in zip(gradients(turn), gradients(plain_turn), strict=True):
         torch.testing.assert_close(fast, plain)
+
+
+@pytest.mark.parametrize("heads", [3, 1])
+def test_turn_does_not_depend_on_how_many_tokens_it_takes(
+    heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results and gradients are the same however the sequence is cut, of any layout."""
+    parts = random(2, 5, 3, 3, 24).unbind(2)  # queries, keys and values side by side
+    tables = random(5, 2, heads, 3, 8, 8, seed=1)[:, 1]  # of one layer, not contiguous
+    seen = random(2, 2, 5, 3, 24, seed=2)
+
+    def results() -> tuple[Tensor, ...]:
+        leaves = [part.clone().requires_grad_() for part in parts[:2]]
+        table = tables.clone().requires_grad_()
+        turned = turn_all(leaves, Rotations(blocks=table))
+        gradients = torch.autograd.grad(list(turned), [*leaves, table], list(seen))
+        return *turned, *gradients
+
+    whole = results()
+    monkeypatch.setattr("models.turned_blocks.CHUNK_ELEMENTS", 2 * 2 * 2 * 3 * 24)
+    for one, other in zip(results(), whole, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_turn_all_equals_turning_each() -> None:
+    """Queries and keys together are what each is alone, by blocks and by pairs."""
+    query, key = random(2, 5, 3, 12), random(2, 5, 3, 12, seed=5)
+    for block in (2, 4):
+        rotations = make_rotations(3, block, 12 // block)
+        for turned, part in zip(turn_all([query, key], rotations), (query, key), strict=True):
+            torch.testing.assert_close(turned, turn(part, rotations))
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_by_layer_gives_every_layer_its_row(layers: int) -> None:
+    """One row serves all layers; what is not there is there in no layer."""
+    rotations = Rotations(turns=random(layers, 5, 3, 6, 2), basis=random(1, 3, 2, 6, 6))
+    for layer, own in enumerate(rotations.by_layer(4)):
+        assert own.blocks is None
+        assert own.turns is not None
+        assert own.basis is not None
+        assert torch.equal(own.turns, rotations.turns[layer % layers])  # type: ignore[index]
+        assert torch.equal(own.basis, rotations.basis[0])  # type: ignore[index]
 
 
 def test_turn_needs_no_gradient_of_fixed_rotations() -> None:

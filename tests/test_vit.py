@@ -261,6 +261,40 @@ def test_rotations_stay_float32_under_autocast() -> None:
     torch.testing.assert_close(logits, model(make_pixels(model)), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("encoding", [AXIAL, EncodingSpec("liere", 2), LIERE])
+def test_bfloat16_training_has_the_gradients_of_float32(encoding: EncodingSpec) -> None:
+    """Under autocast every parameter's gradient points where it points in float32."""
+    gradients = []
+    for enabled in (False, True):
+        model = make_model(2, encoding=encoding, pool="class").train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = model(make_pixels(model, batch=6)).square().sum()
+        loss.backward()
+        found = [parameter.grad for parameter in model.parameters()]
+        assert all(one is not None and one.dtype == torch.float32 for one in found)
+        gradients.append(torch.cat([one.flatten() for one in found if one is not None]))
+    wide, narrow = gradients
+    assert torch.cosine_similarity(wide, narrow, dim=0).item() > 0.999
+
+
+# torch 2.13 warns about itself while it traces an autograd function
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("encoding", [ABSOLUTE, AXIAL, LIERE], ids=lambda spec: spec.name)
+def test_a_compiler_traces_the_whole_model(encoding: EncodingSpec) -> None:
+    """torch.compile(fullgraph=True) gives the same logits and gradients, in training."""
+    model = make_model(2, encoding=encoding, pool="class").train()
+    pixels = make_pixels(model)
+    results = []
+    for way in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        model.zero_grad()
+        logits = way(pixels)
+        logits.square().sum().backward()
+        found = [one.grad.clone() for one in model.parameters() if one.grad is not None]
+        results.append([logits.detach(), *found])
+    for plain, traced in zip(*results, strict=True):
+        torch.testing.assert_close(traced, plain, rtol=1e-5, atol=1e-5)
+
+
 def test_encoded_computed_ahead_changes_nothing() -> None:
     """Passing the positions in, as training and export do, gives the same logits."""
     model = make_model(2)
