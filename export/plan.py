@@ -15,7 +15,7 @@ from export.layout import joined_blocks
 from models.bundle import RotationForm
 from models.encodings.base import Commuting, Rotary
 from models.rotations import Rotations, planar_rotations
-from models.spec import Grid
+from models.spec import Grid, SpecError
 from models.vit import VisionTransformer
 
 
@@ -109,7 +109,13 @@ def _blocks(
 
 
 def placed(model: VisionTransformer, grid: Grid) -> Tensor:
-    """Where every token of the sequence is, prefix tokens first: float64 [S, A]."""
+    """Where every token of the sequence is, prefix tokens first: float64 [S, A].
+
+    Raises:
+        SpecError: the grid has another number of axes than the model.
+    """
+    if grid.axes != len(model.spec.grid):
+        raise SpecError(f"expected a grid of {len(model.spec.grid)} axes, got {grid}")
     positions = model.encoding.positions(grid)  # [T, A]
     prefix = (model.spec.prefix_tokens, positions.shape[1])
     return torch.cat([positions.new_full(prefix, model.encoding.PREFIX_POSITION), positions])

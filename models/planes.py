@@ -15,8 +15,8 @@ def skew_planes(matrices: Tensor) -> tuple[Tensor, Tensor]:
     Q is not unique: a plane may be turned in itself, and planes with the same w mix. The gradient
     takes losses for granted that do not see this, as all that depend on B alone through exp(s B)
     do. Where two angles coincide, or two are zero, what mixes their planes is left out of it;
-    so at B = 0 it is the part of the true gradient that lies in the planes of Q. Computed in
-    float64 whatever the precision of B: gradients divide by differences of angles.
+    so at B = 0 it is the part of the true gradient that lies in the planes of Q. Planes are
+    found in float64 whatever the precision of B; the gradient is taken in the precision of B.
 
     Args:
         matrices: [..., K, K], skew-symmetric, float32 or float64, K even.

@@ -66,7 +66,12 @@ class VisionTransformer(nn.Module):
         """Positions as the layers use them. Rotations are computed in ``dtype``, kept float32.
 
         In training mode the encoding may move the positions, by torch's random generator.
+
+        Raises:
+            SpecError: the grid has another number of axes than the model.
         """
+        if grid.axes != len(self.spec.grid):
+            raise SpecError(f"expected a grid of {len(self.spec.grid)} axes, got {grid}")
         positions = self.encoding.positions(grid)  # [T, A]
         if self.training:
             positions = self.encoding.moved(positions, grid)
@@ -199,7 +204,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def in_basis(weight: Tensor, basis: Tensor) -> Tensor:
     """The projection [3 W, W] whose queries and keys come out in the basis [H or 1, N, K, K].
 
-    One small product a step: turning the tokens themselves would cost one for each of them.
+    One small product a pass: turning the tokens themselves would cost one for each of them.
     """
     width = weight.shape[1]
     with torch.autocast(weight.device.type, enabled=False):

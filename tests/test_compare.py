@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from models.checkpoint import load_checkpoint, read_description
+from models.encodings import parse_encoding
 from models.prepared import prepare_split
 from models.sources import Item, Source, open_source
 from models.spec import Grid, InputSpec, SpecError
@@ -146,13 +147,15 @@ def test_one_seed_gives_all_encodings_the_same_start(pictures: Path, tmp_path: P
     """Weights outside the encoding do not depend on the encoding."""
     config = override(PRESETS["smoke"](str(pictures)), list(TINY))
     states = []
-    for block in (2, 8):
-        changed = override(config, [f"model.encoding.block={block}"])
+    for name in ("absolute", "liere_8", "masa"):
+        model = dataclasses.replace(config.model, encoding=parse_encoding(name))
         with Progress() as progress:
-            setup, _ = set_up(changed, Run(tmp_path / str(block)), False, progress)
+            changed = dataclasses.replace(config, model=model)
+            setup, _ = set_up(changed, Run(tmp_path / name), False, progress)
         states.append(setup.model.state_dict())
     for name, tensor in states[0].items():
-        assert name.startswith("encoding.") or torch.equal(tensor, states[1][name]), name
+        for other in states[1:]:
+            assert name.startswith("encoding.") or torch.equal(tensor, other[name]), name
 
 
 # --- the table ----------------------------------------------------------------------------------

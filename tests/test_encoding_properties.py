@@ -517,3 +517,11 @@ def test_encodings_follow_their_model_to_a_gpu(name: str) -> None:
     logits.sum().backward()
     torch.testing.assert_close(logits.cpu(), expected, rtol=1e-3, atol=1e-3)
     assert all(value.grad is not None for value in model.encoding.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grid_of_other_axes_is_refused(name: str) -> None:
+    """A model of two axes has no positions for three: said by name, before any arithmetic."""
+    model = make_model(name, (3, 5))
+    with pytest.raises(SpecError, match="expected a grid of 2 axes, got 3x4x5"):
+        model.encode(Grid((3, 4, 5)))

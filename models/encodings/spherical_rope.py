@@ -57,7 +57,8 @@ class SphericalRope(Encoding):
         """Unit: radians of the fastest block."""
         steps = [2 * math.pi / max(1, side - 1) for side in self.trained.tolist()]
         middle = [(side - 1) / 2 for side in grid.size]
-        return (token_indices(grid) - torch.tensor(middle)) * torch.tensor(steps).double()
+        middle, steps = (torch.tensor(each, dtype=torch.float64) for each in (middle, steps))
+        return (token_indices(grid) - middle) * steps
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Angle of each block per unit of position, [A, L or 1, H or 1, N]."""
