@@ -55,10 +55,9 @@ class SphericalRope(Encoding):
 
     def positions(self, grid: Grid) -> Tensor:
         """Unit: radians of the fastest block."""
-        steps = [2 * math.pi / max(1, side - 1) for side in self.trained.tolist()]
-        middle = [(side - 1) / 2 for side in grid.size]
-        middle, steps = (torch.tensor(each, dtype=torch.float64) for each in (middle, steps))
-        return (token_indices(grid) - middle) * steps
+        spans = torch.clamp(self.trained.double() - 1, min=1).cpu()  # [A], steps from end to end
+        middle = (torch.tensor(grid.size, dtype=torch.float64) - 1) / 2  # [A]
+        return (token_indices(grid) - middle) * (2 * math.pi / spans)
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Angle of each block per unit of position, [A, L or 1, H or 1, N]."""
