@@ -83,8 +83,9 @@ def joined(table: Tensor) -> Tensor:
 def parted(matrices: Tensor, table: Tensor) -> Tensor:
     """The blocks on the diagonals of [C H' M, J K, J K]: like the table, [C, H', N, K, K]."""
     join, side = _join(table), table.shape[-1]
-    blocks = matrices.view(-1, join, side, join, side).diagonal(dim1=1, dim2=3)  # [.., K, K, J]
-    return blocks.movedim(-1, 1).reshape(table.shape)
+    wide = matrices.view(-1, join, side, join, side)  # [C H' M, J, K, J, K]
+    blocks = torch.stack([wide[:, place, :, place] for place in range(join)], dim=1)
+    return blocks.reshape(table.shape)
 
 
 def _join(table: Tensor) -> int:

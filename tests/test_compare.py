@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,15 @@ def arguments_for(data: Path, out: Path, *settings: str, **options: str) -> list
     for setting in (*TINY, "epochs=1", *settings):
         arguments += ["--set", setting]
     return arguments
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Like the children below: sums depend on the number of threads in their last bit."""
+    before_it = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before_it)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +240,7 @@ def compare_interrupted(
     with log.open("ab") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # see one_thread
     if place:
         name, call, number = place
         setattr(*before(name, call, lambda *_, **__: signal.raise_signal(number)))

@@ -294,7 +294,7 @@ def test_compiled_run_ends_like_any_other(pictures: Path, tmp_path: Path) -> Non
     """torch.compile changes the arithmetic a little and nothing else."""
     if not shutil.which("g++"):
         pytest.skip("there is no C++ compiler here")
-    settings = ("epochs=1", "model.depth=1")
+    settings = ("epochs=1", "model.depth=1", "model.dropout=0")  # compiled it draws otherwise
     losses = []
     for compiled in ("false", "true"):
         out = tmp_path / compiled

@@ -277,8 +277,6 @@ def test_bfloat16_training_has_the_gradients_of_float32(encoding: EncodingSpec) 
     assert torch.cosine_similarity(wide, narrow, dim=0).item() > 0.999
 
 
-# torch 2.13 warns about itself while it traces an autograd function
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("encoding", [ABSOLUTE, AXIAL, LIERE], ids=lambda spec: spec.name)
 def test_a_compiler_traces_the_whole_model(encoding: EncodingSpec) -> None:
     """torch.compile(fullgraph=True) gives the same logits and gradients, in training."""
