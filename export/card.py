@@ -67,7 +67,7 @@ manifest.json. The golden inputs are {source["goldens"]}.
 
 ## How it was made
 
-Trained on {data["train"]["items"]} items; {_chosen(description, data["val"]["items"])}
+{_trained(description, data)}
 ({source["checkpoint_sha256"][:16]}..., step {source["step"]}).{_began(description)}
 
 | setting | value |
@@ -85,6 +85,18 @@ def _settings(description: Description) -> list[tuple[str, Any]]:
         inner = value if isinstance(value, dict) else {"": value}
         found += [(f"{key}.{name}".rstrip("."), inner[name]) for name in sorted(inner)]
     return found
+
+
+def _trained(description: Description, data: Mapping[str, Any]) -> str:
+    """On what, and what chose the checkpoint; of an imported one nobody here knows."""
+    if imported := description.notes.get("imported"):
+        return (
+            f"Trained with the published LieRE code on data called {data['name']!r}, whose items "
+            "are not known here: whether some of those above are among them is not either. "
+            f"Imported in mode {imported['mode']}"
+        )
+    chosen = _chosen(description, data["val"]["items"])
+    return f"Trained on {data['train']['items']} items; {chosen}"
 
 
 def _chosen(description: Description, items: int) -> str:

@@ -15,7 +15,7 @@ from export.layout import joined_blocks
 from models.bundle import RotationForm
 from models.encodings.base import Commuting, Rotary
 from models.rotations import Rotations, planar_rotations
-from models.spec import Grid, SpecError
+from models.spec import Grid
 from models.vit import VisionTransformer
 
 
@@ -39,7 +39,7 @@ class Plan:
     @torch.no_grad()
     def rotations(self, grid: Grid) -> Rotations:
         """The tables of a grid in float64: blocks, or turns without their basis, or nothing."""
-        encoding, positions = self.model.encoding, placed(self.model, grid)
+        encoding, positions = self.model.encoding, self.model.positions(grid)
         if self.frequencies is not None:
             return planar_rotations(positions, self.frequencies)
         if self.form.form == "blocks" and isinstance(encoding, Rotary):
@@ -106,16 +106,3 @@ def _blocks(
     assert matrices is not None
     form = RotationForm("blocks", False, reason, block=matrices.shape[-1])
     return Plan(model, form, numbers=matrices.numel())
-
-
-def placed(model: VisionTransformer, grid: Grid) -> Tensor:
-    """Where every token of the sequence is, prefix tokens first: float64 [S, A].
-
-    Raises:
-        SpecError: the grid has another number of axes than the model.
-    """
-    if grid.axes != len(model.spec.grid):
-        raise SpecError(f"expected a grid of {len(model.spec.grid)} axes, got {grid}")
-    positions = model.encoding.positions(grid)  # [T, A]
-    prefix = (model.spec.prefix_tokens, positions.shape[1])
-    return torch.cat([positions.new_full(prefix, model.encoding.PREFIX_POSITION), positions])

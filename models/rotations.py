@@ -43,10 +43,6 @@ class Rotations(NamedTuple):
         rows = [[None] if tensor is None else [*tensor] for tensor in self]
         return [Rotations(*(row[layer % len(row)] for row in rows)) for layer in range(layers)]
 
-    def of_layer(self, layer: int) -> Rotations:
-        """Of one layer; for all of them ``by_layer`` is cheaper."""
-        return self.by_layer(layer + 1)[layer]
-
 
 def skew(entries: Tensor, block: int) -> Tensor:
     """Skew-symmetric matrices from their strict upper triangles.
@@ -120,18 +116,13 @@ def planar_generators(frequencies: Tensor, basis: Tensor | None) -> Tensor:
 # --- turning ----------------------------------------------------------------------------------
 
 
-def turn(x: Tensor, rotations: Rotations) -> Tensor:
+def turn(parts: Sequence[Tensor], rotations: Rotations) -> Sequence[Tensor]:
     """Every head of every token turned; a basis is not applied, see ``fold_basis``.
 
     Args:
-        x: [B, S, H, D].
+        parts: queries and keys, or any others, each [B, S, H, D]; together they cost less.
         rotations: of one layer.
     """
-    return turn_all([x], rotations)[0]
-
-
-def turn_all(parts: Sequence[Tensor], rotations: Rotations) -> Sequence[Tensor]:
-    """Queries and keys, or any number of tensors, turned as ``turn`` does but together."""
     if rotations.blocks is not None:
         return turn_blocks(parts, rotations.blocks)
     if rotations.turns is not None:

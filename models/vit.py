@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.encodings import make_encoding
-from models.rotations import Rotations, fold_basis, to_basis, turn_all
+from models.rotations import Rotations, fold_basis, to_basis, turn
 from models.spec import Grid, InputSpec, ModelSpec, SpecError
 
 
@@ -63,9 +63,16 @@ class VisionTransformer(nn.Module):
         self.apply(_initialise)
 
     def encode(self, grid: Grid, dtype: torch.dtype = torch.float32) -> Encoded:
-        """Positions as the layers use them. Rotations are computed in ``dtype``, kept float32.
+        """Positions as the layers use them. Rotations are computed in ``dtype``, kept float32."""
+        positions = self.positions(grid)
+        rotations = self.encoding.rotations(positions.to(self.head.weight.device), dtype)
+        kept = (tensor if tensor is None else tensor.float() for tensor in rotations or ())
+        return Encoded(self.encoding.token_offset(grid), *kept)
 
-        In training mode the encoding may move the positions, by torch's random generator.
+    def positions(self, grid: Grid) -> Tensor:
+        """Where every token of the sequence is, prefix tokens first: float64 [S, A].
+
+        In training mode the encoding may move the patch tokens, by torch's random generator.
 
         Raises:
             SpecError: the grid has another number of axes than the model.
@@ -75,12 +82,9 @@ class VisionTransformer(nn.Module):
         positions = self.encoding.positions(grid)  # [T, A]
         if self.training:
             positions = self.encoding.moved(positions, grid)
-        prefix = (self.spec.prefix_tokens, positions.shape[1])
-        prefixed = positions.new_full(prefix, self.encoding.PREFIX_POSITION)
-        positions = torch.cat([prefixed, positions])  # [S, A]
-        rotations = self.encoding.rotations(positions.to(self.head.weight.device), dtype)
-        kept = (tensor if tensor is None else tensor.float() for tensor in rotations or ())
-        return Encoded(self.encoding.token_offset(grid), *kept)
+        shape = (self.spec.prefix_tokens, positions.shape[1])
+        prefix = positions.new_full(shape, self.encoding.PREFIX_POSITION)
+        return torch.cat([prefix, positions])
 
     def grid_of(self, pixels: Tensor) -> Grid:
         """The grid that pixels [B, *pixels per axis, C] have; SpecError if they do not fit."""
@@ -175,7 +179,7 @@ class Attention(nn.Module):
         query, key, value = parts.unbind(2)  # each [B, S, H, D]
         if self.query_key_norms:
             query, key = self.normed(query, key, rotations.basis)
-        query, key = turn_all([query, key], rotations)
+        query, key = turn([query, key], rotations)
         mixed = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
         return self.out(mixed.transpose(1, 2).reshape(batch, sequence, width))
 

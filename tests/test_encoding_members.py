@@ -90,7 +90,7 @@ def test_dinov3_turns_as_the_published_layout_does() -> None:
     query = torch.randn(2, 15, 2, head_dim)  # [B, T, H, D]
     rotations = encoding.rotations(encoding.positions(Grid(grid)))
     assert rotations is not None
-    ours = turn(query, rotations.of_layer(0))
+    ours = turn([query], rotations.by_layer(1)[0])[0]
     centres = np.array([[(r + 0.5) / 3, (c + 0.5) / 5] for r in range(3) for c in range(5)])
     periods = 100 ** (2 * np.arange(5) / 10)
     angles = 2 * math.pi * (2 * centres - 1)[..., None] / periods  # [T, 2, D / 4]
@@ -168,7 +168,7 @@ def test_spherical_rope_leaves_channels_that_three_does_not_divide() -> None:
     assert rotations.blocks is not None
     assert rotations.blocks.shape == (1, 15, 1, 6, 3, 3)
     query = torch.randn(2, 15, 2, 20)
-    turned = turn(query, rotations.of_layer(0))
+    turned = turn([query], rotations.by_layer(1)[0])[0]
     assert torch.equal(turned[..., 18:], query[..., 18:])
     assert (turned[..., :18] - query[..., :18]).abs().amax((0, 1, 2)).min().item() > 0.01
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from export.fold import TOLERANCE, FoldError, folded, shared_planes
 from export.freeze import FrozenTransformer
 from export.layout import halves, turn_planes
-from export.plan import Plan, placed, plan_of
+from export.plan import Plan, plan_of
 from models.bundle import Precision
 from models.encodings import ENCODINGS, parse_encoding
 from models.encodings.base import Rotary
@@ -115,7 +115,7 @@ def scores_before(model: VisionTransformer, grid: Grid, layer: int, values: Valu
     assert isinstance(encoding, Rotary)
     generators = encoding.generators(torch.float64)  # [A, L, H, N, K, K]
     generators = generators[:, layer % generators.shape[1]]
-    exponents = torch.einsum("sa,ahnij->shnij", placed(model, grid), generators)
+    exponents = torch.einsum("sa,ahnij->shnij", model.positions(grid), generators)
     turns = diagonal(torch.linalg.matrix_exp(exponents), model.spec.head_dim)  # [S, H or 1, D, D]
     query, key = ((turns @ part[..., None])[..., 0] for part in project(*values, model.spec.heads))
     return torch.einsum("shd,thd->hst", query, key)
@@ -344,5 +344,5 @@ def test_found_frequencies_give_the_tables_of_any_grid() -> None:
     model = commuting_liere("rotated", GRIDS[0])
     plan, grid = plan_of(model), Grid((6, 2))
     assert plan.frequencies is not None
-    expected = planar_rotations(placed(model, grid), plan.frequencies).turns
+    expected = planar_rotations(model.positions(grid), plan.frequencies).turns
     assert torch.equal(plan.rotations(grid).turns, expected)  # type: ignore[arg-type]

@@ -360,5 +360,8 @@ def test_imported_model_exports(tmp_path: Path, alone: Path, encoding: str) -> N
     imported = import_three(tmp_path, make_case(2, encoding))
     bundle = make_bundle(export_options(imported, alone), Console(quiet=True))
     assert bundle.manifest.source["data"]["name"] == "noise"
+    card = (bundle.root / "README.md").read_text()
+    assert "Imported in mode published" in card
+    assert "None" not in card
     (entry,) = bundle.manifest.grids
     assert (entry.parity.top1_equal, entry.parity.items) == (12, 12)

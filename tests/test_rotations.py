@@ -20,7 +20,6 @@ from models.rotations import (
     skew,
     to_basis,
     turn,
-    turn_all,
 )
 from tests.rotation_matrices import blocks_of, diagonal, full_rotations
 
@@ -117,7 +116,7 @@ def test_turn_equals_a_plain_loop(heads: int, block: int, blocks: int) -> None:
     """Each block of each head of each token meets its own rotation; what is left over passes."""
     x = random(2, 5, 3, 12)
     rotations = make_rotations(heads, block, blocks)
-    turned = turn(x, rotations)
+    turned = turn([x], rotations)[0]
     torch.testing.assert_close(turned, plain_turn(x, rotations))
     assert torch.equal(turned[..., block * blocks :], x[..., block * blocks :])
 
@@ -134,7 +133,8 @@ def test_turn_differentiates_like_a_plain_loop(heads: int, block: int, blocks: i
         wanted = [given, *(leaf for leaf in leaves if leaf is not None)]
         return torch.autograd.grad((way(given, Rotations(*leaves)) * seen).sum(), wanted)
 
-    for fast, plain in zip(gradients(turn), gradients(plain_turn), strict=True):
+    fastest = gradients(lambda given, own: turn([given], own)[0])
+    for fast, plain in zip(fastest, gradients(plain_turn), strict=True):
         torch.testing.assert_close(fast, plain)
 
 
@@ -150,7 +150,7 @@ def test_turn_does_not_depend_on_how_many_tokens_it_takes(
     def results() -> tuple[Tensor, ...]:
         leaves = [part.clone().requires_grad_() for part in parts[:2]]
         table = tables.clone().requires_grad_()
-        turned = turn_all(leaves, Rotations(blocks=table))
+        turned = turn(leaves, Rotations(blocks=table))
         gradients = torch.autograd.grad(list(turned), [*leaves, table], list(seen))
         return *turned, *gradients
 
@@ -160,13 +160,13 @@ def test_turn_does_not_depend_on_how_many_tokens_it_takes(
         torch.testing.assert_close(one, other)
 
 
-def test_turn_all_equals_turning_each() -> None:
+def test_turning_both_equals_turning_each() -> None:
     """Queries and keys together are what each is alone, by blocks and by pairs."""
     query, key = random(2, 5, 3, 12), random(2, 5, 3, 12, seed=5)
     for block in (2, 4):
         rotations = make_rotations(3, block, 12 // block)
-        for turned, part in zip(turn_all([query, key], rotations), (query, key), strict=True):
-            torch.testing.assert_close(turned, turn(part, rotations))
+        for turned, part in zip(turn([query, key], rotations), (query, key), strict=True):
+            torch.testing.assert_close(turned, turn([part], rotations)[0])
 
 
 @pytest.mark.parametrize("layers", [1, 4])
@@ -186,7 +186,7 @@ def test_turn_needs_no_gradient_of_fixed_rotations() -> None:
     for block in (2, 4):
         rotations = make_rotations(3, block, 12 // block)
         x = random(2, 5, 3, 12).requires_grad_()
-        turn(x, rotations).sum().backward()
+        turn([x], rotations)[0].sum().backward()
         expected = random(2, 5, 3, 12).requires_grad_()
         plain_turn(expected, rotations).sum().backward()
         torch.testing.assert_close(x.grad, expected.grad)
@@ -195,7 +195,7 @@ def test_turn_needs_no_gradient_of_fixed_rotations() -> None:
 def test_turn_without_rotations_returns_its_input() -> None:
     """Absolute positions cost nothing in attention."""
     x = random(2, 5, 3, 12)
-    assert turn(x, Rotations()) is x
+    assert turn([x], Rotations())[0] is x
 
 
 @pytest.mark.parametrize("block", [2, 4])
@@ -206,9 +206,9 @@ def test_turn_keeps_the_precision_of_its_input(block: int) -> None:
     narrow = wide.bfloat16().requires_grad_()
     tables = [one for one in rotations if one is not None]
     tables[0].requires_grad_()
-    turned = turn(narrow, rotations)
+    turned = turn([narrow], rotations)[0]
     assert turned.dtype == torch.bfloat16
-    torch.testing.assert_close(turned.float(), turn(wide, rotations), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(turned.float(), turn([wide], rotations)[0], rtol=0.05, atol=0.05)
     turned.float().sum().backward()
     assert narrow.grad is not None
     assert tables[0].grad is not None

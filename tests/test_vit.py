@@ -241,11 +241,10 @@ def test_layers_use_their_own_rotations(per_layer: bool) -> None:
     model = make_model(2, encoding=EncodingSpec("liere", 8, per_layer=per_layer))
     rotations = encode(model, model.spec.training_grid)
     assert len(rotations.blocks) == (2 if per_layer else 1)
-    for layer in range(2):
-        row = rotations.of_layer(layer)
+    for layer, row in enumerate(rotations.by_layer(2)):
         assert torch.equal(row.blocks, rotations.blocks[layer if per_layer else 0])
         assert row.turns is None
-    assert Rotations().of_layer(1) == Rotations()
+    assert Rotations().by_layer(2) == [Rotations(), Rotations()]
 
 
 def test_rotations_stay_float32_under_autocast() -> None:
