@@ -7,7 +7,7 @@ heads have generators of their own.
 
 All models run in turn inside one process, step by step, so that whatever else the machine does
 slows all alike. Batch 32 is where the rotations, computed once a step, weigh most; by batch 128
-they are spread over four times the items. The ratio is that of the medians, to the first encoding.
+they are spread over four times the items. The ratio is the median of the rounds', to the first.
 
 With --memory every encoding takes a few steps in a process of its own, whose peak resident memory
 is told: over the first encoding's, in bytes and in rotation tables (S L H D K float32 numbers).
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import resource
 import statistics
 import subprocess
@@ -40,7 +41,9 @@ from models.vit import VisionTransformer
 THREADS = 2
 BATCHES = (32, 128)
 ENCODINGS = (
-    "absolute,axial_rope,rope_mixed,liere_2,liere_8,liere_64,masa,string_cayley,comrope_ap"
+    "absolute,liere_8,liere_64,"  # and every commuting one
+    "rope_1d,axial_rope,dinov3_rope,rope_mixed,liere_2,masa,string_cayley,string_circulant,"
+    "comrope_ap,comrope_ld"
 )
 MEMORY_BATCH = 32
 #: Steps before a peak is read: the second one reuses what the first one left.
@@ -89,7 +92,11 @@ def make_model(encoding: str) -> VisionTransformer:
 
 
 def measure(models: dict[str, VisionTransformer], batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Median seconds of one step per model, after one step each that warms up."""
+    """Median over rounds of each model's step and of its ratio to the first one's.
+
+    Every model takes a step in every round, so that a slow minute slows them all; a round before
+    them warms up.
+    """
     times: dict[str, list[float]] = {name: [] for name in models}
     for count in range(rounds + 1):
         for name, model in models.items():
@@ -97,11 +104,15 @@ def measure(models: dict[str, VisionTransformer], batch: int, rounds: int) -> li
             model.zero_grad(set_to_none=True)
             if count:
                 times[name].append(seconds)
-    first = statistics.median(next(iter(times.values())))
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    first = next(iter(times.values()))
     return [
-        {"encoding": name, "batch": batch, "milliseconds": 1000 * value, "ratio": value / first}
-        for name, value in medians.items()
+        {
+            "encoding": name,
+            "batch": batch,
+            "milliseconds": 1000 * statistics.median(values),
+            "ratio": statistics.median(map(operator.truediv, values, first)),
+        }
+        for name, values in times.items()
     ]
 
 

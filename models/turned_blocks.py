@@ -2,7 +2,7 @@
 
 Shapes: B batch, S sequence, H heads, D head_dim, N blocks per head, K block side, H' heads of the
 table (H, or 1 for all), J neighbouring blocks joined, M = N / J of them per head, R parts turned
-together (queries and keys), C tokens worked on at a time.
+together (queries and keys), C of the S tokens worked on at a time.
 """
 
 from __future__ import annotations
@@ -48,44 +48,49 @@ class _TurnedBlocks(torch.autograd.Function):
     def forward(ctx, table: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(table, *parts)
         result = _empty_like(parts)
+        matrices = joined(table).mT
         with torch.autocast(table.device.type, enabled=False):
-            for tokens in _chunks(parts):
-                own = table[tokens]
-                product = torch.bmm(_rows(parts, tokens, own), joined(own).mT)
-                _write(product, result, tokens, own)
+            for tokens, rows, products in _chunks(parts, matrices):
+                _read(parts, tokens, rows)
+                torch.bmm(_flat(rows), matrices[tokens].flatten(0, 2), out=_flat(products))
+                _write(products, result, tokens)
         return result
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         table, *parts = ctx.saved_tensors
         result = _empty_like(parts)
-        of_table = torch.empty_like(table) if ctx.needs_input_grad[0] else None
+        matrices = joined(table)
+        of_matrices = matrices.new_empty(matrices.shape) if ctx.needs_input_grad[0] else None
         with torch.autocast(table.device.type, enabled=False):
-            for tokens in _chunks(parts):
-                own = table[tokens]
-                rows = _rows(gradients, tokens, own)
-                _write(torch.bmm(rows, joined(own)), result, tokens, own)
-                if of_table is not None:
-                    product = torch.bmm(rows.mT, _rows(parts, tokens, own))
-                    of_table[tokens] = parted(product, own)
-        return of_table, *result
+            for tokens, rows, others in _chunks(parts, matrices):
+                _read(gradients, tokens, rows)
+                torch.bmm(_flat(rows), matrices[tokens].flatten(0, 2), out=_flat(others))
+                _write(others, result, tokens)
+                if of_matrices is not None:
+                    _read(parts, tokens, others)
+                    of_tokens = of_matrices[tokens].view(-1, *of_matrices.shape[3:])
+                    torch.bmm(_flat(rows).mT, _flat(others), out=of_tokens)
+        return None if of_matrices is None else parted(of_matrices, table), *result
 
 
 def joined(table: Tensor) -> Tensor:
-    """Neighbouring blocks [C, H', N, K, K] as block-diagonal matrices [C H' M, J K, J K]."""
-    join, side = _join(table), table.shape[-1]
-    parts = table.reshape(-1, join, side, 1, side)  # [C H' M, J, K, 1, K]
+    """Neighbouring blocks [S, H', N, K, K] as block-diagonal matrices [S, H', M, J K, J K]."""
+    join = _join(table)
+    if join == 1:
+        return table
+    parts = table.unflatten(2, (-1, join)).unsqueeze(-2)  # [S, H', M, J, K, 1, K]
     eye = torch.eye(join, dtype=table.dtype, device=table.device)
-    spread = parts * eye[:, None, :, None] if join > 1 else parts  # [C H' M, J, K, J, K]
-    return spread.flatten(3).flatten(1, 2)
+    spread = parts * eye[:, None, :, None]  # [S, H', M, J, K, J, K]
+    return spread.flatten(5).flatten(3, 4)
 
 
 def parted(matrices: Tensor, table: Tensor) -> Tensor:
-    """The blocks on the diagonals of [C H' M, J K, J K]: like the table, [C, H', N, K, K]."""
+    """The blocks on the diagonals of [S, H', M, J K, J K]: like the table, [S, H', N, K, K]."""
     join, side = _join(table), table.shape[-1]
-    wide = matrices.view(-1, join, side, join, side)  # [C H' M, J, K, J, K]
-    blocks = torch.stack([wide[:, place, :, place] for place in range(join)], dim=1)
-    return blocks.reshape(table.shape)
+    wide = matrices.unflatten(4, (join, side)).unflatten(3, (join, side))
+    blocks = torch.stack([wide[:, :, :, i, :, i] for i in range(join)], dim=3)
+    return blocks.flatten(2, 3)  # from [S, H', M, J, K, K]
 
 
 def _join(table: Tensor) -> int:
@@ -95,13 +100,30 @@ def _join(table: Tensor) -> int:
     return fitting[-1] if fitting else 1
 
 
-def _chunks(parts: Sequence[Tensor]) -> Iterator[slice]:
-    """Slices of the sequence; one is all where calls cost more than they save."""
-    sequence = step = parts[0].shape[1]
+def _chunks(parts: Sequence[Tensor], matrices: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Slices of the sequence, and room for what meets their matrices: twice the same shape.
+
+    One slice is all where calls cost more than they save. The room is taken once: the system
+    hands out fresh memory page by page, which costs as much as a product.
+
+    Yields:
+        Tokens; two float32 [C, H', M, R, B, H / H', J K], overwritten by the next ones.
+    """
+    batch, sequence, heads, turned_dim = parts[0].shape
+    step = sequence
     if parts[0].device.type == "cpu" and not torch.compiler.is_compiling():
-        step = max(1, CHUNK_ELEMENTS * sequence // (len(parts) * parts[0].numel()))
+        step = min(step, max(1, CHUNK_ELEMENTS // (len(parts) * batch * heads * turned_dim)))
+    tables, places, side = matrices.shape[1:4]
+    room = (step, tables, places, len(parts), batch, heads // tables, side)
+    first, second = matrices.new_empty(room), matrices.new_empty(room)
     for start in range(0, sequence, step):
-        yield slice(start, start + step)
+        count = min(step, sequence - start)
+        yield slice(start, start + count), first[:count], second[:count]
+
+
+def _flat(rows: Tensor) -> Tensor:
+    """[C, H', M, R, B, H / H', J K] -> [C H' M, R B H / H', J K], a view."""
+    return rows.view(rows.shape[:3].numel(), rows.shape[3:6].numel(), rows.shape[6])
 
 
 def _empty_like(parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -109,26 +131,19 @@ def _empty_like(parts: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return parts[0].new_empty(len(parts), *parts[0].shape).unbind()
 
 
-def _rows(parts: Sequence[Tensor], tokens: slice, table: Tensor) -> Tensor:
-    """Float32 [C H' M, R B H / H', J K]: what meets one matrix side by side."""
-    views = [_by_matrix(part[:, tokens], table) for part in parts]
-    outer, inner = views[0].shape[:3], views[0].shape[3:]
-    rows = table.new_empty(*outer, len(parts), *inner)
-    for target, view in zip(rows.unbind(3), views, strict=True):
-        target.copy_(view)
-    return rows.flatten(3, 5).flatten(0, 2)
+def _read(parts: Sequence[Tensor], tokens: slice, rows: Tensor) -> None:
+    """What meets one matrix, side by side and in float32: to [C, H', M, R, B, H / H', J K]."""
+    for target, part in zip(rows.unbind(3), parts, strict=True):
+        target.copy_(_by_matrix(part[:, tokens], rows))
 
 
-def _write(rows: Tensor, parts: Sequence[Tensor], tokens: slice, table: Tensor) -> None:
-    """The way back from ``_rows``."""
-    views = [_by_matrix(part[:, tokens], table) for part in parts]
-    outer, inner = views[0].shape[:3], views[0].shape[3:]
-    for source, view in zip(rows.view(*outer, len(parts), *inner).unbind(3), views, strict=True):
-        view.copy_(source)
+def _write(rows: Tensor, parts: Sequence[Tensor], tokens: slice) -> None:
+    """The way back from ``_read``."""
+    for source, part in zip(rows.unbind(3), parts, strict=True):
+        _by_matrix(part[:, tokens], rows).copy_(source)
 
 
-def _by_matrix(x: Tensor, table: Tensor) -> Tensor:
+def _by_matrix(x: Tensor, rows: Tensor) -> Tensor:
     """A view of x [B, C, H, N K] as [C, H', M, B, H / H', J K]."""
-    side = _join(table) * table.shape[-1]
-    parts = x.unflatten(-1, (-1, side)).unflatten(2, (table.shape[1], -1))
+    parts = x.unflatten(-1, (-1, rows.shape[-1])).unflatten(2, (rows.shape[1], -1))
     return parts.permute(1, 2, 4, 0, 3, 5)  # from [B, C, H', H / H', M, J K]

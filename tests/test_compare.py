@@ -418,8 +418,10 @@ def test_options_of_an_encoding_stay_with_it() -> None:
     assert split_names(text) == [
         "absolute", "masa:basis=givens,factors=8", "liere_8", "axial_rope:base=100"
     ]  # fmt: skip
-    with pytest.raises(SpecError, match="expected each one once, got liere_8,liere_8"):
-        split_names("liere_8,liere_8")
+    assert split_names("liere:block=8") == ["liere_8"]
+    for twice in ("liere_8,liere_8", "liere_8,liere:block=8"):
+        with pytest.raises(SpecError, match=f"expected each one once, got {twice}"):
+            split_names(twice)
 
 
 # --- a part of the items -----------------------------------------------------------------------

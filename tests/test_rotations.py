@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -139,24 +139,26 @@ def test_turn_differentiates_like_a_plain_loop(heads: int, block: int, blocks: i
 
 
 @pytest.mark.parametrize("heads", [3, 1])
+@pytest.mark.parametrize("block", [4, 8, 24])
 def test_turn_does_not_depend_on_how_many_tokens_it_takes(
-    heads: int, monkeypatch: pytest.MonkeyPatch
+    heads: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Results and gradients are the same however the sequence is cut, of any layout."""
-    parts = random(2, 5, 3, 3, 24).unbind(2)  # queries, keys and values side by side
-    tables = random(5, 2, heads, 3, 8, 8, seed=1)[:, 1]  # of one layer, not contiguous
+    shape = 24 // block, block, block
+    wide = random(2, 5, 3, 3, 24).requires_grad_()  # queries, keys and values side by side
+    tables = random(2, *shape, 5, heads, seed=1).requires_grad_()  # nothing of it contiguous
     seen = random(2, 2, 5, 3, 24, seed=2)
 
-    def results() -> tuple[Tensor, ...]:
-        leaves = [part.clone().requires_grad_() for part in parts[:2]]
-        table = tables.clone().requires_grad_()
-        turned = turn(leaves, Rotations(blocks=table))
-        gradients = torch.autograd.grad(list(turned), [*leaves, table], list(seen))
-        return *turned, *gradients
+    def results(way: Callable[..., Sequence[Tensor]]) -> tuple[Tensor, ...]:
+        rotations = Rotations(blocks=tables[1].permute(3, 4, 0, 1, 2))  # [S, H', N, K, K]
+        turned = way(wide.unbind(2)[:2], rotations)
+        return *turned, *torch.autograd.grad(list(turned), [wide, tables], list(seen))
 
-    whole = results()
+    plain = results(lambda parts, own: [plain_turn(part, own) for part in parts])
+    for one, other in zip(results(turn), plain, strict=True):
+        torch.testing.assert_close(one, other)
     monkeypatch.setattr("models.turned_blocks.CHUNK_ELEMENTS", 2 * 2 * 2 * 3 * 24)
-    for one, other in zip(results(), whole, strict=True):
+    for one, other in zip(results(turn), plain, strict=True):
         torch.testing.assert_close(one, other)
 
 

@@ -24,10 +24,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from models.encodings import ENCODINGS, parse_encoding
+from models.encodings import ENCODINGS, parse_encoding, short_name
 from models.prepared import split_sha256
 from models.sources import SPLITS, Source
-from models.spec import SpecError
+from models.spec import EncodingSpec, SpecError
 from models.vit import VisionTransformer
 from training import compare_table, data
 from training.comparison import MEASURED, Comparison, Entry, Recipe, claimed, join, load, write_json
@@ -96,16 +96,27 @@ def work(options: argparse.Namespace) -> dict[str, str]:
 
 
 def split_names(text: str) -> list[str]:
-    """``a,masa:basis=givens,factors=8,b`` -> three: what only sets a value belongs to its left."""
+    """``a,masa:basis=givens,factors=8,b`` -> three: what only sets a value belongs to its left.
+
+    Each as ``short_name`` writes it, so that no encoding is trained twice under two spellings.
+    """
     names: list[str] = []
     for part in text.split(","):
         if names and ":" in names[-1] and "=" in part and ":" not in part:
             names[-1] += f",{part}"
         else:
             names.append(part)
-    if len(set(names)) < len(names):
+    short = [short_name(_parse(name)) for name in names]
+    if len(set(short)) < len(short):
         raise SpecError(f"--encodings: expected each one once, got {text}")
-    return names
+    return short
+
+
+def _parse(name: str) -> EncodingSpec:
+    try:
+        return parse_encoding(name)
+    except SpecError as error:
+        raise SpecError(f"--encodings {name}: {error}") from error
 
 
 def check_encodings(recipe: Recipe, encodings: list[str], source: Source) -> None:
