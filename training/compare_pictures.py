@@ -74,22 +74,31 @@ def accuracy(rows: Sequence[Row]) -> Picture:
 
 
 def cost(rows: Sequence[Row]) -> Picture:
-    """Accuracy over step time, where both are known."""
+    """Accuracy over step time, where both are known; names beside it, where none hides another."""
     picture = Picture(figsize=(6.4, 4.2))
     axes = picture.add_subplot(
         title=TITLES["compare-cost.png"],
         xlabel=f"training step, multiple of {rows[0].encoding}",
         ylabel="top-1, %",
     )
-    for row in rows:
-        figure = row.accuracy[1.0]
-        if figure and row.step_ratio:
-            x, y = row.step_ratio, 100 * figure.mean
-            axes.errorbar(x, y, yerr=_half(figure), fmt="o", color=BLUE, ms=4, linewidth=0.8)
-            axes.annotate(
-                row.encoding, (x, y), (4, 3), textcoords="offset points", fontsize=7, color="black"
-            )
-    axes.margins(x=0.15)
+    known = [
+        (figure.mean, _half(figure), row.step_ratio, row.encoding)
+        for row in rows
+        if (figure := row.accuracy[1.0]) and row.step_ratio
+    ]
+    for place, (mean, half, ratio, name) in enumerate(sorted(known, key=lambda one: one[0])):
+        x, y = ratio, 100 * mean
+        axes.errorbar(x, y, yerr=half, fmt="o", color=BLUE, ms=4, linewidth=0.8)
+        axes.annotate(
+            name,
+            (x, y),
+            (1.06, (place + 0.5) / len(known)),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8,
+            color="black",
+            arrowprops={"arrowstyle": "-", "color": PALE, "linewidth": 0.8},
+        )
     return picture
 
 
