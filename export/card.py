@@ -31,7 +31,6 @@ def model_card(
     spec = description.model
     axes = " x ".join(AXES[description.input.modality])
     rows = [_row(entry, spec.patch) for entry in entries]
-    recipe = [f"| {key} | {value} |" for key, value in _settings(description)]
     data = source["data"]
     fp16 = any(entry.rounded for entry in entries)
     return f"""# {name}
@@ -69,11 +68,13 @@ manifest.json. The golden inputs are {source["goldens"]}.
 
 {_trained(description, data)}
 ({source["checkpoint_sha256"][:16]}..., step {source["step"]}).{_began(description)}
+{_recipe(description)}"""
 
-| setting | value |
-| --- | --- |
-{chr(10).join(recipe)}
-"""
+
+def _recipe(description: Description) -> str:
+    """A table of the training's settings; nothing where none are known."""
+    rows = [f"| {key} | {value} |\n" for key, value in _settings(description)]
+    return "\n| setting | value |\n| --- | --- |\n" + "".join(rows) if rows else ""
 
 
 def _settings(description: Description) -> list[tuple[str, Any]]:
@@ -91,8 +92,8 @@ def _trained(description: Description, data: Mapping[str, Any]) -> str:
     """On what, and what chose the checkpoint; of an imported one nobody here knows."""
     if imported := description.notes.get("imported"):
         return (
-            f"Trained with the published LieRE code on data called {data['name']!r}, whose items "
-            "are not known here: whether some of those above are among them is not either. "
+            f"Trained with the published LieRE code; on what data: {data['name']}. Its items are "
+            "not known here, nor whether some of those above are among them. "
             f"Imported in mode {imported['mode']}"
         )
     chosen = _chosen(description, data["val"]["items"])

@@ -27,10 +27,15 @@ def skew_planes(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """
     if matrices.shape[-1] % 2:
         raise ValueError(f"planes need an even number of channels, got {matrices.shape[-1]}")
-    return _planes(matrices)
+    return torch.ops.liere.skew_planes(matrices)
 
 
-@torch.library.custom_op("liere::skew_planes", mutates_args=())
+# --- the operator: see models/exponential.py for why not by torch.library.custom_op --------------
+
+torch.library.define("liere::skew_planes", "(Tensor matrices) -> (Tensor, Tensor)")
+
+
+@torch.library.impl("liere::skew_planes", "default")
 def _planes(matrices: Tensor) -> tuple[Tensor, Tensor]:
     finite = matrices.isfinite().all(-1).all(-1)[..., None]  # [..., 1]
     exact = matrices.double().where(finite[..., None], 0.0)
@@ -48,7 +53,7 @@ def _planes(matrices: Tensor) -> tuple[Tensor, Tensor]:
     return angles.to(matrices.dtype), basis.to(matrices.dtype)
 
 
-@_planes.register_fake
+@torch.library.register_fake("liere::skew_planes")
 def _(matrices: Tensor) -> tuple[Tensor, Tensor]:
     angles = matrices.new_empty(*matrices.shape[:-2], matrices.shape[-1] // 2)
     return angles, torch.empty_like(matrices, memory_format=torch.contiguous_format)
@@ -80,7 +85,7 @@ def _backward(ctx, angles_gradient: Tensor, basis_gradient: Tensor) -> Tensor:
         return basis @ (quarter @ (apart - together) + turned) @ basis.mT
 
 
-_planes.register_autograd(_backward, setup_context=_keep)
+torch.library.register_autograd("liere::skew_planes", _backward, setup_context=_keep)
 
 
 def _quarter_turns(like: Tensor) -> Tensor:

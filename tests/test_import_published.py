@@ -362,6 +362,8 @@ def test_imported_model_exports(tmp_path: Path, alone: Path, encoding: str) -> N
     assert bundle.manifest.source["data"]["name"] == "noise"
     card = (bundle.root / "README.md").read_text()
     assert "Imported in mode published" in card
+    assert "on what data: noise." in card
     assert "None" not in card
+    assert "| setting |" not in card
     (entry,) = bundle.manifest.grids
     assert (entry.parity.top1_equal, entry.parity.items) == (12, 12)

@@ -82,13 +82,13 @@ def cost(rows: Sequence[Row]) -> Picture:
         ylabel="top-1, %",
     )
     known = [
-        (figure.mean, _half(figure), row.step_ratio, row.encoding)
+        (figure, row.step_ratio, row.encoding)
         for row in rows
         if (figure := row.accuracy[1.0]) and row.step_ratio
     ]
-    for place, (mean, half, ratio, name) in enumerate(sorted(known, key=lambda one: one[0])):
-        x, y = ratio, 100 * mean
-        axes.errorbar(x, y, yerr=half, fmt="o", color=BLUE, ms=4, linewidth=0.8)
+    for place, (figure, x, name) in enumerate(sorted(known, key=lambda one: one[0].mean)):
+        y = 100 * figure.mean
+        axes.errorbar(x, y, yerr=_half(figure), fmt="o", color=BLUE, ms=4, linewidth=0.8)
         axes.annotate(
             name,
             (x, y),
