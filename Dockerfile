@@ -58,8 +58,8 @@ FROM base AS code
 COPY . /checkout
 RUN cd /checkout \
     && mkdir -p /serve /train/data /train/runs /train/bundles \
-    && cp -r models service bundles /serve \
-    && cp -r models training export /train \
+    && cp -r media models service bundles /serve \
+    && cp -r media models training export /train \
     && chmod -R u=rwX,go=rX /serve /train \
     && chown 10001:10001 /train/data /train/runs /train/bundles \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /serve /train

@@ -60,9 +60,10 @@ test: .venv/train .venv/serve-test  ## run every test: what needs torch where it
 	$(TRAIN) -m pytest --torch=present $(ARGS)
 	.venv/serve-test/bin/python -m pytest --torch=absent $(ARGS)
 
-lint: train-env  ## ruff and mypy
+lint: train-env  ## ruff, mypy and the rooms' import rules
 	$(TRAIN) -m ruff check .
 	$(TRAIN) -m mypy
+	.venv/train/bin/lint-imports
 
 bench: train-env  ## run most of benchmarks/, each ends with one JSON line (BENCH=server for one)
 	@set -e; for name in $(BENCH); do \
@@ -81,7 +82,7 @@ images: container-engine  ## build the container images liere-serve and liere-tr
 
 test-containers: images .venv/serve-test  ## build the images and run them, and the README's retraining
 	CONTAINER_ENGINE=$(ENGINE) .venv/serve-test/bin/python -m pytest -v $(ARGS) \
-		tests/test_containers.py tests/test_containers_retrain.py
+		tests/house/test_containers.py tests/house/test_containers_retrain.py
 
 container-engine:  # fails, with the reason, where no image can be built
 	@test -n "$(ENGINE)" || { echo 'no container engine: neither docker nor podman works here' >&2; \
@@ -91,7 +92,7 @@ container-engine:  # fails, with the reason, where no image can be built
 		|| { echo '$(ENGINE) finds no image debian:bookworm-slim, here or in a registry' >&2; exit 1; }
 
 clean:  ## remove the environments and caches; bundles and runs stay
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments ----------------------------------------------------------------------------

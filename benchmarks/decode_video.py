@@ -27,9 +27,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from models.inputs.clip_file import open_clip
-from models.inputs.video import read, read_clip
-from models.spec import InputSpec, VideoSpec
+from media.clips.clip_file import open_clip
+from media.clips.video import read, read_clip
+from media.spec import InputSpec, VideoSpec
 
 SPEC = InputSpec(modality="video", video=VideoSpec())
 PIXELS = (16, 112, 112)

@@ -27,10 +27,10 @@ from typing import BinaryIO, NamedTuple, cast
 import nibabel
 import numpy as np
 
-from models.inputs import read
-from models.spec import Grid, InputSpec, VolumeSpec
-from service.decode import ENVIRONMENT
-from service.decode_worker import ADDRESS_SPACE_BYTES
+from media import read
+from media.spec import Grid, InputSpec, VolumeSpec
+from service.engine.decode.pool import ENVIRONMENT
+from service.engine.decode.worker import ADDRESS_SPACE_BYTES
 
 SPEC = InputSpec(
     modality="volume", channels=1, fit="stretch", mean=(0.5,), std=(0.5,), volume=VolumeSpec()

@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from models.exponential import exponential, exponentials
-from models.rotations import skew
+from models.rotations.exponential import exponential, exponentials
+from models.rotations.skew import skew
 
 THREADS = 2
 BLOCKS = (2, 4, 8, 16, 32, 64)

@@ -26,9 +26,10 @@ import torch
 from export.freeze import FrozenTransformer
 from export.graph import SharedWeights, write_graph
 from export.plan import plan_of
+from media.spec import Grid, InputSpec
 from models.bundle import Precision
 from models.encodings import parse_encoding
-from models.spec import EncodingSpec, Grid, InputSpec, ModelSpec
+from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
 
 BASE = "absolute"

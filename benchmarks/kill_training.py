@@ -37,8 +37,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from media.files import sha256_file
 from models.checkpoint import WEIGHTS, CheckpointError, load_checkpoint, load_tensors
-from models.files import sha256_file
 from training.run import TRAINING_STATE
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from models.spec import AXES
+from media.spec import AXES
 
 
 def main() -> None:

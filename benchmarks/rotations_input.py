@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from export.freeze import FrozenTransformer
 from export.graph import OPSET, SharedWeights, write_graph
 from export.layout import joined
-from models.spec import EncodingSpec, Grid, InputSpec, ModelSpec
+from media.spec import Grid, InputSpec
+from models.spec import EncodingSpec, ModelSpec
 from models.vit import Encoded, VisionTransformer
 
 GRIDS = ("10x10", "14x14", "18x14")

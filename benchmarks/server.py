@@ -38,9 +38,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from media.spec import Grid
 from models.bundle import Bundle, read_bundle
-from models.spec import Grid
-from service.session import open_session
+from service.engine.device.session import open_session
 from service.settings import usable_cpus
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -34,8 +34,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
+from media.spec import InputSpec
 from models.encodings import parse_encoding
-from models.spec import InputSpec, ModelSpec
+from models.spec import ModelSpec
 from models.vit import VisionTransformer
 
 THREADS = 2

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from media.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
 from models.bundle import GridEntry, RotationForm
 from models.checkpoint import Description
 from models.encodings import short_name
-from models.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
 
 #: Settings of a training that are told elsewhere, or are paths of its machine.
 UNTOLD = {"cache", "data", "init_from", "input", "model"}

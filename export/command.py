@@ -13,11 +13,11 @@ from rich.console import Console
 from export.check import GraphError
 from export.make import Options, make_bundle
 from export.parity import ParityError
+from media import MediaError
+from media.sources import SourceError
+from media.spec import Grid, SpecError
 from models.bundle import BundleError, Precision
 from models.checkpoint import DESCRIPTION, CheckpointError
-from models.inputs import MediaError
-from models.sources import SourceError
-from models.spec import Grid, SpecError
 
 BAD_INPUT = (
     SpecError,

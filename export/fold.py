@@ -15,8 +15,9 @@ import itertools
 import torch
 from torch import Tensor
 
-from models.planes import skew_planes
-from models.rotations import fold_basis, planar_generators
+from models.rotations.apply import fold_basis
+from models.rotations.planes import skew_planes
+from models.rotations.skew import planar_generators
 
 #: Largest ||[A_k, A_l]|| over ||A_k|| ||A_l||, and largest part of an A_k outside its planes over
 #: ||A_k|| (Frobenius norms), of generators that count as commuting. Families that commute by

@@ -25,9 +25,9 @@ from torch.onnx.ops import attention as onnx_attention
 from export.fold import folded
 from export.layout import halves, joined, turn_blocks, turn_planes
 from export.plan import Plan, plan_of
+from media.spec import Grid
 from models.bundle import Precision
-from models.rotations import Rotations
-from models.spec import Grid
+from models.rotations.apply import Rotations
 from models.vit import Attention, Encoded, Layer, VisionTransformer
 
 #: ONNX's number for float32, in which softmax is taken whatever comes in.

@@ -10,8 +10,8 @@ import importlib
 from pathlib import Path
 from typing import cast
 
+from media.spec import InputSpec
 from models.bundle import GridEntry, Precision, Tolerance
-from models.spec import InputSpec
 
 #: A server's processor adds in another order than the exporter's; a GPU in yet another. TF32 is
 #: off there, so fp32 stays fp32.

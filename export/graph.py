@@ -17,8 +17,8 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from torch import nn
 
 from export.check import OPSET, GraphError, check_graph
+from media.files import write_atomic
 from models.bundle import Precision
-from models.files import write_atomic
 
 #: Smaller tensors stay inside the graph.
 INLINE_BYTES = 1024

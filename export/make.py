@@ -32,12 +32,12 @@ from export.parity import (
 )
 from export.plan import Plan, plan_of
 from export.reference import rounded_logits, torch_logits
+from media import read
+from media.dataset import Prepared, prepare_split, split_sha256
+from media.sources import SPLITS, Source, SourceError, open_source
+from media.spec import Grid, SpecError
 from models.bundle import NAME_PATTERN, Bundle, Golden, GridEntry, Parity, Precision, write_bundle
 from models.checkpoint import Description, load_checkpoint
-from models.inputs import read
-from models.prepared import Prepared, prepare_split, split_sha256
-from models.sources import SPLITS, Source, SourceError, open_source
-from models.spec import Grid, SpecError
 
 
 @dataclasses.dataclass(frozen=True)

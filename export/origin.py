@@ -40,7 +40,7 @@ def _commit() -> str:
     root = Path(__file__).parent.parent
     try:
         head = _git(root, "rev-parse", "HEAD")
-        edited = _git(root, "status", "--porcelain", "--", "models", "export")
+        edited = _git(root, "status", "--porcelain", "--", "media", "models", "export")
         return head + ("+changes" if edited else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from media.dataset import Prepared
+from media.spec import Grid
 from models.bundle import Accuracy, Parity
-from models.prepared import Prepared
-from models.spec import Grid
 
 #: Rows that are run together at most, and how many scores (tokens squared) of a head they may
 #: have: both bound the memory that a run takes.

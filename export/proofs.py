@@ -15,6 +15,10 @@ from export.check import OPSET, GraphError, check_external, check_graph, sides_o
 from export.constants import normalisation, plane_tables, rotation_tables
 from export.golden import tolerances
 from export.parity import FP32, Bound, batch_of, fp16_bound, graph_logits, open_graph
+from media import read
+from media.dataset import Prepared, prepare_split
+from media.sources import Source
+from media.spec import Grid
 from models.bundle import (
     Bundle,
     BundleError,
@@ -24,10 +28,6 @@ from models.bundle import (
     changed_files,
     read_manifest,
 )
-from models.inputs import read
-from models.prepared import Prepared, prepare_split
-from models.sources import Source
-from models.spec import Grid
 
 #: Largest |R^T R - I| and |det R - 1| of a rotation that was rounded once, to float32.
 ORTHOGONAL = 1e-6

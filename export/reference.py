@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from export.freeze import FrozenTransformer
 from export.parity import ParityError, batch_of
-from models.spec import Grid
+from media.spec import Grid
 from models.vit import VisionTransformer
 
 #: The largest value that fp16 may meet here: half of its range stays free for other inputs.

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from export.proofs import Proof, prove
-from models.sources import SPLITS, SourceError, open_source
+from media.sources import SPLITS, SourceError, open_source
 
 MARKS = {True: "ok    ", False: "FAILED", None: "--    "}
 

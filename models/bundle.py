@@ -18,17 +18,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from models.files import atomic_directory, sha256_file, write_atomic
-from models.spec import (
-    AXES,
-    EncodingSpec,
-    Grid,
-    InputSpec,
-    SpecError,
-    from_json,
-    read_json,
-    to_json,
-)
+from media.files import atomic_directory, sha256_file, write_atomic
+from media.spec import AXES, Grid, InputSpec, SpecError, from_json, read_json, to_json
+from models.spec import EncodingSpec
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

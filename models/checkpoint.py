@@ -17,8 +17,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from models.files import sha256_file, write_atomic
-from models.spec import InputSpec, ModelSpec, SpecError, from_json, read_json, to_json
+from media.files import sha256_file, write_atomic
+from media.spec import InputSpec, SpecError, from_json, read_json, to_json
+from models.spec import ModelSpec
 from models.vit import VisionTransformer
 
 SCHEMA = 1

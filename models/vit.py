@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from media.spec import Grid, InputSpec, SpecError
 from models.encodings import make_encoding
-from models.rotations import Rotations, fold_basis, to_basis, turn
-from models.spec import Grid, InputSpec, ModelSpec, SpecError
+from models.rotations.apply import Rotations, fold_basis, to_basis, turn
+from models.spec import ModelSpec
 
 
 class Encoded(NamedTuple):
     """Everything that depends on the grid and not on the pixels; computed once per step.
 
-    After ``offset`` the fields of ``models.rotations.Rotations``, of all layers and the sequence.
+    After ``offset`` the fields of ``models.rotations.apply.Rotations``, of all layers
+    and the sequence.
     """
 
     offset: Tensor | None = None  # [T, W], added to the patch tokens

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 import sys
 
-from service.exits import WRONG_COMMAND, complain
+from service.cli.exits import WRONG_COMMAND, complain
 
 #: Command -> the module whose ``main`` it is; loaded when asked for: a health check must be cheap.
 COMMANDS = {
-    "classify": "service.offline",
-    "health": "service.health",
-    "new-key": "service.new_key",
+    "classify": "service.cli.offline",
+    "health": "service.cli.health",
+    "new-key": "service.cli.new_key",
 }
-SERVER = "service.server"
+SERVER = "service.cli.serve"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from models.spec import AXES
+from media.spec import AXES
 
 STAGES = ("decode", "queue", "inference", "total")
 STAGE_BUCKETS = (

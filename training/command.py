@@ -8,13 +8,15 @@ import inspect
 import sys
 from pathlib import Path
 
-from models.spec import SpecError
-from training import compare, report, split
+from media.spec import SpecError
+from training import split
+from training.compare import compare
 from training.config import Augment, TrainConfig
 from training.exits import BAD_INPUT, FAILED
 from training.finetune import recipe_for
 from training.loop import train
 from training.presets import PRESETS
+from training.report import report
 from training.run import Run
 from training.settings import override
 from training.stopping import Stopped

@@ -6,7 +6,8 @@ import dataclasses
 import math
 from typing import Any, Literal
 
-from models.spec import AXES, InputSpec, ModelSpec, SpecError
+from media.spec import AXES, InputSpec, SpecError
+from models.spec import ModelSpec
 
 #: Fields that may change when a run is resumed: they decide nothing. The data's content, which
 #: does, is compared by its hash.
@@ -122,7 +123,7 @@ class TrainConfig:
     """One training run. Saved, resolved, with every checkpoint.
 
     Attributes:
-        data: path of a folder, .csv, .npz, .zip, .tar, .tar.gz or .tgz (see ``models.sources``).
+        data: path of a folder, .csv, .npz, .zip, .tar, .tar.gz or .tgz (see ``media.sources``).
         model: its ``classes`` is 0 until the labels of the data are known.
         init_from: checkpoint whose weights a fine-tuning starts from.
         head: of such a checkpoint: ``keep`` insists on its labels, ``new`` starts anew, ``auto``

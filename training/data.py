@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from models.prepared import Prepared, prepare_split, split_sha256
-from models.sources import Source, SourceError, open_source
-from models.spec import AXES, Grid, InputSpec, ModelSpec, SpecError
+from media.dataset import Prepared, prepare_split, split_sha256
+from media.sources import Source, SourceError, open_source
+from media.spec import AXES, Grid, InputSpec, SpecError
+from models.spec import ModelSpec
+from training.augment.draws import epoch_order, occurrences
 from training.config import TrainConfig
-from training.draws import epoch_order, occurrences
 from training.progress import Progress
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.prepared import Prepared
-from models.spec import Grid
+from media.dataset import Prepared
+from media.spec import Grid
 from models.vit import VisionTransformer
 
 #: Values that a batch of pixels holds at most; as float32 they take 256 MiB.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from media.sources import SourceError
+from media.spec import SpecError
 from models.checkpoint import CheckpointError
-from models.sources import SourceError
-from models.spec import SpecError
 
 BAD_INPUT = (SpecError, SourceError, CheckpointError, FileExistsError, FileNotFoundError)
 FAILED = (OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from media.spec import SpecError
 from models.checkpoint import DESCRIPTION, Description, load_checkpoint, read_description
-from models.spec import SpecError
 from models.vit import VisionTransformer
 from training.config import TrainConfig
 

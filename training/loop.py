@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.spec import SpecError, from_json, to_json
+from media.spec import SpecError, from_json, to_json
 from models.vit import VisionTransformer
 from training import data, finetune
+from training.augment.draws import balanced_order, epoch_order
 from training.config import TrainConfig
 from training.curves import Curves
-from training.draws import balanced_order, epoch_order
 from training.evaluate import evaluate
 from training.optim import freeze, learning_rate, make_average, make_optimiser
 from training.progress import Progress
-from training.report import make_report
+from training.report.report import make_report
 from training.run import Run, State
 from training.settings import differences
 from training.step import NotFinite, Setup, train_step

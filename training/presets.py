@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from models.spec import EncodingSpec, InputSpec, ModelSpec, VideoSpec, VolumeSpec
+from media.spec import InputSpec, VideoSpec, VolumeSpec
+from models.spec import EncodingSpec, ModelSpec
 from training.config import Augment, TrainConfig
 
 #: A scan stretched to the input, between its own darkest and brightest half percent.

@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from media.files import atomic_directory, sha256_file, sync_directory, write_atomic
+from media.spec import InputSpec
 from models.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -34,8 +36,6 @@ from models.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from models.files import atomic_directory, sha256_file, sync_directory, write_atomic
-from models.spec import InputSpec
 from models.vit import VisionTransformer
 
 TRAINING_STATE = "training.safetensors"

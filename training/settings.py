@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from models.spec import SpecError, from_json, to_json
+from media.spec import SpecError, from_json, to_json
 from training.config import FREE, TrainConfig
 
 

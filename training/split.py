@@ -17,9 +17,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from models.files import write_atomic
-from models.sources import COLUMNS, SPLITS, Item, Source, SourceError, assign, open_source
-from models.spec import SpecError
+from media.files import write_atomic
+from media.sources import COLUMNS, SPLITS, Item, Source, SourceError, assign, open_source
+from media.spec import SpecError
 
 
 def main(arguments: list[str]) -> int:

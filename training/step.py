@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.prepared import Prepared
+from media.dataset import Prepared
 from models.vit import Encoded, VisionTransformer
-from training.augment import augment
+from training.augment.augment import augment
+from training.augment.draws import Draws, step_key
+from training.augment.mixing import mix
 from training.config import TrainConfig
-from training.draws import Draws, step_key
-from training.mixing import mix
 from training.optim import set_rate
 from training.run import State
 from training.stopping import Stop

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from models.spec import InputSpec
+from media.spec import InputSpec
 
 SIZES = ((96, 64), (48, 80), (200, 150), (31, 33))  # (width, height)
 

@@ -15,7 +15,7 @@ from itertools import accumulate, cycle, islice, pairwise
 import av
 import numpy as np
 
-from models.spec import InputSpec
+from media.spec import InputSpec
 
 
 @dataclasses.dataclass(frozen=True)

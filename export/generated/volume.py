@@ -12,7 +12,7 @@ import io
 import nibabel
 import numpy as np
 
-from models.spec import InputSpec, VolumeSpec
+from media.spec import InputSpec, VolumeSpec
 
 #: Voxel sides over those of the input, in the order of the file's axes.
 ANISOTROPY = np.array((1.7, 2.2, 4.1))

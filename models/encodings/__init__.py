@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from media.spec import SpecError
 from models.encodings.absolute import Absolute
 from models.encodings.axial_rope import AxialRope
 from models.encodings.base import Encoding
@@ -17,7 +18,7 @@ from models.encodings.sinusoidal import Sinusoidal
 from models.encodings.spherical_rope import SphericalRope
 from models.encodings.string_cayley import StringCayley
 from models.encodings.string_circulant import StringCirculant
-from models.spec import EncodingSpec, ModelSpec, SpecError
+from models.spec import EncodingSpec, ModelSpec
 
 __all__ = ["ENCODINGS", "Encoding", "make_encoding", "parse_encoding", "short_name"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from media.spec import Grid
 from models.encodings.base import Encoding, token_indices
-from models.spec import Grid, ModelSpec
+from models.spec import ModelSpec
 
 #: How the table is resized to another grid, by number of axes.
 RESIZE = {1: "linear", 2: "bicubic", 3: "trilinear"}

@@ -13,8 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.rotations import Rotations, planar_generators, planar_rotations, rotations
-from models.spec import EncodingSpec, Grid, ModelSpec, SpecError
+from media.spec import Grid, SpecError
+from models.rotations.apply import Rotations, planar_rotations
+from models.rotations.skew import planar_generators, rotations
+from models.spec import EncodingSpec, ModelSpec
 
 #: Fields of EncodingSpec that every encoding understands, or ignores because it learns nothing.
 COMMON = ("name", "per_layer", "per_head")

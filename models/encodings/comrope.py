@@ -8,10 +8,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from media.spec import Grid, SpecError
 from models.encodings.base import Commuting, lattice
-from models.planes import skew_planes
-from models.rotations import skew
-from models.spec import Grid, ModelSpec, SpecError
+from models.rotations.planes import skew_planes
+from models.rotations.skew import skew
+from models.spec import ModelSpec
 
 
 class ComRope(Commuting):

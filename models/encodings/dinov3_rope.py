@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from media.spec import Grid, SpecError
 from models.encodings.axial_rope import axial_frequencies, check_pairs
 from models.encodings.base import Commuting, lattice
-from models.spec import Grid, ModelSpec, SpecError
+from models.spec import ModelSpec
 
 
 class Dinov3Rope(Commuting):

@@ -7,9 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from media.spec import Grid
 from models.encodings.base import Encoding, Rotary, published_positions, token_indices
-from models.rotations import Rotations, planar_rotations, skew
-from models.spec import Grid, ModelSpec
+from models.rotations.apply import Rotations, planar_rotations
+from models.rotations.skew import skew
+from models.spec import ModelSpec
 
 
 class Liere(Rotary):

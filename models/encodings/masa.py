@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from media.spec import Grid, SpecError
 from models.encodings.axial_rope import axial_frequencies, check_pairs
 from models.encodings.base import Commuting, token_indices
-from models.exponential import exponential
-from models.rotations import skew
-from models.spec import Grid, ModelSpec, SpecError
+from models.rotations.exponential import exponential
+from models.rotations.skew import skew
+from models.spec import ModelSpec
 
 
 class Masa(Commuting):

@@ -6,8 +6,9 @@ import json
 import re
 from collections.abc import Mapping
 
+from media.spec import SpecError, from_json
 from models.encodings.base import Encoding
-from models.spec import EncodingSpec, SpecError, from_json
+from models.spec import EncodingSpec
 
 
 def parse_name(text: str, encodings: Mapping[str, type[Encoding]]) -> EncodingSpec:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from media.spec import Grid, SpecError
 from models.encodings.axial_rope import check_pairs
 from models.encodings.base import Commuting, published_positions
-from models.spec import Grid, ModelSpec, SpecError
+from models.spec import ModelSpec
 
 
 class PublishedAxial(Commuting):

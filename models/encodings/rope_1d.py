@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from media.spec import Grid
 from models.encodings.axial_rope import check_pairs
 from models.encodings.base import Commuting
-from models.spec import Grid, ModelSpec
+from models.spec import ModelSpec
 
 
 class Rope1d(Commuting):

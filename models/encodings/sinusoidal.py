@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from media.spec import Grid, SpecError
 from models.encodings.base import Encoding, token_indices
-from models.spec import Grid, ModelSpec, SpecError
+from models.spec import ModelSpec
 
 
 class Sinusoidal(Encoding):

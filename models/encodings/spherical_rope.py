@@ -7,9 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from media.spec import Grid, SpecError
 from models.encodings.base import Encoding, token_indices
-from models.rotations import Rotations, skew
-from models.spec import Grid, ModelSpec, SpecError
+from models.rotations.apply import Rotations
+from models.rotations.skew import skew
+from models.spec import ModelSpec
 
 #: Entries of the skew-symmetric generator above its diagonal, by how a ball is turned; in the
 #: order of the product. Yaw turns channel 0 towards 1, pitch 2 towards 0, roll 1 towards 2.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from media.spec import Grid
 from models.encodings.axial_rope import axial_frequencies, check_pairs
 from models.encodings.base import Commuting, token_indices
 from models.encodings.masa import cayley
-from models.spec import Grid, ModelSpec
+from models.spec import ModelSpec
 
 
 class StringCayley(Commuting):

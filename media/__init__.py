@@ -1,0 +1,73 @@
+"""Bytes -> array -> prepared array: one module per modality, one table.
+
+A prepared array is what enters the network: ``[*pixels per axis, channels]``, uint8 unless the
+InputSpec says float32. Training, export and the service all come through ``read``, so
+preprocessing exists once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Protocol, cast
+
+import numpy as np
+
+from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from media.sample import Media, Sample
+from media.spec import Grid, InputSpec
+
+__all__ = [
+    "INPUTS",
+    "BrokenMedia",
+    "Media",
+    "MediaError",
+    "MediaTooLarge",
+    "Sample",
+    "UnsupportedMedia",
+    "prepare",
+    "read",
+    "reader",
+]
+
+#: Modality -> module with its reader. They are loaded when first used: nobody who serves images
+#: pays for the decoders of videos.
+INPUTS = {
+    "image": "media.images.image",
+    "video": "media.clips.video",
+    "volume": "media.scans.volume",
+}
+
+
+class Reader(Protocol):
+    """What a module of ``INPUTS`` offers."""
+
+    def read(self, media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int) -> Sample:
+        """One item as arrays of ``pixels`` per axis; MediaError where that cannot be."""
+        ...
+
+
+def reader(modality: str) -> Reader:
+    """The module that reads a modality."""
+    return cast(Reader, importlib.import_module(INPUTS[modality]))
+
+
+def read(
+    media: Media, spec: InputSpec, grid: Grid, patch: tuple[int, ...], views: int | None = None
+) -> Sample:
+    """Decode and shape one item for a model.
+
+    Args:
+        views: of a clip; None for as many as the InputSpec says.
+
+    Returns:
+        ``pixels`` is ``[views, *grid.pixels(patch), channels]``.
+
+    Raises:
+        MediaError: the bytes are of an unsupported type, broken, or over a limit.
+    """
+    return reader(spec.modality).read(media, spec, grid.pixels(patch), views or spec.views)
+
+
+def prepare(media: Media, spec: InputSpec, grid: Grid, patch: tuple[int, ...]) -> np.ndarray:
+    """The pixels of one view, ``[*grid.pixels(patch), channels]``; raises as ``read`` does."""
+    return read(media, spec, grid, patch, views=1).pixels[0]

@@ -1,0 +1,100 @@
+"""Which files are taken for a clip, told by their first bytes, and whether one is all there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from av.video.stream import VideoStream
+
+from media.errors import BrokenMedia, UnsupportedMedia
+
+QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+#: ISO files that hold still images.
+STILL_BRANDS = (b"mif1", b"msf1", b"heic", b"heix", b"hevc", b"hevx", b"avif", b"avis", b"crx ")
+EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # the two outer elements of Matroska
+TRANSPORT_PACKET = 188  # bytes; each begins with the letter G
+
+
+def _is_quicktime(data: bytes) -> bool:
+    still = data[4:8] == b"ftyp" and data[8:12] in STILL_BRANDS
+    return data[4:8] in QUICKTIME_BOXES and not still
+
+
+def _is_transport(data: bytes) -> bool:
+    starts = range(0, 3 * TRANSPORT_PACKET, TRANSPORT_PACKET)
+    return all(data[place : place + 1] == b"G" for place in starts)
+
+
+#: FFmpeg's demuxer -> what its files begin with; everything else is refused unread.
+SIGNATURES: dict[str, Callable[[bytes], bool]] = {
+    "mov": _is_quicktime,
+    "matroska": lambda data: data.startswith(EBML),
+    "avi": lambda data: data.startswith(b"RIFF") and data[8:12] == b"AVI ",
+    "gif": lambda data: data.startswith((b"GIF87a", b"GIF89a")),
+    "mpeg": lambda data: data.startswith(b"\0\0\1\xba"),
+    "mpegts": _is_transport,
+}
+#: Types in which a packet holds whole frames, and key flags are the encoder's own.
+INDEXED = ("mov", "matroska")
+#: Types that are broadcast: they begin and end anywhere.
+STREAMED = ("mpeg", "mpegts")
+TYPES = "MP4, QuickTime, Matroska, WebM, AVI, GIF, MPEG or MPEG-TS"
+
+
+def demuxer_of(data: bytes) -> str:
+    """The key of ``SIGNATURES`` for a file; UnsupportedMedia where there is none."""
+    for demuxer, begins in SIGNATURES.items():
+        if begins(data):
+            return demuxer
+    raise UnsupportedMedia(f"expected {TYPES} bytes; these are none of them")
+
+
+def check_whole(demuxer: str, data: bytes, stream: VideoStream) -> None:
+    """BrokenMedia where a file promises more than it holds; streamed types promise nothing.
+
+    Args:
+        stream: looked through to its end: some types have their index by then only.
+    """
+    if demuxer in ENDS:
+        end = ENDS[demuxer](data)
+    else:
+        end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    promised = stream.frames if demuxer == "avi" else 0
+    if end > len(data) or promised > len(stream.index_entries):
+        raise BrokenMedia("the video is cut off: it promises more than there is")
+
+
+def _segment_end(data: bytes) -> int:
+    """Where the element that holds all of a Matroska file ends; 0 if a recorder left that open."""
+    header, _, place = _size(data, len(EBML))
+    place += header + len(SEGMENT)
+    size, bits, place = _size(data, place)
+    return 0 if size == 2**bits - 1 else place + size
+
+
+def _size(data: bytes, place: int) -> tuple[int, int, int]:
+    """A size in EBML: its value, its bits, and the place behind it."""
+    length = 9 - data[place].bit_length()  # bytes: one, and one for each leading zero
+    bits = 7 * length
+    value = int.from_bytes(data[place : place + length], "big") & (2**bits - 1)
+    return value, bits, place + length
+
+
+def _last_block_end(data: bytes) -> int:
+    """Where the last block of a GIF ends, or would; many files lack the closing semicolon."""
+    place = 13 + _palette(data[10])
+    while place < len(data) and (kind := data[place : place + 1]) in (b"!", b","):
+        place += 2 if kind == b"!" else 11 + _palette(data[place + 9])
+        while place < len(data) and data[place]:
+            place += 1 + data[place]
+        place += 1  # the empty part that ends a block
+    return place
+
+
+def _palette(flags: int) -> int:
+    """Bytes of the palette that a header's flags announce."""
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+#: Where the bytes that a file announces end, for the types whose index does not tell.
+ENDS: dict[str, Callable[[bytes], int]] = {"matroska": _segment_end, "gif": _last_block_end}

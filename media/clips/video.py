@@ -1,0 +1,102 @@
+"""Clips: bytes of a known type -> frames at stated times -> uint8 [views, time, height, width, C].
+
+What is decided here and in the ``clip_*`` modules, once: frames are chosen by time, not by number
+(``clip_times``), and the frame at a moment is the last that has begun; a clip begins with its
+first key frame; a single frame repeats; each frame is turned upright and stretched to square
+pixels (``clip_picture``), then shaped as a still image would be, so that a size which changes
+inside a clip does no harm; transparency is blended onto ``InputSpec.background``; a GIF is played
+once. A frame that is damaged or cut off makes the clip broken if it is needed, and is never
+replaced by grey. Sound is not read.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from av.video.frame import VideoFrame
+
+from media.clips.clip_decode import Decoded, decode
+from media.clips.clip_file import Clip, open_clip
+from media.clips.clip_picture import Painter
+from media.clips.clip_times import frame_at, view_times
+from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from media.images import image
+from media.sample import Media, Sample
+from media.spec import InputSpec, VideoSpec
+
+
+def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int) -> Sample:
+    """One clip as the network's input.
+
+    Args:
+        media: an encoded file, or decoded frames: uint8 ``[time, h, w]`` or
+            ``[time, h, w, 1|3]``, which have no times and are chosen by number.
+        spec: which moments, and how each frame is shaped.
+        pixels: frames, height and width of a view.
+        views: at how many moments each frame of the input is looked for.
+
+    Returns:
+        uint8 ``[views, *pixels, channels]``, and ``seconds``: when each frame began, a list for
+        each view; None for decoded frames.
+
+    Raises:
+        MediaError: see its subclasses.
+    """
+    if isinstance(media, np.ndarray):
+        return _read_array(media, spec, pixels, views)
+    try:
+        with open_clip(media) as clip:
+            return read_clip(clip, spec, pixels, views)[0]
+    except MediaError:
+        raise
+    except MemoryError as error:
+        raise MediaTooLarge("the video needs more memory than its decoder may use") from error
+    except Exception as error:  # FFmpeg raises nearly every type there is on hostile bytes
+        raise BrokenMedia("the video is truncated or corrupt and cannot be decoded") from error
+
+
+def read_clip(
+    clip: Clip, spec: InputSpec, pixels: tuple[int, ...], views: int
+) -> tuple[Sample, Decoded]:
+    """``read`` for a clip that is open, and what it took."""
+    painter = Painter(clip.pixel_aspect)
+
+    def shape(frame: VideoFrame) -> np.ndarray:
+        return image.prepare(painter.picture(frame), spec, pixels[1:])  # [height, width, C]
+
+    times = view_times(clip.duration, _video(spec).stride, pixels[0], views)
+    wanted = [
+        [clip.starts[frame_at(time, clip.starts, clip.tick)] for time in view] for view in times
+    ]
+    decoded = decode(clip, [start for view in wanted for start in view], shape)
+    frames = np.stack([[decoded.pictures[start] for start in view] for view in wanted])
+    seconds = [[clip.seconds(decoded.starts[start]) for start in view] for view in wanted]
+    return Sample(frames, {"seconds": seconds}), decoded
+
+
+def _read_array(
+    array: np.ndarray, spec: InputSpec, pixels: tuple[int, ...], views: int
+) -> Sample:
+    """Frames that are decoded already, as if each lasted a second."""
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
+        raise BrokenMedia(
+            "expected a uint8 array [time, h, w] or [time, h, w, 1|3]; "
+            f"got {array.dtype} {list(array.shape)}"
+        )
+    if _video(spec).stride:
+        raise UnsupportedMedia("a stride in seconds needs a file with times; got an array")
+    count = len(array)
+    times = view_times(Fraction(count), 0, pixels[0], views)
+    places = [[frame_at(time, list(range(count)), Fraction(1)) for time in view] for view in times]
+    shaped = {
+        place: image.prepare(array[place], spec, pixels[1:])
+        for place in {place for view in places for place in view}
+    }
+    frames = np.stack([[shaped[place] for place in view] for view in places])
+    return Sample(frames, {"seconds": None})
+
+
+def _video(spec: InputSpec) -> VideoSpec:
+    assert spec.video is not None  # InputSpec sees to it
+    return spec.video

@@ -1,0 +1,265 @@
+"""Whole splits as prepared arrays, decoded once through the serving path.
+
+Torch-free: training and export measure on exactly the arrays that the service would see. With a
+cache a split is decoded once for all runs, and may be larger than the memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from media import Media, MediaError, read
+from media.cache import Add, cache_key, cached
+from media.sources import Item, Source, SourceError
+from media.spec import Grid, InputSpec
+
+#: Items that a thread takes at a time, fewer where their files come to so many bytes. At most two
+#: pieces per thread are read ahead, so that a split of large files never lies in memory encoded.
+PIECE, PIECE_BYTES = 32, 32 * 2**20
+#: Unreadable items that an error names.
+TOLD = 10
+
+#: What is known of a decoded split: its ``sha256``, and ``skipped`` as pairs of id and reason.
+Notes = dict[str, Any]
+#: Prepared views [V, *pixels per axis, C]; the reason instead, where an item cannot be decoded.
+Result = np.ndarray | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """One split, ready for the network. N items with V views each.
+
+    Attributes:
+        pixels: [N * V, *pixels per axis, C] of the InputSpec's dtype; an item's views lie side by
+            side.
+        labels: int64 [N].
+        ids: N item ids, in order.
+        sha256: of ids, labels and contents, in order: the same data give the same hash.
+        skipped: (id, reason) of the unreadable items that were left out on request.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    ids: tuple[str, ...]
+    sha256: str
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def views(self) -> int:
+        """V: more than 1 for some clips."""
+        return len(self.pixels) // len(self.ids)
+
+    def of_items(self, logits: np.ndarray) -> np.ndarray:
+        """Logits [N * V, classes] of ``pixels`` -> means over each item's views, [N, classes]."""
+        return logits.reshape(len(self.ids), self.views, -1).mean(axis=1)
+
+
+def prepare_split(
+    source: Source,
+    split: str,
+    spec: InputSpec,
+    grid: Grid,
+    patch: tuple[int, ...],
+    *,
+    workers: int = 1,
+    skip_unreadable: bool = False,
+    advance: Callable[[int], None] = lambda items: None,
+    limit: int | None = None,
+    cache: Path | None = None,
+) -> Prepared:
+    """Decode a split for one grid.
+
+    Args:
+        workers: threads that decode; the decoders leave the interpreter to the others meanwhile.
+        skip_unreadable: leave broken items out (they are named in the result) instead of
+            refusing the split.
+        advance: called with the number of items just decoded, for a progress display.
+        limit: take the first items only.
+        cache: folder where decoded splits are kept (``media.cache``); the pixels are then a
+            memory map. None keeps them in memory alone.
+
+    Raises:
+        SourceError: unreadable items, counted and named.
+        CacheError: a cache that cannot be written, or is damaged.
+    """
+    items = source.split(split)[:limit]
+    wanted = _Wanted(source, split, items, spec, grid, patch, skip_unreadable)
+    digest = _digest(source, items) if cache else None
+
+    def build(add: Add) -> Notes:
+        notes = wanted.decode(add, workers, advance)
+        if digest not in (None, notes["sha256"]):
+            raise SourceError(f"{source.name}: split {split!r} changed while it was read")
+        return notes
+
+    if cache and digest:
+        key = cache_key(digest, spec, grid.pixels(patch))
+        pixels, notes = cached(cache, key, wanted.row, spec.dtype, build)
+        wanted.check(notes["skipped"])  # whoever filled it may have left items out
+    else:
+        pixels, notes = _in_memory(len(items) * spec.views, wanted.row, spec.dtype, build)
+    skipped = {id_: reason for id_, reason in notes["skipped"]}
+    kept = [item for item in items if item.id not in skipped]
+    labels = np.array([item.label for item in kept], dtype=np.int64)
+    ids = tuple(item.id for item in kept)
+    return Prepared(pixels, labels, ids, notes["sha256"], tuple(skipped.items()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+    """A split that is to be decoded."""
+
+    source: Source
+    split: str
+    items: list[Item]
+    spec: InputSpec
+    grid: Grid
+    patch: tuple[int, ...]
+    skip_unreadable: bool
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """Shape of one view."""
+        return (*self.grid.pixels(self.patch), self.spec.channels)
+
+    def decode(self, add: Add, workers: int, advance: Callable[[int], None]) -> Notes:
+        """Hand every item's views over, in order; the hash and what was left out."""
+        hasher = hashlib.sha256()
+        skipped: list[tuple[str, str]] = []
+        pieces = _read(self.source, self.items, hasher)
+        for piece, results in _decode(pieces, self._views, workers):
+            for item, result in zip(piece, results, strict=True):
+                if isinstance(result, str):
+                    skipped.append((item.id, result))
+                else:
+                    add(result)
+            advance(len(piece))
+        self.check(skipped)
+        return {"sha256": hasher.hexdigest(), "skipped": skipped}
+
+    def _views(self, medium: Media) -> np.ndarray:
+        pixels = read(medium, self.spec, self.grid, self.patch).pixels
+        assert pixels.shape == (self.spec.views, *self.row)
+        assert pixels.dtype == np.dtype(self.spec.dtype)
+        return pixels
+
+    def check(self, skipped: Sequence[Sequence[str]]) -> None:
+        """SourceError where items were left out and may not, or where nothing is left."""
+        if skipped and not self.skip_unreadable:
+            names = "; ".join(f"{id_}: {reason}" for id_, reason in skipped[:TOLD])
+            raise SourceError(
+                f"{len(skipped)} of {len(self.items)} items in split {self.split!r} cannot be "
+                f"read: {names}{'; ...' if len(skipped) > TOLD else ''}"
+            )
+        if len(skipped) == len(self.items):
+            raise SourceError(
+                f"{self.source.name}: no item of split {self.split!r} can be read"
+            )
+
+
+def _in_memory(
+    rows: int, row: tuple[int, ...], dtype: str, build: Callable[[Add], Notes]
+) -> tuple[np.ndarray, Notes]:
+    """At most so many rows, written where they stay: a split is never there twice."""
+    array, filled = np.empty((rows, *row), dtype), 0
+
+    def add(views: np.ndarray) -> None:
+        nonlocal filled
+        array[filled : filled + len(views)] = views
+        filled += len(views)
+
+    notes = build(add)
+    return array[:filled], notes
+
+
+def split_sha256(source: Source, split: str) -> str:
+    """The hash that ``prepare_split`` gives, without decoding."""
+    return _digest(source, source.split(split))
+
+
+def _digest(source: Source, items: list[Item]) -> str:
+    hasher = hashlib.sha256()
+    for _ in _read(source, items, hasher):
+        pass
+    return hasher.hexdigest()
+
+
+def _read(
+    source: Source, items: list[Item], hasher: hashlib._Hash
+) -> Iterator[tuple[list[Item], list[Media | OSError]]]:
+    """Pieces of a split with their media, hashed on the way."""
+    piece: list[Item] = []
+    media: list[Media | OSError] = []
+    size = 0
+    for item in items:
+        content = _content(medium := _read_one(source, item))
+        digest = hashlib.sha256(content).hexdigest()
+        hasher.update(f"{item.id}\0{item.label}\0{digest}\n".encode())
+        piece.append(item)
+        media.append(medium)
+        size += len(content)
+        if len(piece) == PIECE or size >= PIECE_BYTES or item is items[-1]:
+            yield piece, media
+            piece, media, size = [], [], 0
+
+
+def _read_one(source: Source, item: Item) -> Media | OSError:
+    """A file that cannot be opened is an unreadable item like one that cannot be decoded."""
+    try:
+        return source.read(item.id)
+    except OSError as error:
+        return error
+
+
+def _content(medium: Media | OSError) -> bytes:
+    """What the hash covers: of an array its type and shape too."""
+    if isinstance(medium, OSError):
+        return b""
+    if isinstance(medium, bytes):
+        return medium
+    return f"{medium.dtype}{medium.shape}".encode() + medium.tobytes()
+
+
+def _decode(
+    pieces: Iterable[tuple[list[Item], list[Media | OSError]]],
+    decode: Callable[[Media], np.ndarray],
+    workers: int,
+) -> Iterator[tuple[list[Item], list[Result]]]:
+    """Each piece with its arrays, in order; a bounded number of pieces is under way."""
+    waiting: deque[tuple[list[Item], Future[list[Result]]]] = deque()
+    # The decoders silence warnings each for itself, and the filters belong to the whole process:
+    # with an outer filter of the same kind it does not matter in which order they restore them.
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter("ignore")
+        for piece, media in pieces:
+            waiting.append((piece, pool.submit(_decode_piece, media, decode)))
+            if len(waiting) > 2 * workers:
+                done, results = waiting.popleft()
+                yield done, results.result()
+        while waiting:
+            done, results = waiting.popleft()
+            yield done, results.result()
+
+
+def _decode_piece(
+    media: list[Media | OSError], decode: Callable[[Media], np.ndarray]
+) -> list[Result]:
+    return [_decode_one(medium, decode) for medium in media]
+
+
+def _decode_one(medium: Media | OSError, decode: Callable[[Media], np.ndarray]) -> Result:
+    if isinstance(medium, OSError):
+        return medium.strerror or type(medium).__name__
+    try:
+        return decode(medium)
+    except MediaError as error:
+        return str(error)

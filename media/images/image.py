@@ -1,0 +1,196 @@
+"""Still images: bytes of a known type -> upright RGB or grey -> uint8 [height, width, channels].
+
+What is decided here, once: the first frame of an animation and the first page of a document;
+orientation applied; palettes expanded; transparency, and what the first frame of a GIF leaves
+free, blended onto ``InputSpec.background`` before any resampling; grey of 12 and 16 bits scaled
+(not clipped) to 8 bits, colour of 16 bits cut to its high byte; CMYK and Lab converted; embedded
+ICC profiles ignored. What single types need besides stands in ``tiff``, ``bmp`` and ``gif``.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
+
+from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from media.images import bmp, gif, tiff
+from media.images.grey import levels
+from media.limits import MAX_PIXELS, check_size
+from media.sample import Media, Sample
+from media.spec import InputSpec
+
+#: Only decoders we mean to expose, each with what its files begin with; the rest is refused unread.
+SIGNATURES: dict[str, Callable[[bytes], bool]] = {
+    "JPEG": lambda data: data.startswith(b"\xff\xd8\xff"),
+    "PNG": lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
+    "WEBP": lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP",
+    "TIFF": lambda data: data.startswith(tiff.SIGNATURES),
+    "BMP": bmp.is_bmp,
+    "GIF": lambda data: data.startswith((b"GIF87a", b"GIF89a")),
+}
+FORMATS = tuple(SIGNATURES)
+#: How a file is opened, and what its loaded picture needs to be like the others.
+OPEN: dict[str, Callable[[bytes], ImageFile]] = {"TIFF": tiff.open_tiff, "BMP": bmp.open_bmp}
+SETTLE: dict[str, Callable[[Any], Image.Image]] = {
+    "TIFF": tiff.settle,
+    "BMP": bmp.settle,
+    "GIF": gif.settle,
+}
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # refused at twice this, before WebP allocates its canvas
+#: Left, top, right, bottom in pixels; edges may lie inside a pixel.
+Box = tuple[float, float, float, float]
+#: EXIF orientation -> what turns the picture upright. Pillow's own exif_transpose also writes all
+#: EXIF data anew, which takes a minute where a file brings enough of them.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int = 1) -> Sample:
+    """``prepare`` as every modality offers it; an image has one view: [1, height, width, C]."""
+    return Sample(prepare(media, spec, pixels)[np.newaxis])
+
+
+def prepare(media: Media, spec: InputSpec, pixels: tuple[int, ...]) -> np.ndarray:
+    """One image as the network's input; a frame of a clip comes this way too.
+
+    Args:
+        media: an encoded file, or a decoded uint8 / uint16 array ``[h, w]`` or ``[h, w, 1|3|4]``.
+        spec: colour, background and geometry.
+        pixels: target (height, width).
+
+    Returns:
+        uint8 ``[height, width, channels]``.
+
+    Raises:
+        MediaError: see its subclasses.
+    """
+    height, width = pixels
+    if isinstance(media, np.ndarray):
+        image = _from_array(media)
+        box: Box = (0, 0, *image.size)
+    else:
+        image, box = _decode(media, at_least=2 * max(height, width))
+    image = _flatten(image, spec)
+    if spec.fit == "crop":
+        box = _centre_box(box, (width, height))
+    image = image.resize((width, height), FILTERS[spec.interpolation], box=box)
+    array = np.asarray(image, dtype=np.uint8)
+    return array.reshape(height, width, spec.channels)  # grey images have no channel axis
+
+
+def _decode(data: bytes, at_least: int) -> tuple[Image.Image, Box]:
+    """Bytes -> loaded, upright image, and the part of it that the source covers."""
+    kind = next((kind for kind, begins in SIGNATURES.items() if begins(data)), None)
+    if kind is None:
+        raise UnsupportedMedia(f"expected {', '.join(FORMATS)} bytes; these are none of them")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about EXIF and animation oddities
+            image = OPEN[kind](data) if kind in OPEN else Image.open(io.BytesIO(data), "r", (kind,))
+            check_size(image.size)
+            if kind not in SETTLE:
+                return _load_photograph(image, at_least)
+            image.load()
+            settled = SETTLE[kind](image)
+            return settled, (0, 0, *settled.size)
+    except MediaError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise MediaTooLarge(f"images may have at most {MAX_PIXELS} pixels") from error
+    except Exception as error:  # decoders raise nearly every type there is on hostile bytes
+        raise BrokenMedia("the image is truncated or corrupt and cannot be decoded") from error
+
+
+def _load_photograph(image: ImageFile, at_least: int) -> tuple[Image.Image, Box]:
+    """JPEG, PNG, WebP: loaded and turned upright as their EXIF data say.
+
+    JPEGs may be scaled down in the DCT, never below at_least. A side that is no multiple of the
+    scale then ends in a pixel that the source covers in part only.
+    """
+    box: Box = (0, 0, *image.size)
+    ratio = at_least / min(image.size)
+    if ratio < 1:
+        wanted = (int(image.width * ratio), int(image.height * ratio))
+        if scaled := image.draft(None, wanted):  # JPEG only
+            box = scaled[1]
+    image.load()
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+    return upright, _upright_box(box, image.size, upright.size, orientation)
+
+
+def _upright_box(
+    box: Box, stored: tuple[int, int], upright: tuple[int, int], orientation: int
+) -> Box:
+    """Where a box at the top left of the stored picture lies in the upright one."""
+    right, bottom = stored[0] - box[2], stored[1] - box[3]  # margins outside the box
+    if orientation >= 5:  # these swap the axes
+        right, bottom = bottom, right
+    left = right if orientation in (2, 3, 6, 7) else 0  # these turn the right edge to the left
+    top = bottom if orientation in (3, 4, 7, 8) else 0
+    return left, top, upright[0] - (right - left), upright[1] - (bottom - top)
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    """A decoded array as an image; [h, w], [h, w, 1] are grey, [h, w, 3|4] RGB(A)."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]  # [h, w]
+    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    colour = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
+    if not (grey or colour) or 0 in array.shape:
+        raise BrokenMedia(
+            "expected a uint8 array [h, w], [h, w, 1|3|4] or a uint16 array [h, w]; "
+            f"got {array.dtype} {list(array.shape)}"
+        )
+    return Image.fromarray(array)
+
+
+def _flatten(image: Image.Image, spec: InputSpec) -> Image.Image:
+    """Any mode -> RGB or L, transparency blended onto the background."""
+    if image.mode.startswith("I;16"):
+        image = _sixteen_to_eight(image)
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, (*spec.background, 255))
+        image = Image.alpha_composite(canvas, image)
+    image = image.convert("RGB")
+    return image if spec.channels == 3 else image.convert("L")
+
+
+def _sixteen_to_eight(image: Image.Image) -> Image.Image:
+    """16-bit grey -> 8 bits by scaling with 255 / 65535; Pillow's own convert would clip."""
+    wide = np.asarray(image)  # [h, w]
+    grey = Image.fromarray(levels(65_535)[wide])
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return grey
+    alpha = np.where(wide == transparent, 0, 255).astype(np.uint8)  # [h, w]
+    return Image.merge("LA", (grey, Image.fromarray(alpha)))
+
+
+def _centre_box(source: Box, target: tuple[int, int]) -> Box:
+    """The largest centred part of ``source`` with the shape of ``target`` (width, height).
+
+    Resampling this box straight to the target equals resizing the short side and cutting the
+    centre, without the rounding in between.
+    """
+    left, top, right, bottom = source
+    scale = min((right - left) / target[0], (bottom - top) / target[1])
+    width = min(target[0] * scale, right - left)
+    height = min(target[1] * scale, bottom - top)
+    left, top = (left + right - width) / 2, (top + bottom - height) / 2
+    return left, top, min(left + width, right), min(top + height, bottom)

@@ -1,0 +1,177 @@
+"""TIFF: which of its layouts are read, and what their numbers mean.
+
+Read are pictures: whole numbers without a sign of 1, 2, 4, 8, 12 or 16 bits, as grey of either
+polarity, palette, RGB, CMYK, YCbCr or Lab, in strips or tiles, with channels side by side or in
+planes; also BigTIFF of little-endian order. Of several pages the first one counts.
+
+Refused with a reason: floating point, signed numbers and 32 bits, because nothing in such a file
+says which number is white, and any guess would clip or darken; compressions not in the table.
+
+Everything that a decoder would allocate or loop over is checked here first, from the directory.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+
+from media.errors import BrokenMedia, UnsupportedMedia
+from media.images.grey import levels
+from media.limits import check_size
+
+#: Pillow's own reader of uncompressed files takes planes of 16 bits for planes of 8.
+TiffImagePlugin.READ_LIBTIFF = True
+
+LITTLE, BIG_ENDIAN, BIGTIFF = b"II*\0", b"MM\0*", b"II+\0"
+SIGNATURES = (LITTLE, BIG_ENDIAN, BIGTIFF)
+COMPRESSIONS = {
+    1: "none", 2: "CCITT RLE", 3: "CCITT group 3", 4: "CCITT group 4", 5: "LZW", 7: "JPEG",
+    8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "Zstandard",
+}  # fmt: skip
+MAX_BITS = 16
+MAX_ENTRIES = 1024  # of a directory
+#: Numbers in one entry, which are unpacked one by one: strips and tiles, a palette.
+MAX_VALUES = 2**18
+#: Types whose values are taken as one string of bytes: BYTE, ASCII, UNDEFINED.
+OPAQUE = (1, 2, 7)
+
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
+SAMPLES, PLANES, COLOUR_MAP, SAMPLE_FORMAT = 277, 284, 320, 339
+STRIPS, TILE_WIDTH, TILE_HEIGHT, TILES = (273, 279), 322, 323, (324, 325)  # offsets, byte counts
+WHITE_IS_ZERO, PALETTE, UNSIGNED = 0, 3, 1
+
+
+class Entry(NamedTuple):
+    """What a directory says about one tag before its values are read."""
+
+    tag: int
+    type: int
+    values: int  # their number
+
+
+def open_tiff(data: bytes) -> TiffImageFile:
+    """Open the first page, after its directory alone has shown that it may be decoded.
+
+    Raises:
+        UnsupportedMedia: a layout that is not read; the message says what came.
+        MediaTooLarge: the picture or one of its tiles is over the limits.
+        BrokenMedia: the directory contradicts itself or the length of the file.
+    """
+    tags = _check(data)
+    try:
+        image = TiffImageFile(BytesIO(data))
+    except SyntaxError as error:
+        bits, photometric = _numbers(tags, BITS, 1), _number(tags, PHOTOMETRIC)
+        raise UnsupportedMedia(
+            "expected a TIFF of grey, palette, RGB, CMYK, YCbCr or Lab of a usual depth; "
+            f"got photometric {photometric} with samples of {', '.join(map(str, bits))} bits"
+        ) from error
+    image.is_animated = True  # else Pillow unpacks all numbers of the EXIF data, however many
+    return image
+
+
+def settle(image: TiffImageFile) -> Image.Image:
+    """A loaded TIFF in a mode that other types have too, with white at its top."""
+    if image.mode.startswith("I;16"):
+        return _eight_bits(image)
+    if image.mode == "La":
+        return image.convert("LA")
+    if image.mode == "LAB":
+        return image.convert("RGB")
+    if image.mode in ("P", "PA") and max(image.tag_v2[COLOUR_MAP]) < 256:
+        image.putpalette(bytes(image.tag_v2[COLOUR_MAP]), "RGB;L")  # some writers use 8 bits
+    return image
+
+
+def _eight_bits(image: TiffImageFile) -> Image.Image:
+    """Grey of 12 or 16 bits and either polarity as 8 bits with black at zero."""
+    table = levels(2 ** _number(image.tag_v2, BITS) - 1)
+    if _number(image.tag_v2, PHOTOMETRIC) == WHITE_IS_ZERO:
+        table = 255 - table
+    return Image.fromarray(table[np.asarray(image)])  # [h, w]
+
+
+def _check(data: bytes) -> ImageFileDirectory_v2:
+    """The tags of the first directory, once nothing in them is out of bounds."""
+    for entry in _entries(data):
+        if entry.values > MAX_VALUES and entry.type not in OPAQUE:
+            raise BrokenMedia(f"TIFF tag {entry.tag} has {entry.values} values, over {MAX_VALUES}")
+    tags = _tags(data)
+    size = _number(tags, WIDTH), _number(tags, HEIGHT)
+    if min(size) < 1:
+        raise BrokenMedia(f"expected a TIFF with pixels, got {size[0]}x{size[1]}")
+    check_size(size)
+    _check_layout(tags)
+    _check_pieces(tags, size, len(data))
+    return tags
+
+
+def _entries(data: bytes) -> Iterator[Entry]:
+    """The first directory, by its raw entries; their values are not touched."""
+    order, big = "<" if data.startswith(b"II") else ">", data.startswith(BIGTIFF)
+    (start,) = struct.unpack_from("<Q" if big else order + "I", data, 8 if big else 4)
+    count_format, entry_format, step = ("Q", "HHQ", 20) if big else ("H", "HHI", 12)
+    (count,) = struct.unpack_from(order + count_format, data, start)
+    if count > MAX_ENTRIES:
+        raise BrokenMedia(f"expected a TIFF directory of at most {MAX_ENTRIES} entries")
+    first = start + struct.calcsize(count_format)
+    for number in range(count):
+        yield Entry(*struct.unpack_from(order + entry_format, data, first + number * step))
+
+
+def _tags(data: bytes) -> ImageFileDirectory_v2:
+    header = data[:16] if data.startswith(BIGTIFF) else data[:8]
+    tags, stream = ImageFileDirectory_v2(header), BytesIO(data)
+    stream.seek(tags.next)
+    tags.load(stream)
+    return tags
+
+
+def _check_layout(tags: ImageFileDirectory_v2) -> None:
+    compression = _number(tags, COMPRESSION, 1)
+    if compression not in COMPRESSIONS:
+        known = ", ".join(dict.fromkeys(COMPRESSIONS.values()))
+        raise UnsupportedMedia(f"expected a TIFF compressed by {known}; got code {compression}")
+    formats = set(_numbers(tags, SAMPLE_FORMAT, UNSIGNED))
+    bits = max(_numbers(tags, BITS, 1))
+    if formats != {UNSIGNED} or bits > MAX_BITS:
+        raise UnsupportedMedia(
+            f"expected a TIFF of unsigned whole numbers of at most {MAX_BITS} bits; got "
+            f"sample format {min(formats)} (2 is signed, 3 is floating point) of {bits} bits"
+        )
+    if _number(tags, PHOTOMETRIC) == PALETTE:
+        _numbers(tags, COLOUR_MAP)
+
+
+def _check_pieces(tags: ImageFileDirectory_v2, size: tuple[int, int], file_bytes: int) -> None:
+    """Strips and tiles: of a sane size and number, and each inside the file."""
+    tiled = TILE_WIDTH in tags
+    if tiled:
+        tile = _number(tags, TILE_WIDTH), _number(tags, TILE_HEIGHT)
+        check_size(tile, "tiles of a TIFF")
+        across, down = (-(-side // step) for side, step in zip(size, tile, strict=True))
+        planes = _number(tags, SAMPLES, 1) if _number(tags, PLANES, 1) == 2 else 1
+        if across * down * planes > MAX_VALUES:
+            raise BrokenMedia(f"expected a TIFF of at most {MAX_VALUES} tiles")
+    offsets, counts = (_numbers(tags, tag) for tag in (TILES if tiled else STRIPS))
+    if any(start + length > file_bytes for start, length in zip(offsets, counts, strict=False)):
+        raise BrokenMedia("the image is truncated: a part of the TIFF lies behind its end")
+
+
+def _numbers(tags: ImageFileDirectory_v2, tag: int, default: int | None = None) -> tuple[int, ...]:
+    """The values of a tag; BrokenMedia where it is missing or holds anything but whole numbers."""
+    value = tags.get(tag, default)
+    values = value if isinstance(value, tuple) else (value,)
+    if not values or not all(isinstance(one, int) for one in values):
+        raise BrokenMedia(f"expected whole numbers in TIFF tag {tag}")
+    return values
+
+
+def _number(tags: ImageFileDirectory_v2, tag: int, default: int | None = None) -> int:
+    return _numbers(tags, tag, default)[0]

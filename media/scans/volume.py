@@ -1,0 +1,136 @@
+"""Scans: bytes of a known type -> one orientation -> the model's voxels -> 0 to 255.
+
+The order is: intensity window first, then resampling in float32, then rounding. So what lies
+outside the window does not bleed into its neighbours, and values are rounded once.
+
+Memory: the voxels stay in their stored type, in the bytes that came in where these are not
+packed; float32 exists for a block of a million voxels at a time. Beside the file (at most 256 MiB)
+and what it inflates to (at most 512 MiB) a decode takes less than 100 MiB, most of it for the
+sample of which the percentiles of large scans are taken; ``benchmarks.decode_volume`` measures it.
+DICOM takes its voxels once more, as float32 and with a mask where slices have slopes of their own
+or padding.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from media.sample import Media, Sample
+from media.scans import arrays, geometry, inflate, intensity, metaimage, nifti, nrrd
+from media.scans.scan import Scan
+from media.scans.voxels import MAX_FILE_BYTES
+from media.spec import InputSpec, VolumeSpec
+
+HEAD_BYTES = 1024  # every type shows itself in fewer
+#: Half up, and a little more: sums that should end in .5 (masks give many) do not all, and must
+#: not be rounded by the last bit that some machine's product left.
+HALF = 0.501
+
+
+class Type(NamedTuple):
+    """A type of file: how it begins, and the module whose ``load`` reads it."""
+
+    name: str
+    begins: Callable[[bytes], bool]
+    module: str
+    packed: bool = False  # may also come inside a gzip file
+
+
+TYPES = (
+    Type("NIfTI", nifti.is_nifti, "media.scans.nifti", packed=True),
+    Type("DICOM", lambda head: head[128:132] == b"DICM", "media.scans.dicom.dicom", packed=True),
+    Type("npy", lambda head: head.startswith(arrays.NPY_MAGIC), "media.scans.arrays"),
+    Type("npz", arrays.is_npz, "media.scans.arrays"),
+    Type("zip of DICOM", lambda head: head.startswith(b"PK"), "media.scans.dicom.series"),
+    Type("NRRD", nrrd.is_nrrd, "media.scans.nrrd"),
+    Type("MetaImage", metaimage.is_metaimage, "media.scans.metaimage"),
+)
+
+
+def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int = 1) -> Sample:
+    """One scan as the network's input.
+
+    Args:
+        media: an encoded file, or a decoded array [depth, height, width] or [..., 1].
+        spec: window, spacing and interpolation.
+        pixels: target (depth, height, width).
+        views: there is one of a scan.
+
+    Returns:
+        ``pixels`` is [1, depth, height, width, 1] of the InputSpec's dtype, from 0 to 255.
+
+    Raises:
+        MediaError: see its subclasses.
+    """
+    volume = cast(VolumeSpec, spec.volume)  # an InputSpec for volumes has it
+    scan = arrays.from_array(media) if isinstance(media, np.ndarray) else load(media)
+    oriented = geometry.orient(scan)
+    size = oriented.voxels.shape
+    steps, seen_spacing = _steps(oriented, volume.spacing, pixels)
+    weights = [
+        geometry.axis_weights(*axis, spec.interpolation)
+        for axis in zip(size, pixels, steps, strict=True)
+    ]
+    window = intensity.window(scan, volume)
+    values = np.clip(geometry.resample(oriented.voxels, weights, window), 0, 255)
+    if spec.dtype == "uint8":
+        values = np.floor(values + HALF).astype(np.uint8)
+    spacing = seen_spacing and [float(f"{step:.5g}") for step in seen_spacing]  # mm; told, not used
+    seen = {"orientation": geometry.ORIENTATION, "spacing_mm": spacing, "size": list(size)}
+    return Sample(values[np.newaxis, ..., np.newaxis], seen)
+
+
+def load(data: bytes) -> Scan:
+    """The scan in a file of any of ``TYPES``; raises as ``read`` does."""
+    if len(data) > MAX_FILE_BYTES:
+        raise MediaTooLarge(f"scans may have at most {MAX_FILE_BYTES} bytes; got {len(data)}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # readers warn about oddities that are checked here
+            return _load(data)
+    except MediaError:
+        raise
+    except MemoryError as error:
+        raise MediaTooLarge("the scan needs more memory than its decoder may use") from error
+    except Exception as error:  # readers raise nearly every type there is on hostile bytes
+        raise BrokenMedia("the scan is truncated or corrupt and cannot be decoded") from error
+
+
+def _load(data: bytes) -> Scan:
+    packed, head = inflate.is_gzip(data), inflate.head(data, HEAD_BYTES)
+    found = next((one for one in TYPES if one.begins(head) and one.packed >= packed), None)
+    if found is None:
+        names = ", ".join(one.name for one in TYPES)
+        raise UnsupportedMedia(
+            f"expected {names} bytes (the first two may be gzipped); these are none of them"
+        )
+    if packed and found.name == "DICOM":  # the reader of NIfTI unpacks what its header asks for
+        data = bytes(inflate.unpack(data))
+    return cast(Scan, importlib.import_module(found.module).load(data))
+
+
+def _steps(
+    oriented: geometry.Oriented, wanted: tuple[float, ...], pixels: tuple[int, ...]
+) -> tuple[list[float], list[float] | None]:
+    """Steps of the model's voxels in voxels of the scan, and in millimetres where those are known.
+
+    Args:
+        wanted: millimetres per step; empty to stretch the whole scan.
+    """
+    size, spacing = oriented.voxels.shape, oriented.spacing
+    if not wanted:
+        steps = [side / target for side, target in zip(size, pixels, strict=True)]
+        known = spacing and [mm * step for mm, step in zip(spacing, steps, strict=True)]
+        return steps, known or None
+    if spacing is None:
+        raise BrokenMedia(
+            f"the model needs voxels of {'x'.join(f'{mm:g}' for mm in wanted)} mm; "
+            "the scan does not tell the size of its own"
+        )
+    return [mm / own for mm, own in zip(wanted, spacing, strict=True)], list(wanted)

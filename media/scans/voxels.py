@@ -1,0 +1,86 @@
+"""What all volume files share: how large a scan may be, which numbers it may hold, raw voxels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
+
+MAX_FILE_BYTES = 256 * 2**20
+MAX_INFLATED_BYTES = 512 * 2**20
+MAX_VOXELS = 512**3  # 134 million
+MAX_SIDE = 16_384  # voxels
+
+#: Bytes of a file: what came in, or a part of it, or what it inflates to.
+Bytes = bytes | memoryview
+
+
+def check_shape(shape: Sequence[int], kind: str) -> tuple[int, int, int]:
+    """The three sides of a scan whose header tells ``shape``; a fourth side may be 1.
+
+    Raises:
+        UnsupportedMedia: not three axes, or several volumes in one file.
+        BrokenMedia: a side that is not positive.
+        MediaTooLarge: over the limits; nothing has been allocated yet.
+    """
+    sides = tuple(int(side) for side in shape)
+    if len(sides) == 4 and sides[3] == 1:
+        sides = sides[:3]
+    if len(sides) != 3:
+        raise UnsupportedMedia(f"expected a {kind} file of one volume with 3 axes; got {_x(shape)}")
+    if min(sides) < 1:
+        raise BrokenMedia(f"expected at least one voxel per side in {kind}; got {_x(shape)}")
+    if math.prod(sides) > MAX_VOXELS or max(sides) > MAX_SIDE:
+        raise MediaTooLarge(
+            f"scans may have at most {MAX_VOXELS} voxels and {MAX_SIDE} per side; "
+            f"this one is {_x(sides)}"
+        )
+    return sides[0], sides[1], sides[2]
+
+
+def _x(sides: Sequence[int]) -> str:
+    return "x".join(str(side)[:12] for side in sides[:8]) or "none"
+
+
+def check_dtype(dtype: np.dtype, kind: str) -> np.dtype:
+    """Whole and floating point numbers of at most 64 bits, and booleans as 0 and 1."""
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise UnsupportedMedia(
+            f"expected a {kind} file of whole or floating point numbers of at most 64 bits; "
+            f"got {str(dtype)[:40]}"
+        )
+    return dtype
+
+
+def byte_count(shape: tuple[int, int, int], dtype: np.dtype) -> int:
+    """Bytes that the voxels take; MediaTooLarge where no file may hold that many."""
+    size = math.prod(shape) * dtype.itemsize
+    if size > MAX_INFLATED_BYTES:
+        raise MediaTooLarge(
+            f"the voxels of a scan may take at most {MAX_INFLATED_BYTES} bytes; "
+            f"these are {_x(shape)} {dtype.name}, which takes {size}"
+        )
+    return size
+
+
+def view(
+    content: Bytes, offset: int, shape: tuple[int, int, int], dtype: np.dtype, order: str
+) -> np.ndarray:
+    """Voxels that lie unpacked in ``content``, without a copy; BrokenMedia where some are missing.
+
+    Args:
+        order: "F" where the first axis runs fastest, "C" where the last one does.
+    """
+    size, found = byte_count(shape, dtype), len(content) - offset
+    if found < size:
+        raise BrokenMedia(
+            f"the scan is truncated: its header tells of {size} bytes of voxels, "
+            f"the file holds {max(found, 0)}"
+        )
+    flat = np.frombuffer(content, dtype, count=math.prod(shape), offset=offset)
+    return flat.reshape(shape, order="F" if order == "F" else "C")

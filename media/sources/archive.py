@@ -1,0 +1,118 @@
+"""What zip and tar share: names that are safe, one folder around everything taken off.
+
+An archive is somebody else's file. Nothing in it is ever written to disk, and whatever a name or
+a size could be used for otherwise is refused before the first member is read.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
+
+from media.sources.items import Source, SourceError
+from media.sources.tree import LABELS, Tree, is_junk, looks_like_split, open_tree
+
+MAX_MEMBERS = 1_000_000
+MAX_MEMBER_BYTES = 512 * 2**20
+
+Where = TypeVar("Where")  # the bytes of a member are
+
+
+class Member(NamedTuple):
+    """One file or folder as an archive declares it."""
+
+    name: str
+    size: int  # bytes
+    is_folder: bool
+
+
+def check_count(archive: str, count: int) -> None:
+    """Refuse more members than anybody trains on."""
+    if count > MAX_MEMBERS:
+        raise SourceError(f"{archive}: expected at most {MAX_MEMBERS} members, got more")
+
+
+def open_members(
+    archive: str,
+    members: Iterable[tuple[Member, Where]],
+    read: Callable[[Where], bytes],
+) -> Source:
+    """The source that lies in an archive.
+
+    Args:
+        archive: its name without the ending.
+        members: what it declares, in any order, each with where its bytes are.
+        read: the bytes of one file; OSError where they are not what was declared.
+
+    Raises:
+        SourceError: a name, a size or a layout that cannot be used.
+    """
+    places, folders = _sort(archive, members)
+    top = _common_top(places, folders)
+    files = {name.removeprefix(top): where for name, where in places.items()}
+    inner = frozenset(name.removeprefix(top) for name in folders if f"{name}/" != top)
+    return open_tree(Tree(archive, frozenset(files), inner, lambda name: read(files[name])))
+
+
+def _sort(
+    archive: str, members: Iterable[tuple[Member, Where]]
+) -> tuple[dict[str, Where], set[str]]:
+    """Files by their checked names, and every folder above one or declared; junk left out."""
+    places: dict[str, Where] = {}
+    folders: set[str] = set()
+    for member, where in members:
+        name = _clean(archive, member.name)
+        if member.size > MAX_MEMBER_BYTES:
+            raise SourceError(
+                f"{archive}: {name!r} has {member.size} bytes; expected at most {MAX_MEMBER_BYTES}"
+            )
+        if name in places:
+            raise SourceError(f"{archive}: {name!r} is there more than once")
+        if any(is_junk(part) for part in name.split("/")):
+            continue
+        if member.is_folder:
+            folders.add(name)
+        else:
+            places[name] = where
+        folders |= _parents(name)
+    return places, folders - {""}  # the root itself, "./"
+
+
+def damaged(reason: str) -> OSError:
+    """A member that cannot be read, told like a file that cannot be."""
+    return OSError(errno.EIO, reason)
+
+
+def _clean(archive: str, name: str) -> str:
+    """``./a//b`` -> ``a/b``; SourceError for a name that could mean a place outside."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    outside = name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in parts
+    if not name or outside or "\\" in name or "\0" in name:
+        raise SourceError(
+            f"{archive}: expected names below the archive's root, parts joined with '/'; "
+            f"got {name!a}"
+        )
+    return "/".join(parts)
+
+
+def _parents(name: str) -> set[str]:
+    """``a/b/c.png`` -> ``a``, ``a/b``."""
+    parts = name.split("/")
+    return {"/".join(parts[:length]) for length in range(1, len(parts))}
+
+
+def _common_top(files: Iterable[str], folders: set[str]) -> str:
+    """The folder around everything, with its ``/``; empty where there is none to take off.
+
+    A split is none, and a single class is none either: something to open must lie below.
+    """
+    tops = {name.split("/")[0] for name in (*files, *folders)}
+    if len(tops) != 1:
+        return ""
+    (top,) = tops
+    holds_source = f"{top}/{LABELS}" in files or any(
+        folder.startswith(f"{top}/") for folder in folders
+    )
+    return f"{top}/" if holds_source and not looks_like_split(top) else ""

@@ -1,0 +1,122 @@
+"""A tar as a source: members found by walking its headers, and read in place.
+
+A ``.tar.gz`` cannot be read in place. It is inflated into memory once, up to a limit; what is
+larger belongs into a plain tar, a zip or a folder.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from media.sources.archive import Member, check_count, damaged, open_members
+from media.sources.items import Source, SourceError
+
+MAX_INFLATED_BYTES = 2 * 2**30
+PIECE_BYTES = 2**20
+#: Of one header with its extensions; what is larger is no name.
+MAX_HEADER_BYTES = 2**20
+
+
+class Place(NamedTuple):
+    """Where a member's bytes are."""
+
+    start: int
+    size: int
+
+
+def open_tar(path: Path) -> Source:
+    """Open a tar; SourceError for one that is damaged or holds more than files and folders."""
+    return _open(path, path.name[: -len(".tar")], lambda: path.open("rb"))
+
+
+def open_tar_gz(path: Path) -> Source:
+    """Open a tar.gz or tgz, which is then held in memory."""
+    name = path.name[: -len(".tgz" if path.name.lower().endswith(".tgz") else ".tar.gz")]
+    data = _inflate(path)
+    return _open(path, name, lambda: io.BytesIO(data))
+
+
+def _inflate(path: Path) -> bytes:
+    """All of a gzip file, piece by piece: at the limit it ends, whatever the file would become."""
+    inflated = io.BytesIO()
+    try:
+        with gzip.open(path) as stream:
+            while piece := stream.read(PIECE_BYTES):
+                inflated.write(piece)
+                if inflated.tell() > MAX_INFLATED_BYTES:
+                    raise SourceError(
+                        f"{path.name}: expected at most {MAX_INFLATED_BYTES} bytes once inflated; "
+                        "a plain .tar may be larger"
+                    )
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SourceError(f"{path.name}: expected a whole tar.gz: {error}") from error
+    return inflated.getvalue()
+
+
+def _open(path: Path, name: str, stream: Callable[[], BinaryIO]) -> Source:
+    try:
+        with stream() as opened:
+            members = list(_members(name, opened))
+    except SourceError:
+        raise
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        raise SourceError(f"{path.name}: expected a whole tar: {error}") from error
+    return open_members(name, members, lambda place: _read(stream, place))
+
+
+def _members(name: str, stream: BinaryIO) -> Iterator[tuple[Member, Place]]:
+    length = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    with tarfile.open(fileobj=_Headers(stream), mode="r:", encoding="utf-8") as archive:
+        for count, entry in enumerate(archive, start=1):
+            check_count(name, count)
+            _check_plain(f"{name}: {entry.name!a}", entry, length)
+            place = Place(entry.offset_data, entry.size)
+            yield Member(entry.name, entry.size, entry.isdir()), place
+        end = archive.offset
+    stream.seek(end)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise SourceError(f"{name}: damaged or truncated at byte {end}: expected a header")
+
+
+def _check_plain(shown: str, entry: tarfile.TarInfo, length: int) -> None:
+    if not (entry.isdir() or entry.isreg()) or entry.issparse():
+        raise SourceError(f"{shown} is a link or a device; expected files and folders")
+    if not 0 <= entry.size <= length - entry.offset_data:
+        raise SourceError(f"{shown} is truncated: {entry.size} bytes do not lie in the archive")
+
+
+def _read(stream: Callable[[], BinaryIO], place: Place) -> bytes:
+    with stream() as opened:
+        opened.seek(place.start)
+        data = opened.read(place.size)
+    if len(data) != place.size:
+        raise damaged(f"expected {place.size} bytes in the tar, got {len(data)}")
+    return data
+
+
+class _Headers(io.BufferedIOBase):
+    """What tarfile reads headers from: no read of a negative or a huge length, as some ask for."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """A part of a header; tarfile.ReadError for more than any has."""
+        if size is None or not 0 <= size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """As of the stream below."""
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of the stream below."""
+        return self._stream.tell()

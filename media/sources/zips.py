@@ -1,0 +1,84 @@
+"""A zip as a source: members found by its central directory and read in place."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from media.sources.archive import Member, check_count, damaged, open_members
+from media.sources.items import Source, SourceError
+from media.sources.zip_entries import ZipError, find_entries
+
+
+class Place(NamedTuple):
+    """Where a member's bytes are, and what they must turn out to be."""
+
+    start: int
+    stored: int  # bytes in the archive
+    size: int  # bytes once inflated
+    deflated: bool
+    crc: int
+
+
+def open_zip(path: Path) -> Source:
+    """Open a zip; SourceError for one that is damaged, encrypted or made to deceive."""
+    name = path.name[: -len(".zip")]
+    try:
+        with path.open("rb") as stream, _directory(stream) as archive:
+            entries = archive.infolist()
+            check_count(name, len(entries))
+            members = list(_members(name, stream, entries, archive.start_dir))
+    except SourceError:
+        raise
+    except ZipError as error:
+        raise SourceError(str(error)) from error
+    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError) as error:
+        raise SourceError(f"{path.name}: expected a whole zip: {error}") from error
+    return open_members(name, members, lambda place: _read(path, place))
+
+
+def _directory(stream: BinaryIO) -> zipfile.ZipFile:
+    """Names without a mark of their encoding are UTF-8 where they can be, else cp437."""
+    try:
+        return zipfile.ZipFile(stream, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        return zipfile.ZipFile(stream)
+
+
+def _members(
+    name: str, stream: BinaryIO, entries: list[zipfile.ZipInfo], directory: int
+) -> Iterator[tuple[Member, Place]]:
+    """Every entry, with where its bytes are."""
+    called = [(f"{name}: {entry.orig_filename!a}", entry) for entry in entries]
+    for entry, start in find_entries(stream, called, directory):
+        deflated = entry.compress_type == zipfile.ZIP_DEFLATED
+        place = Place(start, entry.compress_size, entry.file_size, deflated, entry.CRC)
+        is_folder = entry.orig_filename.endswith("/")
+        yield Member(entry.orig_filename, entry.file_size, is_folder), place
+
+
+def _read(path: Path, place: Place) -> bytes:
+    """The bytes of one member; never more are inflated than it declares."""
+    with path.open("rb") as stream:
+        stream.seek(place.start)
+        data = stream.read(place.stored)
+    if place.deflated:
+        data = _inflate(data, place.size)
+    if len(data) != place.size or zlib.crc32(data) != place.crc:
+        raise damaged(f"expected {place.size} bytes with their checksum, as the zip declares")
+    return data
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+    engine = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflated = engine.decompress(data, size + 1)
+    except zlib.error as error:
+        raise damaged(f"cannot be inflated: {error}") from error
+    if len(inflated) > size or not engine.eof:
+        raise damaged(f"expected {size} bytes once inflated, as the zip declares")
+    return inflated

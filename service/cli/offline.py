@@ -1,0 +1,230 @@
+"""``python -m service classify FILE...``: answers without a server, through the server's own code.
+
+Workers decode, the registry proves the bundles by their goldens, the batcher fills batches:
+everything of ``Service`` but HTTP. Answers come out in the order of the files, as soon as they are
+there. Where no bundle is named, the first reader that knows the type of a file answers it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvloop
+
+from service import logs
+from service.cli.exits import FAILED, OK, WRONG_COMMAND, complain
+from service.cli.progress import Progress
+from service.engine.candidates import Candidate, find_candidates, first_answer, largest
+from service.engine.catalog import NoBundles, bundle_folders
+from service.engine.classify import Result
+from service.engine.decode.link import DecodeError
+from service.engine.device.session import DeviceError, check_device
+from service.engine.engine import Service
+from service.engine.failures import EmptyFile, InternalError, Problem, UnreadableFile
+from service.logs import printable
+from service.settings import Settings, SettingsError, make_settings
+
+log = logging.getLogger(__name__)
+
+STDIN = "-"
+#: (name as given, what became of the file)
+Answer = tuple[str, Result | Problem]
+
+
+def main(arguments: list[str]) -> int:
+    """Answer every file: 0 if all were answered, 1 if some were not, 2 for a wrong command."""
+    options = _parse(arguments)
+    try:
+        settings = _settings(options)
+        check_device(settings.device)
+        logs.configure(settings)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)  # process 1 of a container ignores what is not handled
+        return uvloop.run(_run(settings, options))
+    except (SettingsError, DeviceError, NoBundles) as error:
+        return complain(error, WRONG_COMMAND)
+    except DecodeError as error:
+        return complain(error, FAILED)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """At once: every line is out already, and workers end when nobody holds their stdin."""
+    os._exit(128 + number)
+
+
+async def _run(settings: Settings, options: argparse.Namespace) -> int:
+    service = Service(settings)
+    try:
+        await service.start(_folders(settings, options.bundle))
+        try:
+            candidates = find_candidates(service, _parameters(options))
+        except Problem as problem:
+            return complain(problem.detail, WRONG_COMMAND)
+        return await _print_all(_answers(service, options.files, candidates), options)
+    finally:
+        await service.close()
+
+
+def _parameters(options: argparse.Namespace) -> dict[str, str]:
+    """What a request would say."""
+    named = {name: getattr(options, name) for name in ("bundle", "grid", "top_k", "views")}
+    return {name: text for name, text in named.items() if text is not None}
+
+
+def _folders(settings: Settings, bundle: str | None) -> list[Path]:
+    """The folder of the bundle that is named, if it goes by that name; else all of them."""
+    folders = bundle_folders(settings.bundles)
+    return [folder for folder in folders if folder.name == bundle] or folders
+
+
+async def _answers(
+    service: Service, files: list[str], candidates: list[Candidate]
+) -> AsyncIterator[Answer]:
+    """Every file's answer, in order; those under way are bounded in number and in bytes."""
+    settings = service.settings
+    waiting: deque[tuple[str, asyncio.Task[Result | Problem], int]] = deque()
+    held = 0
+    for file in files:
+        media = _read(file, largest(candidates))
+        size = len(media) if isinstance(media, bytes) else 0
+        while waiting and (
+            len(waiting) >= settings.max_in_flight or held + size > settings.max_in_flight_bytes
+        ):
+            name, task, freed = waiting.popleft()
+            yield name, await task
+            held -= freed
+        waiting.append((file, asyncio.create_task(_answer(service, media, candidates)), size))
+        held += size
+        await asyncio.sleep(0)  # the new task begins: workers decode while the next file is read
+    while waiting:
+        name, task, _ = waiting.popleft()
+        yield name, await task
+
+
+async def _answer(
+    service: Service, media: bytes | Problem, candidates: list[Candidate]
+) -> Result | Problem:
+    """One file; what goes wrong is its own affair."""
+    if isinstance(media, Problem):
+        return media
+    try:
+        return await first_answer(service, media, candidates)
+    except Problem as problem:
+        return problem
+    except Exception as error:
+        log.error("a file could not be answered", exc_info=error)
+        return InternalError("an unexpected error; the line above says more")
+
+
+def _read(file: str, most: int) -> bytes | Problem:
+    """The bytes of a file, one more than is allowed at most."""
+    try:
+        if file == STDIN:
+            media = sys.stdin.buffer.read(most + 1)
+        else:
+            with Path(file).open("rb") as stream:
+                media = stream.read(most + 1)
+    except OSError as error:
+        return UnreadableFile(error.strerror or type(error).__name__)
+    return media or EmptyFile("the file has no bytes")
+
+
+# --- output ----------------------------------------------------------------------------------
+
+
+async def _print_all(answers: AsyncIterator[Answer], options: argparse.Namespace) -> int:
+    """A line per file; the exit status."""
+    failed, progress = 0, Progress(len(options.files), "files")
+    show = _show_json if options.json else _show
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        async for name, answer in answers:
+            if isinstance(answer, Problem):
+                failed += 1
+                progress.clear()
+            show(name, answer)
+            progress.step()
+    except OSError as error:  # only of stdout: a full disk, or a reader that has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        return complain(f"cannot write the answers: {error.strerror}", FAILED)
+    finally:
+        progress.clear()
+    return FAILED if failed else OK
+
+
+def _show(name: str, answer: Result | Problem) -> None:
+    """For people: the labels on stdout, a problem on stderr."""
+    if isinstance(answer, Problem):
+        line = f"{name}: {answer.title} {answer.detail}"
+        print(printable(line), file=sys.stderr, flush=True)
+    else:
+        ranked = (f"{one['label']} {one['probability']:.1%}" for one in answer.predictions)
+        print(printable(f"{name}: {', '.join(ranked)}"), flush=True)
+
+
+def _show_json(name: str, answer: Result | Problem) -> None:
+    """For machines: what the REST answer says of one file, in ASCII."""
+    line: dict[str, Any] = {"file": name}
+    if isinstance(answer, Problem):
+        line["error"] = {"type": answer.type, "title": answer.title, "detail": answer.detail}
+    else:
+        line |= answer.document()
+    print(json.dumps(line, allow_nan=False), flush=True)
+
+
+# --- the command line ------------------------------------------------------------------------
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """Those of the server, from the environment and the flags that are here too."""
+    named = ("bundles", "device")
+    given = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
+    if options.bundle is not None:
+        given["default_bundle"] = None  # nobody is asked for it
+    given |= {"keys_file": None, "key_sha256": ()}  # nobody comes in here
+    return make_settings(log_level="warning", log_format="text", **given)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m service classify",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="""\
+Rank the labels of images, clips and scans without a server: of what there are bundles for.
+
+  python -m service classify photo.jpg clip.mp4 scan.nii.gz
+  python -m service classify --json *.png > answers.jsonl
+  curl -s URL | python -m service classify -
+
+A file goes to the bundle that is named. Else its own bytes decide: it is offered to the default
+bundles for images, scans and clips, in this order, and the first that reads its type answers. A
+GIF is an image then.
+""",
+        epilog="Exit status: 0 all answered, 1 some file failed (the others are answered), 2 wrong "
+        "command,\nno bundles, unknown bundle or grid, device not there. The settings of the "
+        "server count here\ntoo, as environment variables: see python -m service --help.",
+    )
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help="an image, a clip or a scan; - is standard input")
+    add("--bundle", metavar="NAME", help="who answers; else the default bundles of the server")
+    add("--grid", help="one of the bundle's grids, like 8x8; its first when not given")
+    add("--views", metavar="V", help="of clips: sampled so often; else as the bundle says")
+    add("--top-k", metavar="K", help="number of labels; 5 (or all, if fewer) when not given")
+    add("--json", action="store_true", help="a JSON object a line, as in the server's answer")
+    add("--bundles", metavar="DIR", help="folder of bundles (default: LIERE_BUNDLES, else bundles)")
+    add("--device", choices=("auto", "cpu", "cuda"), help="default: LIERE_DEVICE, else auto")
+    options = parser.parse_args(arguments)
+    if options.files.count(STDIN) > 1:
+        parser.error("standard input (-) can be read once only")
+    return options

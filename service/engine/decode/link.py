@@ -1,0 +1,188 @@
+"""The service's end of one decode worker: what it was given, what it said, and its alarm clock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from service.engine import failures
+from service.engine.decode.evidence import Seen, check_seen
+from service.engine.decode.wire import LENGTHS, MAX_HEADER_BYTES, Preparation, head
+
+log = logging.getLogger(__name__)
+
+#: A worker may hold this many items, the second one only if both are small images: while it
+#: answers one it already has the next, which saves a sleep and a wake-up for each.
+DEPTH = 2
+SMALL_BYTES = 2**14
+
+#: A file as it came: held once, from the socket to the worker's pipe.
+Encoded = bytes | bytearray
+
+FAILURES: dict[str, type[failures.Problem]] = {
+    "UnsupportedMedia": failures.UnsupportedMedia,
+    "BrokenMedia": failures.BrokenMedia,
+    "MediaTooLarge": failures.MediaTooLarge,
+    "MediaError": failures.BrokenMedia,
+}
+
+
+class DecodeError(RuntimeError):
+    """The pool itself cannot work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One item as the graph wants it."""
+
+    pixels: np.ndarray  # [views, *pixels per axis, channels], read-only
+    seen: Seen  # which part of the file that is; see ``service.engine.decode.evidence``
+
+
+class Task:
+    """One item on its way through a worker."""
+
+    __slots__ = ("attempts", "future", "media", "preparation", "submitted")
+
+    def __init__(
+        self, preparation: Preparation, media: Encoded, future: asyncio.Future[Decoded]
+    ) -> None:
+        self.preparation = preparation
+        self.media = media
+        self.future = future
+        self.submitted = time.monotonic()
+        self.attempts = 0
+
+    @property
+    def is_small(self) -> bool:
+        """Sure to be done soon."""
+        return self.preparation.modality == "image" and len(self.media) <= SMALL_BYTES
+
+
+class Worker(asyncio.SubprocessProtocol):
+    """One process and the items it holds.
+
+    Args:
+        on_start: called when there is a process, which is not ready yet.
+        on_free: called when it can be given another item.
+        on_death: called when the process has ended, whatever it still held.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_start: Callable[[Worker], None],
+        on_free: Callable[[], None],
+        on_death: Callable[[Worker], None],
+    ) -> None:
+        self._on_start = on_start
+        self._on_free = on_free
+        self._on_death = on_death
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.tasks: deque[Task] = deque()  # the first is being decoded
+        self._reply = bytearray()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.process = cast(asyncio.SubprocessTransport, transport)
+        self.stdin = cast(asyncio.WriteTransport, self.process.get_pipe_transport(0))
+        self._on_start(self)
+
+    def takes(self, task: Task) -> bool:
+        """Whether it may be given this item now."""
+        if not self.tasks:
+            return True
+        return len(self.tasks) < DEPTH and task.is_small and self.tasks[0].is_small
+
+    def give(self, task: Task) -> None:
+        self.tasks.append(task)
+        self.stdin.write(head(task.preparation.header, len(task.media)))
+        self.stdin.write(task.media)
+        if len(self.tasks) == 1:
+            self._watch()
+
+    def _watch(self) -> None:
+        """The first item begins: its time runs from now."""
+        self.tasks[0].attempts += 1
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.call_later(self.tasks[0].preparation.seconds, self._time_out)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Gather replies; the length of each must be the one that was asked for."""
+        reply = self._reply
+        reply += data
+        while len(reply) >= LENGTHS.size:
+            header_bytes, body_bytes = LENGTHS.unpack_from(reply)
+            expected = self.tasks[0].preparation.body_bytes if self.tasks else 0
+            if header_bytes > MAX_HEADER_BYTES or body_bytes not in (0, expected):
+                log.warning("decode worker %d broke the protocol", self.process.get_pid())
+                return self.kill()
+            body_at = LENGTHS.size + header_bytes
+            end = body_at + body_bytes
+            if len(reply) < end:
+                return None
+            header, body = bytes(reply[LENGTHS.size : body_at]), bytes(reply[body_at:end])
+            del reply[:end]
+            self._finish(header, body)
+        return None
+
+    def _finish(self, header: bytes, body: bytes) -> None:
+        if not self.ready.done():
+            return self.ready.set_result(None)
+        if not self.tasks:
+            return self.kill()  # nobody asked
+        task = self.tasks.popleft()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if self.tasks:
+            self._watch()
+        if not task.future.done():
+            _resolve(task, header, body)
+        return self._on_free()
+
+    def _time_out(self) -> None:
+        """Blame the first item now: once the process has ended, another may be the first."""
+        task = self.tasks[0]
+        if not task.future.done():
+            message = f"decoding took longer than {task.preparation.seconds:g} seconds"
+            task.future.set_exception(failures.DecodeTimeout(message))
+        self.kill()
+
+    def kill(self) -> None:
+        if self.process.get_returncode() is None:
+            self.process.kill()
+
+    def process_exited(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if not self.ready.done():
+            self.ready.set_exception(DecodeError("a decode worker ended before it was ready"))
+        self._on_death(self)
+        self.process.close()
+
+
+def _resolve(task: Task, header: bytes, body: bytes) -> None:
+    """A reply as pixels or as the problem that it names."""
+    try:
+        reply = json.loads(header)
+        if reply["status"] == "ok":
+            return task.future.set_result(_decoded(task.preparation, reply["seen"], body))
+        status, message = reply["status"], str(reply["message"])
+        problem = FAILURES[status](message)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        problem = failures.BrokenMedia("the file cannot be decoded")
+    return task.future.set_exception(problem)
+
+
+def _decoded(preparation: Preparation, seen: object, body: bytes) -> Decoded:
+    """Pixels and what was seen; ValueError if either is not what was asked for."""
+    pixels = np.frombuffer(body, preparation.dtype).reshape(preparation.shape)
+    return Decoded(pixels, check_seen(preparation.modality, preparation.shape, seen))

@@ -1,0 +1,64 @@
+"""How the service and a decode worker talk: a JSON header and raw bytes, both with a length.
+
+Not pickle: the worker has touched untrusted bytes, so nothing that it says may be executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import struct
+
+import numpy as np
+
+from media.spec import Grid, InputSpec, to_json
+
+#: Lengths of header and body, unsigned 32 bit, network order.
+LENGTHS = struct.Struct(">II")
+#: A worker's header is a status and what it saw, or one sentence; anything longer is not ours.
+MAX_HEADER_BYTES = 4096
+#: A worker whose service is gone ends itself after this many times the wall time of an item.
+ORPHAN_FACTOR = 2
+
+
+def head(header: bytes, body_bytes: int) -> bytes:
+    """What stands before the body of a frame; bodies may be large and are sent as they are."""
+    return LENGTHS.pack(len(header), body_bytes) + header
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Preparation:
+    """What a worker is asked for, whatever the file.
+
+    Attributes:
+        header: sent before the bytes of an item.
+        shape: of its pixels, ``[views, *pixels per axis, channels]``.
+        seconds: wall time; then the worker is killed.
+    """
+
+    modality: str
+    header: bytes
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    seconds: float
+
+    @classmethod
+    def make(
+        cls, spec: InputSpec, grid: Grid, patch: tuple[int, ...], views: int, seconds: float
+    ) -> Preparation:
+        """The arguments of ``media.read``, and the time that it may take."""
+        task = {
+            "input": to_json(spec),
+            "grid": str(grid),
+            "patch": patch,
+            "views": views,
+            "seconds": ORPHAN_FACTOR * seconds,
+        }
+        shape = (views, *grid.pixels(patch), spec.channels)
+        return cls(spec.modality, json.dumps(task).encode(), shape, np.dtype(spec.dtype), seconds)
+
+    @property
+    def body_bytes(self) -> int:
+        """Of the pixels."""
+        return math.prod(self.shape) * self.dtype.itemsize

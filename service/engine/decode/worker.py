@@ -1,0 +1,119 @@
+"""A process that decodes untrusted bytes for the service and can be killed at any moment.
+
+Frames arrive on stdin and leave on stdout (see ``frames``). It imports numpy, the decoders and
+``models``; it holds no secret, no socket and no session. It ends when stdin does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import time
+from typing import Any, BinaryIO
+
+from media import MediaError, read
+from media.spec import Grid, InputSpec, from_json
+from service.engine.decode.warm import warm_up
+from service.engine.decode.wire import LENGTHS, head
+
+ADDRESS_SPACE_BYTES = 1536 * 2**20
+OPEN_FILES = 64
+#: After a slow or a large item the heap is large, and the allocator is told never to shrink it by
+#: itself.
+TRIM_AFTER_SECONDS = 0.1
+TRIM_AFTER_BYTES = 2**23
+
+
+def main(modalities: list[str]) -> None:
+    """Warm up, say hello, then answer one frame after another until stdin closes."""
+    _limit_resources()
+    warm_up(modalities)
+    _forbid_processes()
+    source, sink = open(0, "rb", buffering=2**16), open(1, "wb")  # noqa: SIM115 (process lifetime)
+    _send(sink, {"status": "hello"})
+    _silence_stderr()
+    while lengths := source.read(LENGTHS.size):
+        header_bytes, body_bytes = LENGTHS.unpack(lengths)
+        started = time.monotonic()
+        _answer(sink, source.read(header_bytes), source.read(body_bytes))
+        if body_bytes > TRIM_AFTER_BYTES or time.monotonic() - started > TRIM_AFTER_SECONDS:
+            _trim_heap()
+
+
+def _answer(sink: BinaryIO, header: bytes, media: bytes) -> None:
+    """Decode one item within its time; every failure is a status, never the end of the process."""
+    spec, grid, patch, views, seconds = _parse_task(header)
+    _limit_time(seconds)
+    try:
+        sample = read(media, spec, grid, patch, views)
+        _send(sink, {"status": "ok", "seen": sample.seen}, sample.pixels.tobytes())
+    except MediaError as error:
+        _send(sink, {"status": type(error).__name__, "message": str(error)[:500]})
+    except BrokenPipeError:
+        raise  # the service is gone
+    except Exception:
+        message = "the file cannot be decoded within the limits"
+        _send(sink, {"status": "BrokenMedia", "message": message})
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@functools.lru_cache(maxsize=64)
+def _parse_task(header: bytes) -> tuple[InputSpec, Grid, tuple[int, ...], int, float]:
+    task = json.loads(header)
+    spec = from_json(InputSpec, task["input"], "input")
+    return spec, Grid.parse(task["grid"]), tuple(task["patch"]), task["views"], task["seconds"]
+
+
+def _send(sink: BinaryIO, reply: dict[str, Any], body: bytes = b"") -> None:
+    sink.write(head(json.dumps(reply).encode(), len(body)))
+    sink.write(body)
+    sink.flush()
+
+
+def _limit_resources() -> None:
+    """What the kernel shall refuse; signals meant for the service are not for its workers."""
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _forbid_processes() -> None:
+    """No further process or thread, unless the service itself runs as root, who is exempt."""
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+def _limit_time(seconds: float) -> None:
+    """End this process after so much wall time, or CPU time of all threads, of the next item."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    until = math.ceil(time.process_time() + seconds)  # in whole seconds, since the process began
+    if most == resource.RLIM_INFINITY or until < most:
+        resource.setrlimit(resource.RLIMIT_CPU, (until, most))
+
+
+def _silence_stderr() -> None:
+    """Decoders print about hostile bytes; nobody should be able to fill the service's log."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+
+
+def _trim_heap() -> None:
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main(sys.argv[1:])
+    sys.stdout = None  # nothing to flush: the pipe may be gone

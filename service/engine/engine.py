@@ -1,0 +1,98 @@
+"""What lives as long as the server: every resource, owned, started and ended by one object."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from service.engine.admission import Admission
+from service.engine.catalog import NoBundles, Registry, bundle_folders, modality_of
+from service.engine.decode.link import DecodeError
+from service.engine.decode.pool import DecodePool
+from service.engine.device.batching import Batcher
+from service.engine.device.session import DeviceError, OpenSession, open_session
+from service.engine.model import Served
+from service.metrics import Metrics
+from service.settings import Settings, usable_cpus
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """Everything that lives as long as the server, or as one command that answers without it.
+
+    Attributes:
+        draining: set when the server shall end; no new work is let in.
+        on_ready: called once, when every bundle was examined.
+        failure: why the server can never become ready.
+        on_failure: called when that is known.
+    """
+
+    def __init__(self, settings: Settings, opener: OpenSession = open_session) -> None:
+        self.settings = settings
+        self.draining = False
+        self.on_ready: Callable[[], None] = lambda: None
+        self.failure: Exception | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        self.metrics = Metrics()
+        self.admission = Admission(settings.max_in_flight, settings.max_in_flight_bytes)
+        # One thread: everything that touches the device runs here, in order.
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self.pool = DecodePool(
+            settings.decode_workers or usable_cpus(),
+            on_restart=self.metrics.worker_restarts.inc,
+        )
+        self.batcher = Batcher(self.executor, settings.max_batch, self._on_batch)
+        self.registry = Registry(self.pool, self.batcher, self.executor, opener, settings)
+        self.metrics.watch(
+            decode=lambda: self.pool.depth,
+            device=lambda: self.batcher.depth,
+            in_flight=lambda: self.admission.requests,
+        )
+
+    async def prepare(self) -> None:
+        """Start the workers and examine the bundles; the server already answers meanwhile."""
+        try:
+            await self.start(bundle_folders(self.settings.bundles))
+        except Exception as error:
+            told = isinstance(error, (DeviceError, NoBundles, DecodeError))  # in their message
+            log.error("the server cannot become ready: %s", error, exc_info=not told)
+            self.failure = error
+            self.on_failure()
+            return
+        _calm_collector()
+        self.on_ready()
+
+    async def start(self, folders: list[Path]) -> None:
+        """Start the workers and examine these folders.
+
+        Raises:
+            DeviceError, NoBundles, DecodeError: nothing can be answered.
+        """
+        modalities = {modality for folder in folders if (modality := modality_of(folder))}
+        await self.pool.start(modalities)
+        await self.registry.examine(folders, self._on_examined)
+
+    async def close(self) -> None:
+        self.draining = True
+        self.batcher.close()
+        await self.pool.close()
+        self.executor.shutdown(wait=True, cancel_futures=True)
+
+    def _on_batch(self, modality: str, size: int, seconds: float) -> None:
+        self.metrics.batch_size[modality].observe(size)
+        self.metrics.stages[modality]["inference"].observe(seconds)
+
+    def _on_examined(self, served: Served) -> None:
+        version = served.manifest.version if served.manifest else ""
+        self.metrics.bundle_info.labels(served.name, version, served.state).set(1)
+
+
+def _calm_collector() -> None:
+    """What lives now lives on, and requests leave few cycles: collect less and look at less."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)

@@ -1,0 +1,70 @@
+"""The application: routes behind the guard, and one lifespan around the service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from service.engine import failures
+from service.engine.device.session import OpenSession, open_session
+from service.engine.engine import Service
+from service.http.guard import Guard
+from service.http.keys import read_keys
+from service.http.routes import add_routes
+from service.settings import Settings
+
+DESCRIPTION = """\
+Send an image, a clip or a scan, get ranked labels. Each has an address of its own, and the bytes
+decide whether the address reads them. Every answer other than 200 is a problem document (RFC 9457)
+whose `type` is stable. Send `X-Request-ID` to choose the id of a request.
+"""
+
+
+def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAPI:
+    """The service as an ASGI application; ``app.state`` has its ``service`` and ``keys``.
+
+    Args:
+        opener: how graphs are opened; tests pass sessions of their own.
+
+    Raises:
+        SettingsError: the keys cannot be read.
+    """
+    service, keys = Service(settings, opener), read_keys(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        preparing = asyncio.create_task(service.prepare())
+        try:
+            yield
+        finally:
+            preparing.cancel()
+            await asyncio.wait([preparing])
+            await service.close()
+
+    app = FastAPI(
+        title="LieRE classification",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={HTTPException: _raise_as_problem},
+    )
+    app.state.service, app.state.keys = service, keys
+    add_routes(app, service, keys)
+    app.add_middleware(Guard, service=service, keys=keys)
+    return app
+
+
+async def _raise_as_problem(request: Request, error: HTTPException) -> Response:
+    """The framework's own refusals, for the guard to answer like every other."""
+    if error.status_code == 404:
+        raise failures.NotFound("there is nothing at this address; see /docs") from None
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        raise failures.MethodNotAllowed(f"expected {allow}", {"Allow": allow}) from None
+    raise failures.InternalError(f"status {error.status_code}") from error

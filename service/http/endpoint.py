@@ -1,0 +1,110 @@
+"""``POST /v1/classify/MODALITY``: the upload, a result per file, the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from service.engine.classify import Result, choose, classify, encode_json
+from service.engine.decode.link import Encoded
+from service.engine.engine import Service
+from service.engine.failures import ClientGone, Problem
+from service.engine.model import Target
+from service.http.body import read_upload
+from service.http.exchange import Exchange
+
+
+class Classify:
+    """The endpoint of one modality."""
+
+    def __init__(self, service: Service, modality: str) -> None:
+        self.service = service
+        self.modality = modality
+        self.limits = service.settings.limits(modality)
+
+    async def __call__(self, request: Request) -> Response:
+        exchange: Exchange = request.scope["exchange"]
+        upload = await read_upload(request.scope, request.receive, self.modality, self.limits)
+        target, top_k = choose(self.service, self.modality, upload.parameters)
+        exchange.bundle, exchange.grid = target.key
+        async with ClientWatch(request.receive):
+            results = await self._classify_all(upload.files, target, top_k)
+        document = {"id": exchange.id, "results": [result.document() for result in results]}
+        headers = {"Server-Timing": _server_timing(results)}
+        body = encode_json(document).encode()
+        return Response(body, media_type="application/json", headers=headers)
+
+    async def _classify_all(
+        self, files: Sequence[Encoded], target: Target, top_k: int
+    ) -> list[Result]:
+        """Every file at once; the first failure ends the request and names its file."""
+        if len(files) == 1:
+            return [await classify(self.service, files[0], target, top_k)]
+        tasks = [
+            asyncio.create_task(
+                _numbered(f"file {number} of {len(files)}", self.service, file, target, top_k)
+            )
+            for number, file in enumerate(files, 1)
+        ]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _numbered(
+    which: str, service: Service, file: Encoded, target: Target, top_k: int
+) -> Result:
+    try:
+        return await classify(service, file, target, top_k)
+    except Problem as problem:
+        raise type(problem)(f"{which}: {problem.detail}") from problem
+
+
+class ClientWatch:
+    """While it is open, a client that leaves cancels the work; it ends as ClientGone.
+
+    Waiting entries are cancelled with it, so what nobody waits for is never run.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._task.cancel()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._watcher.cancel()
+        task = self._task
+        del self._watcher, self._task  # their frames know this object: no cycle per request
+        if self._gone and task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise ClientGone("the client left before its answer") from None
+
+
+def _server_timing(results: list[Result]) -> str:
+    """The slowest file of each stage."""
+    decode = max(result.timing.decode for result in results)
+    queue = max(result.timing.queue for result in results)
+    inference = max(result.timing.inference for result in results)
+    return f"decode;dur={decode}, queue;dur={queue}, inference;dur={inference}"

@@ -1,0 +1,161 @@
+"""Examples for the OpenAPI page: answers as the server gives them, a sentence for every problem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.engine import failures
+from service.http.body import PARAMETERS
+from service.settings import Settings
+
+ID = "ce5fe426057e319e"  # of a request
+
+ANSWERS: dict[str, dict[str, Any]] = {
+    "image": {
+        "id": ID,
+        "results": [
+            {
+                "bundle": "cifar10-liere8",
+                "version": "1",
+                "grid": "8x8",
+                "predictions": [
+                    {"label": "truck", "index": 9, "probability": 0.377327},
+                    {"label": "automobile", "index": 1, "probability": 0.314716},
+                ],
+                "timing_ms": {"decode": 1.174, "queue": 0.325, "inference": 3.908},
+            }
+        ],
+    },
+    "video": {
+        "id": ID,
+        "results": [
+            {
+                "bundle": "lung-ultrasound",
+                "version": "1",
+                "grid": "4x4x4",
+                "seen": {
+                    "seconds": [
+                        [0.0, 0.4, 0.8, 1.2, 1.7, 2.1, 2.5, 2.9],
+                        [0.1, 0.5, 0.9, 1.3, 1.8, 2.2, 2.6, 3.0],
+                        [0.2, 0.6, 1.0, 1.4, 1.9, 2.3, 2.7, 3.1],
+                        [0.3, 0.7, 1.1, 1.5, 2.0, 2.4, 2.8, 3.2],
+                    ]
+                },
+                "predictions": [
+                    {"label": "covid19", "index": 0, "probability": 0.918276},
+                    {"label": "regular", "index": 2, "probability": 0.042647},
+                ],
+                "timing_ms": {"decode": 14.051, "queue": 0.223, "inference": 3.878},
+            }
+        ],
+    },
+    "volume": {
+        "id": ID,
+        "results": [
+            {
+                "bundle": "adrenal",
+                "version": "1",
+                "grid": "4x4x4",
+                "seen": {
+                    "orientation": "SPL",
+                    "spacing_mm": [2.0, 2.0, 2.0],
+                    "size": [64, 64, 64],
+                },
+                "predictions": [
+                    {"label": "normal", "index": 0, "probability": 0.671229},
+                    {"label": "hyperplasia", "index": 1, "probability": 0.328771},
+                ],
+                "timing_ms": {"decode": 4.093, "queue": 0.223, "inference": 4.057},
+            }
+        ],
+    },
+}
+
+BUNDLES_EXAMPLE: dict[str, Any] = {
+    "ready": True,
+    "default": {"image": "cifar10-liere8", "video": "lung-ultrasound", "volume": "adrenal"},
+    "bundles": [
+        {
+            "name": "cifar10-liere8",
+            "state": "ready",
+            "reason": None,
+            "version": "1",
+            "modality": "image",
+            "views": None,
+            "stride_seconds": None,
+            "spacing_mm": None,
+            "device": "cpu",
+            "encoding": "liere",
+            "precision": "fp32",
+            "grids": [
+                {"grid": "8x8", "pixels": [32, 32], "top1": 0.7864},
+                {"grid": "6x6", "pixels": [24, 24], "top1": 0.7262},
+                {"grid": "10x10", "pixels": [40, 40], "top1": 0.7318},
+            ],
+            "labels": [
+                *("airplane", "automobile", "bird", "cat", "deer"),
+                *("dog", "frog", "horse", "ship", "truck"),
+            ],
+        }
+    ],
+}
+
+#: One sentence that each problem really gives, whatever the modality.
+COMMON: dict[type[failures.Problem], str] = {
+    failures.Unauthorized: "expected Authorization: Bearer KEY, with a key that this server knows",
+    failures.EmptyBody: "expected a file as the body, or a form with a part named file",
+    failures.BrokenForm: "the form ends before its last boundary",
+    failures.NoFile: "expected at least one part named file",
+    failures.EmptyFile: "file 1 has no bytes",
+    failures.TooManyFiles: "a request may have at most 16 files",
+    failures.ContentEncoded: "expected no Content-Encoding, or identity",
+    failures.RepeatedParameter: "top_k is given more than once",
+    failures.Overloaded: "all 128 permits are taken; try again later",
+    failures.InferenceFailed: "the model gave no finite answer for this input",
+    failures.InternalError: "the server made a mistake; it is in its log under this id",
+    failures.NotReady: "the bundles are still being checked",
+    failures.Draining: "the server is shutting down; connect again",
+}
+#: What a file of none of the types that an address reads is told.
+UNSUPPORTED = {
+    "image": "expected JPEG, PNG, WEBP, TIFF, BMP, GIF bytes; these are none of them",
+    "video": "expected MP4, QuickTime, Matroska, WebM, AVI, GIF, MPEG or MPEG-TS bytes; these are "
+    "none of them",
+    "volume": "expected NIfTI, DICOM, npy, npz, zip of DICOM, NRRD, MetaImage bytes (the first two "
+    "may be gzipped); these are none of them",
+}
+BROKEN = {"image": "image", "video": "video", "volume": "scan"}
+TOO_LARGE = {
+    "image": "images may have at most 50000000 pixels",
+    "video": "a clip may last at most 60 seconds",
+    "volume": "scans may have at most 134217728 voxels and 16384 per side; "
+    "this one is 1000x1000x1000",
+}
+
+
+def details(modality: str) -> dict[type[failures.Problem], str]:
+    """A sentence for every problem, as requests of this modality get it by default."""
+    limits = Settings.model_construct().limits(modality)
+    bundle, grid = (ANSWERS[modality]["results"][0][name] for name in ("bundle", "grid"))
+    return COMMON | {
+        failures.UnknownBundle: f"unknown {modality} bundle 'nope'; known: {bundle}",
+        failures.BundleRefused: (
+            f"bundle {bundle} is not served: graphs/weights.bin is listed and missing"
+        ),
+        failures.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}",
+        failures.UnknownParameter: (
+            f"unknown parameter 'topk'; known: {', '.join(PARAMETERS[modality])}"
+            " (and file, a part of a form)"
+        ),
+        failures.BadParameter: "top_k: expected a whole number from 1 to 10, got '0'",
+        failures.BodyTooLarge: f"a request body may have at most {limits.body_bytes} bytes",
+        failures.FileTooLarge: f"a file may have at most {limits.file_bytes} bytes",
+        failures.BodyTimeout: f"the body was not complete within {limits.upload_seconds:g} seconds",
+        failures.DeadlinePassed: f"there was no answer within {limits.deadline_seconds:g} seconds",
+        failures.DecodeTimeout: f"decoding took longer than {limits.decode_seconds:g} seconds",
+        failures.UnsupportedMedia: UNSUPPORTED[modality],
+        failures.BrokenMedia: (
+            f"the {BROKEN[modality]} is truncated or corrupt and cannot be decoded"
+        ),
+        failures.MediaTooLarge: TOO_LARGE[modality],
+    }

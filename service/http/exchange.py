@@ -1,0 +1,155 @@
+"""One request and its answer: the ASGI channels, with an id, byte counts, times and the status."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+
+from starlette.types import Message, Receive, Scope, Send
+
+from service.engine.admission import Admission
+from service.engine.failures import CONTENT_TYPE, BodyTimeout, BodyTooLarge, ContentEncoded, Problem
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+#: An unread body up to this size is read and thrown away, so that its connection stays usable;
+#: for a larger one the connection is closed, a moment later, so that the answer is seen.
+SMALL_BODY_BYTES = 2**18
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 2**26
+#: The same for someone without a key; of a larger body, or one of unknown size, nothing is read.
+STRANGER_BODY_BYTES = 2**16
+
+
+class Exchange:
+    """One request and its answer.
+
+    Attributes:
+        id: the client's, if it is fit for a log, else a new one.
+        unread: bytes of a body may still come.
+        received: bytes of the body that were read.
+        held: those of them that admission counts.
+        status: 0 until an answer is on its way.
+        answered: when the answer was written, seconds; 0 until then.
+        stranger: the sender has no key and needs one.
+        key: whose key it came with.
+        bundle, grid: who answers, once that is known.
+        timeout: ends the request; ``deadline`` is where it moves when the body is complete.
+    """
+
+    __slots__ = (
+        "_receive", "_send", "admission", "answered", "authorization", "bundle", "content_length",
+        "deadline", "encoding", "grid", "held", "id", "key", "limit", "received", "started",
+        "status", "stranger", "timeout", "unread",
+    )  # fmt: skip
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, *, limit: int, admission: Admission
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self.limit = limit
+        self.admission = admission
+        self.started = time.monotonic()
+        self.answered = 0.0
+        self.status = 0
+        self.held = 0
+        self.received = 0
+        self.stranger = False
+        self.key: str | None = None
+        self.bundle: str | None = None
+        self.grid: str | None = None
+        self.timeout: asyncio.Timeout | None = None
+        self.deadline = 0.0  # of the event loop's clock, seconds
+        self._read_headers(scope["headers"])
+
+    def _read_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+        self.id = ""
+        self.content_length: int | None = None
+        self.encoding = b""
+        self.authorization: tuple[bytes, ...] = ()
+        self.unread = False
+        for name, value in headers:
+            if name == b"content-length":
+                self.content_length = int(value)  # the HTTP parser has checked it
+                self.unread = self.content_length > 0
+            elif name == b"transfer-encoding":
+                self.unread = True
+            elif name == b"content-encoding":
+                self.encoding = value.strip().lower()
+            elif name == b"authorization":
+                self.authorization += (value,)
+            elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+                self.id = value.decode()
+        self.id = self.id or secrets.token_hex(8)
+
+    def check(self) -> None:
+        """Refuse by the headers alone."""
+        if self.encoding not in (b"", b"identity"):
+            raise ContentEncoded("expected no Content-Encoding, or identity")
+        if self.content_length is not None and self.content_length > self.limit:
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        """The next piece of the body, counted."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            size = len(message.get("body", b""))
+            self.unread = message.get("more_body", False)
+            self.received += size
+            if self.received > self.limit:
+                raise self._too_large()
+            self.admission.hold(size)
+            self.held += size
+            if not self.unread and self.timeout is not None:
+                self.timeout.reschedule(self.deadline)
+        else:
+            self.unread = False
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], (b"x-request-id", self.id.encode())]
+        await self._send(message)
+
+    async def refuse(self, problem: Problem) -> None:
+        """Answer with a problem; deal with the rest of the body so that the answer arrives."""
+        body = problem.encode(self.id)
+        headers = [
+            (b"content-type", CONTENT_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            *((name.lower().encode(), text.encode()) for name, text in problem.headers.items()),
+        ]
+        if self.unread and (self._is_large() or isinstance(problem, BodyTimeout)):
+            headers.append((b"connection", b"close"))
+        await self.send(
+            {"type": "http.response.start", "status": problem.status, "headers": headers}
+        )
+        await self._send({"type": "http.response.body", "body": body, "more_body": self.unread})
+        self.answered = time.monotonic()
+        if self.unread:
+            await self._linger()
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _is_large(self) -> bool:
+        """Whether the connection is cheaper to close than the body is to read."""
+        small = STRANGER_BODY_BYTES if self.stranger else SMALL_BODY_BYTES
+        return self.content_length is None or self.content_length > small
+
+    async def _linger(self) -> None:
+        """Closing at once would reset the connection under the answer: read what comes, or wait."""
+        if self.stranger and self._is_large():
+            return await asyncio.sleep(LINGER_SECONDS)
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                while self.unread and self.received < self.limit + LINGER_BYTES:
+                    message = await self._receive()
+                    self.received += len(message.get("body", b""))
+                    self.unread = message.get("more_body", False)
+        except TimeoutError:
+            pass  # it is closed now, whatever they still have to say
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"a request body may have at most {self.limit} bytes")

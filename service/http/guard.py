@@ -1,0 +1,162 @@
+"""The gate around the application: pure ASGI, and it decides before the first byte of a body.
+
+It asks for a key where keys are set, refuses what cannot be served (draining, compressed, too
+large, no permit left), counts the bytes of bodies whatever their headers said, keeps the times for
+the upload and for the answer, is the one place where an exception becomes an answer, and writes
+the access log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from media.spec import AXES
+from service.engine.engine import Service
+from service.engine.failures import (
+    BodyTimeout,
+    ClientGone,
+    DeadlinePassed,
+    Draining,
+    InternalError,
+    Problem,
+    Unauthorized,
+)
+from service.http.exchange import Exchange
+from service.http.keys import Keys
+from service.logs import ACCESS
+from service.settings import Limits, Settings
+
+log = logging.getLogger(__name__)
+access = logging.getLogger(ACCESS)
+
+#: What needs a permit, and the modality it is counted under.
+WORK = {f"/v1/classify/{modality}": modality for modality in AXES}
+#: What needs no key: nothing is told but whether the server is well.
+PUBLIC = frozenset({("GET", "/health/live"), ("GET", "/health/ready")})
+METRICS = ("GET", "/metrics")
+MAX_LOGGED_PATH = 200  # characters
+
+
+def public_requests(settings: Settings) -> frozenset[tuple[str, str]]:
+    """Method and path of what needs no key."""
+    return PUBLIC | {METRICS} if settings.open_metrics else PUBLIC
+
+
+class Guard:
+    """ASGI middleware around every route."""
+
+    def __init__(self, app: ASGIApp, service: Service, keys: Keys) -> None:
+        self.app = app
+        self.service = service
+        self.keys = keys
+        self._public = public_requests(service.settings)
+        self._limits = {modality: service.settings.limits(modality) for modality in AXES}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        modality = WORK.get(scope["path"]) if scope["method"] == "POST" else None
+        limits = self._limits[modality or "image"]  # of other requests nobody reads the body
+        exchange = Exchange(
+            scope, receive, send, limit=limits.body_bytes, admission=self.service.admission
+        )
+        scope["exchange"] = exchange
+        try:
+            self._check_key(scope, exchange)
+            if modality is None:
+                await self.app(scope, receive, exchange.send)
+            else:
+                await self._work(scope, exchange, limits)
+        except ClientGone as problem:
+            exchange.status = problem.status
+        except asyncio.CancelledError:
+            await self._give_up(exchange)
+        except Exception as error:
+            await self._answer(exchange, error)
+        finally:
+            self._record(scope, modality, exchange)
+            del scope["exchange"]  # the scope knows the channels and they know it: a cycle
+
+    def _check_key(self, scope: Scope, exchange: Exchange) -> None:
+        """Where keys are set everything needs one, also what is not there."""
+        if not self.keys or (scope["method"], scope["path"]) in self._public:
+            return
+        try:
+            exchange.key = self.keys.name_of(exchange.authorization)
+        except Unauthorized:
+            exchange.stranger = True
+            self.service.metrics.unauthorized.inc()
+            raise
+
+    async def _work(self, scope: Scope, exchange: Exchange, limits: Limits) -> None:
+        """Run a request that needs a permit, within the times for its body and its answer."""
+        if self.service.draining:
+            raise Draining("the server is shutting down; connect again")
+        exchange.check()
+        admission = self.service.admission
+        now = asyncio.get_running_loop().time()
+        exchange.deadline = now + limits.deadline_seconds
+        until = now + limits.upload_seconds if exchange.unread else exchange.deadline
+        admission.enter()
+        try:
+            async with asyncio.timeout_at(until) as timeout:
+                exchange.timeout = timeout
+                await self.app(scope, exchange.receive, exchange.send)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            if exchange.unread:
+                seconds = f"{limits.upload_seconds:g} seconds"
+                raise BodyTimeout(f"the body was not complete within {seconds}") from None
+            seconds = f"{limits.deadline_seconds:g} seconds"
+            raise DeadlinePassed(f"there was no answer within {seconds}") from None
+        finally:
+            exchange.timeout = None
+            admission.leave(exchange.held)
+
+    async def _answer(self, exchange: Exchange, error: Exception) -> None:
+        """An exception as an answer; what is not a Problem stays in the log."""
+        if not isinstance(error, Problem):
+            log.error("request %s failed", exchange.id, exc_info=error)
+            error = InternalError("the server made a mistake; it is in its log under this id")
+        elif error.status >= 500:
+            log.warning("request %s: %s %s", exchange.id, error.status, error.detail)
+        if exchange.status == 0:
+            await exchange.refuse(error)
+
+    async def _give_up(self, exchange: Exchange) -> None:
+        """The server ends before the request did: say so, and wait for nothing."""
+        exchange.unread = False
+        await self._answer(exchange, Draining("the server had to end before this request did"))
+
+    def _record(self, scope: Scope, modality: str | None, exchange: Exchange) -> None:
+        """The request in the metrics and in the log."""
+        seconds = (exchange.answered or time.monotonic()) - exchange.started
+        if modality is not None:
+            metrics = self.service.metrics
+            metrics.requests.labels(modality, str(exchange.status)).inc()
+            metrics.stages[modality]["total"].observe(seconds)
+        if access.isEnabledFor(logging.INFO):
+            access.info("request", extra={"fields": _fields(scope, modality, exchange, seconds)})
+
+
+def _fields(
+    scope: Scope, modality: str | None, exchange: Exchange, seconds: float
+) -> dict[str, str | int | float | None]:
+    """The access line. The path is the raw one: percent-encoded, so there is no control in it."""
+    return {
+        "id": exchange.id,
+        "method": scope["method"],
+        "path": scope["raw_path"].decode("latin-1")[:MAX_LOGGED_PATH],
+        "status": exchange.status,
+        "modality": modality,
+        "bundle": exchange.bundle,
+        "grid": exchange.grid,
+        "bytes": exchange.received,
+        "ms": round(seconds * 1000, 3),
+        "key": exchange.key,
+    }

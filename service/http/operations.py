@@ -1,0 +1,156 @@
+"""What the OpenAPI page says of the operations: their bodies, parameters, answers and problems."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from pydantic import BaseModel
+
+from media.clips.clip_times import MAX_FRAMES
+from media.spec import MAX_VIEWS
+from service.engine import failures
+from service.http.body import PARAMETERS
+from service.http.documents import Answer, ClipAnswer, ScanAnswer
+from service.http.examples import ANSWERS, ID, details
+
+_PARAMETERS: dict[str, dict[str, Any]] = {
+    "top_k": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "Number of predictions, at most the number of labels; 5 (or all, if "
+        "there are fewer) when it is not given.",
+    },
+    "bundle": {"type": "string", "description": "Name of a bundle; see GET /v1/bundles."},
+    "grid": {
+        "type": "string",
+        "pattern": "^[1-9][0-9]*(x[1-9][0-9]*)+$",
+        "description": "One of the bundle's grids; its first when it is not given.",
+    },
+    "views": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": MAX_VIEWS,
+        "description": "How often a clip is sampled, at other times each, and the logits averaged; "
+        f"the bundle's own number when it is not given. At most {MAX_FRAMES} frames in all.",
+    },
+}
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What is said of one modality."""
+
+    operation: str
+    summary: str
+    files: str  # what one file may be
+    media_types: tuple[str, ...]
+    answer: type[Answer] = Answer
+
+
+KINDS = {
+    "image": Kind(
+        "classifyImage",
+        "Rank the labels of one or more images",
+        "one image (JPEG, PNG, WebP, TIFF, BMP or GIF; the first frame or page)",
+        ("image/jpeg", "image/png", "image/webp", "image/tiff", "image/bmp", "image/gif"),
+    ),
+    "video": Kind(
+        "classifyVideo",
+        "Rank the labels of one or more clips",
+        "one clip (MP4, MOV, MKV, WebM, AVI, GIF, MPEG or MPEG-TS; of several video streams the "
+        "one that a player would show)",
+        (
+            *("video/mp4", "video/quicktime", "video/x-matroska", "video/webm", "video/x-msvideo"),
+            *("video/mpeg", "video/mp2t", "image/gif"),
+        ),
+        ClipAnswer,
+    ),
+    "volume": Kind(
+        "classifyVolume",
+        "Rank the labels of one or more scans",
+        "one scan (NIfTI, also gzipped; DICOM, or a zip of one series; NPY or NPZ; NRRD; "
+        "MetaImage)",
+        ("application/dicom", "application/zip", "application/gzip"),
+        ScanAnswer,
+    ),
+}
+
+
+def classify_responses(modality: str) -> dict[int | str, dict[str, Any]]:
+    """What the operation that classifies a modality may end as."""
+    ranked = answer(KINDS[modality].answer, ANSWERS[modality], "Ranked labels.")
+    kinds = details(modality).keys() - {failures.Unauthorized}  # that one only where keys are set
+    return {200: ranked, **problems(*kinds, modality=modality)}
+
+
+def classify_extra(modality: str) -> dict[str, Any]:
+    """Parameters and body of the operation that classifies a modality."""
+    known = {name: _PARAMETERS[name] for name in PARAMETERS[modality]}
+    return {
+        "parameters": [_in_query(name, schema) for name, schema in known.items()],
+        "requestBody": {
+            "required": True,
+            "description": f"The bytes of {KINDS[modality].files}, or a form with one or more "
+            "parts named file. The type is decided by the bytes.",
+            "content": {
+                "multipart/form-data": {"schema": _form(known)},
+                **{media_type: _BINARY for media_type in KINDS[modality].media_types},
+                "application/octet-stream": _BINARY,
+            },
+        },
+    }
+
+
+def _in_query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "description": schema["description"],
+        "schema": {key: value for key, value in schema.items() if key != "description"},
+    }
+
+
+def _form(known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    file = {"type": "string", "format": "binary"}
+    return {
+        "type": "object",
+        "required": ["file"],
+        "additionalProperties": False,
+        "properties": {"file": {"type": "array", "minItems": 1, "items": file}, **known},
+    }
+
+
+def answer(model: type[BaseModel], example: Any, description: str) -> dict[str, Any]:
+    """The entry of a 200 under ``responses``."""
+    return {
+        "model": model,
+        "description": description,
+        "content": {"application/json": {"example": example}},
+    }
+
+
+def problems(
+    *kinds: type[failures.Problem], modality: str = "image"
+) -> dict[int | str, dict[str, Any]]:
+    """Entries under ``responses``: one per status, one example per problem."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        entry = responses.setdefault(kind.status, _problem_entry())
+        example = kind(details(modality)[kind]).body(ID)
+        name = kind.type.rpartition("/")[2]
+        shown = entry["content"][failures.CONTENT_TYPE]["examples"]
+        shown[name] = {"summary": kind.title, "value": example}
+        entry["description"] = " ".join(filter(None, [entry["description"], kind.title]))
+    return responses
+
+
+def _problem_entry() -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/ProblemDocument"}
+    return {
+        "description": "",
+        "content": {failures.CONTENT_TYPE: {"schema": schema, "examples": {}}},
+    }

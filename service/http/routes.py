@@ -1,0 +1,193 @@
+"""The addresses of the service. The hot one goes past FastAPI's machinery; the others do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import Receive, Scope, Send
+
+from media.spec import AXES
+from service.engine import failures
+from service.engine.engine import Service
+from service.engine.model import Served
+from service.http.documents import BundleDocument, BundleList, GridDocument, ProblemDocument, Status
+from service.http.endpoint import Classify
+from service.http.examples import BUNDLES_EXAMPLE
+from service.http.guard import WORK, public_requests
+from service.http.keys import Keys
+from service.http.operations import KINDS, answer, classify_extra, classify_responses, problems
+
+
+class DirectRoute(APIRoute):
+    """A documented route that hands its endpoint the request and nothing else.
+
+    FastAPI would read the body, solve dependencies and validate around the endpoint, which costs
+    more than decoding a small image.
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The route's pattern also fits a path with a line break at its end; the guard's table
+        # does not, and nothing may come here around the guard.
+        if scope["path"] != self.path:
+            raise failures.NotFound("there is nothing at this address; see /docs")
+        if scope["method"] not in (self.methods or ()):
+            raise failures.MethodNotAllowed("expected POST", {"Allow": "POST"})
+        response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+def add_routes(app: FastAPI, service: Service, keys: Keys) -> None:
+    """Put every route on the application; the first to match is the hot one."""
+    for path, modality in WORK.items():
+        app.router.add_api_route(
+            path,
+            Classify(service, modality),
+            methods=["POST"],
+            operation_id=KINDS[modality].operation,
+            summary=KINDS[modality].summary,
+            description="Every file of a request is ranked; one that cannot be read fails the "
+            "request.",
+            tags=["classify"],
+            route_class_override=DirectRoute,
+            responses=classify_responses(modality),
+            openapi_extra=classify_extra(modality),
+        )
+    _add_bundles(app, service)
+    _add_health(app, service)
+    _add_metrics(app, service)
+    app.openapi = lambda: _openapi(app, service, keys)  # type: ignore[method-assign]
+
+
+def _add_bundles(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/v1/bundles",
+        operation_id="listBundles",
+        summary="List the bundles, also the refused ones",
+        tags=["bundles"],
+        response_model=None,
+        responses={200: answer(BundleList, BUNDLES_EXAMPLE, "Every bundle and its state.")},
+    )
+    async def list_bundles() -> JSONResponse:
+        registry = service.registry
+        served = [_bundle_document(one) for _, one in sorted(registry.bundles.items())]
+        default = {modality: registry.default(modality) for modality in AXES}
+        document = BundleList(ready=registry.ready, default=default, bundles=served)
+        return JSONResponse(document.model_dump())
+
+
+def _bundle_document(served: Served) -> BundleDocument:
+    manifest = served.manifest
+    if manifest is None:
+        return BundleDocument(
+            name=served.name, state=served.state, reason=served.reason, modality=served.modality
+        )
+    video, volume = manifest.input.video, manifest.input.volume
+    return BundleDocument(
+        name=served.name,
+        state=served.state,
+        reason=served.reason,
+        version=manifest.version,
+        modality=manifest.modality,
+        views=video.views if video else None,
+        stride_seconds=video.stride if video else None,
+        spacing_mm=list(volume.spacing) or None if volume else None,
+        device=served.device,
+        encoding=manifest.encoding.name,
+        precision=manifest.precision,
+        grids=[
+            GridDocument(
+                grid=entry.grid,
+                pixels=list(served.targets[entry.grid].pixels),
+                top1=entry.accuracy.top1,
+            )
+            for entry in manifest.grids
+        ],
+        labels=list(manifest.labels),
+    )
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/health/live",
+        operation_id="isLive",
+        summary="200 while the server can answer at all",
+        tags=["health"],
+        response_model=None,
+        responses={200: answer(Status, {"status": "live"}, "The event loop runs.")},
+    )
+    async def is_live() -> JSONResponse:
+        return JSONResponse({"status": "live"})
+
+    @app.get(
+        "/health/ready",
+        operation_id="isReady",
+        summary="200 while requests should be sent here",
+        tags=["health"],
+        response_model=None,
+        responses={
+            200: answer(Status, {"status": "ready"}, "At least one bundle has proven itself."),
+            **problems(failures.NotReady, failures.Draining),
+        },
+    )
+    async def is_ready() -> JSONResponse:
+        if service.draining:
+            raise failures.Draining("the server is shutting down")
+        if service.failure is not None:
+            raise failures.NotReady("the server cannot start; its log says why")
+        if not service.registry.examined:
+            raise failures.NotReady("the bundles are still being checked")
+        if not service.registry.ready:
+            raise failures.NotReady("every bundle was refused; GET /v1/bundles says why")
+        if not service.pool.ready:
+            raise failures.NotReady("no decode worker is running")
+        return JSONResponse({"status": "ready"})
+
+
+def _add_metrics(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/metrics",
+        operation_id="readMetrics",
+        summary="Prometheus text format",
+        tags=["metrics"],
+        response_model=None,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def read_metrics() -> Response:
+        return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _openapi(app: FastAPI, service: Service, keys: Keys) -> dict[str, Any]:
+    """FastAPI's document, with the problem schema that only responses refer to, and the keys."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+        )
+        schema = ProblemDocument.model_json_schema()
+        document.setdefault("components", {}).setdefault("schemas", {})["ProblemDocument"] = schema
+        if keys:
+            _add_keys(document, public_requests(service.settings))
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _add_keys(document: dict[str, Any], public: frozenset[tuple[str, str]]) -> None:
+    """Every operation wants a bearer key and may end as 401, but for the public ones."""
+    document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"bearer": []}]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if (method.upper(), path) in public:
+                operation["security"] = []
+            else:
+                operation["responses"] |= {
+                    str(status): entry for status, entry in problems(failures.Unauthorized).items()
+                }

@@ -1,0 +1,556 @@
+"""Decoding in worker processes: right pixels, and whatever happens to a worker, the pool heals."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from media import prepare, read
+from media.spec import Grid, InputSpec
+from service.engine.decode import pool as decode
+from service.engine.decode import worker as decode_worker
+from service.engine.decode.link import DecodeError
+from service.engine.decode.pool import DecodePool
+from service.engine.decode.wire import LENGTHS, Preparation, head
+from service.engine.failures import (
+    BrokenMedia,
+    DecodeTimeout,
+    MediaTooLarge,
+    Problem,
+    UnsupportedMedia,
+)
+from tests.helpers.service_fixtures import MEDIA, ROOT, TINY, clip, huge_png, picture, scan
+
+GRID, PATCH = Grid((2, 3)), (4, 4)
+SECONDS = 5.0
+
+
+def asked(modality: str = "image", views: int = 1, seconds: float = SECONDS) -> Preparation:
+    """What is asked for of every file of a modality: its first tiny grid."""
+    tiny = TINY[modality]
+    return Preparation.make(tiny.input, Grid.parse(tiny.grids[0]), tiny.patch, views, seconds)
+
+
+HEADER = asked().header
+
+#: A stand-in for the worker: it obeys the first byte of an item.
+OBEDIENT = """
+import os, sys, time, signal
+from service.engine.decode.wire import LENGTHS, head
+source, sink = open(0, "rb"), open(1, "wb")
+def send(header, body=b""):
+    sink.write(head(header, len(body)) + body); sink.flush()
+send(b'{"status": "hello"}')
+while lengths := source.read(LENGTHS.size):
+    header, body = LENGTHS.unpack(lengths)
+    source.read(header); order = source.read(body)[:1]
+    if order == b"s": time.sleep(60)
+    if order == b"d": os.kill(os.getpid(), signal.SIGSEGV)
+    if order == b"w": time.sleep(0.3)
+    if order == b"W":
+        time.sleep(0.3)
+        seen = b'{"orientation": "SPL", "spacing_mm": null, "size": [1, 2, 3]}'
+        send(b'{"status": "ok", "seen": ' + seen + b'}', bytes(288))
+        continue
+    if order == b"l": sink.write(LENGTHS.pack(20, 2**31)); sink.flush(); continue
+    if order == b"j": send(b"\\xff not JSON"); continue
+    if order == b"n": send(b'["list"]'); continue
+    if order == b"x": send(b'{"status": "System"}'); continue
+    if order == b"0": send(b'{"status": "ok", "seen": {}}'); continue
+    if order == b"v": send(b'{"status": "ok", "seen": {"path": "/etc"}}', bytes(288)); continue
+    if order == b"q": send(b'{"status": "ok"}', bytes(288)); continue
+    if order == b"[": send(b"[" * 4000); continue
+    if order == b"u": send(b'{"status": ["BrokenMedia"], "message": ""}'); continue
+    send(b'{"status": "ok", "seen": {}}', bytes([order[0]]) * 288)
+"""
+
+
+def run(
+    story: Callable[[DecodePool], Coroutine[Any, Any, None]],
+    workers: int = 1,
+    script: str | None = None,
+    on_restart: Callable[[], None] = lambda: None,
+    modalities: tuple[str, ...] = ("image",),
+) -> None:
+    """Play a story with a pool, of real workers or of a script."""
+    command = {} if script is None else {"command": (sys.executable, "-c", script)}
+
+    async def play() -> None:
+        pool = DecodePool(workers, on_restart, **command)
+        await pool.start(modalities)
+        try:
+            await asyncio.wait_for(story(pool), 30)
+        finally:
+            await pool.close()
+
+    asyncio.run(play())
+
+
+async def ask(pool: DecodePool, media: bytes, seconds: float = SECONDS) -> np.ndarray:
+    """The pixels of a picture, [height, width, channels]."""
+    decoded = await pool.prepare(asked(seconds=seconds), media)
+    return decoded.pixels[0]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
+def test_pool_gives_the_pixels_that_training_gets(kind: str) -> None:
+    """A worker's pixels equal those of ``media`` called here."""
+    media = picture(1, kind=kind)
+
+    async def story(pool: DecodePool) -> None:
+        pixels = await ask(pool, media)
+        assert pixels.dtype == np.uint8
+        assert np.array_equal(pixels, prepare(media, InputSpec(), GRID, PATCH))
+
+    run(story)
+
+
+def test_pool_keeps_answers_with_their_questions() -> None:
+    """Many items over two workers, small and large, each get their own pixels."""
+    media = [picture(seed, (31, 23) if seed % 3 else (300, 200)) for seed in range(40)]
+    expected = [prepare(one, InputSpec(), GRID, PATCH) for one in media]
+
+    async def story(pool: DecodePool) -> None:
+        answers = await asyncio.gather(*(ask(pool, one) for one in media))
+        assert all(np.array_equal(a, b) for a, b in zip(answers, expected, strict=True))
+
+    run(story, workers=2)
+
+
+@pytest.mark.parametrize("modality", TINY)
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_pool_reads_every_modality_as_training_does(modality: str, kind: type) -> None:
+    """Pixels of every view in the dtype of the InputSpec, and what the reader says it saw."""
+    tiny, views = TINY[modality], 3 if modality == "video" else 1
+    media = MEDIA[modality](4)
+    expected = read(media, tiny.input, Grid.parse(tiny.grids[0]), tiny.patch, views)
+
+    async def story(pool: DecodePool) -> None:
+        decoded = await pool.prepare(asked(modality, views), kind(media))
+        assert decoded.pixels.dtype == tiny.input.dtype
+        # A sum of float32 may end in another bit: the product of matrices looks at addresses.
+        close = 1e-6 if tiny.input.dtype == "float32" else 0
+        np.testing.assert_allclose(decoded.pixels, expected.pixels, rtol=close)
+        assert decoded.seen == expected.seen
+
+    run(story, modalities=(modality,))
+
+
+def test_pool_reads_a_modality_that_it_was_not_warmed_for() -> None:
+    """Warmth is speed alone."""
+
+    async def story(pool: DecodePool) -> None:
+        assert (await pool.prepare(asked("volume"), scan())).pixels.shape == (1, 4, 6, 12, 1)
+        assert (await pool.prepare(asked("video", 2), clip())).pixels.shape == (2, 4, 2, 12, 3)
+
+    run(story)
+
+
+@pytest.mark.parametrize("modality", TINY)
+def test_pool_names_the_types_that_a_modality_reads(modality: str) -> None:
+    """A file of another modality is unsupported here, and the worker lives on."""
+
+    async def story(pool: DecodePool) -> None:
+        other = MEDIA["image" if modality == "volume" else "volume"]()
+        with pytest.raises(UnsupportedMedia, match="^expected .* these are none of them$"):
+            await pool.prepare(asked(modality), other)
+        await pool.prepare(asked(modality), MEDIA[modality]())
+
+    run(story, modalities=(modality,))
+
+
+def test_modalities_share_the_workers() -> None:
+    """A picture does not wait for every scan that came before it."""
+    done: list[str] = []
+
+    async def story(pool: DecodePool) -> None:
+        async def one(modality: str, name: str) -> None:
+            order = b"W" if modality == "volume" else b"w"
+            await pool.prepare(dataclasses.replace(asked(), modality=modality), order)
+            done.append(name)
+
+        flood = [asyncio.create_task(one("volume", f"scan{n}")) for n in range(6)]
+        await asyncio.sleep(0)  # two of them are decoded, four wait
+        late = [asyncio.create_task(one("image", f"picture{n}")) for n in range(2)]
+        await asyncio.gather(*flood, *late)
+
+    run(story, workers=2, script=OBEDIENT)
+    assert set(done[6:]) <= {"scan2", "scan3", "scan4", "scan5"}
+
+
+def test_large_item_whose_worker_dies_while_it_is_sent_is_tried_again() -> None:
+    """A pipe that breaks half way costs a worker and is no error of its own."""
+    script = (
+        "import os, sys\n"
+        "from service.engine.decode.wire import LENGTHS, head\n"
+        "sys.stdout.buffer.write(head(b'{}', 0)); sys.stdout.flush()\n"
+        "os.read(0, 1000); os._exit(1)\n"
+    )
+
+    async def story(pool: DecodePool) -> None:
+        with pytest.raises(BrokenMedia):
+            await pool.prepare(asked("volume"), bytes(2**23))
+        assert restarts == [1, 1]
+
+    restarts: list[int] = []
+    run(story, script=script, on_restart=lambda: restarts.append(1))
+
+
+@pytest.mark.parametrize(
+    ("media", "problem"),
+    [
+        (b"hello, I am a JPEG", UnsupportedMedia),
+        (b"", UnsupportedMedia),
+        (b"%PDF-1.7" + bytes(50), UnsupportedMedia),
+        (b"GIF89a" + bytes(50), BrokenMedia),
+        (b"II*\0\x08\0\0\0" + bytes(50), BrokenMedia),
+        (picture(1, kind="JPEG")[:400], BrokenMedia),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), BrokenMedia),
+        (huge_png(21_000, 21_000), MediaTooLarge),
+        (huge_png(50_001, 2), MediaTooLarge),
+    ],
+    ids=["text", "nothing", "pdf", "gif", "tiff", "truncated", "corrupt", "bomb", "too-wide"],
+)
+def test_pool_names_what_is_wrong_with_the_bytes(media: bytes, problem: type[Problem]) -> None:
+    """Bad bytes end as their problem, quickly, and the same worker answers the next item."""
+    restarts: list[int] = []
+
+    async def story(pool: DecodePool) -> None:
+        started = time.monotonic()
+        with pytest.raises(problem) as caught:
+            await ask(pool, media)
+        assert time.monotonic() - started < 2
+        assert caught.value.status in (415, 422)
+        await ask(pool, picture())
+
+    run(story, on_restart=lambda: restarts.append(1))
+    assert not restarts
+
+
+def test_pool_kills_a_worker_that_takes_too_long() -> None:
+    """After the wall limit the item ends as DecodeTimeout, and a new worker answers the next."""
+    restarts: list[int] = []
+
+    async def story(pool: DecodePool) -> None:
+        (before,) = pool.process_ids
+        started = time.monotonic()
+        with pytest.raises(DecodeTimeout):
+            await ask(pool, b"sleep", 0.3)
+        assert 0.3 <= time.monotonic() - started < 1.3
+        assert (await ask(pool, b"a"))[0, 0, 0] == ord("a")
+        assert pool.process_ids != [before]
+
+    run(story, script=OBEDIENT, on_restart=lambda: restarts.append(1))
+    assert len(restarts) == 1
+
+
+def test_pool_does_not_blame_the_item_behind_a_slow_one() -> None:
+    """A second item held by a killed worker is decoded by its successor."""
+
+    async def story(pool: DecodePool) -> None:
+        slow = asyncio.gather(ask(pool, b"s", 0.3), return_exceptions=True)
+        next_one = ask(pool, b"b")
+        assert (await next_one)[0, 0, 0] == ord("b")
+        assert isinstance((await slow)[0], DecodeTimeout)
+
+    run(story, script=OBEDIENT)
+
+
+def test_pool_blames_the_slow_item_though_its_reply_is_on_the_way() -> None:
+    """The item whose time was up ends as DecodeTimeout, not the one that began after it."""
+
+    async def story(pool: DecodePool) -> None:
+        slow, behind = (asyncio.create_task(ask(pool, media)) for media in (b"w1", b"w2"))
+        await asyncio.sleep(0.1)
+        time.sleep(0.4)  # the first reply comes, and nobody reads it yet
+        (worker,) = pool.alive
+        worker._time_out()
+        with pytest.raises(DecodeTimeout):
+            await slow
+        assert (await behind)[0, 0, 0] == ord("w")
+
+    run(story, script=OBEDIENT)
+
+
+def test_pool_blames_bytes_that_kill_two_workers() -> None:
+    """Bytes that crash their decoder are tried twice, then 422; the pool serves on."""
+    restarts: list[int] = []
+
+    async def story(pool: DecodePool) -> None:
+        with pytest.raises(BrokenMedia):
+            await ask(pool, b"die")
+        await ask(pool, b"a")
+
+    run(story, script=OBEDIENT, on_restart=lambda: restarts.append(1))
+    assert len(restarts) == 2
+
+
+def test_pool_loses_nothing_when_a_worker_is_killed_from_outside() -> None:
+    """SIGKILL to a busy worker costs its request time, not its answer."""
+
+    async def story(pool: DecodePool) -> None:
+        for _ in range(3):
+            asked = asyncio.create_task(ask(pool, b"w"))
+            await asyncio.sleep(0.1)
+            os.kill(pool.process_ids[0], signal.SIGKILL)
+            assert (await asked)[0, 0, 0] == ord("w")
+
+    run(story, script=OBEDIENT)
+
+
+@pytest.mark.parametrize("order", ["l", "j", "n", "x", "0", "v", "q", "[", "u"])
+def test_pool_believes_no_reply_that_is_not_its_own(order: str) -> None:
+    """A reply of another length, or that is not our JSON, fails its item and no other."""
+
+    async def story(pool: DecodePool) -> None:
+        with pytest.raises(BrokenMedia):
+            await ask(pool, order.encode())
+        assert (await ask(pool, b"a"))[0, 0, 0] == ord("a")
+
+    run(story, script=OBEDIENT)
+
+
+def test_pool_forgets_an_item_whose_client_left() -> None:
+    """A cancelled item that still waits lets go of its bytes and never reaches a worker."""
+    restarts: list[int] = []
+
+    async def story(pool: DecodePool) -> None:
+        first = [asyncio.create_task(ask(pool, b"w")) for _ in range(2)]  # one worker holds two
+        await asyncio.sleep(0.05)
+        gone = asyncio.create_task(ask(pool, b"s"))
+        await asyncio.sleep(0.05)
+        assert pool.depth == 1
+        gone.cancel()
+        await asyncio.sleep(0)
+        assert pool.depth == 0
+        last = await ask(pool, b"z")
+        assert last[0, 0, 0] == ord("z")
+        await asyncio.gather(*first)
+
+    run(story, script=OBEDIENT, on_restart=lambda: restarts.append(1))
+    assert not restarts
+
+
+def test_pool_refuses_to_start_without_workers_that_start() -> None:
+    """A worker that ends before it says hello is an error at start, not a hang."""
+
+    async def play() -> None:
+        pool = DecodePool(1, command=(sys.executable, "-c", "raise SystemExit(3)"))
+        try:
+            with pytest.raises(DecodeError):
+                await pool.start(["image"])
+        finally:
+            await pool.close()
+
+    asyncio.run(play())
+
+
+def test_pool_replaces_a_worker_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When new workers cannot start, the pool tries again slowly and never multiplies them."""
+    monkeypatch.setattr(decode, "RESPAWN_SECONDS", 0.15)
+    starts = tmp_path / "starts"
+    script = f"open({str(starts)!r}, 'a').write('x')\n" + (
+        f"import sys; len(open({str(starts)!r}).read()) in (2, 3, 4) and sys.exit(1)\n" + OBEDIENT
+    )
+
+    async def story(pool: DecodePool) -> None:
+        os.kill(pool.process_ids[0], signal.SIGKILL)
+        assert (await ask(pool, b"a"))[0, 0, 0] == ord("a")
+        await asyncio.sleep(0.3)
+        assert len(pool.process_ids) == 1
+
+    run(story, script=script)
+    assert len(starts.read_text()) == 5
+
+
+# --- the worker itself -----------------------------------------------------------------------
+
+
+def start_worker(*modalities: str, **options: Any) -> subprocess.Popen[bytes]:
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "service.engine.decode.worker", *modalities],
+        cwd=ROOT,
+        **options,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    read_reply(worker)  # hello
+    return worker
+
+
+def read_reply(worker: subprocess.Popen[bytes]) -> tuple[dict[str, Any], bytes]:
+    assert worker.stdout is not None
+    header, body = LENGTHS.unpack(worker.stdout.read(LENGTHS.size))
+    return json.loads(worker.stdout.read(header)), worker.stdout.read(body)
+
+
+def test_worker_ends_when_the_service_is_gone() -> None:
+    """Closing its stdin ends it, so that no orphan stays behind."""
+    worker = start_worker()
+    with worker:
+        assert worker.stdin is not None
+        worker.stdin.close()
+        assert worker.wait(5) == 0
+
+
+def test_worker_is_limited_and_deaf_to_the_services_signals() -> None:
+    """The kernel holds its memory, files and cores; SIGINT and SIGTERM are not for it."""
+    worker = start_worker()
+    with worker:
+        limits = Path(f"/proc/{worker.pid}/limits").read_text()
+        for line in (
+            "Max processes             0                    0 ",
+            f"Max address space         {1536 * 2**20}",
+            "Max open files            64",
+            "Max file size             0",
+            "Max core file size        0",
+        ):
+            assert line in limits
+        worker.send_signal(signal.SIGINT)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.stdin is not None
+        media = picture()
+        worker.stdin.write(head(HEADER, len(media)) + media)
+        worker.stdin.flush()
+        status, body = read_reply(worker)
+        assert status == {"status": "ok", "seen": {}}
+        assert len(body) == 288
+        worker.stdin.close()
+
+
+def status_of(code: str) -> int:
+    """How a worker with this code ends that is sent one item, to decode within 0.1 s."""
+    item = head(asked(seconds=0.1).header, 1) + b"x"
+    worker = [sys.executable, "-c", code]
+    done = subprocess.run(
+        worker, cwd=ROOT, input=item, stdout=subprocess.PIPE, timeout=50, check=False
+    )
+    return done.returncode
+
+
+def test_worker_ends_itself_when_nobody_kills_it() -> None:
+    """Its own alarm ends a decode that outlives the service."""
+    code = (
+        "import service.engine.decode.worker as w, time\n"
+        "w.read = lambda *a: time.sleep(60)\n"
+        "w.main([])\n"
+    )
+    assert status_of(code) == -signal.SIGALRM
+
+
+def test_worker_may_start_no_process() -> None:
+    """Where the service is not root, a decoder that was taken over can neither fork nor thread."""
+    code = (
+        "import os, threading, service.engine.decode.worker as w\n"
+        "os.getuid() or os.setuid(65534)\n"
+        "w._forbid_processes()\n"
+        "for start in (os.fork, threading.Thread(target=print).start):\n"
+        "    try: start(); print('started')\n"
+        "    except (OSError, RuntimeError) as error: print(type(error).__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["BlockingIOError", "RuntimeError"]
+
+
+def test_worker_ends_itself_when_threads_burn_the_time_of_an_item() -> None:
+    """CPU time counts too, over all threads, and not only the time on the wall."""
+    code = (
+        "import hashlib, threading, time, service.engine.decode.worker as w\n"
+        "data = bytes(2**26)\n"  # hashing it leaves the interpreter to the others
+        "def burn(*a):\n"
+        "    w.signal.setitimer(w.signal.ITIMER_REAL, 0)\n"
+        "    spin = lambda: [hashlib.sha256(data) for _ in range(999)]\n"
+        "    for _ in range(3): threading.Thread(target=spin, daemon=True).start()\n"
+        "    time.sleep(600)\n"
+        "w.read, w._forbid_processes = burn, lambda: None\n"
+        "w.main([])\n"
+    )
+    assert status_of(code) == -signal.SIGXCPU
+
+
+@pytest.mark.parametrize(
+    ("modalities", "loaded"),
+    [
+        (["image"], []),
+        (["video"], ["av"]),
+        (["volume"], ["nibabel", "pydicom"]),
+        (["image", "video", "volume"], ["av", "nibabel", "pydicom"]),
+    ],
+)
+def test_worker_loads_the_decoders_of_what_is_served(
+    modalities: list[str], loaded: list[str]
+) -> None:
+    """Nobody who serves images alone pays for FFmpeg or readers of scans; all fit the limit."""
+    code = (
+        "import sys, service.engine.decode.worker as w\n"
+        "w._limit_resources(); w.warm_up(sys.argv[1:])\n"
+        "print(*(name for name in ('av', 'nibabel', 'pydicom') if name in sys.modules))\n"
+        "print(open('/proc/self/status').read().split('VmPeak:')[1].split()[0])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *modalities],
+        cwd=ROOT,
+        env=os.environ | decode.ENVIRONMENT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    *names, peak_kib = done.stdout.split()
+    assert names == loaded
+    assert int(peak_kib) * 1024 < decode_worker.ADDRESS_SPACE_BYTES / 3
+
+
+def test_worker_gives_a_large_heap_back() -> None:
+    """After a scan of many bytes, also one that is refused at once, it is small again."""
+
+    def resident(worker: subprocess.Popen[bytes]) -> int:
+        return int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1]) * 4096
+
+    worker = start_worker("volume", env=os.environ | decode.ENVIRONMENT)
+    with worker:
+        assert worker.stdin is not None
+        small = resident(worker)
+        for media in (bytes(2**26), scan()):  # the second: the heap is trimmed after the reply
+            worker.stdin.write(head(asked("volume").header, len(media)) + media)
+            worker.stdin.flush()
+            read_reply(worker)
+        assert resident(worker) < small + 2**24
+        worker.stdin.close()
+
+
+def test_worker_imports_neither_server_nor_engine() -> None:
+    """The process that touches untrusted bytes knows nothing of HTTP or of the model."""
+    code = (
+        "import sys, service.engine.decode.worker\n"
+        "print([m for m in ('fastapi', 'onnxruntime', 'uvicorn', 'pydantic', 'torch')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_service_imports_no_decoder_and_no_pickle_of_the_worker() -> None:
+    """The server's own process never loads Pillow, so it cannot decode by accident."""
+    code = "import sys, service.http.app\nprint('PIL' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "False False"

@@ -1,0 +1,87 @@
+"""A small checkpoint and pictures to export it with; pixels and grids are non-square."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from PIL import Image
+from rich.console import Console
+
+from export.make import Options, make_bundle
+from media.spec import Grid, InputSpec
+from models.bundle import Bundle, Precision
+from models.checkpoint import save_checkpoint
+from models.spec import EncodingSpec, ModelSpec
+from models.vit import VisionTransformer
+
+LABELS = ("blue", "green", "red")
+GRIDS = (Grid((3, 2)), Grid((4, 5)))
+LIERE = EncodingSpec("liere", block=8)
+
+
+def make_model(
+    encoding: EncodingSpec = LIERE, pool: Literal["class", "mean"] = "class", seed: int = 1
+) -> VisionTransformer:
+    torch.manual_seed(seed)
+    spec = ModelSpec(
+        patch=(4, 6), grid=(3, 2), classes=len(LABELS), width=64, depth=2, heads=2, mlp_dim=96,
+        pool=pool, encoding=encoding,
+    )  # fmt: skip
+    model = VisionTransformer(spec, InputSpec())
+    torch.nn.init.normal_(model.head.weight, std=1.0)  # logits as far apart as a trained model's
+    return model.eval()
+
+
+def save(folder: Path, model: VisionTransformer, data: Path) -> Path:
+    folder.mkdir(parents=True)
+    notes = {
+        "step": 7,
+        "config": {"data": str(data), "epochs": 1},
+        "data": {
+            "name": "squares",
+            "train": {"items": 9, "sha256": "0" * 64},
+            "val": {"items": 3, "sha256": "1" * 64},
+            "skipped": [[str(data / "lost.png"), "truncated"]],
+        },
+    }
+    save_checkpoint(folder, model, InputSpec(), LABELS, notes)
+    return folder
+
+
+def write_pictures(root: Path) -> Path:
+    """36 coloured noise pictures in three classes, all in the test split."""
+    generator = np.random.default_rng(0)
+    for channel, label in enumerate(LABELS):
+        folder = root / "test" / label
+        folder.mkdir(parents=True)
+        for number in range(12):
+            pixels = generator.integers(0, 160, (20 + number, 30, 3), dtype=np.uint8)
+            pixels[..., channel] += 90
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+def loaded_tables(graph: Path, folder: Path) -> list[tuple[int, ...]]:
+    """Sides of the stacks of matrices that a runtime holds once it has loaded a graph."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "loaded.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(str(graph), options)
+    loaded = onnx.load(folder / "loaded.onnx", load_external_data=False)
+    return [tuple(held.dims) for held in loaded.graph.initializer if len(held.dims) > 2]
+
+
+def export_bundle(
+    folder: Path, model: VisionTransformer, data: Path, precision: Precision = "fp32"
+) -> Bundle:
+    """The bundle ``folder / "bundles" / "squares"`` of a model, both grids."""
+    checkpoint = save(folder / "run" / "best", model, data)
+    options = Options(
+        checkpoint, GRIDS, folder / "bundles", "squares", precision=precision, parity_items=36
+    )
+    return make_bundle(options, Console(quiet=True))

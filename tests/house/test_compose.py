@@ -1,0 +1,241 @@
+"""Dockerfile, docker-compose.yml and deploy/: what they promise, read without running them.
+
+``make test-containers`` builds and runs them (``test_containers.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from service.settings import PREFIX, Settings
+
+OWN = ("serve", "serve-gpu", "train")  # built here; the others are pulled
+SERVING = ("serve", "serve-gpu", "prometheus")
+ALL = (*SERVING, "train")
+
+
+@pytest.fixture
+def compose(repo_root: Path) -> dict[str, Any]:
+    """docker-compose.yml, parsed, with its anchors merged."""
+    return _read(repo_root / "docker-compose.yml")
+
+
+@pytest.fixture
+def dockerfile(repo_root: Path) -> list[list[str]]:
+    """The Dockerfile as stages of instructions; continued lines are joined, comments are gone."""
+    text = (repo_root / "Dockerfile").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    joined = re.sub(r"\s*\\\n\s*", " ", "\n".join(lines))
+    stages: list[list[str]] = []
+    for line in joined.splitlines():
+        if line.startswith("FROM "):
+            stages.append([])
+        stages[-1].append(line)
+    return stages
+
+
+def _read(path: Path) -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return parsed
+
+
+def _stage(dockerfile: list[list[str]], name: str) -> list[str]:
+    return next(stage for stage in dockerfile if stage[0].endswith(f" AS {name}"))
+
+
+def _argument(stage: list[str], instruction: str) -> str:
+    """What the last ``instruction`` of a stage says."""
+    return [line for line in stage if line.startswith(instruction)][-1].partition(" ")[2]
+
+
+# --- docker-compose.yml ----------------------------------------------------------------------
+
+
+def test_compose_holds_the_promised_services(compose: dict[str, Any]) -> None:
+    """Plain `up` starts the service and Prometheus; the others wait for their profile."""
+    profiles = {name: service.get("profiles") for name, service in compose["services"].items()}
+    assert profiles == {
+        "serve": None,
+        "prometheus": None,
+        "serve-gpu": ["gpu"],
+        "train": ["train"],
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_service_is_hardened(compose: dict[str, Any], name: str) -> None:
+    """No service may write to its root, gain a privilege, or use up the host."""
+    service = compose["services"][name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert 0 < service["pids_limit"] <= 4096
+    assert service["mem_limit"] == service["memswap_limit"]
+    assert service["stop_grace_period"] == "30s"
+    (scratch,) = service["tmpfs"]
+    folder, _, options = scratch.partition(":")
+    assert folder == "/tmp"
+    assert {"noexec", "nosuid", "nodev"} <= set(options.split(","))
+    assert re.search(r"\bsize=\d+m\b", options)
+    for forbidden in ("privileged", "cap_add", "devices", "pid", "ipc", "userns_mode"):
+        assert forbidden not in service
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_every_server_is_watched_and_restarted_with_a_limit(
+    compose: dict[str, Any], name: str
+) -> None:
+    """A server that dies is started again, not for ever; one that hangs is seen."""
+    service = compose["services"][name]
+    assert re.fullmatch(r"on-failure:\d+", service["restart"])
+    assert {"test", "interval", "timeout", "start_period", "retries"} <= set(service["healthcheck"])
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_ports_are_published_on_loopback_alone(compose: dict[str, Any], name: str) -> None:
+    """A published port passes by the host's firewall: only the host itself may reach it."""
+    ports = compose["services"][name]["ports"]
+    assert len(ports) == 1
+    assert ports[0].startswith("127.0.0.1:")
+
+
+def test_training_has_no_network(compose: dict[str, Any]) -> None:
+    """Training reads and writes files, and nothing else."""
+    train = compose["services"]["train"]
+    assert train["network_mode"] == "none"
+    assert "ports" not in train
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_mounts_are_folders_of_the_checkout(compose: dict[str, Any], name: str) -> None:
+    """No service sees the host outside the checkout, and only train writes to it."""
+    for mount in compose["services"][name]["volumes"]:
+        source, target, *mode = mount.split(":")
+        if source in compose["volumes"]:
+            continue
+        assert source.startswith("./")
+        assert target.startswith("/")
+        assert mode == ["ro"] or name == "train"
+
+
+def test_train_hands_its_bundles_to_serve(compose: dict[str, Any]) -> None:
+    """What is exported lands in the folder that is served."""
+    sources = {
+        name: [mount.split(":")[0] for mount in compose["services"][name]["volumes"]]
+        for name in ("serve", "serve-gpu", "train")
+    }
+    assert sources["serve"] == sources["serve-gpu"] == ["./bundles"]
+    assert "./bundles" in sources["train"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_images_are_built_here_or_pinned(
+    compose: dict[str, Any], dockerfile: list[list[str]], name: str
+) -> None:
+    """An image is a target of the Dockerfile, or has a full version in its tag."""
+    service = compose["services"][name]
+    if name in OWN:
+        assert _stage(dockerfile, service["build"]["target"])
+    else:
+        assert "build" not in service
+        assert re.search(r":v\d+\.\d+\.\d+$", service["image"])
+
+
+@pytest.mark.parametrize("file", ["docker-compose.yml", "deploy/keys.yml"])
+def test_settings_are_those_of_the_service(repo_root: Path, file: str) -> None:
+    """The server refuses a variable that it does not know: compose gives it none."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in ("serve", "serve-gpu"):
+        given = set(_read(repo_root / file)["services"][name]["environment"])
+        assert {variable for variable in given if variable.startswith(PREFIX)} <= known
+
+
+def test_keys_close_the_service(repo_root: Path, compose: dict[str, Any]) -> None:
+    """With deploy/keys.yml both servers take keys from the file secret and are no longer open."""
+    keys = _read(repo_root / "deploy" / "keys.yml")
+    for name in ("serve", "serve-gpu"):
+        assert compose["services"][name]["environment"]["LIERE_OPEN"] == "true"
+        service = keys["services"][name]
+        assert service["environment"]["LIERE_OPEN"] == "false"
+        assert service["environment"]["LIERE_KEYS_FILE"] == "/run/secrets/keys"
+        assert service["secrets"] == ["keys"]
+    assert keys["secrets"] == {"keys": {"file": "./keys.txt"}}
+
+
+def test_prometheus_scrapes_the_service(repo_root: Path, compose: dict[str, Any]) -> None:
+    """It asks for a service of compose, on the port that the image listens on."""
+    config = _read(repo_root / "deploy" / "prometheus.yml")
+    (job,) = config["scrape_configs"]
+    (group,) = job["static_configs"]
+    (target,) = group["targets"]
+    name, port = target.split(":")
+    assert compose["services"][name]["ports"][0].endswith(f":{port}")
+    assert compose["services"]["serve-gpu"]["networks"]["default"]["aliases"] == [name]
+
+
+# --- Dockerfile ------------------------------------------------------------------------------
+
+
+def test_every_stage_starts_from_debian(dockerfile: list[list[str]]) -> None:
+    """One image is pulled, debian:bookworm-slim; the rest stands on it."""
+    names = {"debian:bookworm-slim", "scratch"}
+    for stage in dockerfile:
+        words = stage[0].split()
+        assert words[1] in names
+        names.add(words[3])
+
+
+def test_dockerfile_needs_no_particular_builder(repo_root: Path) -> None:
+    """No here-document, no mount, no syntax line: docker, podman and buildah all build it."""
+    text = (repo_root / "Dockerfile").read_text(encoding="utf-8")
+    assert not re.search(r"<<|^# *syntax *=|--mount|--link|--chmod", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("target", ["serve", "train"])
+def test_images_run_as_a_numbered_user(dockerfile: list[list[str]], target: str) -> None:
+    """Neither image runs as root, which a cluster can only check where the user is a number."""
+    user, group = _argument(_stage(dockerfile, target), "USER").split(":")
+    assert int(user) > 1000
+    assert int(group) > 1000
+
+
+@pytest.mark.parametrize("target", ["serve", "train"])
+def test_signals_reach_the_process(dockerfile: list[list[str]], target: str) -> None:
+    """The entry point is a list: no shell stands between a signal and the process."""
+    assert json.loads(_argument(_stage(dockerfile, target), "ENTRYPOINT"))[0] == "tini"
+
+
+def test_serve_answers_for_its_health(dockerfile: list[list[str]]) -> None:
+    """Whoever runs the image knows whether it is ready."""
+    assert '"service", "health"' in _argument(_stage(dockerfile, "serve"), "HEALTHCHECK")
+
+
+def test_label_tells_the_version(repo_root: Path, dockerfile: list[list[str]]) -> None:
+    """The images carry the version of the project."""
+    project = tomllib.loads((repo_root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    label = _argument(_stage(dockerfile, "base"), "LABEL")
+    assert f'org.opencontainers.image.version="{project["version"]}"' in label
+
+
+def test_build_context_is_a_list_of_what_is_needed(repo_root: Path) -> None:
+    """Nothing lies in an image because somebody forgot to leave it out: all is, but for a list."""
+    lines = (repo_root / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == {
+        "pyproject.toml",
+        "constraints.txt",
+        "media",
+        "models",
+        "service",
+        "training",
+        "export",
+        "bundles",
+    }

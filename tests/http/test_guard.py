@@ -1,0 +1,427 @@
+"""The gate and the flow behind it: permits, deadlines, departures, poison, readiness."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine.admission import MAX_RETRY_SECONDS, Admission
+from service.engine.failures import Overloaded, Problem
+from tests.helpers.service_fixtures import (
+    RawConnection,
+    RunningServer,
+    TinySession,
+    picture,
+    poison,
+    serving,
+    wait_until,
+    write_tiny_bundle,
+)
+
+GOOD = picture(1)
+Start = Callable[..., tuple[RunningServer, TinySession]]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one tiny bundle."""
+    root = tmp_path_factory.mktemp("bundles")
+    write_tiny_bundle(root)
+    return root
+
+
+@pytest.fixture
+def start(bundles: Path) -> Iterator[Start]:
+    """Start a server whose graphs are one ``TinySession``, with settings of the test's choice."""
+    with ExitStack() as stack:
+
+        def start_one(**settings: Any) -> tuple[RunningServer, TinySession]:
+            session = TinySession()
+            opener = lambda graph, device, threads: session  # noqa: E731
+            server = stack.enter_context(serving(bundles, opener, **settings))
+            session.batches.clear()
+            stack.callback(session.gate.set)  # never leave a batch hanging
+            return server, session
+
+        yield start_one
+
+
+def queue_up(server: RunningServer, connections: int, stack: ExitStack) -> list[RawConnection]:
+    """Clients that have sent a whole request each and wait for the answer."""
+    waiting = []
+    for _ in range(connections):
+        connection = stack.enter_context(RawConnection(server.port))
+        connection.send_head(f"Content-Length: {len(GOOD)}")
+        connection.send(GOOD)
+        waiting.append(connection)
+    wait_until(lambda: server.service.admission.requests >= connections, "the requests to enter")
+    return waiting
+
+
+# --- permits ---------------------------------------------------------------------------------
+
+
+def test_request_without_a_permit_is_shed_before_its_body(start: Start) -> None:
+    """With every permit taken the next request is 429 by its head alone; the others are served."""
+    server, session = start(max_in_flight=3)
+    session.gate.clear()
+    with ExitStack() as stack:
+        waiting = queue_up(server, 3, stack)
+        with RawConnection(server.port) as late:
+            late.send_head("Content-Length: 1000")  # and no body
+            status, headers, body = late.answer()
+        assert (status, json.loads(body)["type"]) == (429, "/problems/overloaded")
+        assert "retry-after" not in headers  # nothing was measured yet
+        assert server.get("/health/live").status_code == 200
+        assert server.metric("liere_in_flight") == 3
+        session.gate.set()
+        assert [connection.answer()[0] for connection in waiting] == [200] * 3
+    wait_until(lambda: server.service.admission.requests == 0, "the permits to come back")
+    assert server.classify(content=GOOD).status_code == 200
+    assert server.metric("liere_requests_total", modality="image", code="429") == 1
+
+
+def test_bodies_in_memory_are_bounded_in_bytes(start: Start) -> None:
+    """Bytes held by requests inside count too: one body too many is 429, and all are given back."""
+    server, session = start(max_in_flight_mib=1.5 * len(GOOD) / 2**20)
+    session.gate.clear()
+    with ExitStack() as stack:
+        (first,) = queue_up(server, 1, stack)
+        wait_until(lambda: server.service.admission.bytes > 0, "the body to be counted")
+        assert server.classify(content=GOOD).status_code == 429
+        session.gate.set()
+        assert first.answer()[0] == 200
+    assert server.classify(content=GOOD).status_code == 200
+    assert server.service.admission.bytes == 0
+
+
+def test_retry_after_is_the_time_that_the_queue_needs() -> None:
+    """It is (requests inside) / (measured departures per second), rounded up, at most 30 s."""
+    admission = Admission(max_requests=100, max_bytes=1)
+    for _ in range(100):
+        admission.enter()
+    assert admission.retry_seconds() is None
+    now = time.monotonic()
+    admission._departures.extend(now - 1.98 + i * 0.18 for i in range(11))  # a little over five/s
+    assert admission.retry_seconds() == 20
+    with pytest.raises(Overloaded) as shed:
+        admission.enter()
+    assert shed.value.headers == {"Retry-After": "20"}
+    admission._departures.clear()
+    admission._departures.extend(now - 1000 + i for i in range(10))
+    assert admission.retry_seconds() == MAX_RETRY_SECONDS
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=60))
+def test_permits_never_exceed_their_bounds_and_all_come_back(
+    steps: list[tuple[bool, int]],
+) -> None:
+    """For any order of comings and goings the counts stay within bounds and end at zero."""
+    admission = Admission(max_requests=4, max_bytes=100)
+    inside: list[int] = []
+    for comes, size in steps:
+        if comes:
+            try:
+                admission.enter()
+            except Overloaded:
+                assert len(inside) == 4
+                continue
+            try:
+                admission.hold(size)
+                inside.append(size)
+            except Overloaded:
+                assert sum(inside) + size > 100
+                admission.leave(0)
+        elif inside:
+            admission.leave(inside.pop())
+        assert (admission.requests, admission.bytes) == (len(inside), sum(inside))
+    for size in inside:
+        admission.leave(size)
+    assert admission.requests == admission.bytes == 0
+
+
+# --- deadlines -------------------------------------------------------------------------------
+
+
+def test_queue_beyond_the_deadline_is_504_and_never_run(start: Start) -> None:
+    """Whoever waits too long is told so, and no graph runs for them afterwards."""
+    server, session = start(deadline_seconds=0.3, upload_seconds=0.3)
+    session.gate.clear()
+    with ExitStack() as stack:
+        waiting = queue_up(server, 3, stack)
+        for connection in waiting:
+            status, _, body = connection.answer()
+            assert (status, json.loads(body)["type"]) == (504, "/problems/deadline-passed")
+    runs = len(session.batches)
+    session.gate.set()
+    assert server.classify(content=GOOD).status_code == 200
+    assert sum(session.batches[runs:]) == 1
+
+
+def test_body_that_trickles_is_408_and_its_connection_closes(start: Start) -> None:
+    """Bytes that keep coming buy no time: after upload_seconds the permit is free again."""
+    server, _ = start(upload_seconds=0.4, deadline_seconds=30)
+    with RawConnection(server.port) as slow:
+        slow.send_head("Content-Length: 1000")
+        entered = time.monotonic()
+        with ThreadPoolExecutor(1) as threads:
+            trickling = threads.submit(trickle, slow)
+            status, headers, body = slow.answer()
+            assert server.service.admission.requests == 0
+            assert server.service.admission.bytes == 0
+            assert trickling.result() >= 4
+    assert (status, json.loads(body)["type"]) == (408, "/problems/body-timeout")
+    assert headers["connection"] == "close"
+    assert time.monotonic() - entered >= 0.4
+    assert server.metric("liere_requests_total", modality="image", code="408") == 1
+    assert server.classify(content=GOOD).status_code == 200
+
+
+def trickle(connection: RawConnection) -> int:
+    """A byte now and then until the connection is closed; how many went out."""
+    sent = 0
+    with suppress(ConnectionError):
+        for sent in range(600):  # noqa: B007 (its last value is the answer)
+            connection.send("x")
+            time.sleep(0.05)
+    assert sent < 599, "the connection was not closed"
+    return sent
+
+
+def test_time_of_the_upload_ends_with_the_body(start: Start) -> None:
+    """Waiting for the device may take longer than an upload: the two times are independent."""
+    server, session = start(upload_seconds=0.2, deadline_seconds=30)
+    session.gate.clear()
+    with ExitStack() as stack:
+        (slow,) = queue_up(server, 1, stack)
+        (whole,) = queue_up(server, 1, stack)
+        time.sleep(0.6)
+        session.gate.set()
+        assert slow.answer()[0] == whole.answer()[0] == 200
+
+
+def test_chunked_body_that_never_ends_is_408(start: Start) -> None:
+    """Without a length the last chunk has to come in time; pieces alone do not count."""
+    server, _ = start(upload_seconds=0.3)
+    with RawConnection(server.port) as slow:
+        slow.send_head("Transfer-Encoding: chunked")
+        slow.send("3\r\nabc\r\n")
+        assert slow.answer()[0] == 408
+        assert slow.closed()
+    assert server.service.admission.bytes == 0
+
+
+# --- departures ------------------------------------------------------------------------------
+
+
+def test_client_that_leaves_the_queue_is_never_run(start: Start) -> None:
+    """Requests whose client closed the connection are dropped before they are batched."""
+    server, session = start(max_batch=8)
+    session.gate.clear()
+    with ExitStack() as stack:
+        (first,) = queue_up(server, 1, stack)
+        wait_until(lambda: len(session.batches) == 1, "the first batch to run")
+        gone = queue_up(server, 6, stack)
+        wait_until(lambda: server.service.batcher.depth == 6, "the others to be queued")
+        for connection in gone[1:]:
+            connection.socket.close()
+        counted = {"modality": "image", "code": "499"}
+        wait_until(lambda: server.metric("liere_requests_total", **counted) == 5, "the 499s")
+        session.gate.set()
+        assert first.answer()[0] == gone[0].answer()[0] == 200
+    assert sum(session.batches) == 2
+    assert server.service.admission.requests == 0
+
+
+# --- poison ----------------------------------------------------------------------------------
+
+
+def test_input_that_breaks_the_graph_fails_alone(start: Start) -> None:
+    """In a batch with a poisoned input every neighbour gets its answer; only that one gets 500."""
+    server, session = start(max_batch=16)
+    session.gate.clear()
+    media = [picture(seed) for seed in range(8)]
+    media[3] = poison()
+    with ThreadPoolExecutor(9) as threads:
+        first = threads.submit(server.classify, content=GOOD)
+        wait_until(lambda: len(session.batches) == 1, "the first batch to run")
+        answers = [threads.submit(server.classify, content=one) for one in media]
+        wait_until(lambda: server.service.batcher.depth == 8, "the batch to gather")
+        session.gate.set()
+        statuses = [answer.result().status_code for answer in answers]
+        assert first.result().status_code == 200
+    assert session.batches[1] == 8
+    assert statuses == [500 if one == poison() else 200 for one in media]
+    problem = server.classify(content=poison())
+    assert problem.json()["type"] == "/problems/inference-failed"
+    assert "0x" not in problem.text
+    assert "/some/path" not in problem.text
+
+
+def test_mistake_of_the_server_is_a_bland_500(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An unexpected exception is explained in the log alone, under the id of the request."""
+    server, _ = start()
+
+    def broken(*_: object) -> None:
+        raise KeyError("secret at /some/path")
+
+    server.service.registry.select = broken
+    response = server.classify(content=GOOD, headers={"X-Request-ID": "find-me"})
+    assert response.status_code == 500
+    assert response.json()["type"] == "/problems/internal-error"
+    assert "secret" not in response.text
+    (record,) = [record for record in caplog.records if "find-me" in record.getMessage()]
+    assert record.exc_info is not None
+
+
+# --- readiness -------------------------------------------------------------------------------
+
+
+def test_server_is_alive_but_not_ready_while_it_examines(bundles: Path) -> None:
+    """Until every bundle was examined: live 200, ready 503, work 503; then all 200."""
+    gate = threading.Event()
+
+    def opener(*_: object) -> TinySession:
+        assert gate.wait(20)
+        return TinySession()
+
+    with serving(bundles, opener, ready=False) as server:
+        assert server.get("/health/live").json() == {"status": "live"}
+        for response in (server.get("/health/ready"), server.classify(content=GOOD)):
+            assert response.status_code == 503
+            assert response.json()["type"] == "/problems/not-ready"
+        gate.set()
+        wait_until(lambda: server.service.registry.examined, "the bundles to be examined")
+        assert server.get("/health/ready").json() == {"status": "ready"}
+        assert server.classify(content=GOOD).status_code == 200
+
+
+def test_draining_server_refuses_work_and_stays_alive(start: Start) -> None:
+    """Once it shall end: live 200, ready 503, new work 503, running work 200."""
+    server, session = start()
+    session.gate.clear()
+    with ExitStack() as stack:
+        (inside,) = queue_up(server, 1, stack)
+        server.service.draining = True
+        assert server.get("/health/live").status_code == 200
+        for response in (server.get("/health/ready"), server.classify(content=GOOD)):
+            assert response.status_code == 503
+            assert response.json()["type"] == "/problems/draining"
+        session.gate.set()
+        assert inside.answer()[0] == 200
+
+
+# --- metrics ---------------------------------------------------------------------------------
+
+
+def test_metrics_count_what_happened(start: Start) -> None:
+    """Requests by code, stages, batches and the bundle are there, in the text format."""
+    server, _ = start()
+    for body in (GOOD, GOOD, b"text"):
+        server.classify(content=body)
+    text = server.get("/metrics").text
+    for line in (
+        'liere_requests_total{code="200",modality="image"} 2.0',
+        'liere_requests_total{code="415",modality="image"} 1.0',
+        'liere_stage_seconds_count{modality="image",stage="decode"} 2.0',
+        'liere_stage_seconds_count{modality="image",stage="queue"} 2.0',
+        'liere_stage_seconds_count{modality="image",stage="inference"} 2.0',
+        'liere_stage_seconds_count{modality="image",stage="total"} 3.0',
+        'liere_batch_size_count{modality="image"} 2.0',
+        'liere_queue_depth{queue="device"} 0.0',
+        'liere_queue_depth{queue="decode"} 0.0',
+        "liere_in_flight 0.0",
+        'liere_bundle_info{bundle="tiny",state="ready",version="1"} 1.0',
+        "liere_decode_worker_restarts_total 0.0",
+    ):
+        assert line in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_killed_worker_is_counted_and_replaced(start: Start) -> None:
+    """A decode worker that dies is seen in the metrics, and requests go on."""
+    server, _ = start()
+    os.kill(server.service.pool.process_ids[0], signal.SIGKILL)
+    wait_until(lambda: server.metric("liere_decode_worker_restarts_total") == 1, "the restart")
+    assert server.classify(content=GOOD).status_code == 200
+
+
+def test_server_without_a_decode_worker_is_not_ready(start: Start) -> None:
+    """While no worker can be replaced nothing should be sent here; with the next one it heals."""
+    server, _ = start()
+    pool = server.service.pool
+    working, pool._command = pool._command, (sys.executable, "-c", "raise SystemExit(3)")
+    os.kill(pool.process_ids[0], signal.SIGKILL)
+    wait_until(lambda: server.get("/health/ready").status_code == 503, "the worker to be missed")
+    problem = server.get("/health/ready").json()
+    assert problem["type"] == "/problems/not-ready"
+    assert problem["detail"] == "no decode worker is running"
+    assert server.get("/health/live").status_code == 200
+    pool._command = working
+    wait_until(lambda: server.get("/health/ready").status_code == 200, "another worker")
+
+
+def test_request_leaves_no_garbage_for_the_collector(start: Start) -> None:
+    """Requests leave no reference cycles: memory is freed at once and the collector rests."""
+    server, _ = start()
+    with RawConnection(server.port) as connection:
+
+        def once() -> None:
+            connection.send_head(f"Content-Length: {len(GOOD)}")
+            connection.send(GOOD)
+            assert connection.answer()[0] == 200
+
+        for _ in range(5):
+            once()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                once()
+            assert gc.collect() < 20
+        finally:
+            gc.enable()
+
+
+def test_every_problem_has_a_type_of_its_own() -> None:
+    """Types are stable identifiers: unique, lower case, under /problems/."""
+    kinds = Problem.__subclasses__()
+    types = [kind.type for kind in kinds]
+    assert len(set(types)) == len(types)
+    assert all(name.startswith("/problems/") and name == name.lower() for name in types)
+    assert all(400 <= kind.status < 600 for kind in kinds)
+
+
+def test_many_clients_at_once_each_get_their_own_answer(start: Start) -> None:
+    """Under concurrency no answer is swapped: each picture gets the labels it gets alone."""
+    server, session = start()
+    media = [picture(seed) for seed in range(60)]
+    with httpx.Client(timeout=30) as client:
+        url = f"{server.url}/v1/classify/image"
+        alone = [client.post(url, content=one).json()["results"][0] for one in media]
+        session.batches.clear()
+        with ThreadPoolExecutor(16) as threads:
+            together = list(threads.map(lambda one: client.post(url, content=one).json(), media))
+    for one, other in zip(alone, together, strict=True):
+        predictions = other["results"][0]["predictions"]
+        assert [p["label"] for p in predictions] == [p["label"] for p in one["predictions"]]
+        expected = [p["probability"] for p in one["predictions"]]
+        assert [p["probability"] for p in predictions] == pytest.approx(expected, abs=1e-5)
+    assert sum(session.batches) == 60

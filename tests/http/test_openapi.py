@@ -1,0 +1,213 @@
+"""The OpenAPI document is a promise: what it shows is what the server answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from media.clips import clip_types
+from media.images import image
+from media.scans import volume
+from media.spec import AXES
+from models.bundle import read_bundle, read_manifest
+from service.engine.failures import (
+    ClientGone,
+    FileTooLarge,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    Unauthorized,
+    UnknownParameter,
+    UnreadableFile,
+    UnsupportedMedia,
+)
+from service.http.documents import BundleList
+from service.http.examples import ANSWERS, BUNDLES_EXAMPLE, details
+from service.http.guard import WORK
+from service.http.operations import KINDS
+from tests.helpers.service_fixtures import MEDIA, RunningServer, serving, write_tiny_bundle
+
+MODALITIES = tuple(AXES)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with a tiny bundle of every modality."""
+    root = tmp_path_factory.mktemp("bundles")
+    for modality in MODALITIES:
+        write_tiny_bundle(root, modality, modality)
+    with serving(root) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def document(server: RunningServer) -> dict[str, Any]:
+    """The OpenAPI document as the server gives it."""
+    return server.get("/openapi.json").json()
+
+
+def keys(value: Any) -> Any:
+    """The names in a document, without its values."""
+    if isinstance(value, dict):
+        return {key: keys(inner) for key, inner in value.items()}
+    return [keys(value[0])] if isinstance(value, list) and value else type(value).__name__
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_example_has_the_keys_of_a_real_answer(server: RunningServer, modality: str) -> None:
+    """A real answer has exactly the names and types of its example, and both fit its model."""
+    path = f"/v1/classify/{modality}"
+    media = MEDIA[modality]() if modality != "volume" else with_spacing()
+    answer = server.classify(path, content=media).json()
+    assert keys(answer) == keys(ANSWERS[modality])
+    KINDS[modality].answer.model_validate(answer)
+    KINDS[modality].answer.model_validate(ANSWERS[modality])
+
+
+def with_spacing() -> bytes:
+    """A MetaImage of 2x3x4 voxels: the file says how large they are."""
+    head = "NDims = 3\nDimSize = 4 3 2\nElementSpacing = 1 2 3\nElementType = MET_UCHAR\n"
+    return f"ObjectType = Image\n{head}ElementDataFile = LOCAL\n".encode() + bytes(range(24))
+
+
+def test_example_of_the_bundles_has_the_keys_of_real_ones(server: RunningServer) -> None:
+    """The same for the list of bundles."""
+    bundles = server.get("/v1/bundles").json()
+    assert keys(bundles["bundles"]) == keys(BUNDLES_EXAMPLE["bundles"])
+    assert set(bundles) == set(BUNDLES_EXAMPLE)
+    BundleList.model_validate(bundles)
+
+
+def test_example_of_the_bundles_fits_its_model() -> None:
+    """The example does not contradict its schema."""
+    BundleList.model_validate(BUNDLES_EXAMPLE)
+
+
+def test_every_route_is_documented_with_a_stable_name(document: dict[str, Any]) -> None:
+    """Client generators rely on these names."""
+    names = {
+        path: {method: operation["operationId"] for method, operation in item.items()}
+        for path, item in document["paths"].items()
+    }
+    assert names == {
+        "/v1/classify/image": {"post": "classifyImage"},
+        "/v1/classify/video": {"post": "classifyVideo"},
+        "/v1/classify/volume": {"post": "classifyVolume"},
+        "/v1/bundles": {"get": "listBundles"},
+        "/health/live": {"get": "isLive"},
+        "/health/ready": {"get": "isReady"},
+        "/metrics": {"get": "readMetrics"},
+    }
+
+
+def test_every_route_for_work_is_behind_the_guard(document: dict[str, Any]) -> None:
+    """A route that runs models needs a permit; a new one cannot be forgotten."""
+    assert {path for path, item in document["paths"].items() if "post" in item} == set(WORK)
+
+
+#: Types of clips whose media type is not video/ and their name.
+CALLED = {
+    "Matroska": "video/x-matroska",
+    "AVI": "video/x-msvideo",
+    "GIF": "image/gif",
+    "MPEG-TS": "video/mp2t",
+}
+
+
+def media_types(modality: str) -> set[str]:
+    """Of the types that the readers list, those that have one; of scans only DICOM's are known."""
+    if modality == "image":
+        return {f"image/{name.lower()}" for name in image.FORMATS}
+    if modality == "video":
+        names = re.split(", | or ", clip_types.TYPES)
+        return {CALLED.get(name, f"video/{name.lower()}") for name in names}
+    names = [one.name.split()[0] for one in volume.TYPES if "DICOM" in one.name]
+    names += ["gzip"] if any(one.packed for one in volume.TYPES) else []
+    return {f"application/{name.lower()}" for name in names}
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_both_styles_of_body_and_all_parameters_are_documented(
+    document: dict[str, Any], modality: str
+) -> None:
+    """A reader sees the form, the raw body, and the parameters in both places."""
+    operation = document["paths"][f"/v1/classify/{modality}"]["post"]
+    content = operation["requestBody"]["content"]
+    anything = {"multipart/form-data", "application/octet-stream"}
+    assert set(content) == anything | media_types(modality)
+    parameters = ["top_k", "bundle", "grid", *(["views"] if modality == "video" else [])]
+    assert [one["name"] for one in operation["parameters"]] == parameters
+    form = content["multipart/form-data"]["schema"]
+    assert set(form["properties"]) == {"file", *parameters}
+    assert form["required"] == ["file"]
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_every_problem_has_an_example_that_it_would_give(
+    document: dict[str, Any], modality: str
+) -> None:
+    """All problems of the hot routes are shown under their status, with every member."""
+    responses = document["paths"][f"/v1/classify/{modality}"]["post"]["responses"]
+    shown = {}
+    for status, response in responses.items():
+        if status == "200":
+            continue
+        for one in response["content"]["application/problem+json"]["examples"].values():
+            example = one["value"]
+            assert set(example) == {"type", "title", "status", "detail", "id"}
+            assert str(example["status"]) == status
+            shown[example["type"]] = example
+    not_here = {kind.type for kind in (NotFound, MethodNotAllowed, Unauthorized, ClientGone)}
+    not_here |= {UnreadableFile.type}  # of the command line
+    assert set(shown) == {kind.type for kind in Problem.__subclasses__()} - not_here
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_examples_of_problems_are_what_is_said(server: RunningServer, modality: str) -> None:
+    """They list the types, the parameters and the limits of today."""
+    path = f"/v1/classify/{modality}"
+    told = server.classify(path, content=b"text").json()["detail"]
+    assert told == details(modality)[UnsupportedMedia]
+    told = server.classify(path, content=b"text", params={"topk": "1"}).json()["detail"]
+    assert told == details(modality)[UnknownParameter]
+    if modality == "image":  # the files of the others would be as large as their limits
+        told = server.classify(path, content=bytes(20 * 2**20 + 1)).json()["detail"]
+        assert told == details(modality)[FileTooLarge]
+
+
+def test_document_refers_to_nothing_that_it_lacks(document: dict[str, Any]) -> None:
+    """Every $ref leads to a schema of the document."""
+    schemas = document["components"]["schemas"]
+    references = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
+    assert references <= set(schemas)
+    assert "ProblemDocument" in references
+
+
+def test_examples_are_those_of_the_bundle_that_is_shipped(repo_root: Path) -> None:
+    """The bundle in the example exists, with these labels, grids and measured accuracies."""
+    (example,) = BUNDLES_EXAMPLE["bundles"]
+    manifest = read_bundle(repo_root / "bundles" / example["name"]).manifest
+    assert tuple(example["labels"]) == manifest.labels
+    assert [(shown["grid"], shown["top1"]) for shown in example["grids"]] == [
+        (entry.grid, entry.accuracy.top1) for entry in manifest.grids
+    ]
+
+
+def test_examples_of_answers_are_of_bundles_that_are_shipped(repo_root: Path) -> None:
+    """Of every modality: the bundle of the example, its grid, its labels and its views exist."""
+    shipped = {folder.name: read_manifest(folder) for folder in (repo_root / "bundles").iterdir()}
+    modalities = {manifest.modality for manifest in shipped.values()}
+    assert modalities == set(MODALITIES)
+    for modality in modalities:
+        (result,) = ANSWERS[modality]["results"]
+        manifest = shipped[result["bundle"]]
+        assert manifest.modality == modality
+        assert result["grid"] in [entry.grid for entry in manifest.grids]
+        if modality == "video":
+            assert len(result["seen"]["seconds"]) == manifest.input.views
+        for shown in result["predictions"]:
+            assert manifest.labels[shown["index"]] == shown["label"]

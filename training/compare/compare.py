@@ -1,0 +1,227 @@
+r"""python -m training compare: encodings of position under one recipe, and one table.
+
+Example, a few minutes on a CPU:
+
+    python -m training compare --preset smoke --data labels.csv --out runs/compare \
+        --encodings absolute,axial_rope,liere_8 --seeds 3 --set epochs=10
+
+trains 3 x 3 models by the preset's recipe, each under runs/compare/runs, measures them on the test
+split at several sizes of the picture and with shuffled patches, lets all of them take training
+steps side by side, and writes compare.md, compare.csv and pictures into runs/compare. The same
+command goes on after a stop or a kill. Started several times at once, on one folder, it shares the
+work. More encodings or seeds may be asked for later; another recipe needs another folder. With one
+seed all encodings begin with the same weights outside the encoding and see the same batches.
+
+An encoding is written like liere_8 (its block) or masa:basis=givens,factors=8 (its options).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from media.dataset import split_sha256
+from media.sources import SPLITS, Source
+from media.spec import SpecError
+from models.encodings import ENCODINGS, parse_encoding, short_name
+from models.spec import EncodingSpec
+from models.vit import VisionTransformer
+from training import data
+from training.compare import table as compare_table
+from training.compare.comparison import (
+    MEASURED,
+    Comparison,
+    Entry,
+    Recipe,
+    claimed,
+    join,
+    load,
+    write_json,
+)
+from training.compare.resolutions import measure, scaled
+from training.compare.step_times import measure_steps, step_times
+from training.config import TrainConfig
+from training.exits import BAD_INPUT, FAILED
+from training.loop import train
+from training.presets import PRESETS
+from training.progress import Progress
+from training.run import Run
+from training.settings import override
+from training.stopping import Stop, Stopped
+
+SCALES = (0.75, 1.0, 1.5, 2.0)
+#: Settings that are not the recipe's.
+GIVEN = ("model.encoding", "seed", "init_from")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status is the same as of a training.
+
+    1 also where a run failed and all others were finished.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        with Stop():  # a signal ends the work at once; a training keeps its last step
+            failed = {} if options.table_only else work(options)
+            print(compare_table.write(load(options.out)))
+    except BAD_INPUT as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except FAILED as error:
+        print(
+            f"error: {error}\nwhat is finished is kept; the same command goes on", file=sys.stderr
+        )
+        return 1
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; the same command goes on", file=sys.stderr)
+        return stopped.status
+    for name, reason in failed.items():
+        print(f"error: {name}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def work(options: argparse.Namespace) -> dict[str, str]:
+    """Train and measure what is left; why runs failed, by their names."""
+    if not (options.preset and options.data and options.encodings):
+        raise SpecError("expected --preset, --data and --encodings, or --table-only")
+    if options.seeds < 1 or options.rounds < 1:
+        raise SpecError(
+            f"expected 1 or more, got --seeds {options.seeds} --rounds {options.rounds}"
+        )
+    encodings = split_names(options.encodings)
+    config = _config(options)
+    source = data.open_data(config)
+    digests = {split: split_sha256(source, split) for split in ("train", "val", options.split)}
+    recipe = Recipe(config, tuple(options.scales), options.split, options.test_items, digests)
+    data.thin(source, options.split, options.test_items)  # refused here rather than in the end
+    check_encodings(recipe, encodings, source)
+    comparison = join(options.out, recipe, encodings, range(options.seeds))
+    failed = share(comparison, source)
+    if len(comparison.finished()) + len(failed) == len(comparison.entries()):
+        time_steps(comparison, options.rounds)
+    return failed
+
+
+def split_names(text: str) -> list[str]:
+    """``a,masa:basis=givens,factors=8,b`` -> three: what only sets a value belongs to its left.
+
+    Each as ``short_name`` writes it, so that no encoding is trained twice under two spellings.
+    """
+    names: list[str] = []
+    for part in text.split(","):
+        if names and ":" in names[-1] and "=" in part and ":" not in part:
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    short = [short_name(_parse(name)) for name in names]
+    if len(set(short)) < len(short):
+        raise SpecError(f"--encodings: expected each one once, got {text}")
+    return short
+
+
+def _parse(name: str) -> EncodingSpec:
+    try:
+        return parse_encoding(name)
+    except SpecError as error:
+        raise SpecError(f"--encodings {name}: {error}") from error
+
+
+def check_encodings(recipe: Recipe, encodings: list[str], source: Source) -> None:
+    """Build every model once: a wrong encoding is named before any training."""
+    grids = [scaled(recipe.config.model.training_grid, scale) for scale in recipe.scales]
+    for name in encodings:
+        try:
+            model = dataclasses.replace(recipe.config.model, encoding=parse_encoding(name))
+            built = VisionTransformer(data.with_classes(model, source), recipe.config.input)
+            for grid in grids:
+                built.encoding.positions(grid)
+        except SpecError as error:
+            raise SpecError(f"--encodings {name}: {error}") from error
+
+
+def share(comparison: Comparison, source: Source) -> dict[str, str]:
+    """Train and measure runs that nobody is at, until there are none; why some failed."""
+    entries, failed, say = comparison.entries(), dict[str, str](), _console()
+    busy = True
+    while busy:  # again: another process may have died meanwhile
+        busy = False
+        for number, entry in enumerate(entries, 1):
+            if entry.name in failed or entry.measured():
+                continue
+            with claimed(comparison.root, entry.name) as ours:
+                if not ours or entry.measured():
+                    continue
+                busy = True
+                say.print(f"{entry.name} (run {number} of {len(entries)})")
+                try:
+                    _complete(comparison, entry, source)
+                except FloatingPointError as error:  # one encoding's own; the others go on
+                    failed[entry.name] = str(error)
+    done = len(comparison.finished())
+    taken = len(entries) - done - len(failed)
+    others = f"; {taken} are with other processes" if taken else ""
+    say.print(f"{done} of {len(entries)} runs are finished{others}; nothing is left to take")
+    return failed
+
+
+def _complete(comparison: Comparison, entry: Entry, source: Source) -> None:
+    """One run to its end, from wherever it is."""
+    train(entry.config, entry.root, resume=Run(entry.root).exists(), report=False)
+    with Progress() as progress:
+        measured = measure(entry.root, comparison.recipe, source, progress)
+    write_json(entry.root / MEASURED, measured)
+
+
+def time_steps(comparison: Comparison, rounds: int) -> None:
+    """Once all runs are done; one process does it."""
+    with claimed(comparison.root, "steps") as ours, Progress() as progress:
+        if ours and not step_times(comparison):
+            _console().print("training steps side by side")
+            measure_steps(comparison, rounds, progress)
+
+
+def _config(options: argparse.Namespace) -> TrainConfig:
+    for setting in options.set:
+        if setting.split("=")[0].startswith(GIVEN):
+            raise SpecError(
+                f"--set {setting}: a comparison trains every encoding from scratch; "
+                "expected --encodings and --seeds for these"
+            )
+    return override(PRESETS[options.preset](str(options.data)), options.set)
+
+
+def _console() -> Console:
+    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training compare",
+        description=__doc__,
+        epilog=f"encodings: {', '.join(sorted(ENCODINGS))}\npresets and settings: "
+        "python -m training --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    presets = sorted(set(PRESETS) - {"finetune"})
+    add = parser.add_argument
+    add("--preset", choices=presets, metavar="NAME", help=f"the recipe: {', '.join(presets)}")
+    add("--data", type=Path, help="as of a training; --split says where accuracy is measured")
+    add("--encodings", metavar="A,B,...", help="the first one is what the others are held against")
+    add("--seeds", type=int, default=3, help="runs of every encoding, seeds 0, 1, ... (default 3)")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="folder of the comparison")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the "
+        "recipe, e.g. epochs=3 or items=5000 (training items); repeatable")  # fmt: skip
+    add("--scales", type=float, nargs="+", default=SCALES, metavar="S", help="measure at so many "
+        "times the tokens per axis of the training grid (default 0.75 1 1.5 2)")  # fmt: skip
+    add("--split", choices=SPLITS, default="test", help="to measure on (default test)")
+    add("--test-items", type=int, default=0, metavar="N", help="measure on N items of that split "
+        "at most, drawn alike from every class (default 0: all)")  # fmt: skip
+    add("--rounds", type=int, default=20, help="training steps of every encoding when they are "
+        "timed side by side at the end (default 20)")  # fmt: skip
+    add("--table-only", action="store_true", help="make table and pictures of what is finished so "
+        "far; of the other options only --out counts")  # fmt: skip
+    return parser

@@ -1,0 +1,69 @@
+"""What a training step costs with every encoding, side by side.
+
+Runs that train at the same time slow each other down, each by another amount. So in the end all
+encodings take steps in turn, round by round, inside one process: whatever else the machine does
+slows all of them alike, and ratios of medians can be compared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from media.spec import read_json
+from training.compare.comparison import Comparison, write_json
+from training.loop import order_of, set_up
+from training.progress import Progress
+from training.run import Run
+from training.step import Setup, train_step
+
+STEP_TIME = "step-time.json"
+
+
+def step_times(comparison: Comparison) -> dict[str, Any] | None:
+    """What was measured of all encodings together; None where one is missing."""
+    path = comparison.root / STEP_TIME
+    times = read_json(path) if path.exists() else None
+    return times if times and not set(comparison.encodings) - set(times["seconds"]) else None
+
+
+def measure_steps(comparison: Comparison, rounds: int, progress: Progress) -> None:
+    """Write step-time.json: of each encoding the median of so many steps of training."""
+    setups = {name: _setup(comparison, name, progress) for name in comparison.encodings}
+    taken: dict[str, list[float]] = {name: [] for name in setups}
+    for index in range(rounds + 1):
+        for name, setup in setups.items():
+            seconds = _step(setup, index)
+            if index:  # the first one warms up
+                taken[name].append(seconds)
+    device = next(iter(setups.values())).model.head.weight.device
+    times = {
+        "seconds": {name: statistics.median(values) for name, values in taken.items()},
+        "rounds": rounds,
+        "batch": comparison.recipe.config.batch,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+    }
+    write_json(comparison.root / STEP_TIME, times)
+
+
+def _setup(comparison: Comparison, encoding: str, progress: Progress) -> Setup:
+    """As a run of that encoding begins."""
+    entry = comparison.entry(encoding, comparison.seeds[0])
+    setup, _ = set_up(entry.config, Run(entry.root), False, progress)
+    if setup.config.compile:
+        setup.model.compile(dynamic=False)
+    return setup
+
+
+def _step(setup: Setup, index: int) -> float:
+    """Seconds of one step that leaves the weights as they are."""
+    samples = order_of(setup, 0)[: setup.config.batch]
+    began = time.perf_counter()
+    train_step(setup, samples, index, rate=0.0)
+    if setup.model.head.weight.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began

@@ -1,0 +1,137 @@
+"""What judges a checkpoint: the splits that it was not trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from media.dataset import Prepared, prepare_split, split_sha256
+from media.sources import Source, SourceError, open_source
+from models.checkpoint import Description
+from models.vit import VisionTransformer
+from training.data import check_labels
+from training.evaluate import logits_of
+from training.report.predictions import Predictions
+from training.report.thumbnails import strips
+
+#: The split that had no say in anything comes first: ``val`` chose the checkpoint.
+SPLITS = ("test", "val")
+#: Items measured between two moves of the bar.
+PIECE = 1024
+
+#: Begins a bar for some work on so many items; returns the function that advances it.
+Bars = Callable[[str, int], Callable[[int], None]]
+
+
+def predict(
+    model: VisionTransformer,
+    description: Description,
+    data: Path | None,
+    bar: Bars,
+    skip_unreadable: bool = False,
+    cache: Path | None = None,
+) -> dict[str, Predictions]:
+    """The model's answers to every held-out split that has items, at its training grid.
+
+    Args:
+        data: where the data lie; None for where training found them.
+        cache: folder that keeps decoded splits (``media.cache``).
+
+    Raises:
+        SourceError: the data are not those of the run, or items cannot be read.
+        FloatingPointError: a logit is not finite; the message names the item.
+    """
+    source = open_held_out(description, data)
+    device = description.notes["config"].get("device")
+    model = model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    present = {item.split for item in source.items} | {"val"}
+    options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "cache": cache}
+    return {
+        split: _predict_split(model, description, source, split, bar, **options)
+        for split in SPLITS
+        if split in present
+    }
+
+
+def open_held_out(description: Description, data: Path | None) -> Source:
+    """The data of the run; SourceError if they are others.
+
+    Its test items are unseen only while what it was trained on is still the training split.
+    """
+    path = data or Path(description.notes["config"]["data"])
+    if not path.exists():
+        raise SourceError(f"the data of the run are not at {path}: say where with --data")
+    source = open_source(path)
+    check_labels(description.notes, source)
+    if {"train", "test"} <= {item.split for item in source.items}:
+        items = len(source.split("train"))
+        _check_split(description, "train", items, split_sha256(source, "train"))
+    return source
+
+
+def _predict_split(
+    model: VisionTransformer,
+    description: Description,
+    source: Source,
+    split: str,
+    bar: Bars,
+    *,
+    skip_unreadable: bool,
+    cache: Path | None,
+) -> Predictions:
+    config, items = description.notes["config"], source.split(split)
+    prepared = prepare_split(
+        source,
+        split,
+        description.input,
+        model.spec.training_grid,
+        model.spec.patch,
+        workers=config.get("workers", 1),
+        skip_unreadable=skip_unreadable or config.get("skip_unreadable", False),
+        advance=bar(f"decoding {split}", len(items)),
+        cache=cache,
+    )
+    _check_split(description, split, len(items), prepared.sha256)
+    group_of = {item.id: item.group for item in items}
+    answers = Predictions(
+        logits=_logits(model, prepared, bar(f"measuring {split}", len(items))),
+        labels=prepared.labels,
+        ids=np.array(prepared.ids),
+        groups=np.array([group_of[id_] for id_ in prepared.ids]),
+        skipped=np.array([id_ for id_, _ in prepared.skipped], dtype=np.str_),
+        strips=np.empty(0),
+        weights_sha256=description.weights_sha256,
+        data_sha256=prepared.sha256,
+    )
+    shown = strips(prepared, answers.mistakes(), description.input.modality)
+    return dataclasses.replace(answers, strips=shown)
+
+
+def _logits(
+    model: VisionTransformer, prepared: Prepared, advance: Callable[[int], None]
+) -> np.ndarray:
+    """Finite ones of the items, means over their views; float32 [N, classes]."""
+    pieces, rows = [], PIECE * prepared.views
+    for start in range(0, len(prepared.pixels), rows):
+        pieces.append(logits_of(model, prepared.pixels[start : start + rows]).float().numpy())
+        advance(len(pieces[-1]) // prepared.views)
+    logits = prepared.of_items(np.concatenate(pieces))  # [N, classes]
+    broken = np.flatnonzero(~np.isfinite(logits).all(1))
+    if len(broken):
+        raise FloatingPointError(f"the logits of {prepared.ids[broken[0]]!r} are not finite")
+    return logits
+
+
+def _check_split(description: Description, split: str, items: int, sha256: str) -> None:
+    """Refuse a split that training used and that has other items now."""
+    trained = description.notes["data"].get(split)
+    if trained and trained["sha256"] != sha256:
+        raise SourceError(
+            f"split {split!r} is not the one of the run: expected {trained['items']} items "
+            f"(sha256 {trained['sha256'][:12]}...), got {items} ({sha256[:12]}...)"
+        )
