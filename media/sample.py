@@ -17,9 +17,9 @@ class Sample:
 
     Attributes:
         pixels: ``[views, *pixels per axis, channels]`` of the InputSpec's dtype.
-        seen: which part of the file that is, as plain JSON; empty for images. Of a clip
+        evidence: which part of the file that is, as plain JSON; empty for images. Of a clip
             ``seconds``, a list a view; of a scan ``spacing_mm`` and ``orientation``.
     """
 
     pixels: np.ndarray
-    seen: dict[str, Any] = dataclasses.field(default_factory=dict)
+    evidence: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from service.cli.exits import WRONG_COMMAND, complain
+from service.cli.exit_status import WRONG_COMMAND, complain
 
 #: Command -> the module whose ``main`` it is; loaded when asked for: a health check must be cheap.
 COMMANDS = {

@@ -12,7 +12,7 @@ from media.spec import SpecError
 from training import split
 from training.compare import compare
 from training.config import Augment, TrainConfig
-from training.exits import BAD_INPUT, FAILED
+from training.failures import BAD_INPUT, FAILED
 from training.finetune import recipe_for
 from training.loop import train
 from training.presets import PRESETS

@@ -11,7 +11,7 @@ from models.spec import ModelSpec
 
 #: Fields that may change when a run is resumed: they decide nothing. The data's content, which
 #: does, is compared by its hash.
-FREE = ("data", "init_from", "cache", "workers", "skip_unreadable")
+OUTSIDE_THE_RECIPE = ("data", "init_from", "cache", "workers", "skip_unreadable")
 #: Options of ``Augment`` that only some modalities have.
 ONLY = {
     "colour": ("image", "video"),

@@ -14,7 +14,7 @@ from models.vit import VisionTransformer
 from training.config import TrainConfig
 
 #: Fields of the model in which a fine-tuning may differ from its checkpoint.
-FREE = ("grid", "classes", "dropout", "drop_path")
+MAY_DIFFER = ("grid", "classes", "dropout", "drop_path")
 
 
 def checkpoint_folder(path: Path) -> Path:
@@ -97,7 +97,7 @@ def check_match(description: Description, config: TrainConfig) -> None:
     wrong = [
         f"model.{name}: expected {old[name]}, got {new[name]}"
         for name in old
-        if name not in FREE and old[name] != new[name]
+        if name not in MAY_DIFFER and old[name] != new[name]
     ]
     if len(new["grid"]) != len(old["grid"]):
         wrong.append(f"model.grid: expected {len(old['grid'])} axes, got {new['grid']}")

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from media.spec import SpecError, from_json, to_json
-from training.config import FREE, TrainConfig
+from training.config import OUTSIDE_THE_RECIPE, TrainConfig
 
 
 def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
@@ -33,10 +33,12 @@ def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Dotted names of the fields in which two configs differ, but for the FREE ones."""
+    """Dotted names of the fields in which two configs differ, but for those outside the recipe."""
     before, after = _flat(to_json(old)), _flat(to_json(new))
     return sorted(
-        name for name in before | after if before.get(name) != after.get(name) and name not in FREE
+        name
+        for name in before | after
+        if before.get(name) != after.get(name) and name not in OUTSIDE_THE_RECIPE
     )
 
 

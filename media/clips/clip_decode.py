@@ -1,7 +1,7 @@
 """The frames that are asked for, decoding as little as that takes.
 
 A plan is made from the packets alone: for each frame the last key frame at or before it, unless
-the decoder has passed that already. Inside such a run, frames that nothing refers to and nobody
+the decoder has passed that already. Inside such a stretch, frames that nothing refers to and nobody
 asked for are dropped by the decoder unread.
 
 Where a plan does not hold (key frames that are none, a frame that does not come out), the clip is
@@ -33,7 +33,7 @@ Shape = Callable[[VideoFrame], np.ndarray]
 
 
 @dataclasses.dataclass
-class Run:
+class Stretch:
     """Packets ``first`` to ``last`` decoded in a row, for the frames that start at ``wanted``."""
 
     first: int
@@ -86,30 +86,30 @@ def decode(clip: Clip, wanted: Sequence[int], shape: Shape) -> Decoded:
         raise BrokenMedia("the video has damaged frames, or lacks some") from error
 
 
-def _plan(clip: Clip, wanted: list[int]) -> list[Run]:
+def _plan(clip: Clip, wanted: list[int]) -> list[Stretch]:
     """Runs from key frame to key frame, in order of time."""
     packets = clip.packets
     place = {one.start: index for index, one in enumerate(packets)}  # the last of equal ones
     keys = [index for index, one in enumerate(packets) if one.packet.is_keyframe]
-    runs: list[Run] = []
+    stretches: list[Stretch] = []
     for start in wanted:
         last = place[start]
         key = bisect_right(keys, last) - 1
         while packets[keys[key]].start > start:  # a frame that is decoded after it and shown before
             key -= 1
-        if runs and keys[key] <= runs[-1].last:
-            runs[-1].last = max(runs[-1].last, last)
-            runs[-1].wanted.append(start)
+        if stretches and keys[key] <= stretches[-1].last:
+            stretches[-1].last = max(stretches[-1].last, last)
+            stretches[-1].wanted.append(start)
         else:
-            runs.append(Run(keys[key], last, [start]))
-    return runs
+            stretches.append(Stretch(keys[key], last, [start]))
+    return stretches
 
 
-def _from_the_start(clip: Clip, wanted: list[int]) -> Run:
+def _from_the_start(clip: Clip, wanted: list[int]) -> Stretch:
     """One run; with one packet more, because the second field of a frame may be in that."""
     starts, everything = set(wanted), len(clip.packets) - 1
     last = 1 + max(index for index, one in enumerate(clip.packets) if one.start in starts)
-    return Run(0, everything if _by_order(clip) else min(last, everything), wanted)
+    return Stretch(0, everything if _by_order(clip) else min(last, everything), wanted)
 
 
 def _by_order(clip: Clip) -> bool:
@@ -119,22 +119,22 @@ def _by_order(clip: Clip) -> bool:
 
 
 def _decode(
-    clip: Clip, runs: list[Run], shape: Shape, result: Decoded, sparing: bool
+    clip: Clip, stretches: list[Stretch], shape: Shape, result: Decoded, sparing: bool
 ) -> Decoded:
-    """Decode the runs into ``result``.
+    """Decode the stretches into ``result``.
 
     Args:
         sparing: drop what nobody asked for, and take nothing but the very frames that were.
     """
-    packets = sum(run.last - run.first + 1 for run in runs)
+    packets = sum(stretch.last - stretch.first + 1 for stretch in stretches)
     if packets > MAX_DECODED:
         raise MediaTooLarge(
             f"at most {MAX_DECODED} packets of a clip are decoded; this one would need {packets}"
         )
-    for run in runs:
-        frames = _frames(clip, run, result, dropping=sparing and _droppable(clip))
-        begin = clip.packets[run.first].start
-        for start, began, frame in _shown(frames, run.wanted, begin):
+    for stretch in stretches:
+        frames = _frames(clip, stretch, result, dropping=sparing and _droppable(clip))
+        begin = clip.packets[stretch.first].start
+        for start, began, frame in _shown(frames, stretch.wanted, begin):
             if sparing and began != start:
                 raise NotShownError
             result.pictures[start] = shape(frame)
@@ -150,12 +150,12 @@ def _droppable(clip: Clip) -> bool:
     return clip.codec in DROPPABLE
 
 
-def _frames(clip: Clip, run: Run, result: Decoded, dropping: bool) -> Iterator[VideoFrame]:
+def _frames(clip: Clip, stretch: Stretch, result: Decoded, dropping: bool) -> Iterator[VideoFrame]:
     """The frames of a run as they are shown, one after another, each with its time."""
     clip.decoder.flush_buffers()
-    wanted = set(run.wanted)
+    wanted = set(stretch.wanted)
     in_order = iter(clip.starts) if _by_order(clip) else None
-    for coded in (*clip.packets[run.first : run.last + 1], None):  # None: give what is left
+    for coded in (*clip.packets[stretch.first : stretch.last + 1], None):  # None: give what is left
         if coded and coded.packet.is_corrupt:  # bytes are missing: cut off, or lost on the way
             raise NotShownError
         needed = coded is None or coded.start in wanted

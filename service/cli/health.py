@@ -7,7 +7,7 @@ import http.client
 import os
 
 from service.addresses import reachable
-from service.cli.exits import FAILED, OK, complain
+from service.cli.exit_status import FAILED, OK, complain
 
 SECONDS = 3.0
 MAX_DETAIL_BYTES = 500

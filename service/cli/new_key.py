@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 
-from service.cli.exits import OK
+from service.cli.exit_status import OK
 from service.http.keys import NAME, digest
 
 KEY_BYTES = 32  # 256 bits: nothing to guess, so a plain SHA-256 is enough to store

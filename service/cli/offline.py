@@ -23,7 +23,7 @@ from typing import Any
 import uvloop
 
 from service import logs
-from service.cli.exits import FAILED, OK, WRONG_COMMAND, complain
+from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain
 from service.cli.progress import Progress
 from service.engine.candidates import Candidate, find_candidates, first_answer, largest
 from service.engine.catalog import NoBundles, bundle_folders

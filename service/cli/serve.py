@@ -6,7 +6,7 @@ import logging
 import socket
 
 from service import logs
-from service.cli.exits import FAILED, OK, WRONG_COMMAND, complain
+from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain
 from service.engine.catalog import NoBundles, bundle_folders
 from service.engine.device.session import DeviceError, check_device
 from service.http.app import create_app

@@ -25,12 +25,13 @@ from service.engine.decode.pool import DecodePool
 from service.engine.device.batching import Batcher
 from service.engine.device.session import Device, DeviceError, OpenSession, Session
 from service.engine.failures import BundleRefused, NotReady, Problem, UnknownBundle, UnknownGrid
-from service.engine.model import Served, Target
+from service.engine.model import ExaminedBundle, Target
 from service.settings import Settings, usable_cpus
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+OnExamined = Callable[[ExaminedBundle], None]
 
 
 class NoBundles(RuntimeError):
@@ -79,7 +80,7 @@ class Registry:
         self._insists = settings.device == "cuda"  # later the device may be a finding
         self._threads = settings.threads or usable_cpus()
         self._default = settings.default_bundle
-        self.bundles: dict[str, Served] = {}
+        self.bundles: dict[str, ExaminedBundle] = {}
         self.examined = False
 
     @property
@@ -93,7 +94,7 @@ class Registry:
         ready = {one.modality for one in self.bundles.values() if one.state == "ready"}
         return [modality for modality in AXES if modality in ready]
 
-    async def examine(self, folders: list[Path], on_examined: Callable[[Served], None]) -> None:
+    async def examine(self, folders: list[Path], on_examined: OnExamined) -> None:
         """Examine every folder; one bad bundle does not stop the others.
 
         Raises:
@@ -136,7 +137,7 @@ class Registry:
             raise UnknownGrid(f"{unknown}; known: {known}")
         return served.targets[grid]
 
-    def _served(self, modality: str, bundle: str | None) -> Served:
+    def _served(self, modality: str, bundle: str | None) -> ExaminedBundle:
         """The bundle that is named, or that answers where none is."""
         fitting = [name for name, one in sorted(self.bundles.items()) if one.may_answer(modality)]
         name = bundle if bundle is not None else self.default(modality)
@@ -149,7 +150,7 @@ class Registry:
             raise NotReady(f"no bundle is ready for modality {modality}")
         raise UnknownBundle(f"no bundle of this server is for modality {modality}")
 
-    async def _examine(self, folder: Path) -> Served:
+    async def _examine(self, folder: Path) -> ExaminedBundle:
         """One folder: read, open, replay; any failure is a reason that may be told."""
         try:
             bundle = await self._on_device(read_bundle, folder)
@@ -163,9 +164,9 @@ class Registry:
             reason = "it cannot be read; the log says why"
         log.error("bundle %s is refused: %s", folder.name, reason)
         name = folder.name if folder.name not in self.bundles else f"{folder.name} (again)"
-        return Served(name, "refused", modality_of(folder), reason)
+        return ExaminedBundle(name, "refused", modality_of(folder), reason)
 
-    async def _open(self, bundle: Bundle) -> Served:
+    async def _open(self, bundle: Bundle) -> ExaminedBundle:
         manifest = bundle.manifest
         if manifest.name in self.bundles:
             raise BundleError(f"another folder already gave a bundle named {manifest.name}")
@@ -179,7 +180,7 @@ class Registry:
         for key, session in sessions.items():
             self._batcher.add_queue(key, session, manifest.modality)
         log.info("bundle %s %s is ready on %s", manifest.name, manifest.version, session.device)
-        return Served(
+        return ExaminedBundle(
             manifest.name,
             "ready",
             manifest.modality,

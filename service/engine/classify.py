@@ -15,7 +15,7 @@ import numpy as np
 
 from media.clips.clip_times import MAX_FRAMES
 from media.spec import MAX_VIEWS
-from service.engine.decode.evidence import Seen
+from service.engine.decode.evidence import Evidence
 from service.engine.decode.link import Encoded
 from service.engine.engine import Service
 from service.engine.failures import BadParameter
@@ -39,7 +39,7 @@ class Result:
     """The answer for one file."""
 
     target: Target
-    seen: Seen  # of clips and scans: which part of the file the network saw
+    evidence: Evidence  # of clips and scans: which part of the file the network saw
     predictions: list[dict[str, Any]]  # label, index, probability; descending
     timing: Timing
 
@@ -49,7 +49,7 @@ class Result:
             "bundle": self.target.bundle,
             "version": self.target.manifest.version,
             "grid": self.target.grid,
-            **({"seen": self.seen} if self.seen else {}),
+            **({"seen": self.evidence} if self.evidence else {}),
             "predictions": self.predictions,
             "timing_ms": {
                 "decode": self.timing.decode,
@@ -90,7 +90,7 @@ async def classify(service: Service, media: Encoded, target: Target, top_k: int)
     stages["decode"].observe(decoded)
     stages["queue"].observe(row.queue_seconds)
     timing = Timing(*(_ms(s) for s in (decoded, row.queue_seconds, row.inference_seconds)))
-    return Result(target, item.seen, rank(row.logits, target.labels, top_k), timing)
+    return Result(target, item.evidence, rank(row.logits, target.labels, top_k), timing)
 
 
 def parse_top_k(text: str | None, labels: int) -> int:

@@ -14,7 +14,7 @@ from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
 from service.engine.device.batching import Batcher
 from service.engine.device.session import DeviceError, OpenSession, open_session
-from service.engine.model import Served
+from service.engine.model import ExaminedBundle
 from service.metrics import Metrics
 from service.settings import Settings, usable_cpus
 
@@ -86,7 +86,7 @@ class Service:
         self.metrics.batch_size[modality].observe(size)
         self.metrics.stages[modality]["inference"].observe(seconds)
 
-    def _on_examined(self, served: Served) -> None:
+    def _on_examined(self, served: ExaminedBundle) -> None:
         version = served.manifest.version if served.manifest else ""
         self.metrics.bundle_info.labels(served.name, version, served.state).set(1)
 

@@ -53,7 +53,7 @@ class Target:
 
 
 @dataclass(slots=True)
-class Served:
+class ExaminedBundle:
     """What became of one folder."""
 
     name: str

@@ -14,13 +14,13 @@ from starlette.types import Receive, Scope, Send
 from media.spec import AXES
 from service.engine import failures
 from service.engine.engine import Service
-from service.engine.model import Served
+from service.engine.model import ExaminedBundle
 from service.http.documents import BundleDocument, BundleList, GridDocument, ProblemDocument, Status
 from service.http.endpoint import Classify
 from service.http.examples import BUNDLES_EXAMPLE
 from service.http.guard import WORK, public_requests
 from service.http.keys import Keys
-from service.http.operations import KINDS, answer, classify_extra, classify_responses, problems
+from service.http.openapi import KINDS, answer, classify_extra, classify_responses, problems
 
 
 class DirectRoute(APIRoute):
@@ -80,7 +80,7 @@ def _add_bundles(app: FastAPI, service: Service) -> None:
         return JSONResponse(document.model_dump())
 
 
-def _bundle_document(served: Served) -> BundleDocument:
+def _bundle_document(served: ExaminedBundle) -> BundleDocument:
     manifest = served.manifest
     if manifest is None:
         return BundleDocument(

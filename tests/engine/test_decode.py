@@ -143,7 +143,7 @@ def test_pool_reads_every_modality_as_training_does(modality: str, kind: type) -
         # A sum of float32 may end in another bit: the product of matrices looks at addresses.
         close = 1e-6 if tiny.input.dtype == "float32" else 0
         np.testing.assert_allclose(decoded.pixels, expected.pixels, rtol=close)
-        assert decoded.seen == expected.seen
+        assert decoded.evidence == expected.evidence
 
     run(story, modalities=(modality,))
 

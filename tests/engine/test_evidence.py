@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.engine.decode.evidence import check_seen
+from service.engine.decode.evidence import check_evidence
 
 CLIP_SHAPE, SCAN_SHAPE, IMAGE_SHAPE = (2, 3, 8, 6, 3), (1, 4, 6, 8, 1), (1, 8, 12, 3)
 SECONDS = [[0.0, 0.5, 1], [0.25, 0.75, 59.9]]
@@ -25,7 +25,7 @@ SCAN: dict[str, Any] = {"orientation": "SPL", "spacing_mm": [5.0, 0.7, 0.7], "si
 )
 def test_what_readers_say_is_passed_on(modality: str, shape: tuple[int, ...], seen: Any) -> None:
     """The documented forms come through unchanged."""
-    assert check_seen(modality, shape, seen) == seen
+    assert check_evidence(modality, shape, seen) == seen
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_what_has_another_form_is_refused(
 ) -> None:
     """Names, lengths, types and ranges are all checked; JSON's own loopholes are closed."""
     with pytest.raises(ValueError, match="has another form"):
-        check_seen(modality, shape, json.loads(told))
+        check_evidence(modality, shape, json.loads(told))

@@ -267,9 +267,9 @@ def test_generated_scans_fit_their_input(spec: InputSpec) -> None:
     sizes = set()
     for name, data in files.items():
         sample = read(data, spec, Grid((6, 5, 4)), (2, 3, 5))
-        sizes.add(tuple(sample.seen["size"]))
-        assert len(set(sample.seen["size"])) == 3, name
-        assert (sample.seen["spacing_mm"] is None) == name.endswith(".npy")
+        sizes.add(tuple(sample.evidence["size"]))
+        assert len(set(sample.evidence["size"])) == 3, name
+        assert (sample.evidence["spacing_mm"] is None) == name.endswith(".npy")
         inside = (sample.pixels > 0) & (sample.pixels < 255)
         assert inside.mean() > 0.05 and (sample.pixels == 255).any(), name
     assert len(sizes) == len(files)

@@ -33,7 +33,7 @@ def prepared(media: bytes | np.ndarray, pixels: tuple[int, ...], **options: Any)
 
 
 def seen(media: bytes | np.ndarray, pixels: tuple[int, ...] = (2, 3, 4), **options: Any) -> Any:
-    return read(media, spec(**options), Grid(pixels), (1, 1, 1)).seen
+    return read(media, spec(**options), Grid(pixels), (1, 1, 1)).evidence
 
 
 def oriented(media: bytes, low: float = 0, high: float = 255) -> np.ndarray:

@@ -225,7 +225,7 @@ def test_bytes_of_a_file_decide_who_answers(all_bundles: Path, tmp_path: Path) -
     for line, (modality, one) in zip(lines, media.items(), strict=False):
         tiny = TINY[modality]
         sample = read(one, tiny.input, Grid.parse(tiny.grids[0]), tiny.patch)
-        assert line.get("seen", {}) == sample.seen
+        assert line.get("seen", {}) == sample.evidence
         expected = int(np.argmax(tiny_logits(one, tiny.grids[0], modality)))
         assert line["predictions"][0]["index"] == expected
     assert lines[3]["error"]["type"] == "/problems/unsupported-media"

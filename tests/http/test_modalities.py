@@ -69,7 +69,7 @@ def check_answer(
     tiny = TINY[modality]
     assert (result["bundle"], result["version"], result["grid"]) == (modality, "1", grid)
     sample = read(media, tiny.input, Grid.parse(grid), tiny.patch, views)
-    assert result.get("seen", {}) == sample.seen
+    assert result.get("seen", {}) == sample.evidence
     expected = rank(tiny_logits(media, grid, modality, views), LABELS, 5)
     for one, other in zip(result["predictions"], expected, strict=True):
         assert one["label"] == other["label"]

@@ -28,7 +28,7 @@ from service.engine.failures import (
 from service.http.documents import BundleList
 from service.http.examples import ANSWERS, BUNDLES_EXAMPLE, details
 from service.http.guard import WORK
-from service.http.operations import KINDS
+from service.http.openapi import KINDS
 from tests.helpers.service_fixtures import MEDIA, RunningServer, serving, write_tiny_bundle
 
 MODALITIES = tuple(AXES)

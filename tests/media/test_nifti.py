@@ -15,7 +15,7 @@ import pytest
 
 from media import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from media.scans.nifti import load
-from service.engine.decode.evidence import check_seen
+from service.engine.decode.evidence import check_evidence
 from tests.helpers.scan_files import SHAPE, nifti, numbered, oriented, prepared, rotation, seen
 
 AFFINE = np.diag([-0.7, -1.1, 2.5, 1.0])
@@ -146,7 +146,7 @@ def test_finest_voxels_are_told_as_more_than_nothing() -> None:
     """Nanometres, of a microscope, in millimetres: what is told must pass the service's check."""
     found = seen(nifti(numbered(), np.diag([8e-6, 8e-6, 3e-5, 1])), (5, 4, 3))
     assert found["spacing_mm"] == [3e-5, 8e-6, 8e-6]
-    assert check_seen("volume", (1, 5, 4, 3, 1), found) == found
+    assert check_evidence("volume", (1, 5, 4, 3, 1), found) == found
 
 
 @pytest.mark.parametrize(

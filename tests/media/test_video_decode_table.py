@@ -101,7 +101,7 @@ def test_real_files_show_what_a_full_decode_shows(data_dir: Path, name: str) -> 
 def compare(data: bytes, exactly: bool) -> None:
     frames = {round(float(start), 6): rgb for start, rgb in linear(data)}
     sample = read(data, SPEC, (FRAMES, HEIGHT, WIDTH), 1)
-    for second, shown in zip(sample.seen["seconds"][0], sample.pixels[0], strict=True):
+    for second, shown in zip(sample.evidence["seconds"][0], sample.pixels[0], strict=True):
         expected = stretched(frames[second], HEIGHT, WIDTH)
         if exactly:
             np.testing.assert_array_equal(shown, expected)

@@ -67,7 +67,7 @@ def test_frames_are_those_of_a_decoder_that_reads_everything(name: str) -> None:
         for frame in range(frames):
             moment = (frame + Fraction(2 * view + 1, 2 * views)) * duration / frames
             start, rgb = [one for one in everything if one[0] <= moment][-1]
-            assert sample.seen["seconds"][view][frame] == pytest.approx(float(start), abs=1e-6)
+            assert sample.evidence["seconds"][view][frame] == pytest.approx(float(start), abs=1e-6)
             np.testing.assert_array_equal(sample.pixels[view, frame], stretched(rgb, *SIZE))
 
 
@@ -78,7 +78,7 @@ def test_frames_show_their_numbers(name: str) -> None:
     assert numbers(sample) == [[1 + 3 * part for part in range(16)]]
     length = 1 / 25 if "mpeg1" in name or "mpeg2" in name else 1 / RATE
     expected = [(1 + 3 * part) * length for part in range(16)]
-    assert sample.seen["seconds"][0] == pytest.approx(expected, abs=0.006)  # GIF: hundredths
+    assert sample.evidence["seconds"][0] == pytest.approx(expected, abs=0.006)  # GIF: hundredths
 
 
 def test_views_take_turns_in_every_part() -> None:
@@ -114,7 +114,7 @@ def test_time_counts_and_not_the_number_of_a_frame() -> None:
     expected = [sum(time <= 100 * moment for time in times) - 1 for moment in moments]
     assert numbers(sample) == [expected]
     assert (expected[0], expected.count(4)) == (3, 8)
-    assert sample.seen["seconds"][0] == [times[number] / 100 for number in expected]
+    assert sample.evidence["seconds"][0] == [times[number] / 100 for number in expected]
 
 
 def test_stride_is_in_seconds() -> None:
@@ -154,14 +154,14 @@ def test_one_frame_repeats() -> None:
         data = encode(container, codec, pictures=[picture(37)])
         sample = seen(data, 3, views=2)
         assert numbers(sample) == [[37] * 3] * 2
-        assert sample.seen == {"seconds": [[0.0] * 3] * 2}
+        assert sample.evidence == {"seconds": [[0.0] * 3] * 2}
 
 
 def test_decoded_frames_are_chosen_by_number() -> None:
     """An array has no times: its frames are taken as if all lasted equally long."""
     frames = np.stack([picture(number) for number in range(20)])  # [20, h, w, 3]
     sample = read(frames, STRETCH, (5, *SIZE), 2)
-    assert sample.seen == {"seconds": None}
+    assert sample.evidence == {"seconds": None}
     assert numbers(sample) == [[1, 5, 9, 13, 17], [3, 7, 11, 15, 19]]
     np.testing.assert_array_equal(sample.pixels[1, 2], picture(11))
     for grey in (frames[..., 0], frames[..., :1]):

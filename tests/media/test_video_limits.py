@@ -159,7 +159,7 @@ def streams(count: int) -> bytes:
 
 def test_many_streams_are_refused() -> None:
     """Sixteen streams are the limit, whatever is in them."""
-    assert read(streams(16), SPEC, (2, *SIZE), 1).seen["seconds"] == [[0.0, 0.0]]
+    assert read(streams(16), SPEC, (2, *SIZE), 1).evidence["seconds"] == [[0.0, 0.0]]
     refused(streams(17), MediaTooLarge, "at most 16 streams; this one has 17")
 
 
@@ -173,7 +173,7 @@ def dots(count: int) -> bytes:
 
 def test_many_frames_are_refused() -> None:
     """So many packets are looked at and no more; fewer still are decoded."""
-    assert read(dots(1500), SPEC, (2, *SIZE), 1).seen == {"seconds": [[7.5, 22.5]]}
+    assert read(dots(1500), SPEC, (2, *SIZE), 1).evidence == {"seconds": [[7.5, 22.5]]}
     refused(dots(2500), MediaTooLarge, "at most 2000 packets of a clip are decoded")
     refused(dots(150_000), MediaTooLarge, "at most 60 seconds")
 
@@ -217,7 +217,7 @@ def test_cut_off_files_give_no_made_up_frame(name: str, part: float) -> None:
     streamed = name.endswith((".ts", ".mpeg"))
     assert streamed or (part == 0.99 and name.endswith((".mp4", ".avi")))  # only an index is gone
     frames = {round(float(start), 6): rgb for start, rgb in linear(data)}
-    for second, shown in zip(sample.seen["seconds"][0], sample.pixels[0], strict=True):
+    for second, shown in zip(sample.evidence["seconds"][0], sample.pixels[0], strict=True):
         np.testing.assert_array_equal(shown, stretched(frames[second], *SIZE))
 
 

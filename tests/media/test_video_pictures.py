@@ -193,7 +193,7 @@ def test_transparency_of_a_gif_shows_the_background() -> None:
             stream, "GIF", save_all=True, append_images=frames[1:], duration=70, disposal=disposal
         )
         sample = read(stream.getvalue(), spec, (5, *SIZE), 1)
-        assert sample.seen["seconds"][0] == [0.0, 0.07, 0.14, 0.21, 0.28]
+        assert sample.evidence["seconds"][0] == [0.0, 0.07, 0.14, 0.21, 0.28]
         with Image.open(stream) as animation:
             for number, shown in enumerate(sample.pixels[0]):
                 animation.seek(number)

@@ -12,7 +12,7 @@ from media.spec import InputSpec, SpecError
 from training.augment.augment import augment, resized_crop
 from training.augment.draws import Draws
 from training.augment.mixing import mix
-from training.augment.operations import OPERATIONS, colour_jitter, rand_augment
+from training.augment.rand_augment import OPERATIONS, colour_jitter, rand_augment
 from training.augment.shapes import boxes, crop_and_flip, erase, mirror
 from training.config import Augment
 

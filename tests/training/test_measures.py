@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, top_k_accuracy_score
 
 from training.report import measures
-from training.report.bootstrap import Figure, draw_weights
+from training.report.bootstrap import Estimate, draw_weights
 from training.report.measures import BINS, DEFINITIONS, calibration, measure
 
 
@@ -233,7 +233,7 @@ def test_large_splits_state_fewer_draws_for_roc_auc(monkeypatch: pytest.MonkeyPa
     assert measure(probabilities, labels).figures["roc_auc"].draws == measures.FEWEST
 
 
-def covers(figure: Figure, truth: float) -> bool:
+def covers(figure: Estimate, truth: float) -> bool:
     assert figure.low is not None
     assert figure.high is not None
     return figure.low <= truth <= figure.high

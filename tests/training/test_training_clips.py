@@ -30,7 +30,7 @@ from training.optim import make_optimiser
 from training.presets import PRESETS
 from training.progress import Progress
 from training.report.predictions import Predictions
-from training.report.thumbnails import strips
+from training.report.thumbnails import thumbnails
 from training.run import State
 from training.step import NotFinite, Setup, make_batch, one_view, train_step
 
@@ -357,7 +357,7 @@ def test_clip_is_shown_by_frames_of_its_first_view() -> None:
     frames = np.arange(7, dtype=np.uint8)[:, None, None, None]
     clip = np.broadcast_to(frames, (7, 5, 9, 3))
     rows = np.stack([clip, clip + 100, clip + 10, clip + 100])  # two views of two clips
-    (shown,) = strips(prepared(rows, 2), np.array([1]), "video")
+    (shown,) = thumbnails(prepared(rows, 2), np.array([1]), "video")
     assert shown.shape == (5, 36, 3)
     assert shown[2, ::9, 0].tolist() == [10, 12, 14, 16]
 
@@ -366,7 +366,7 @@ def test_scan_is_shown_by_its_middle_planes_with_the_head_above() -> None:
     """Seen from below, from the front and from the side; what lies higher is drawn higher."""
     scan = np.zeros((1, 6, 8, 10, 1), np.float32)
     scan[0, 5, :, :] = 200.4  # the uppermost slice
-    (shown,) = strips(prepared(scan, 1), np.array([0]), "volume")
+    (shown,) = thumbnails(prepared(scan, 1), np.array([0]), "volume")
     assert shown.shape == (8, 28, 3)
     assert shown[:, :10].max() == 0
     assert (shown[0, 10:] == 200).all()
@@ -376,8 +376,8 @@ def test_scan_is_shown_by_its_middle_planes_with_the_head_above() -> None:
 def test_picture_is_no_taller_than_it_need_be() -> None:
     """And grey becomes colour; no mistakes are no pictures."""
     pixels = np.full((2, 300, 150, 1), 9, np.uint8)
-    assert strips(prepared(pixels, 2), np.array([1, 0]), "image").shape == (2, 112, 56, 3)
-    assert strips(prepared(pixels, 2), np.array([], np.int64), "image").shape == (0, 1, 1, 3)
+    assert thumbnails(prepared(pixels, 2), np.array([1, 0]), "image").shape == (2, 112, 56, 3)
+    assert thumbnails(prepared(pixels, 2), np.array([], np.int64), "image").shape == (0, 1, 1, 3)
 
 
 def test_modality_of_a_recipe_must_have_its_axes() -> None:

@@ -1,7 +1,7 @@
 """What a batch goes through before a training step, each item with its own draws.
 
 Images: crops, flips and rectangles are index arithmetic (``training.augment.shapes``) and one
-sampling; colours and RandAugment are kornia's (``training.augment.operations``). A clip is its
+sampling; colours and RandAugment are kornia's (``training.augment.rand_augment``). A clip is its
 frames, all with the draws of the clip. Scans: ``training.augment.volumes``.
 """
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from media.spec import AXES, InputSpec
 from training.augment.draws import Draws, Uniforms
-from training.augment.operations import colour_jitter, rand_augment
+from training.augment.rand_augment import colour_jitter, rand_augment
 from training.augment.shapes import between, crop_and_flip, erase, erase_draws, mirror, part_of
 from training.augment.volumes import augment_scans
 from training.config import Augment

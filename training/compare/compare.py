@@ -45,7 +45,7 @@ from training.compare.comparison import (
 from training.compare.resolutions import measure, scaled
 from training.compare.step_times import measure_steps, step_times
 from training.config import TrainConfig
-from training.exits import BAD_INPUT, FAILED
+from training.failures import BAD_INPUT, FAILED
 from training.loop import train
 from training.presets import PRESETS
 from training.progress import Progress

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
 
-from training.compare.rows import Figure, Row
+from training.compare.rows import Row, SeedMean
 from training.report.pictures import BLUE, GREY, ORANGE, styled
 
 #: Files and what they show.
@@ -26,13 +26,13 @@ PALE = "#c9c9c9"
 
 def draw(rows: Sequence[Row]) -> dict[str, bytes]:
     """Every picture by its file's name; what is missing is left out of it."""
-    painters: tuple[Callable[[Sequence[Row]], Picture], ...] = (scales, accuracy, cost)
+    painters: tuple[Callable[[Sequence[Row]], Picture], ...] = (accuracy_over_size, accuracy, cost)
     with styled():
         pictures = (paint(rows) for paint in painters)
         return {name: _png(picture) for name, picture in zip(TITLES, pictures, strict=True)}
 
 
-def scales(rows: Sequence[Row]) -> Picture:
+def accuracy_over_size(rows: Sequence[Row]) -> Picture:
     """A panel for every encoding, its mean and interval before the means of the others."""
     width = min(COLUMNS, len(rows))
     height = math.ceil(len(rows) / width)
@@ -102,7 +102,7 @@ def cost(rows: Sequence[Row]) -> Picture:
     return picture
 
 
-def _band(axes: Axes, figures: dict[float, Figure | None]) -> None:
+def _band(axes: Axes, figures: dict[float, SeedMean | None]) -> None:
     """Mean and interval over the scales."""
     x, y = _means(figures)
     axes.plot(x, y, "o-", color=BLUE, ms=3, zorder=3)
@@ -111,12 +111,12 @@ def _band(axes: Axes, figures: dict[float, Figure | None]) -> None:
     axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0, zorder=2)
 
 
-def _means(figures: dict[float, Figure | None]) -> tuple[list[float], list[float]]:
+def _means(figures: dict[float, SeedMean | None]) -> tuple[list[float], list[float]]:
     known = [(scale, 100 * figure.mean) for scale, figure in figures.items() if figure]
     return [scale for scale, _ in known], [mean for _, mean in known]
 
 
-def _half(figure: Figure) -> float | None:
+def _half(figure: SeedMean) -> float | None:
     """In percent."""
     return None if figure.half is None else 100 * figure.half
 

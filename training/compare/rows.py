@@ -15,7 +15,7 @@ from training.compare.step_times import step_times
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
+class SeedMean:
     """One figure over the seeds; no deviation and no interval where there is one seed.
 
     Attributes:
@@ -43,10 +43,10 @@ class Row:
 
     encoding: str
     finished: int
-    accuracy: dict[float, Figure | None]
+    accuracy: dict[float, SeedMean | None]
     points: tuple[float, ...]
-    difference: Figure | None
-    shuffled: Figure | None
+    difference: SeedMean | None
+    shuffled: SeedMean | None
     parameters: int | None
     encoding_parameters: int | None
     step_seconds: float | None
@@ -88,13 +88,13 @@ def top1(run: dict[str, Any], scale: float = 1.0) -> float:
     return run["accuracy"][f"{scale:g}"]
 
 
-def over_seeds(values: Sequence[float]) -> Figure | None:
+def over_seeds(values: Sequence[float]) -> SeedMean | None:
     """Mean, deviation and 95 % interval (Student's t); None of no values."""
     if not values:
         return None
     if len(values) == 1:
-        return Figure(values[0], 1)
+        return SeedMean(values[0], 1)
     deviation = statistics.stdev(values)
     reach = float(stats.t.ppf(0.975, len(values) - 1))
     half = reach * deviation / math.sqrt(len(values))
-    return Figure(statistics.fmean(values), len(values), deviation, half)
+    return SeedMean(statistics.fmean(values), len(values), deviation, half)

@@ -19,7 +19,7 @@ from media.files import write_atomic
 from media.spec import Grid, to_json
 from training.compare.comparison import Comparison, held, write_json
 from training.compare.pictures import TITLES, draw
-from training.compare.rows import Figure, Row, rows_of
+from training.compare.rows import Row, SeedMean, rows_of
 from training.compare.step_times import step_times
 
 MISSING = "missing"
@@ -62,7 +62,7 @@ def as_markdown(comparison: Comparison, rows: Sequence[Row]) -> str:
     return f"{table}\n\n{_meaning(comparison)}\n\n{_recipe(comparison)}\n\n{pictures}\n"
 
 
-def percent(figure: Figure | None, sign: str = "") -> str:
+def percent(figure: SeedMean | None, sign: str = "") -> str:
     """``61.23 ± 0.85``; the half of the interval is left out where there is one seed."""
     if figure is None:
         return MISSING
@@ -70,7 +70,7 @@ def percent(figure: Figure | None, sign: str = "") -> str:
     return f"{round(100 * figure.mean, 2) + 0.0:{sign}.2f}{half}"  # + 0.0: no minus before 0.00
 
 
-def _deviation(figure: Figure | None) -> str:
+def _deviation(figure: SeedMean | None) -> str:
     if figure is None:
         return MISSING
     return "one seed" if figure.deviation is None else f"{100 * figure.deviation:.2f}"

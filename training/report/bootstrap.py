@@ -19,7 +19,7 @@ FEW = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
+class Estimate:
     """One figure and its interval; None where there is none, with the reason.
 
     Attributes:
@@ -33,15 +33,15 @@ class Figure:
     reason: str = ""
 
 
-def with_interval(value: float, drawn: np.ndarray, units: int) -> Figure:
+def with_interval(value: float, drawn: np.ndarray, units: int) -> Estimate:
     """The value with the middle 95 % of the draws that define it; NaN stands for undefined."""
     if math.isnan(value):
-        return Figure(None, reason="it needs items of two classes, and all are of one")
+        return Estimate(None, reason="it needs items of two classes, and all are of one")
     if units < FEW:
-        return Figure(value, reason=f"no interval: {units} to draw from, fewer than {FEW}")
+        return Estimate(value, reason=f"no interval: {units} to draw from, fewer than {FEW}")
     defined = drawn[~np.isnan(drawn)]
     low, high = np.percentile(defined, [2.5, 97.5])
-    return Figure(value, float(low), float(high), len(defined))
+    return Estimate(value, float(low), float(high), len(defined))
 
 
 def draw_weights(unit_of: np.ndarray, draws: int, seed: int) -> Iterator[np.ndarray]:

@@ -17,7 +17,7 @@ from models.vit import VisionTransformer
 from training.data import check_labels
 from training.evaluate import logits_of
 from training.report.predictions import Predictions
-from training.report.thumbnails import strips
+from training.report.thumbnails import thumbnails
 
 #: The split that had no say in anything comes first: ``val`` chose the checkpoint.
 SPLITS = ("test", "val")
@@ -108,7 +108,7 @@ def _predict_split(
         weights_sha256=description.weights_sha256,
         data_sha256=prepared.sha256,
     )
-    shown = strips(prepared, answers.mistakes(), description.input.modality)
+    shown = thumbnails(prepared, answers.mistakes(), description.input.modality)
     return dataclasses.replace(answers, strips=shown)
 
 

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from training.report.bootstrap import DRAWS, Figure, draw_weights, number_units, with_interval
+from training.report.bootstrap import DRAWS, Estimate, draw_weights, number_units, with_interval
 
 BINS = 15
 #: ROC AUC takes fewer draws, never less than FEWEST, where N * C * D would exceed this.
@@ -57,7 +57,7 @@ class Measures:
     drawn: str
     units: int
     absent: tuple[int, ...]
-    figures: dict[str, Figure]
+    figures: dict[str, Estimate]
     confusion: np.ndarray
     calibration: np.ndarray
 
@@ -196,7 +196,7 @@ def _sums(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 def _figures(
     probabilities: np.ndarray, labels: np.ndarray, unit_of: np.ndarray, draws: int, seed: int
-) -> dict[str, Figure]:
+) -> dict[str, Estimate]:
     named = statistics(probabilities, labels)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in named}
     counts = dict.fromkeys(named, draws)

@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from media.files import atomic_directory, sync_directory
 from models.checkpoint import CheckpointError, Description, load_checkpoint
-from training.exits import BAD_INPUT, FAILED
+from training.failures import BAD_INPUT, FAILED
 from training.report.bootstrap import DRAWS
 from training.report.held_out import Bars, predict
 from training.report.html import page

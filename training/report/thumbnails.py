@@ -13,12 +13,12 @@ FRAMES = 4
 HEIGHT = 112
 
 
-def strips(prepared: Prepared, indices: np.ndarray, modality: str) -> np.ndarray:
+def thumbnails(prepared: Prepared, indices: np.ndarray, modality: str) -> np.ndarray:
     """Pictures of some items, uint8 [number of indices, h, w, 3]."""
     rows = prepared.pixels[indices * prepared.views]  # first views, [n, *pixels per axis, C]
     if not len(rows):
         return np.zeros((0, 1, 1, 3), np.uint8)
-    return np.stack([_small(STRIPS[modality](np.rint(row).astype(np.uint8))) for row in rows])
+    return np.stack([_small(SUMMARIES[modality](np.rint(row).astype(np.uint8))) for row in rows])
 
 
 def _frames(clip: np.ndarray) -> np.ndarray:
@@ -49,4 +49,4 @@ def _small(picture: np.ndarray) -> np.ndarray:
     return np.asarray(image)
 
 
-STRIPS = {"image": lambda picture: picture, "video": _frames, "volume": _planes}
+SUMMARIES = {"image": lambda picture: picture, "video": _frames, "volume": _planes}

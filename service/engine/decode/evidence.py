@@ -13,10 +13,10 @@ from typing import Any, TypeGuard
 MOST = 1e9
 ORIENTATION_LETTERS = frozenset("RLAPSI")
 
-Seen = dict[str, Any]
+Evidence = dict[str, Any]
 
 
-def check_seen(modality: str, shape: tuple[int, ...], seen: object) -> Seen:
+def check_evidence(modality: str, shape: tuple[int, ...], seen: object) -> Evidence:
     """``seen`` itself; ValueError unless it is what the reader of this modality says.
 
     Args:
@@ -27,18 +27,18 @@ def check_seen(modality: str, shape: tuple[int, ...], seen: object) -> Seen:
     return seen
 
 
-def _is_image(shape: tuple[int, ...], seen: Seen) -> bool:
+def _is_image(shape: tuple[int, ...], seen: Evidence) -> bool:
     return not seen
 
 
-def _is_clip(shape: tuple[int, ...], seen: Seen) -> bool:
+def _is_clip(shape: tuple[int, ...], seen: Evidence) -> bool:
     if set(seen) != {"seconds"} or not isinstance(seen["seconds"], list):
         return False
     views, frames = shape[:2]
     return len(seen["seconds"]) == views and all(_is_row(v, frames) for v in seen["seconds"])
 
 
-def _is_scan(shape: tuple[int, ...], seen: Seen) -> bool:
+def _is_scan(shape: tuple[int, ...], seen: Evidence) -> bool:
     if set(seen) != {"orientation", "spacing_mm", "size"}:
         return False
     orientation, spacing, size = seen["orientation"], seen["spacing_mm"], seen["size"]
@@ -60,7 +60,7 @@ def _is_row(value: object, length: int) -> TypeGuard[list[float]]:
     )
 
 
-CHECKS: dict[str, Callable[[tuple[int, ...], Seen], bool]] = {
+CHECKS: dict[str, Callable[[tuple[int, ...], Evidence], bool]] = {
     "image": _is_image,
     "video": _is_clip,
     "volume": _is_scan,

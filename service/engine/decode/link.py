@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 
 from service.engine import failures
-from service.engine.decode.evidence import Seen, check_seen
+from service.engine.decode.evidence import Evidence, check_evidence
 from service.engine.decode.wire import LENGTHS, MAX_HEADER_BYTES, Preparation, head
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Decoded:
     """One item as the graph wants it."""
 
     pixels: np.ndarray  # [views, *pixels per axis, channels], read-only
-    seen: Seen  # which part of the file that is; see ``service.engine.decode.evidence``
+    evidence: Evidence  # which part of the file that is; see ``service.engine.decode.evidence``
 
 
 class Task:
@@ -185,4 +185,4 @@ def _resolve(task: Task, header: bytes, body: bytes) -> None:
 def _decoded(preparation: Preparation, seen: object, body: bytes) -> Decoded:
     """Pixels and what was seen; ValueError if either is not what was asked for."""
     pixels = np.frombuffer(body, preparation.dtype).reshape(preparation.shape)
-    return Decoded(pixels, check_seen(preparation.modality, preparation.shape, seen))
+    return Decoded(pixels, check_evidence(preparation.modality, preparation.shape, seen))

@@ -53,7 +53,7 @@ def _answer(sink: BinaryIO, header: bytes, media: bytes) -> None:
     _limit_time(seconds)
     try:
         sample = read(media, spec, grid, patch, views)
-        _send(sink, {"status": "ok", "seen": sample.seen}, sample.pixels.tobytes())
+        _send(sink, {"status": "ok", "seen": sample.evidence}, sample.pixels.tobytes())
     except MediaError as error:
         _send(sink, {"status": type(error).__name__, "message": str(error)[:500]})
     except BrokenPipeError:
