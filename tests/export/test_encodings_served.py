@@ -3,68 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from rich.console import Console
 
 from export.make import Options, make_bundle
+from export.plan import plan_of
 from export.reference import torch_logits
 from media import read
 from media.spec import Grid
 from models.checkpoint import load_checkpoint
 from models.encodings import ENCODINGS, parse_encoding
-from tests.helpers.service_fixtures import RunningServer, picture, serving
-from tests.helpers.training_runs import COLOURS, TINY, make_data
+from tests.helpers import training_runs
+from tests.helpers.graph_forms import check_form
+from tests.helpers.service_fixtures import picture, serving
 from training.loop import train
 from training.presets import PRESETS
 from training.settings import override
 
+pictures = training_runs.pictures
+
 #: Trained at the first, served at both; not square.
 GRIDS = (Grid((2, 3)), Grid((4, 3)))
+SETTINGS = [*training_runs.TINY, "model.grid=[2,3]", "model.pool=class", "epochs=1"]
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run and a bundle of every encoding: ROOT/NAME and ROOT/bundles/NAME."""
-    root = tmp_path_factory.mktemp("road")
-    pictures = make_data(root / "data", COLOURS)
-    recipe = override(PRESETS["smoke"](str(pictures)), [*TINY, "model.grid=[2,3]", "epochs=1"])
-    for name in ENCODINGS:
-        model = dataclasses.replace(recipe.model, encoding=parse_encoding(name))
-        train(dataclasses.replace(recipe, model=model), root / name, report=False)
-        options = Options(
-            root / name / "best", GRIDS, root / "bundles", name, split="val", parity_items=12
-        )
-        make_bundle(options, Console(quiet=True))
-    return root
-
-
-@pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[RunningServer]:
-    """All of them, behind one server."""
-    with serving(root / "bundles") as running:
-        yield running
-
-
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_answer_is_the_checkpoints(
-    root: Path, server: RunningServer, name: str, grid: Grid
-) -> None:
-    """A picture over HTTP gets the probabilities that torch gives for it."""
-    model, description = load_checkpoint(root / name / "best")
-    pixels = read(picture(), description.input, grid, model.spec.patch).pixels.copy()
-    powers = np.exp(torch_logits(model, pixels, grid)[0])  # [classes]
-    answer = server.classify(
-        "/v1/classify/image",
-        content=picture(),
-        params={"bundle": name, "grid": str(grid), "top_k": str(len(powers))},
+def test_answer_is_the_checkpoints(pictures: Path, tmp_path: Path, name: str) -> None:
+    """Its graphs have the form that the plan says, and answers over HTTP are torch's."""
+    recipe = override(PRESETS["smoke"](str(pictures)), SETTINGS)
+    model = dataclasses.replace(recipe.model, encoding=parse_encoding(name))
+    train(dataclasses.replace(recipe, model=model), tmp_path / "run", report=False)
+    options = Options(
+        tmp_path / "run" / "best", GRIDS, tmp_path / "bundles", name, split="val", parity_items=12
     )
-    assert answer.status_code == 200, answer.text
-    (result,) = answer.json()["results"]
-    found = {one["label"]: one["probability"] for one in result["predictions"]}
-    expected = dict(zip(description.labels, powers / powers.sum(), strict=True))
-    assert found == pytest.approx(expected, abs=1e-4)
+    bundle = make_bundle(options, Console(quiet=True))
+    trained, description = load_checkpoint(tmp_path / "run" / "best")
+    for entry, grid in zip(bundle.manifest.grids, GRIDS, strict=True):
+        check_form(onnx.load(bundle.path(entry.graph)), plan_of(trained).form, trained, grid)
+    with serving(tmp_path / "bundles") as server:
+        for grid in GRIDS:
+            pixels = read(picture(), description.input, grid, trained.spec.patch).pixels.copy()
+            powers = np.exp(torch_logits(trained, pixels, grid)[0])  # [classes]
+            answer = server.classify(
+                "/v1/classify/image",
+                content=picture(),
+                params={"grid": str(grid), "top_k": str(len(powers))},
+            )
+            assert answer.status_code == 200, answer.text
+            (result,) = answer.json()["results"]
+            found = {one["label"]: one["probability"] for one in result["predictions"]}
+            expected = dict(zip(description.labels, powers / powers.sum(), strict=True))
+            assert found == pytest.approx(expected, abs=1e-4)

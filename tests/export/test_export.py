@@ -43,28 +43,28 @@ from tests.helpers.export_bundles import (
     GRIDS,
     LABELS,
     LIERE,
+    checkpoint_of,
     loaded_tables,
     make_model,
     save,
-    write_pictures,
+    squares,
+    squares_data,
 )
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("squares"))
+    return squares_data(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    return save(tmp_path_factory.mktemp("run") / "best", make_model(), data)
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return squares(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Bundle:
-    out = tmp_path_factory.mktemp("bundles")
-    options = Options(checkpoint, GRIDS, out, "squares", parity_items=36)
-    return make_bundle(options, Console(quiet=True))
+def checkpoint(bundle: Bundle) -> Path:
+    return checkpoint_of(bundle)
 
 
 def test_bundle_is_read_back_whole(bundle: Bundle) -> None:

@@ -38,10 +38,10 @@ from tests.helpers.export_clips_and_scans import (
     PATCH,
     SCANS,
     VIEWS,
-    clips_in,
+    exported_clips,
+    exported_scans,
     make_model,
     save,
-    scans_in,
     write_data,
 )
 
@@ -50,12 +50,12 @@ ARRAYS = dataclasses.replace(SCANS, dtype="uint8", volume=VolumeSpec())
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return clips_in(tmp_path_factory.getbasetemp())
+    return exported_clips(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return scans_in(tmp_path_factory.getbasetemp())
+    return exported_scans(tmp_path_factory)
 
 
 def model_of(bundle: Bundle) -> VisionTransformer:

@@ -19,7 +19,7 @@ from onnx import ModelProto
 
 from export.__main__ import main
 from export.check import OPERATORS, GraphError, check_graph
-from export.constants import plane_tables, rotation_tables
+from export.constants import plane_tables
 from export.freeze import FrozenTransformer
 from export.graph import to_onnx
 from export.layout import halves, joined, joined_blocks, turn_blocks
@@ -27,10 +27,11 @@ from export.parity import FP32, Bound, compare, fp16_bound, graph_logits
 from export.plan import plan_of
 from export.reference import rounded_logits, torch_logits
 from media.spec import Grid, InputSpec
-from models.bundle import Precision, RotationForm, read_bundle
+from models.bundle import Precision, read_bundle
 from models.encodings import ENCODINGS, parse_encoding
 from models.spec import ModelSpec
 from models.vit import VisionTransformer
+from tests.helpers.graph_forms import check_form
 from tests.helpers.training_runs import COLOURS, command, make_data
 from training.__main__ import main as train
 
@@ -65,11 +66,11 @@ FORMS: dict[str, tuple[str, bool]] = {
 Pool = Literal["class", "mean"]
 #: One of each form, and one whose basis a norm between projection and rotation keeps outside.
 ONE_OF_EACH = ("absolute", "axial_rope", "liere", "masa", "spherical_rope")
-#: Axes, pooling, precision, query_key_norm: what every row is exported for, and what those are.
-CASES: list[tuple[int, Pool, Precision, bool]] = [
-    (2, "class", "fp32", False),
-    (3, "mean", "fp32", False),
-]
+#: Axes, pooling, precision, query_key_norm: what every row is exported for. Two axes and a class
+#: token in fp32 are what ``test_encodings_served.py`` exports of every encoding.
+PLANE: tuple[int, Pool, Precision, bool] = (2, "class", "fp32", False)
+SPACE: tuple[int, Pool, Precision, bool] = (3, "mean", "fp32", False)
+#: What one row of each form is exported for besides.
 MORE: list[tuple[int, Pool, Precision, bool]] = [
     (2, "mean", "fp32", True),
     (3, "class", "fp16", False),
@@ -122,7 +123,8 @@ def check_answers(model: VisionTransformer, graph: ModelProto, grid: Grid, bound
 @pytest.mark.parametrize(
     ("name", "axes", "pool", "precision", "norm"),
     [
-        *((name, *case) for name in NAMES for case in CASES),
+        *((name, *SPACE) for name in NAMES),
+        *((name, *PLANE) for name in NAMES if name not in ENCODINGS),
         *((name, *case) for name in ONE_OF_EACH for case in MORE),
     ],
 )
@@ -140,19 +142,6 @@ def test_graph_answers_as_torch_and_holds_its_form(
         rounded = rounded_logits(FrozenTransformer(model, grid, "fp16"), pixels_for(model, grid))
         compare(rounded, expected, bound)
     check_form(graph, plan.form, model, grid)
-
-
-def check_form(graph: ModelProto, form: RotationForm, model: VisionTransformer, grid: Grid) -> None:
-    """Tables of the form alone, in every layer, of the sizes that were announced."""
-    blocks, planes = rotation_tables(graph), plane_tables(graph)
-    twice = 2 * model.spec.depth  # queries and keys of each layer
-    assert len(blocks) == (twice if form.form == "blocks" else 0)
-    assert len(planes) == (twice if form.form == "planes" else 0)
-    tables = [*blocks, *(part for pair in planes for part in pair)]
-    own = {id(table): table.nbytes for table in tables}  # layers may share one
-    assert sum(own.values()) == plan_of(model).loaded_bytes(grid)
-    for cosine, sine in planes:
-        np.testing.assert_allclose(cosine**2 + sine**2, 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("axes", PATCHES)

@@ -31,10 +31,10 @@ from service.engine.device.session import open_session
 from tests.helpers.export_bundles import (
     GRIDS,
     LIERE,
-    export_bundle,
     make_model,
     save,
-    write_pictures,
+    squares,
+    squares_data,
 )
 
 PATCH = (4, 6)
@@ -42,7 +42,7 @@ PATCH = (4, 6)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("squares"))
+    return squares_data(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,8 @@ def model() -> VisionTransformer:
 
 
 @pytest.fixture(scope="module")
-def bundle(
-    tmp_path_factory: pytest.TempPathFactory, model: VisionTransformer, data: Path
-) -> Bundle:
-    return export_bundle(tmp_path_factory.mktemp("fp16"), model, data, "fp16")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return squares(tmp_path_factory, "fp16")
 
 
 def pixels_for(model: VisionTransformer, grid: Grid, count: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from export.proofs import judged
 from media.dataset import Prepared
 from models.bundle import Accuracy, Bundle, GridEntry, Parity, Precision
-from tests.helpers.export_bundles import export_bundle, make_model, write_pictures
+from tests.helpers.export_bundles import squares, squares_data
 from tests.helpers.spoilt_bundles import Spoil, change_graph, edit, seal, stating, verify
 
 GRID = "graphs/4x5.onnx"
@@ -31,19 +30,13 @@ Exported = Callable[[Precision, int], Bundle]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("squares"))
+    return squares_data(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Exported:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """(precision, seed) -> the bundle of that model, made when it is asked for; all alike."""
-
-    @functools.cache
-    def export(precision: Precision, seed: int) -> Bundle:
-        folder = tmp_path_factory.mktemp(f"{precision}-{seed}")
-        return export_bundle(folder, make_model(seed=seed), data, precision)
-
-    return export
+    return lambda precision, seed: squares(tmp_path_factory, precision, seed)
 
 
 @pytest.fixture

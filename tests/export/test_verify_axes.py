@@ -11,16 +11,16 @@ import onnx
 import pytest
 
 from models.bundle import Bundle
-from tests.helpers.export_clips_and_scans import clips_in, scans_in
+from tests.helpers.export_clips_and_scans import exported_clips, exported_scans
 from tests.helpers.spoilt_bundles import Spoil, change_graph, seal, stating, verify
 
-EXPORTED = {"clips": clips_in, "scans": scans_in}
+EXPORTED = {"clips": exported_clips, "scans": exported_scans}
 GRID = "graphs/2x3x4.onnx"
 
 
 @pytest.fixture
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
-    return lambda name: EXPORTED[name](tmp_path_factory.getbasetemp())
+    return lambda name: EXPORTED[name](tmp_path_factory)
 
 
 def data_of(bundle: Bundle) -> Path:

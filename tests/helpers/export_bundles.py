@@ -8,16 +8,18 @@ from typing import Literal
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 import torch
 from PIL import Image
 from rich.console import Console
 
 from export.make import Options, make_bundle
 from media.spec import Grid, InputSpec
-from models.bundle import Bundle, Precision
+from models.bundle import Bundle, Precision, read_bundle
 from models.checkpoint import save_checkpoint
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
+from tests.helpers.made_once import made_once
 
 LABELS = ("blue", "green", "red")
 GRIDS = (Grid((3, 2)), Grid((4, 5)))
@@ -64,6 +66,29 @@ def write_pictures(root: Path) -> Path:
             pixels[..., channel] += 90
             Image.fromarray(pixels).save(folder / f"{number}.png")
     return root
+
+
+def squares_data(factory: pytest.TempPathFactory) -> Path:
+    """Those pictures, written once for a run of tests."""
+    return made_once(factory, "squares", write_pictures)
+
+
+def squares(
+    factory: pytest.TempPathFactory, precision: Precision = "fp32", seed: int = 1
+) -> Bundle:
+    """The bundle of ``make_model(seed=seed)``, exported once for a run of tests."""
+    data, model = squares_data(factory), make_model(seed=seed)
+    folder = made_once(
+        factory,
+        f"squares-{precision}-{seed}",
+        lambda folder: export_bundle(folder, model, data, precision),
+    )
+    return read_bundle(folder / "bundles" / "squares")
+
+
+def checkpoint_of(bundle: Bundle) -> Path:
+    """What ``export_bundle`` made it from."""
+    return bundle.root.parent.parent / "run" / "best"
 
 
 def loaded_tables(graph: Path, folder: Path) -> list[tuple[int, ...]]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
 import torch
 from rich.console import Console
 
 from export.make import Options, make_bundle
 from media.spec import Grid, InputSpec, VideoSpec, VolumeSpec
-from models.bundle import Bundle
+from models.bundle import Bundle, read_bundle
 from models.checkpoint import save_checkpoint
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
+from tests.helpers.made_once import made_once
 
 LABELS = ("falls", "rests", "rises")
 PATCH = (1, 2, 3)
@@ -84,18 +85,22 @@ def save(folder: Path, model: VisionTransformer, spec: InputSpec, data: Path) ->
     return folder
 
 
-@functools.cache
-def clips_in(base: Path) -> Bundle:
+def exported_clips(factory: pytest.TempPathFactory) -> Bundle:
     """Clips at both grids, parity over every view; exported once for a run of tests."""
-    (folder := base / "exported-clips").mkdir()
-    return export_bundle(folder, CLIPS, parity_items=ITEMS * VIEWS)
+
+    def make(folder: Path) -> None:
+        export_bundle(folder, CLIPS, parity_items=ITEMS * VIEWS)
+
+    return read_bundle(made_once(factory, "exported-clips", make) / "bundles" / "noise")
 
 
-@functools.cache
-def scans_in(base: Path) -> Bundle:
+def exported_scans(factory: pytest.TempPathFactory) -> Bundle:
     """Scans at one grid; exported once for a run of tests."""
-    (folder := base / "exported-scans").mkdir()
-    return export_bundle(folder, SCANS, GRIDS[:1])
+
+    def make(folder: Path) -> None:
+        export_bundle(folder, SCANS, GRIDS[:1])
+
+    return read_bundle(made_once(factory, "exported-scans", make) / "bundles" / "noise")
 
 
 def export_bundle(
