@@ -21,6 +21,8 @@ endif
 # A docker that answers by itself; through DOCKER_HOST it may be podman, whose own build is better.
 ENGINE ?= $(shell env -u DOCKER_HOST docker info >/dev/null 2>&1 && echo docker \
 	|| { podman info >/dev/null 2>&1 && echo podman; })
+# Tests of a group never run at the same time; a worker takes one thread.
+PARALLEL := --numprocesses auto --dist loadgroup
 BENCH ?= training_step export_overhead rotations_input server decode_video decode_volume
 
 ifeq ($(filter $(EXTRA),cpu gpu),)
@@ -57,8 +59,8 @@ serve: serve-env  ## serve bundles/ on http://127.0.0.1:8000 (EXTRA=gpu for a GP
 	$(SERVE) -m service --bundles bundles $(ARGS)
 
 test: .venv/train .venv/serve-test  ## run every test: what needs torch where it is, the rest without
-	$(TRAIN) -m pytest --torch=present $(ARGS)
-	.venv/serve-test/bin/python -m pytest --torch=absent $(ARGS)
+	$(TRAIN) -m pytest --torch=present $(PARALLEL) $(ARGS)
+	.venv/serve-test/bin/python -m pytest --torch=absent $(PARALLEL) $(ARGS)
 
 lint: train-env  ## ruff, mypy and the rooms' import rules
 	$(TRAIN) -m ruff check .

@@ -3,17 +3,30 @@
 The suite runs in two parts: the folders of ``NEED_TORCH`` in an environment that holds everything,
 the others in one that holds what the service needs and no torch. Without ``--torch`` all that can
 run does.
+
+Workers of pytest-xdist share what ``helpers/made_once.py`` makes. Tests that kill, mount or ask
+after ports are marked ``@alone``: they run one after the other, whatever else runs beside them.
+``--hypothesis-profile=large`` is for CI: more examples of every property, more kills.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for child processes
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+hypothesis.settings.register_profile("small", max_examples=20, deadline=None)
+hypothesis.settings.register_profile("large", max_examples=200, deadline=None)
+hypothesis.settings.load_profile("small")
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Rooms whose tests need torch.

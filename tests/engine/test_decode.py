@@ -31,6 +31,7 @@ from service.engine.failures import (
     Problem,
     UnsupportedMedia,
 )
+from tests.helpers.effort import alone
 from tests.helpers.service_fixtures import MEDIA, ROOT, TINY, clip, huge_png, picture, scan
 
 GRID, PATCH = Grid((2, 3)), (4, 4)
@@ -297,6 +298,7 @@ def test_pool_blames_bytes_that_kill_two_workers() -> None:
     assert len(restarts) == 2
 
 
+@alone
 def test_pool_loses_nothing_when_a_worker_is_killed_from_outside() -> None:
     """SIGKILL to a busy worker costs its request time, not its answer."""
 
@@ -357,6 +359,7 @@ def test_pool_refuses_to_start_without_workers_that_start() -> None:
     asyncio.run(play())
 
 
+@alone
 def test_pool_replaces_a_worker_one_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

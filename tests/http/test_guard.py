@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from service.engine.admission import MAX_RETRY_SECONDS, Admission
 from service.engine.failures import Overloaded, Problem
+from tests.helpers.effort import alone
 from tests.helpers.service_fixtures import (
     RawConnection,
     RunningServer,
@@ -355,6 +356,7 @@ def test_metrics_count_what_happened(start: Start) -> None:
     assert "process_resident_memory_bytes" in text
 
 
+@alone
 def test_killed_worker_is_counted_and_replaced(start: Start) -> None:
     """A decode worker that dies is seen in the metrics, and requests go on."""
     server, _ = start()
@@ -363,6 +365,7 @@ def test_killed_worker_is_counted_and_replaced(start: Start) -> None:
     assert server.classify(content=GOOD).status_code == 200
 
 
+@alone
 def test_server_without_a_decode_worker_is_not_ready(start: Start) -> None:
     """While no worker can be replaced nothing should be sent here; with the next one it heals."""
     server, _ = start()

@@ -15,6 +15,7 @@ import onnxruntime as ort
 import pytest
 
 from service.settings import Settings, SettingsError, read_settings
+from tests.helpers.effort import alone
 from tests.helpers.service_fixtures import (
     CLEAN,
     ROOT,
@@ -30,6 +31,8 @@ from tests.helpers.service_fixtures import (
     wait_until,
     write_tiny_bundle,
 )
+
+pytestmark = alone
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from media.spec import Grid, InputSpec, SpecError
 from models.checkpoint import load_checkpoint, read_description
 from models.encodings import parse_encoding
 from tests.helpers import training_runs
+from tests.helpers.effort import alone
 from tests.helpers.forks import killable
 from tests.helpers.training_runs import TINY, Chatter, before, check_refused, command
 from training.__main__ import main
@@ -260,6 +261,7 @@ PLACES = (
 
 
 @pytest.mark.timeout(600)
+@alone
 def test_interrupted_comparison_ends_with_the_same_figures(
     compared: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -277,6 +279,7 @@ def test_interrupted_comparison_ends_with_the_same_figures(
 
 
 @pytest.mark.timeout(600)
+@alone
 def test_processes_share_the_work(compared: Path, pictures: Path, tmp_path: Path) -> None:
     """Two processes on one folder finish it together; no run is begun twice."""
     arguments, log = arguments_for(pictures, tmp_path / "out"), tmp_path / "log.txt"

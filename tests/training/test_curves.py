@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from tests.helpers.disks import small_disk
+from tests.helpers.effort import alone
 from tests.helpers.forks import killable
 from training.curves import PREFIX, Curves
 
@@ -92,6 +93,7 @@ def write_until_killed(folder: Path, done: int) -> None:
             curves.add(step, {"loss": step / 2})
 
 
+@alone
 def test_curves_survive_kills(tmp_path: Path) -> None:
     """Killed six times at a random instant, each step is shown once, in order, with its value."""
     context = killable()
@@ -112,6 +114,7 @@ def test_curves_survive_kills(tmp_path: Path) -> None:
         done = draw.randrange(len(seen))  # the checkpoint that it continues from
 
 
+@alone
 def test_full_disk_stops_who_adds(disk: Path) -> None:
     """The error is raised by ``add`` itself, nothing hangs, and what was written stays readable."""
     threads = threading.active_count()
@@ -131,6 +134,7 @@ def test_full_disk_stops_who_adds(disk: Path) -> None:
     assert [found for found, _ in shown(disk / "tensorboard")] == list(range(1, step + 2))
 
 
+@alone
 def test_full_disk_stops_the_start(disk: Path) -> None:
     """Where not even the first record fits, the run learns it before its first step."""
     with small_disk(disk, 4096 * 4):

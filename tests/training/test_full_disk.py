@@ -22,11 +22,14 @@ from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
 from tests.helpers import training_runs
 from tests.helpers.disks import small_disk
+from tests.helpers.effort import alone
 from tests.helpers.training_runs import Chatter, before, check_refused, command, names
 from training.__main__ import main
 from training.optim import make_average
 from training.run import Run, State
 from training.step import NotFinite
+
+pytestmark = alone
 
 pictures = training_runs.pictures
 FULL = "No space left on device|File too large"

@@ -32,10 +32,13 @@ from benchmarks.kill_training import (
 from models.checkpoint import read_description
 from tests.conftest import ROOT
 from tests.helpers import training_runs
+from tests.helpers.effort import alone, effort
 from tests.helpers.forks import killable
 from tests.helpers.training_runs import before, command, names
 from training.__main__ import main
 from training.run import Run
+
+pytestmark = alone
 
 pictures, finished = training_runs.pictures, training_runs.finished
 
@@ -155,7 +158,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(effort(1, 4)))
 def test_run_killed_at_any_instant_resumes_to_the_same_weights(ground: Ground, seed: int) -> None:
     """The long form, with few kills: real processes, from their first instant to their last."""
     trial = run_trial(ground, seed)

@@ -28,6 +28,7 @@ from models.checkpoint import load_checkpoint, save_checkpoint
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
 from tests.helpers.disks import small_disk
+from tests.helpers.effort import alone
 from tests.helpers.forks import killable
 from training.evaluate import evaluate
 from training.report import pictures
@@ -536,6 +537,7 @@ def quick(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+@alone
 def test_full_disk_keeps_the_earlier_report(finished: Path, disk: Path, capsys: Chatter) -> None:
     """Wherever the disk fills up, the error is clear, the old report whole, and nothing is left."""
     needed = sum(path.stat().st_size for path in (finished / "report").iterdir())
@@ -562,6 +564,7 @@ def publish_forever(root: Path) -> None:
         publish(root, page, report, predictions)
 
 
+@alone
 def test_killed_at_any_instant_a_report_is_there(run: Path) -> None:
     """Killed twenty times while reports are written, the link names a whole one."""
     context = killable()
