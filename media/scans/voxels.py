@@ -30,16 +30,19 @@ def volume_axes(shape: Sequence[int]) -> tuple[int, ...]:
         All axes where there are no such three: ``check_shape`` then refuses them by their sides.
     """
     axes = tuple(range(len(shape)))
-    while len(axes) > 3 and shape[axes[-1]] == 1:
-        axes = axes[:-1]
-    if len(axes) > MAX_AXES:
-        return tuple(range(len(shape)))
+    kept = axes
+    while len(kept) > 3 and shape[kept[-1]] == 1:
+        kept = kept[:-1]
+    long = [axis for axis in kept if shape[axis] != 1]
+    if len(long) > 3 or not 3 <= len(kept) <= MAX_AXES:
+        return axes
+    ones = [axis for axis in kept if shape[axis] == 1]
     found = {
         tuple(shape[axis] for axis in three): three
-        for three in itertools.combinations(axes, 3)
-        if all(shape[axis] == 1 for axis in axes if axis not in three)
+        for some in itertools.combinations(ones, 3 - len(long))
+        for three in [tuple(sorted((*long, *some)))]
     }
-    return next(iter(found.values())) if len(found) == 1 else tuple(range(len(shape)))
+    return next(iter(found.values())) if len(found) == 1 else axes
 
 
 def check_shape(shape: Sequence[int], kind: str) -> tuple[int, int, int]:

@@ -355,6 +355,14 @@ def test_archive_with_a_name_that_leads_outside_is_refused(
         open_source(path)
 
 
+@pytest.mark.parametrize("kind", [".tar", ".tar.gz", ".tgz"])
+def test_tar_with_a_backslash_in_a_name_is_refused(tmp_path: Path, kind: str) -> None:
+    """Nothing on Windows writes tars so: what such a name means cannot be known."""
+    path = pack(tmp_path / f"set{kind}", CLASSES | {"a\\7.png": b""})
+    with pytest.raises(SourceError, match="parts joined with '/'"):
+        open_source(path)
+
+
 def test_zip_with_a_name_cut_by_a_zero_is_refused(tmp_path: Path) -> None:
     """A name that other readers would end at its zero byte is refused."""
     data = zipped(CLASSES | {"a/x?.png": b""}).replace(b"a/x?.png", b"a/x\0.png")

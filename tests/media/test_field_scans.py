@@ -102,10 +102,10 @@ def test_quaternion_that_is_plainly_wrong_is_refused(length: float, version: int
             volume.load(half_turn(turn, version=version))
 
 
-@pytest.mark.parametrize("decimals", [3, 4, 6])
+@pytest.mark.parametrize("decimals", [2, 3, 4, 6])
 def test_directions_with_few_decimals_are_read(decimals: int) -> None:
     """Cosines that are units only nearly, in every type of file that writes them as text."""
-    turn = np.round(rotation((31, -17, 44)), decimals)
+    turn = np.round(rotation((18, -17, 44)), decimals)
     steps = turn * (2.0, 2.5, 3.0)
     flat = np.eye(4)
     flat[:3, :3] = steps
