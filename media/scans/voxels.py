@@ -29,12 +29,13 @@ def volume_axes(shape: Sequence[int]) -> tuple[int, ...]:
     Returns:
         All axes where there are no such three: ``check_shape`` then refuses them by their sides.
     """
-    axes = tuple(range(len(shape)))
-    kept = axes
+    axes = kept = tuple(range(len(shape)))
+    if len(axes) > MAX_AXES:
+        return axes
     while len(kept) > 3 and shape[kept[-1]] == 1:
         kept = kept[:-1]
     long = [axis for axis in kept if shape[axis] != 1]
-    if len(long) > 3 or not 3 <= len(kept) <= MAX_AXES:
+    if len(long) > 3 or len(kept) < 3:
         return axes
     ones = [axis for axis in kept if shape[axis] == 1]
     found = {
