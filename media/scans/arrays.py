@@ -1,6 +1,7 @@
 """NumPy files: .npy, and .npz with one array of three axes; never an object, never a pickle.
 
-They say nothing of places: the axes are taken as depth, height and width.
+They say nothing of places: the axes are taken as depth, height and width, without those of length
+one that are a batch, a channel or a time (``voxels.volume_axes``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 from media.scans.inflate import PIECE_BYTES, most, too_large
 from media.scans.scan import Scan
-from media.scans.voxels import Bytes, byte_count, check_dtype, check_shape, view
+from media.scans.voxels import Bytes, byte_count, check_dtype, check_shape, view, volume_axes
 from media.sources.zip_entries import ENCRYPTED, METHODS
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -51,8 +52,8 @@ def load(data: bytes) -> Scan:
 
 
 def from_array(array: np.ndarray) -> Scan:
-    """An array in memory, [depth, height, width] or [depth, height, width, 1], as a scan."""
-    shape = check_shape(array.shape, "array")
+    """An array in memory as a scan: [depth, height, width], and axes of length one."""
+    shape = _sides(array.shape, "array")
     if array.dtype == bool:
         array = array.view(np.uint8)
     check_dtype(array.dtype, "array")
@@ -69,7 +70,7 @@ def _from_npz(data: bytes) -> np.ndarray:
         raise MediaTooLarge(f"npz files may have at most {MAX_ENTRIES} entries")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            arrays = {entry: header for entry, header in _headers(archive) if _is_scan(header)}
+            arrays = _scans(dict(_headers(archive)))
             if len(arrays) != 1:
                 names = ", ".join(repr(entry.filename[:-4][:40]) for entry in list(arrays)[:8])
                 raise BrokenMedia(
@@ -94,8 +95,20 @@ def _headers(archive: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, Header
             yield entry, _header(stream.read(MAX_HEADER_BYTES))
 
 
-def _is_scan(header: Header) -> bool:
-    return len(header.shape) == 3 or (len(header.shape) == 4 and header.shape[3] == 1)
+def _scans(headers: dict[zipfile.ZipInfo, Header]) -> dict[zipfile.ZipInfo, Header]:
+    """The arrays that may be the scan: [d, h, w] or [d, h, w, 1], else one of more ones."""
+    plain = {
+        entry: header
+        for entry, header in headers.items()
+        if len(header.shape) == 3 or (len(header.shape) == 4 and header.shape[3] == 1)
+    }
+    return plain or {
+        entry: header for entry, header in headers.items() if len(volume_axes(header.shape)) == 3
+    }
+
+
+def _sides(shape: tuple[int, ...], kind: str) -> tuple[int, int, int]:
+    return check_shape([shape[axis] for axis in volume_axes(shape)], kind)
 
 
 def _header(head: bytes) -> Header:
@@ -114,13 +127,13 @@ def _header(head: bytes) -> Header:
 
 
 def _voxels(header: Header, content: Bytes) -> np.ndarray:
-    shape, dtype = check_shape(header.shape, "NumPy"), check_dtype(header.dtype, "NumPy")
+    shape, dtype = _sides(header.shape, "NumPy"), check_dtype(header.dtype, "NumPy")
     return view(content, header.size, shape, dtype, header.order)
 
 
 def _read(stream: IO[bytes], header: Header, limit: int) -> memoryview:
     """One member of an npz file: header and values, not a byte more, with their checksum."""
-    shape, dtype = check_shape(header.shape, "NumPy"), check_dtype(header.dtype, "NumPy")
+    shape, dtype = _sides(header.shape, "NumPy"), check_dtype(header.dtype, "NumPy")
     size = header.size + byte_count(shape, dtype)
     if size > limit:
         raise too_large(limit)

@@ -1,9 +1,10 @@
-"""MetaImage in one file (.mha): three axes, one channel, raw or zlib.
+"""MetaImage in one file (.mha): three axes and any of length one, one channel, raw or zlib.
 
 The format: https://docs.itk.org/en/latest/learn/metaio.html. ``TransformMatrix`` holds a row per
-axis of the image, left, back, head; ``Offset`` is the centre of the first voxel. The letters of
-``AnatomicalOrientation`` repeat what the matrix says, and are not read (nor does ITK). Any other
-file that the header names is refused.
+axis of the image, left, back, head; ``Offset`` is the centre of the first voxel. An axis of length
+one that is left out takes its axis of the space with it. The letters of ``AnatomicalOrientation``
+repeat what the matrix says, and are not read (nor does ITK). Any other file that the header names
+is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from media.scans.textheader import (
     shown,
     whole_numbers,
 )
-from media.scans.voxels import check_shape
+from media.scans.voxels import MAX_AXES, check_shape, volume_axes
 
 BEGINS = re.compile(rb"\s*(ObjectType|NDims|Comment)\s*=")
 LAST = re.compile(rb"^[ \t]*ElementDataFile[ \t]*=([^\r\n]*)\r?\n", re.MULTILINE)
@@ -78,8 +79,11 @@ def load(data: bytes) -> Scan:
     fields = _fields(data[: last.start()].decode("latin-1"))
     _check_fixed(fields)
     packed = _is_true(fields.get("CompressedData"))
-    shape, dtype = _shape(fields), _dtype(fields)
-    return read_voxels(data, Layout(shape, dtype, last.end(), packed, _affine(fields)))
+    sizes, dtype = _sizes(fields), _dtype(fields)
+    kept = volume_axes(sizes)
+    shape = check_shape([sizes[axis] for axis in kept], "MetaImage")
+    affine = _affine(fields, len(sizes), kept)
+    return read_voxels(data, Layout(shape, dtype, last.end(), packed, affine))
 
 
 def _fields(header: str) -> dict[str, str]:
@@ -120,11 +124,11 @@ def _is_true(text: str | None) -> bool:
     return (text or "").lower() in ("true", "1")
 
 
-def _shape(fields: dict[str, str]) -> tuple[int, int, int]:
+def _sizes(fields: dict[str, str]) -> list[int]:
     (axes,) = whole_numbers(fields.get("NDims", ""), 1, "NDims")
-    if axes != 3:
+    if not 3 <= axes <= MAX_AXES:
         raise UnsupportedMedia(f"expected a MetaImage of 3 axes; got {axes}")
-    return check_shape(whole_numbers(fields.get("DimSize", ""), 3, "DimSize"), "MetaImage")
+    return whole_numbers(fields.get("DimSize", ""), axes, "DimSize")
 
 
 def _dtype(fields: dict[str, str]) -> np.dtype:
@@ -135,14 +139,17 @@ def _dtype(fields: dict[str, str]) -> np.dtype:
     return np.dtype(order + TYPES[name])
 
 
-def _affine(fields: dict[str, str]) -> np.ndarray | None:
-    """None where the header tells no size of a voxel."""
+def _affine(fields: dict[str, str], axes: int, kept: tuple[int, ...]) -> np.ndarray | None:
+    """Of the three axes that are kept; None where the header tells no size of a voxel."""
     spacing, matrix = _value(fields, "ElementSpacing"), _value(fields, "TransformMatrix")
     if spacing is None and matrix is None:
         return None
     if spacing is None:
         raise BrokenMedia("expected ElementSpacing beside TransformMatrix in the MetaImage header")
-    rows = numbers(matrix or "1 0 0 0 1 0 0 0 1", 9, "TransformMatrix").reshape(3, 3)
-    origin = numbers(_value(fields, "Offset") or "0 0 0", 3, "Offset")
-    steps = numbers(spacing, 3, "ElementSpacing")
-    return affine_from_lps(rows.T * steps, origin)
+    offset, square = _value(fields, "Offset"), (axes, axes)
+    rows = np.eye(axes)
+    if matrix:
+        rows = numbers(matrix, axes * axes, "TransformMatrix").reshape(square)  # [axis, space]
+    origin = numbers(offset, axes, "Offset") if offset else np.zeros(axes)
+    steps = rows.T * numbers(spacing, axes, "ElementSpacing")  # [space, axis]
+    return affine_from_lps(steps[np.ix_(kept, kept)], origin[list(kept)])

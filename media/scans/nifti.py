@@ -3,6 +3,9 @@
 Every size is taken from the header and held against the limits and the bytes that are there
 before a voxel is touched. Voxels of a plain file are a view of its bytes.
 
+The first three axes are those of space; whatever follows them (time, then the numbers of a vector)
+must have length one. So 5x4x3x1x1 is a volume, and 5x4x1x3 is a slice at three times and none.
+
 The affine is the sform where its code is above 0, else the qform, else the voxel sizes alone
 (the standard's method 1), whose axes are then taken to run right, front and head. Lengths in
 metres or microns become millimetres.
@@ -27,6 +30,11 @@ from media.scans.voxels import byte_count, check_dtype, check_shape, view
 SINGLE = {b"n+1\0": Nifti1Header, b"n+2\0": Nifti2Header}
 PAIR = (b"ni1\0", b"ni2\0")
 SIDES = {348: 344, 540: 4}  # size of the header -> where its magic stands
+#: How far b^2 + c^2 + d^2 of a qform may be above 1, for which the header has no a. Rounding three
+#: float32 once makes it 1e-7; writers that compute in float32, or from cosines with few decimals,
+#: come to 1e-5. An angle that so much could hide is about a degree off half a turn. NIfTI's own
+#: library makes any three numbers a rotation; those further off are taken for what they are, wrong.
+TOO_LONG = np.float64(1e-4)
 TO_MM = {1: 1000.0, 3: 0.001}  # the code of metres, of microns; anything else is millimetres
 
 
@@ -71,7 +79,8 @@ def _layout(header: Nifti1Header) -> tuple[tuple[int, int, int], np.dtype, int]:
     axes, *sides = header["dim"].tolist()
     if not 1 <= axes <= 7:
         raise BrokenMedia(f"expected 1 to 7 axes in the NIfTI header; got {axes}")
-    shape = check_shape(sides[:axes], "NIfTI")
+    one_volume = all(side == 1 for side in sides[3:axes])
+    shape = check_shape(sides[: min(axes, 3) if one_volume else axes], "NIfTI")
     try:
         dtype = check_dtype(header.get_data_dtype(), "NIfTI")
     except (HeaderDataError, KeyError) as error:
@@ -106,6 +115,9 @@ def _affine(header: Nifti1Header) -> np.ndarray:
 
 
 def _qform(header: Nifti1Header) -> np.ndarray:
+    length = sum(header[f"quatern_{name}"].item() ** 2 for name in "bcd")
+    if 1 < length <= 1 + TOO_LONG:
+        header.quaternion_threshold = TOO_LONG  # half a turn, made a unit again by nibabel
     try:
         return header.get_qform()
     except (HeaderDataError, ValueError) as error:  # a negative voxel size; no unit quaternion

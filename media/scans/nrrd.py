@@ -1,7 +1,9 @@
 """NRRD in one file: raw or gzip, three axes, with or without a patient's directions.
 
 The format: http://teem.sourceforge.net/nrrd/format.html. Without a named space its directions are
-taken as left, back, head, as ITK does. Any other file that the header names is refused.
+taken as left, back, head, as ITK does. Axes of length one are left out: first those of another
+kind than space (list, vector, time) or without a direction, then as ``voxels.volume_axes`` says.
+Any other file that the header names is refused.
 """
 
 from __future__ import annotations
@@ -21,18 +23,25 @@ from media.scans.textheader import (
     shown,
     whole_numbers,
 )
-from media.scans.voxels import check_shape
+from media.scans.voxels import MAX_AXES, check_shape, volume_axes
 
 MAGIC = b"NRRD000"
-#: Axes of a space -> signs that turn them to left, back, head.
+VECTOR = r"(?:\([^()]*\)|none)"
+MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "???", ""}
+#: Axes of a space -> signs that turn them to left, back, head; a fourth one is time.
 SPACES = {
     "right-anterior-superior": (-1, -1, 1),
     "ras": (-1, -1, 1),
+    "right-anterior-superior-time": (-1, -1, 1, 1),
+    "rast": (-1, -1, 1, 1),
     "left-anterior-superior": (1, -1, 1),
     "las": (1, -1, 1),
+    "left-anterior-superior-time": (1, -1, 1, 1),
+    "last": (1, -1, 1, 1),
     "left-posterior-superior": (1, 1, 1),
     "lps": (1, 1, 1),
-    "": (1, 1, 1),
+    "left-posterior-superior-time": (1, 1, 1, 1),
+    "lpst": (1, 1, 1, 1),
 }
 #: numpy's name of a type -> what a header may call it.
 TYPES = {
@@ -66,9 +75,12 @@ def load(data: bytes) -> Scan:
         raise BrokenMedia(
             f"expected an empty line after an NRRD header of at most {MAX_HEADER_BYTES} bytes"
         )
-    shape, dtype = _shape(fields), _dtype(fields)
+    sizes = _sizes(fields)
+    kept = _volume_axes(fields, sizes)
+    shape, dtype = check_shape([sizes[axis] for axis in kept], "NRRD"), _dtype(fields)
     packed = _choice(fields, "encoding", ENCODINGS)
-    return read_voxels(data, Layout(shape, dtype, end.end(), packed, _affine(fields)))
+    affine = _affine(fields, len(sizes), kept)
+    return read_voxels(data, Layout(shape, dtype, end.end(), packed, affine))
 
 
 def _fields(header: str) -> dict[str, str]:
@@ -105,14 +117,28 @@ def _choice(fields: dict[str, str], name: str, known: dict[str, bool]) -> bool:
     return known[value.lower()]
 
 
-def _shape(fields: dict[str, str]) -> tuple[int, int, int]:
+def _sizes(fields: dict[str, str]) -> list[int]:
     (axes,) = whole_numbers(fields.get("dimension", ""), 1, "dimension")
-    if axes != 3:
+    if not 3 <= axes <= MAX_AXES:
         raise UnsupportedMedia(f"expected an NRRD file of 3 axes; got {axes}")
+    return whole_numbers(fields.get("sizes", ""), axes, "sizes")
+
+
+def _volume_axes(fields: dict[str, str], sizes: list[int]) -> list[int]:
+    """The axes of the volume. An axis that is none of space may have length one and no other."""
     kinds = fields.get("kinds", "").lower().split()
-    if set(kinds) - SPATIAL:
-        raise UnsupportedMedia(f"expected NRRD axes in space; got kinds {shown(' '.join(kinds))}")
-    return check_shape(whole_numbers(fields.get("sizes", ""), 3, "sizes"), "NRRD")
+    vectors = re.findall(r"\(|none", fields.get("space directions", ""))
+    ones = {axis for axis, size in enumerate(sizes) if size == 1}
+    foreign = {axis for axis, kind in enumerate(kinds) if kind not in SPATIAL}
+    placeless = {axis for axis, vector in enumerate(vectors) if vector == "none"}
+    left_out = foreign | placeless & ones
+    spatial = [axis for axis in range(len(sizes)) if axis not in left_out]
+    if foreign - ones or len(spatial) < 3:
+        raise UnsupportedMedia(
+            f"expected an NRRD file of 3 axes in space; got sizes {shown(fields['sizes'])} of "
+            f"kinds {shown(' '.join(kinds))}"
+        )
+    return [spatial[place] for place in volume_axes([sizes[axis] for axis in spatial])]
 
 
 def _dtype(fields: dict[str, str]) -> np.dtype:
@@ -126,36 +152,75 @@ def _dtype(fields: dict[str, str]) -> np.dtype:
     return np.dtype(ENDIANS.get(endian, "<") + code)
 
 
-def _affine(fields: dict[str, str]) -> np.ndarray | None:
-    """From ``space directions``, else from ``spacings``; None where there is neither."""
+def _affine(fields: dict[str, str], axes: int, kept: list[int]) -> np.ndarray | None:
+    """Of the three axes that are kept, out of ``axes``.
+
+    From ``space directions``, else from ``spacings``; None where there is neither.
+    """
+    signs, sides, steps = _signs(fields), [0, 1, 2], None  # sides of the space: left, back, head
+    if "space directions" in fields:
+        vectors = _vectors(fields, "space directions", axes, len(signs))
+        if not fields.get("space") and len(signs) > 3:
+            sides = _paired(vectors, kept)
+        steps = vectors[kept][:, sides].T  # [3, axis]
+        if np.isnan(steps).any():
+            raise BrokenMedia(f"expected 3 vectors; got {shown(fields['space directions'])}")
+    elif "spacings" in fields:
+        steps = np.diag(numbers(fields["spacings"], axes, "spacings")[kept])
+    _check_units(fields.get("units", ""), kept)
+    _check_units(fields.get("space units", ""), sides)
+    if steps is None:
+        return None
+    (origin,) = _vectors(fields, "space origin", 1, len(signs))
+    return affine_from_lps(signs[sides, None] * steps, (signs * origin)[sides])
+
+
+def _signs(fields: dict[str, str]) -> np.ndarray:
+    """What turns each axis of the space to left, back and head, float64 [3 or more]."""
     space = fields.get("space", "").lower()
-    if space not in SPACES:
+    if space and space not in SPACES:
         raise UnsupportedMedia(
             f"expected an NRRD space that names the patient's sides, or none; got {shown(space)}"
         )
-    units = _units(fields)
-    if units - {"mm", "millimeter", "millimeters", "millimetre", "???", ""}:
-        found = " ".join(sorted(units))
-        raise UnsupportedMedia(f"expected lengths in millimetres; got {shown(found)}")
-    if "space directions" in fields:
-        directions = _vectors(fields["space directions"], 3, "space directions").T  # [3, axis]
-    elif "spacings" in fields:
-        directions = np.diag(numbers(fields["spacings"], 3, "spacings"))
-    else:
-        return None
-    (origin,) = _vectors(fields.get("space origin", "(0,0,0)"), 1, "space origin")
-    signs = np.array(SPACES[space], dtype=np.float64)
-    return affine_from_lps(signs[:, None] * directions, signs * origin)
+    if space:
+        return np.array(SPACES[space], dtype=np.float64)
+    (dimension,) = whole_numbers(fields.get("space dimension", "3"), 1, "space dimension")
+    if not 3 <= dimension <= MAX_AXES:
+        raise UnsupportedMedia(f"expected an NRRD space of 3 dimensions; got {dimension}")
+    return np.ones(dimension)
 
 
-def _units(fields: dict[str, str]) -> set[str]:
-    text = fields.get("space units", "") + fields.get("units", "")
-    return {unit.strip().lower() for unit in re.findall(r'"([^"]*)"', text)}
+def _paired(vectors: np.ndarray, kept: list[int]) -> list[int]:
+    """The axes of a space without names that go with the kept axes of the image.
+
+    ITK writes one for each: an axis of the image that is left out takes its own with it.
+    """
+    placed = ~np.isnan(vectors).any(axis=1)
+    if placed.sum() != vectors.shape[1]:
+        raise BrokenMedia(
+            f"expected a direction for each of the {vectors.shape[1]} dimensions of the NRRD "
+            f"space; got {placed.sum()}"
+        )
+    return [int(placed[:axis].sum()) for axis in kept]
 
 
-def _vectors(text: str, count: int, name: str) -> np.ndarray:
-    """``(1,0,0) (0,1,0)`` as float64 [count, 3]."""
-    found = re.fullmatch(r"\s*(\([^()]*\)\s*)+", text) and re.findall(r"\(([^()]*)\)", text)
-    if not found or len(found) != count:
+def _check_units(text: str, places: list[int]) -> None:
+    """Lengths are millimetres; the unit of an axis that is left out does not matter."""
+    units = [unit.strip().lower() for unit in re.findall(r'"([^"]*)"', text)]
+    found = {unit for place, unit in enumerate(units) if place in places} - MILLIMETRES
+    if found:
+        raise UnsupportedMedia(
+            f"expected lengths in millimetres; got {shown(' '.join(sorted(found)))}"
+        )
+
+
+def _vectors(fields: dict[str, str], name: str, count: int, size: int) -> np.ndarray:
+    """``(1,0,0) none`` as float64 [count, size], ``none`` as NaN; zeros without the field."""
+    if name not in fields:
+        return np.zeros((count, size))
+    text = fields[name]
+    found = re.findall(VECTOR, text) if re.fullmatch(rf"\s*({VECTOR}\s*)+", text) else []
+    if len(found) != count:
         raise BrokenMedia(f"expected {count} vectors for {name}; got {shown(text)}")
-    return np.stack([numbers(vector.replace(",", " "), 3, name) for vector in found])
+    rows = [" ".join(["nan"] * size) if one == "none" else one[1:-1] for one in found]
+    return np.stack([numbers(row.replace(",", " "), size, name) for row in rows])

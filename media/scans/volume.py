@@ -57,7 +57,7 @@ def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int = 1)
     """One scan as the network's input.
 
     Args:
-        media: an encoded file, or a decoded array [depth, height, width] or [..., 1].
+        media: an encoded file, or a decoded array [depth, height, width], and axes of one.
         spec: window, spacing and interpolation.
         pixels: target (depth, height, width).
         views: there is one of a scan.

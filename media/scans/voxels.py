@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -13,22 +14,47 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_INFLATED_BYTES = 512 * 2**20
 MAX_VOXELS = 512**3  # 134 million
 MAX_SIDE = 16_384  # voxels
+MAX_AXES = 16  # that a header may count, of length one or not; NRRD's own limit
 
 #: Bytes of a file: what came in, or a part of it, or what it inflates to.
 Bytes = bytes | memoryview
 
 
+def volume_axes(shape: Sequence[int]) -> tuple[int, ...]:
+    """Which three axes of ``shape`` are the volume's; the others have length one.
+
+    The last axes go first, as a channel or a time stands behind the volume; then those before and
+    between, where it makes no difference which (of 1x5x1x4 either 1 might be a side).
+
+    Returns:
+        All axes where there are no such three: ``check_shape`` then refuses them by their sides.
+    """
+    axes = kept = tuple(range(len(shape)))
+    if len(axes) > MAX_AXES:
+        return axes
+    while len(kept) > 3 and shape[kept[-1]] == 1:
+        kept = kept[:-1]
+    long = [axis for axis in kept if shape[axis] != 1]
+    if len(long) > 3 or len(kept) < 3:
+        return axes
+    ones = [axis for axis in kept if shape[axis] == 1]
+    found = {
+        tuple(shape[axis] for axis in three): three
+        for some in itertools.combinations(ones, 3 - len(long))
+        for three in [tuple(sorted((*long, *some)))]
+    }
+    return next(iter(found.values())) if len(found) == 1 else axes
+
+
 def check_shape(shape: Sequence[int], kind: str) -> tuple[int, int, int]:
-    """The three sides of a scan whose header tells ``shape``; a fourth side may be 1.
+    """The three sides of a scan.
 
     Raises:
-        UnsupportedMedia: not three axes, or several volumes in one file.
+        UnsupportedMedia: not three axes, as of several volumes in one file.
         BrokenMedia: a side that is not positive.
         MediaTooLarge: over the limits; nothing has been allocated yet.
     """
     sides = tuple(int(side) for side in shape)
-    if len(sides) == 4 and sides[3] == 1:
-        sides = sides[:3]
     if len(sides) != 3:
         raise UnsupportedMedia(f"expected a {kind} file of one volume with 3 axes; got {_x(shape)}")
     if min(sides) < 1:

@@ -1,11 +1,16 @@
-"""What must be true of a stranger's zip before a byte of its members is used.
+r"""What must be true of a stranger's zip before a byte of its members is used.
 
 A zip says everything twice, in its directory and before each member; readers that believe one or
 the other see two different archives. Here both must agree, and no two members share a byte.
+
+The standard has ``/`` between the parts of a name; .NET and PowerShell 5 on Windows write ``\``,
+and nothing in such a zip need say that it came from there. So ``\`` is ``/`` in every zip, before
+a name is looked at in any other way: a file called ``a\b`` on Linux lies in a folder ``a``.
 """
 
 from __future__ import annotations
 
+import re
 import stat
 import struct
 import zipfile
@@ -13,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 ENCRYPTED = 0x2041  # flags: encrypted, by a strong method, with a hidden directory
+UTF_8 = 0x800  # flag: the name is
 SIZES_FOLLOW = 0x8  # flag: the local header was written before the sizes were known
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 LOCAL = struct.Struct("<4s3H2H3I2H")  # the header before every member
@@ -26,6 +32,16 @@ class ZipError(ValueError):
 
 class ForeignMethod(ZipError):
     """An entry that is packed in another way than those that are read."""
+
+
+def entry_name(entry: zipfile.ZipInfo) -> str:
+    r"""The name as it is stored, with ``/`` between its parts; it may lead anywhere.
+
+    A ``\`` stays behind a letter beyond ASCII, unless the name is marked as UTF-8: in Shift-JIS,
+    Big5 and GBK that byte is the second half of many letters.
+    """
+    half = r"(?<![^\0-\x7f])" if not entry.flag_bits & UTF_8 else ""
+    return re.sub(half + r"\\", "/", entry.orig_filename)
 
 
 def find_entries(

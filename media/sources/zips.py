@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 from media.sources.archive import Member, check_count, damaged, open_members
 from media.sources.items import Source, SourceError
-from media.sources.zip_entries import ZipError, find_entries
+from media.sources.zip_entries import ZipError, entry_name, find_entries
 
 
 class Place(NamedTuple):
@@ -57,8 +57,8 @@ def _members(
     for entry, start in find_entries(stream, called, directory):
         deflated = entry.compress_type == zipfile.ZIP_DEFLATED
         place = Place(start, entry.compress_size, entry.file_size, deflated, entry.CRC)
-        is_folder = entry.orig_filename.endswith("/")
-        yield Member(entry.orig_filename, entry.file_size, is_folder), place
+        inside = entry_name(entry)
+        yield Member(inside, entry.file_size, inside.endswith("/")), place
 
 
 def _read(path: Path, place: Place) -> bytes:

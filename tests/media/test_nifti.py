@@ -168,8 +168,10 @@ def test_qform_that_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
 # --- layout --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sides", [(3, 3, 4, 5), (4, 3, 4, 5, 1)])
-def test_fourth_axis_of_one_is_no_axis(sides: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    "sides", [(3, 3, 4, 5), (4, 3, 4, 5, 1), (5, 3, 4, 5, 1, 1), (7, 3, 4, 5, 1, 1, 1, 1)]
+)
+def test_axes_of_one_behind_the_third_are_no_axes(sides: tuple[int, ...]) -> None:
     """A file of one volume is read, whether it counts it or not."""
     dim = np.array(list(sides) + [1] * (8 - len(sides)))
     media = nifti(numbered(), AFFINE, dim=dim)
@@ -200,7 +202,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[MediaError], str]] = {
     "header of a pair": ({"magic": b"ni1"}, UnsupportedMedia, "header of .hdr and .img"),
     "two dimensions": (dim(12, 5), UnsupportedMedia, "3 axes; got 12x5"),
     "two volumes": (dim(3, 4, 5, 2), UnsupportedMedia, "one volume with 3 axes; got 3x4x5x2"),
-    "five dimensions": (dim(3, 4, 5, 1, 1), UnsupportedMedia, "got 3x4x5x1x1"),
+    "five dimensions": (dim(3, 4, 5, 1, 2), UnsupportedMedia, "got 3x4x5x1x2"),
     "seven dimensions": (dim(3, 2, 2, 1, 5, 1, 1), UnsupportedMedia, "got 3x2x2x1x5x1x1"),
     "no dimensions": ({"dim": np.zeros(8)}, BrokenMedia, "1 to 7 axes .* got 0"),
     "eight dimensions": ({"dim": np.full(8, 8)}, BrokenMedia, "1 to 7 axes .* got 8"),

@@ -209,7 +209,11 @@ REFUSED: dict[str, tuple[bytes, type[MediaError], str]] = {
     "no type": (nrrd(type=None), UnsupportedMedia, "type of numbers"),
     "no endian": (nrrd(endian=None), BrokenMedia, "little or big; got ''"),
     "two axes": (nrrd(dimension="2", sizes="5 4"), UnsupportedMedia, "3 axes; got 2"),
-    "four axes": (nrrd(dimension="4", sizes="5 4 3 2"), UnsupportedMedia, "3 axes; got 4"),
+    "four axes": (nrrd(dimension="4", sizes="5 4 3 2"), UnsupportedMedia, "3 axes; got 5x4x3x2"),
+    "seventeen axes": (nrrd(dimension="17"), UnsupportedMedia, "3 axes; got 17"),
+    "endless space": (
+        nrrd(space=None, space_dimension="99999"), UnsupportedMedia, "3 dimensions; got 99999"
+    ),
     "no axes": (nrrd(dimension=None), BrokenMedia, "1 whole numbers for dimension"),
     "colours": (nrrd(kinds="RGB-color domain domain"), UnsupportedMedia, "rgb-color"),
     "sizes": (nrrd(sizes="5 4"), BrokenMedia, "3 whole numbers for sizes; got '5 4'"),
@@ -249,6 +253,7 @@ REFUSED: dict[str, tuple[bytes, type[MediaError], str]] = {
         meta(ElementToIntensityFunctionSlope="2"), UnsupportedMedia, "FunctionSlope 1"
     ),
     "mha: two axes": (meta(NDims="2", DimSize="5 12"), UnsupportedMedia, "3 axes; got 2"),
+    "mha: seventeen axes": (meta(NDims="17"), UnsupportedMedia, "3 axes; got 17"),
     "mha: no axes": (meta(NDims="many"), BrokenMedia, "got 'many'"),
     "mha: type": (meta(ElementType="MET_STRING"), UnsupportedMedia, "'MET_STRING'"),
     "mha: array": (meta(ElementType="MET_FLOAT_ARRAY"), UnsupportedMedia, "_ARRAY"),

@@ -235,19 +235,29 @@ REFUSED: dict[str, Case] = {
         "6 of 6 lack them",
         lambda: files(tags=lambda _: {"ImagePositionPatient": None}),
     ),
-    "a file that is none": (
+    "files that are none": (
+        UnsupportedMedia,
+        "none of its 6 files is a slice",
+        lambda: {name: b"x" * 500 for name in SHUFFLED},
+    ),
+    "a file without its preamble": (
         UnsupportedMedia,
         "file 4 of 6 in the zip: expected a DICOM",
-        lambda: but(5, b"x" * 500),  # called d, the fourth name
+        lambda: but(5, dicom(PIXELS[5])[132:]),  # called d, the fourth name
     ),
     "a file that is cut": (
         BrokenMedia,
         "file 1 of 6 in the zip: the file is truncated: expected 80 bytes",
         lambda: but(2, dicom(PIXELS[2])[:-70]),
     ),
-    "a zip in the zip": (UnsupportedMedia, "expected a DICOM", lambda: but(0, zipped(files()))),
+    "a zip in the zip": (
+        UnsupportedMedia, "none of its 1 files is a slice", lambda: {"a": zipped(files())}
+    ),
     "nothing": (BrokenMedia, "got none", dict),
-    "notes alone": (BrokenMedia, "got none", lambda: {"README.txt": b"hello"}),
+    "folders alone": (BrokenMedia, "got none", lambda: {"scan/": b"", "other\\": b""}),
+    "notes alone": (
+        UnsupportedMedia, "none of its 1 files is a slice", lambda: {"README.txt": b"hello"}
+    ),
 }
 
 
@@ -336,7 +346,13 @@ DECEIVING: dict[str, tuple[type[MediaError], str, Callable[[], bytes]]] = {
     "parent within": (BrokenMedia, "that of entry 1", lambda: named("a/../../slice")),
     "absolute": (BrokenMedia, "that of entry 1", lambda: named("/etc/slice")),
     "drive": (BrokenMedia, "that of entry 1", lambda: named("C:/slice")),
-    "backslash": (BrokenMedia, "that of entry 1", lambda: named("scan\\slice")),
+    "parent of Windows": (BrokenMedia, "that of entry 1", lambda: named("..\\slice")),
+    "parent within, mixed": (BrokenMedia, "that of entry 1", lambda: named("a/..\\../slice")),
+    "absolute of Windows": (BrokenMedia, "that of entry 1", lambda: named("\\slice")),
+    "share": (BrokenMedia, "that of entry 1", lambda: named("\\\\passwd\\share\\slice")),
+    "drive of Windows": (BrokenMedia, "that of entry 1", lambda: named("C:\\slice")),
+    "place on a drive": (BrokenMedia, "that of entry 1", lambda: named("C:slice")),
+    "a name in both ways": (BrokenMedia, "every name once", lambda: named("scan\\a")),
     "absolute note": (BrokenMedia, "that of entry 1", lambda: named("/README.txt")),
     "link": (BrokenMedia, "entry 1 of the zip is a link", linked),
     "a name twice": (
@@ -397,7 +413,7 @@ def test_zip_that_deceives_is_refused_with_a_reason(name: str) -> None:
 
 def test_2000_entries_are_let_through() -> None:
     """The limit is the limit: these fail for being empty, not for being many."""
-    with pytest.raises(UnsupportedMedia, match="file 1 of 2000"):
+    with pytest.raises(UnsupportedMedia, match="none of its 2000 files"):
         series.load(many(2000))
 
 

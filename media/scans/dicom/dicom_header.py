@@ -91,6 +91,17 @@ class _Element(NamedTuple):
     start: int  # of its value
 
 
+def has_prefix(data: bytes) -> bool:
+    """Whether DICM stands at byte 128, as in every DICOM file."""
+    return data[PREAMBLE : PREAMBLE + len(PREFIX)] == PREFIX
+
+
+def is_directory(data: bytes, budget: Budget) -> bool:
+    """Whether a DICOM file is a DICOMDIR: an index of other files, whatever it is called."""
+    meta, _ = _read_meta(data, budget)
+    return _is_directory(meta)
+
+
 def read_header(data: bytes, budget: Budget) -> Header:
     """Everything before the pixels.
 
@@ -99,11 +110,10 @@ def read_header(data: bytes, budget: Budget) -> Header:
         BrokenMedia: there are no pixels, or fewer than announced.
         Exception: whatever pydicom raises on damaged bytes.
     """
-    if data[PREAMBLE : PREAMBLE + len(PREFIX)] != PREFIX:
+    if not has_prefix(data):
         raise UnsupportedMedia("expected a DICOM file: 128 bytes, then DICM; these are none")
-    stream = HeaderStream(data, budget)
-    stream.seek(PREAMBLE + len(PREFIX))
-    syntax_uid = _read_meta(stream)
+    meta, stream = _read_meta(data, budget)
+    syntax_uid = _syntax(meta)
     if syntax_uid == uid.DeflatedExplicitVRLittleEndian:
         data = _inflate(memoryview(data)[stream.tell() :])
         stream = HeaderStream(data, budget)
@@ -116,10 +126,21 @@ def read_header(data: bytes, budget: Budget) -> Header:
     return Header(tags, syntax_uid, _cut(pixels, element, SYNTAXES[syntax_uid]), element.vr)
 
 
-def _read_meta(stream: HeaderStream) -> uid.UID:
-    """The transfer syntax, from the group of tags that every file begins with."""
+def _read_meta(data: bytes, budget: Budget) -> tuple[Dataset, HeaderStream]:
+    """The group of tags that every file begins with, and the stream behind it."""
+    stream = HeaderStream(data, budget)
+    stream.seek(PREAMBLE + len(PREFIX))
     meta = read_dataset(stream, False, True, None, _behind_meta, specific_tags=_tags(META))
-    if meta.get("MediaStorageSOPClassUID") == uid.MediaStorageDirectoryStorage:
+    return meta, stream
+
+
+def _is_directory(meta: Dataset) -> bool:
+    return bool(meta.get("MediaStorageSOPClassUID") == uid.MediaStorageDirectoryStorage)
+
+
+def _syntax(meta: Dataset) -> uid.UID:
+    """The transfer syntax, one of ``SYNTAXES``."""
+    if _is_directory(meta):
         raise UnsupportedMedia("expected a scan; a DICOMDIR is an index of other files")
     found = meta.get("TransferSyntaxUID")
     if not found:

@@ -13,7 +13,7 @@ SAME_PLACE_MM = 1e-3
 #: are written with few decimals; a missing slice is further off than a third.
 UNEVEN = 0.1
 SAME_COSINE = 1e-3
-NEARLY_UNIT = 1e-2  # cosines are written with few decimals
+NEARLY_UNIT = 2e-2  # of products of cosines, which some write with two decimals
 SAME_SPACING = 1e-3  # relative
 
 

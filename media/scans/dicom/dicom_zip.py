@@ -1,7 +1,7 @@
 """A zip in memory, made by a stranger: its members, each checked before it is inflated.
 
-Nothing is written, and no name is used for anything but leaving members out, so no name appears
-in a message either: it may be a patient's. Members are counted in the order of the zip.
+Nothing is written, and names decide nothing; none appears in a message either, for it may be a
+patient's. Members are counted in the order of the zip.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 from media.scans.dicom.dicom_limits import inflate
 from media.scans.inflate import most, too_large
-from media.sources.zip_entries import ForeignMethod, ZipError, find_entries
+from media.sources.zip_entries import ForeignMethod, ZipError, entry_name, find_entries
 
 MAX_ENTRIES = 2000
 MAX_DIRECTORY = MAX_ENTRIES * 1024  # bytes
@@ -28,7 +28,6 @@ ZIP64 = b"PK\6\7"  # before the end record of a zip of more than 4 GiB or 65,535
 class Member(NamedTuple):
     """One file of a zip."""
 
-    name: str
     packed: memoryview
     size: int  # bytes once inflated
     deflated: bool
@@ -51,12 +50,12 @@ def read_zip(data: bytes) -> list[Member]:
     _check_sizes(entries)
     if len(entries) != told:
         raise BrokenMedia(f"expected {told} entries, as the zip declares; got {len(entries)}")
-    _check_names([entry.orig_filename for entry in entries])
+    _check_names([entry_name(entry) for entry in entries])
     packed = _pack(data, entries, directory)
     return [
-        Member(entry.orig_filename, packed[entry.header_offset], entry.file_size,
+        Member(packed[entry.header_offset], entry.file_size,
                entry.compress_type == zipfile.ZIP_DEFLATED, entry.CRC)
-        for entry in entries if not entry.orig_filename.endswith("/")
+        for entry in entries if entry.file_size or not entry_name(entry).endswith("/")
     ]  # fmt: skip
 
 
@@ -84,10 +83,9 @@ def _check_sizes(entries: list[zipfile.ZipInfo]) -> None:
 def _check_names(names: list[str]) -> None:
     for number, name in enumerate(names, 1):
         outside = name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/")
-        if not name or outside or "\\" in name or "\0" in name:
+        if not name or outside or "\0" in name:
             raise BrokenMedia(
-                "expected names below the zip's root, parts joined with '/'; "
-                f"that of entry {number} is none"
+                f"expected names below the zip's root; that of entry {number} is none"
             )
     if len(set(names)) < len(names):
         raise BrokenMedia("expected every name once in the zip; one is there more than once")

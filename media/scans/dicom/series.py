@@ -1,22 +1,33 @@
 """A zip of the DICOM files of one series, as one volume.
 
-Left out are folders, what systems leave behind (any part of a name that starts with a dot or is
-``__MACOSX``; Thumbs.db, desktop.ini), and what comes with an export: DICOMDIR, README, LICENSE,
-and names that end in .txt or .md. Everything else must be a DICOM file of the one series. A zip
-inside the zip is not opened. The files' names and their order mean nothing.
+The files' names and their order mean nothing. A file with DICM at byte 128 must be a slice of the
+one series, or a DICOMDIR, which is left out. So is every file without it: catalogues, notes,
+viewers, previews, what systems leave behind, zips in the zip. Two things that are refused:
+
+- a file that begins as a DICOM data set does without those 132 bytes: it is a slice, and such
+  files are not read anywhere;
+- damage to any file, left out or not, as far as the zip's checksums tell it.
+
+A slice that was cut before byte 132, or emptied, before it was zipped looks like any other file.
+What shows that it is missing is the gap between its neighbours (``dicom_planes.arrange``); the
+first and the last slice have none.
 """
 
 from __future__ import annotations
 
+import re
+
 from media.errors import BrokenMedia, MediaError, UnsupportedMedia
 from media.scans.dicom.dicom import Part, read_part, stack
+from media.scans.dicom.dicom_header import has_prefix, is_directory
 from media.scans.dicom.dicom_limits import Budget, told_as_media_errors
 from media.scans.dicom.dicom_pixels import check_size
 from media.scans.dicom.dicom_zip import Member, inflate_member, read_zip
 from media.scans.scan import Scan
 
-LEFT_OUT = ("dicomdir", "readme", "license", "thumbs.db", "desktop.ini")
-LEFT_OUT_ENDINGS = (".txt", ".md")
+#: Group and element, then the letters of a type, or a length below 64 KiB: how a file begins whose
+#: writer left preamble and DICM out, with its meta group or without, in either order of bytes.
+BARE = re.compile(rb"(?s)DICM|[\2\x08]\0..([A-Z]{2}|..\0\0)|\0[\2\x08]..([A-Z]{2}|\0\0..)")
 
 
 def load(data: bytes) -> Scan:
@@ -29,18 +40,21 @@ def load(data: bytes) -> Scan:
     if not data.startswith(b"PK"):
         raise UnsupportedMedia("expected a zip of DICOM files; these bytes are no zip")
     with told_as_media_errors():
-        members = [member for member in read_zip(data) if not _is_left_out(member.name)]
+        members = read_zip(data)
+        parts = _read_parts(members)
         if not members:
             raise BrokenMedia("expected DICOM files in the zip, got none")
-        parts = _read_parts(members)
+        if not parts:
+            raise UnsupportedMedia(
+                f"expected DICOM files in the zip; none of its {len(members)} files is a slice"
+            )
         _check_alike(parts)
         return stack(parts)
 
 
-def _is_left_out(name: str) -> bool:
-    parts = name.lower().split("/")
-    hidden = any(part.startswith(".") or part == "__macosx" for part in parts)
-    return hidden or parts[-1] in LEFT_OUT or parts[-1].endswith(LEFT_OUT_ENDINGS)
+def _is_slice(data: bytes, budget: Budget) -> bool:
+    """Whether a file must be read, or the volume would lack it."""
+    return not is_directory(data, budget) if has_prefix(data) else BARE.match(data) is not None
 
 
 def _read_parts(members: list[Member]) -> list[Part]:
@@ -48,7 +62,10 @@ def _read_parts(members: list[Member]) -> list[Part]:
     for number, member in enumerate(members, 1):
         try:
             with told_as_media_errors():
-                part = read_part(inflate_member(member), budget)
+                data = inflate_member(member)
+                if not _is_slice(data, budget):
+                    continue
+                part = read_part(data, budget)
         except MediaError as error:
             raise type(error)(f"file {number} of {len(members)} in the zip: {error}") from error
         slices += part.layout.number_of_frames
