@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from media.errors import BrokenMedia, MediaTooLarge
@@ -18,7 +18,6 @@ from media.scans import inflate
 NOISE = np.random.default_rng(0).bytes(3 * 2**20 + 17)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     parts=st.lists(st.binary(max_size=300), min_size=1, max_size=6),
     size=st.integers(0, 1500),

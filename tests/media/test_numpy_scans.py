@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from media import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
@@ -187,7 +187,6 @@ def test_zip_of_too_many_entries_is_refused() -> None:
         prepared(data, (2, 3, 4))
 
 
-@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_damaged_file_decodes_or_is_refused(data: st.DataObject) -> None:
     """Flipped and missing bytes end as an array or as a MediaError, never otherwise."""

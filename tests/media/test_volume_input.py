@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from media import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
@@ -254,7 +254,6 @@ def test_decoding_takes_no_more_memory_than_stated(
     assert len(media) < int(done.stdout) < most < 2 * len(media)
 
 
-@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_damaged_scan_decodes_or_is_refused(data: st.DataObject) -> None:
     """Flipped and missing bytes end as an array or as a MediaError, never otherwise."""
