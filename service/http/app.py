@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from service.engine import failures
 from service.engine.device.session import OpenSession, open_session
 from service.engine.engine import Service
+from service.engine.failures import InternalError
 from service.http.guard import Guard
 from service.http.keys import read_keys
+from service.http.problems import MethodNotAllowed, NotFound
 from service.http.routes import add_routes
 from service.settings import Settings
 
@@ -63,8 +64,8 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
 async def _raise_as_problem(request: Request, error: HTTPException) -> Response:
     """The framework's own refusals, for the guard to answer like every other."""
     if error.status_code == 404:
-        raise failures.NotFound("there is nothing at this address; see /docs") from None
+        raise NotFound("there is nothing at this address; see /docs") from None
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
-        raise failures.MethodNotAllowed(f"expected {allow}", {"Allow": allow}) from None
-    raise failures.InternalError(f"status {error.status_code}") from error
+        raise MethodNotAllowed(f"expected {allow}", allow) from None
+    raise InternalError(f"status {error.status_code}") from error

@@ -10,13 +10,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
-from service.engine.failures import (
-    BadParameter,
+from service.engine.failures import BadParameter, EmptyFile, FileTooLarge
+from service.http.problems import (
     BrokenForm,
     ClientGone,
     EmptyBody,
-    EmptyFile,
-    FileTooLarge,
     NoFile,
     RepeatedParameter,
     TooManyFiles,
@@ -47,7 +45,7 @@ async def read_upload(scope: Scope, receive: Receive, modality: str, limits: Lim
     the bytes, and clients send all kinds of Content-Type.
 
     Raises:
-        Problem: 400, 413 or 422; ClientGone if the connection closed half way.
+        Failure: 400, 413 or 422; ClientGone if the connection closed half way.
     """
     parameters = Parameters(modality)
     _read_query(scope["query_string"], parameters)

@@ -16,17 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from media.spec import AXES
 from service.engine.engine import Service
-from service.engine.failures import (
-    BodyTimeout,
-    ClientGone,
-    DeadlinePassed,
-    Draining,
-    InternalError,
-    Problem,
-    Unauthorized,
-)
+from service.engine.failures import DeadlinePassed, Draining, Failure, InternalError
 from service.http.exchange import Exchange
 from service.http.keys import Keys
+from service.http.problems import BodyTimeout, ClientGone, Unauthorized, problem_of
 from service.logs import ACCESS
 from service.settings import Limits, Settings
 
@@ -71,8 +64,8 @@ class Guard:
                 await self.app(scope, receive, exchange.send)
             else:
                 await self._work(scope, exchange, limits)
-        except ClientGone as problem:
-            exchange.status = problem.status
+        except ClientGone as failure:
+            exchange.status = problem_of(failure).status
         except asyncio.CancelledError:
             await self._give_up(exchange)
         except Exception as error:
@@ -119,12 +112,12 @@ class Guard:
             admission.leave(exchange.held)
 
     async def _answer(self, exchange: Exchange, error: Exception) -> None:
-        """An exception as an answer; what is not a Problem stays in the log."""
-        if not isinstance(error, Problem):
+        """An exception as an answer; what is not a Failure stays in the log."""
+        if not isinstance(error, Failure):
             log.error("request %s failed", exchange.id, exc_info=error)
             error = InternalError("the server made a mistake; it is in its log under this id")
-        elif error.status >= 500:
-            log.warning("request %s: %s %s", exchange.id, error.status, error.detail)
+        elif (status := problem_of(error).status) >= 500:
+            log.warning("request %s: %s %s", exchange.id, status, error.detail)
         if exchange.status == 0:
             await exchange.refuse(error)
 

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from service.cli import new_key
 from service.engine.engine import Service
-from service.engine.failures import Unauthorized
 from service.http.guard import PUBLIC, WORK, Guard
 from service.http.keys import MAX_FILE_BYTES, MAX_KEY_BYTES, Key, Keys, read_keys
+from service.http.problems import Unauthorized
 from service.http.protocol import MAX_HEAD_BYTES, OneWriteProtocol
 from service.http.server import check_reach, find_address
 from service.settings import SettingsError, make_settings, read_settings
