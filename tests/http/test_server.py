@@ -257,7 +257,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], int, str]] = {
         422,
         "unknown-parameter",
     ),
-    "file under another name": ({"files": {"image": GOOD}}, 422, "bad-parameter"),
+    "file under another name": ({"files": {"image": GOOD}}, 422, "unknown-parameter"),
     "small file under another name": ({"files": {"image": b"x"}}, 422, "unknown-parameter"),
     "parameter twice": (
         {"content": GOOD, "params": [("top_k", "1"), ("top_k", "2")]},
