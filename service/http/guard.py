@@ -29,14 +29,16 @@ access = logging.getLogger(ACCESS)
 #: What needs a permit, and the modality it is counted under.
 WORK = {f"/v1/classify/{modality}": modality for modality in AXES}
 #: What needs no key: nothing is told but whether the server is well.
-PUBLIC = frozenset({("GET", "/health/live"), ("GET", "/health/ready")})
-METRICS = ("GET", "/metrics")
+PUBLIC = frozenset(
+    (method, path) for method in ("GET", "HEAD") for path in ("/health/live", "/health/ready")
+)
+METRICS = frozenset({("GET", "/metrics"), ("HEAD", "/metrics")})
 MAX_LOGGED_PATH = 200  # characters
 
 
 def public_requests(settings: Settings) -> frozenset[tuple[str, str]]:
     """Method and path of what needs no key."""
-    return PUBLIC | {METRICS} if settings.open_metrics else PUBLIC
+    return PUBLIC | METRICS if settings.open_metrics else PUBLIC
 
 
 class Guard:
@@ -61,7 +63,7 @@ class Guard:
         try:
             self._check_key(scope, exchange)
             if modality is None:
-                await self.app(scope, receive, exchange.send)
+                await self.app(_as_get(scope), receive, exchange.send)
             else:
                 await self._work(scope, exchange, limits)
         except ClientGone as failure:
@@ -135,6 +137,11 @@ class Guard:
             metrics.stages[modality]["total"].observe(seconds)
         if access.isEnabledFor(logging.INFO):
             access.info("request", extra={"fields": _fields(scope, modality, exchange, seconds)})
+
+
+def _as_get(scope: Scope) -> Scope:
+    """HEAD is GET for the routes; the protocol, which knows better, sends no body."""
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
 
 def _fields(
