@@ -34,6 +34,18 @@ from service.engine.failures import (
 CONTENT_TYPE = "application/problem+json"
 
 
+class BadRequest(Failure):
+    """What came is no request of HTTP/1.1."""
+
+
+class HeadTooLarge(Failure):
+    """The head of the request, or what follows its body, has more bytes than it may."""
+
+
+class HeadTimeout(Failure):
+    """The head of the request was not complete in time."""
+
+
 class NotFound(Failure):
     """No route has this path."""
 
@@ -110,6 +122,9 @@ class Problem:
 
 #: Along the path of a request.
 PROBLEMS: dict[type[Failure], Problem] = {
+    BadRequest: Problem(400, "bad-request", "This is no request that can be read."),
+    HeadTooLarge: Problem(431, "head-too-large", "The head of the request is too large."),
+    HeadTimeout: Problem(408, "head-timeout", "The head of the request came too slowly."),
     NotFound: Problem(404, "not-found", "There is nothing at this address."),
     MethodNotAllowed: Problem(405, "method-not-allowed", "This address wants another method."),
     Unauthorized: Problem(401, "unauthorized", "This address wants a key."),
