@@ -23,6 +23,8 @@ class Cors(CORSMiddleware):
             allow_methods=("GET", "HEAD", "POST"),
             allow_headers=("Authorization", "X-Request-ID"),
             expose_headers=("Allow", "Retry-After", "Server-Timing", "X-Request-ID"),
+            # A page of the internet asks for a server of a private network: if it is listed.
+            allow_private_network="*" not in origins,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

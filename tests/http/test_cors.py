@@ -66,6 +66,25 @@ def test_browser_may_ask_for_a_listed_origin_without_a_key(
     assert "origin" in split(response.headers["vary"])
 
 
+@pytest.mark.parametrize(
+    ("changed", "allowed"),
+    [
+        ({}, True),
+        ({"Access-Control-Request-Private-Network": "true"}, True),
+        ({"Access-Control-Request-Method": "DELETE"}, False),
+        ({"Access-Control-Request-Headers": "x-other"}, False),
+    ],
+)
+def test_browser_is_told_what_a_listed_page_may_ask(
+    server: RunningServer, changed: dict[str, str], allowed: bool
+) -> None:
+    """Also of a server in a private network; other methods and headers are not among it."""
+    asked = server.request("OPTIONS", PATH, headers={"Origin": LISTED, **ASKED, **changed})
+    assert asked.status_code == (200 if allowed else 400)
+    private = "access-control-allow-private-network" in granted(asked)
+    assert private == ("Access-Control-Request-Private-Network" in changed)
+
+
 def test_page_of_a_listed_origin_reads_answers_and_refusals(server: RunningServer) -> None:
     """Also what the guard refuses, and what there is not; the id of the request can be read."""
     for headers, path, status in (

@@ -235,6 +235,25 @@ def test_boundary_is_read_in_every_spelling(value: bytes, boundary: bytes | None
     assert found.get(b"boundary") == boundary
 
 
+TOKENS = (
+    b"--b", b"--", b"-", b"\r\n", b"\r", b"\n", b" ", b"\t", b"x", b":", b";", b"\x00", HEAD,
+    b"\r\n--b\r\n", b"\r\n--b--", b"\r\n\r\n", b"--b\r\n" + HEAD + b"\r\nx\r\n--b--",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(TOKENS), max_size=12).map(b"".join), st.integers(1, 9))
+def test_pieces_never_change_what_a_body_is(body: bytes, size: int) -> None:
+    """Form or not, in one piece or in many: the same parts, or the same refusal."""
+
+    def outcome(pieces: list[bytes]) -> list[Part] | str:
+        try:
+            return read_parts(pieces)
+        except (BrokenForm, EmptyBody) as failure:
+            return repr(failure)
+
+    assert outcome([body]) == outcome(cut(body, size))
+
+
 FLOODS = {
     "look-alikes": b"--b\r\n" + HEAD + b"\r\n" + b"\r\n--bx" * 30_000 + b"\r\n--b--",
     "line breaks": b"--b\r\n" + HEAD + b"\r\n" + b"\r\n" * 100_000 + b"\r\n--b--",
