@@ -143,7 +143,7 @@ def test_end_of_sending_of_http_1_0_counts_as_having_left(start: Start) -> None:
         wait_until(lambda: session.batches, "the batch to run")
         stop_sending(connection)
         assert connection.answers() == []
-    assert server.metric("liere_requests_total", **LEFT) == 1
+    wait_until(lambda: server.metric("liere_requests_total", **LEFT) == 1, "the 499")
 
 
 @pytest.mark.parametrize("head", [f"Content-Length: {len(GOOD)}", "Transfer-Encoding: chunked"])
