@@ -69,10 +69,10 @@ def data_dir(repo_root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def field_dir(repo_root: Path) -> Path:
-    """Small inputs that people's own bug reports describe."""
+    """Small files of kinds that people have met in use, beside the checkout."""
     path = repo_root.parent / "shared" / "field"
     if not path.is_dir():
-        pytest.skip("the inputs of bug reports are not beside this checkout (../shared/field)")
+        pytest.skip("the files from the field are not beside this checkout (../shared/field)")
     return path
 
 
