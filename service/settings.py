@@ -17,6 +17,7 @@ MIB = 2**20
 #: A body of clips or scans may be this much larger than one of them: the form around it, or
 #: several small ones.
 FORM_MIB = 1.0
+ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\sA-Z?#@]+")
 
 
 def _split(value: Any) -> Any:
@@ -84,6 +85,11 @@ class Settings(BaseSettings):
         False, description="serve without keys on an address that other machines reach"
     )
     open_metrics: bool = Field(False, description="answer /metrics without a key")
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="origins whose pages may ask from a browser, like https://app.example; several "
+        "apart by commas; * is every page, which then still needs a key where there are keys",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where graphs run; auto takes a GPU if it works, cuda insists on one"
     )
@@ -141,6 +147,13 @@ class Settings(BaseSettings):
         validate_default=True,
         description="upload_seconds of requests with clips or scans; at most slow_deadline_seconds",
     )
+    head_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=600,
+        description="time for the head of one request, from its first byte, and for the first byte "
+        "of a new connection",
+    )
     grace_seconds: int = Field(
         20, ge=0, description="time that requests get to finish after SIGTERM"
     )
@@ -161,6 +174,18 @@ class Settings(BaseSettings):
         if value > (deadline := info.data.get(name, value)):
             raise ValueError(f"expected at most {name}, which is {deadline:g}")
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        origins = tuple(one for one in values if one)  # an empty variable is none
+        for one in origins:
+            if not ORIGIN.fullmatch(one):
+                raise ValueError(
+                    "expected origins as browsers write them, like https://app.example or "
+                    "http://localhost:3000 (in small letters, without a path), or *"
+                )
+        return origins
 
     @property
     def has_keys(self) -> bool:

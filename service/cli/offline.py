@@ -31,7 +31,8 @@ from service.engine.classify import Result
 from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceError, check_device
 from service.engine.engine import Service
-from service.engine.failures import EmptyFile, InternalError, Problem, UnreadableFile
+from service.engine.failures import EmptyFile, Failure, InternalError, UnreadableFile
+from service.http.problems import problem_of
 from service.logs import printable
 from service.settings import Settings, SettingsError, make_settings
 
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 STDIN = "-"
 #: (name as given, what became of the file)
-Answer = tuple[str, Result | Problem]
+Answer = tuple[str, Result | Failure]
 
 
 def main(arguments: list[str]) -> int:
@@ -69,8 +70,8 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         await service.start(_folders(settings, options.bundle))
         try:
             candidates = find_candidates(service, _parameters(options))
-        except Problem as problem:
-            return complain(problem.detail, WRONG_COMMAND)
+        except Failure as failure:
+            return complain(failure.detail, WRONG_COMMAND)
         return await _print_all(_answers(service, options.files, candidates), options)
     finally:
         await service.close()
@@ -93,7 +94,7 @@ async def _answers(
 ) -> AsyncIterator[Answer]:
     """Every file's answer, in order; those under way are bounded in number and in bytes."""
     settings = service.settings
-    waiting: deque[tuple[str, asyncio.Task[Result | Problem], int]] = deque()
+    waiting: deque[tuple[str, asyncio.Task[Result | Failure], int]] = deque()
     held = 0
     for file in files:
         media = _read(file, largest(candidates))
@@ -113,21 +114,21 @@ async def _answers(
 
 
 async def _answer(
-    service: Service, media: bytes | Problem, candidates: list[Candidate]
-) -> Result | Problem:
+    service: Service, media: bytes | Failure, candidates: list[Candidate]
+) -> Result | Failure:
     """One file; what goes wrong is its own affair."""
-    if isinstance(media, Problem):
+    if isinstance(media, Failure):
         return media
     try:
         return await first_answer(service, media, candidates)
-    except Problem as problem:
-        return problem
+    except Failure as failure:
+        return failure
     except Exception as error:
         log.error("a file could not be answered", exc_info=error)
         return InternalError("an unexpected error; the line above says more")
 
 
-def _read(file: str, most: int) -> bytes | Problem:
+def _read(file: str, most: int) -> bytes | Failure:
     """The bytes of a file, one more than is allowed at most."""
     try:
         if file == STDIN:
@@ -150,7 +151,7 @@ async def _print_all(answers: AsyncIterator[Answer], options: argparse.Namespace
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         async for name, answer in answers:
-            if isinstance(answer, Problem):
+            if isinstance(answer, Failure):
                 failed += 1
                 progress.clear()
             show(name, answer)
@@ -163,21 +164,22 @@ async def _print_all(answers: AsyncIterator[Answer], options: argparse.Namespace
     return FAILED if failed else OK
 
 
-def _show(name: str, answer: Result | Problem) -> None:
-    """For people: the labels on stdout, a problem on stderr."""
-    if isinstance(answer, Problem):
-        line = f"{name}: {answer.title} {answer.detail}"
+def _show(name: str, answer: Result | Failure) -> None:
+    """For people: the labels on stdout, what went wrong on stderr."""
+    if isinstance(answer, Failure):
+        line = f"{name}: {problem_of(answer).title} {answer.detail}"
         print(printable(line), file=sys.stderr, flush=True)
     else:
         ranked = (f"{one['label']} {one['probability']:.1%}" for one in answer.predictions)
         print(printable(f"{name}: {', '.join(ranked)}"), flush=True)
 
 
-def _show_json(name: str, answer: Result | Problem) -> None:
+def _show_json(name: str, answer: Result | Failure) -> None:
     """For machines: what the REST answer says of one file, in ASCII."""
     line: dict[str, Any] = {"file": name}
-    if isinstance(answer, Problem):
-        line["error"] = {"type": answer.type, "title": answer.title, "detail": answer.detail}
+    if isinstance(answer, Failure):
+        problem = problem_of(answer)
+        line["error"] = {"type": problem.type, "title": problem.title, "detail": answer.detail}
     else:
         line |= answer.document()
     print(json.dumps(line, allow_nan=False), flush=True)

@@ -54,8 +54,4 @@ class Admission:
         return max(1, min(MAX_RETRY_SECONDS, math.ceil(self.requests / rate)))
 
     def _overloaded(self, reason: str) -> Overloaded:
-        seconds = self.retry_seconds()
-        return Overloaded(
-            f"{reason}; try again later",
-            {} if seconds is None else {"Retry-After": str(seconds)},
-        )
+        return Overloaded(f"{reason}; try again later", self.retry_seconds())

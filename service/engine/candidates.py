@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from service.engine.classify import Result, choose, classify
 from service.engine.engine import Service
-from service.engine.failures import FileTooLarge, Problem, UnknownBundle, UnsupportedMedia
+from service.engine.failures import Failure, FileTooLarge, UnknownBundle, UnsupportedMedia
 from service.engine.model import Target
 
 #: In this order: images and scans begin with a signature, videos are found by looking further in.
@@ -35,20 +35,20 @@ def find_candidates(service: Service, parameters: Mapping[str, str]) -> list[Can
         parameters: as ``choose`` takes them.
 
     Raises:
-        Problem: there is none; what is wrong with the first one.
+        Failure: there is none; what is wrong with the first one.
     """
-    candidates, problems = [], []
+    candidates, failed = [], []
     for modality in _modalities(service, parameters.get("bundle")):
         try:
             target, top_k = choose(service, modality, parameters)
-        except Problem as problem:
-            problems.append(problem)
+        except Failure as failure:
+            failed.append(failure)
         else:
             candidates.append(
                 Candidate(target, top_k, service.settings.limits(modality).file_bytes)
             )
     if not candidates:
-        raise problems[0]
+        raise failed[0]
     return candidates
 
 
@@ -67,7 +67,7 @@ async def first_answer(service: Service, media: bytes, candidates: list[Candidat
     """The answer of the first candidate that knows the type of the file.
 
     Raises:
-        Problem: none of them does, or the first that does cannot answer.
+        Failure: none of them does, or the first that does cannot answer.
     """
     told = []
     for one in candidates:
@@ -75,8 +75,8 @@ async def first_answer(service: Service, media: bytes, candidates: list[Candidat
             continue
         try:
             return await classify(service, media, one.target, one.top_k)
-        except UnsupportedMedia as problem:
-            told.append(problem.detail)
+        except UnsupportedMedia as failure:
+            told.append(failure.detail)
     if not told:
         raise FileTooLarge(f"a file may have at most {largest(candidates)} bytes")
     raise UnsupportedMedia("; or ".join(told))

@@ -24,7 +24,7 @@ from models.bundle import (
 from service.engine.decode.pool import DecodePool
 from service.engine.device.batching import Batcher
 from service.engine.device.session import Device, DeviceError, OpenSession, Session
-from service.engine.failures import BundleRefused, NotReady, Problem, UnknownBundle, UnknownGrid
+from service.engine.failures import BundleRefused, Failure, NotReady, UnknownBundle, UnknownGrid
 from service.engine.model import ExaminedBundle, Target
 from service.settings import Settings, usable_cpus
 
@@ -122,7 +122,7 @@ class Registry:
         """Who answers a request.
 
         Raises:
-            Problem: 404 unknown bundle, 422 unknown grid, 503 refused or not ready.
+            Failure: the bundle or the grid is unknown, refused or not ready.
         """
         if not self.examined:
             raise NotReady("the bundles are still being checked")
@@ -157,7 +157,7 @@ class Registry:
             return await self._open(bundle)
         except DeviceError:
             raise
-        except (BundleError, Problem) as error:
+        except (BundleError, Failure) as error:
             reason = str(error).removeprefix(f"{folder.name}: ")
         except Exception:
             log.exception("bundle %s cannot be examined", folder.name)

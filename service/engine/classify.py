@@ -66,7 +66,7 @@ def choose(service: Service, modality: str, parameters: Mapping[str, str]) -> tu
         parameters: ``bundle``, ``grid``, ``top_k`` and, of clips, ``views``, as text.
 
     Raises:
-        Problem: 404, 422 or 503.
+        Failure: nobody answers this, or a parameter is out of range.
     """
     target = service.registry.select(modality, parameters.get("bundle"), parameters.get("grid"))
     if (views := parameters.get("views")) is not None:
@@ -80,7 +80,7 @@ async def classify(service: Service, media: Encoded, target: Target, top_k: int)
     """One file through decoder, batch and graph; cancel the call to leave the queues.
 
     Raises:
-        Problem: 415 or 422 for the bytes, 500 for the graph.
+        Failure: of the bytes, or of the graph.
     """
     started = time.monotonic()
     item = await service.pool.prepare(target.preparation, media)
@@ -94,12 +94,12 @@ async def classify(service: Service, media: Encoded, target: Target, top_k: int)
 
 
 def parse_top_k(text: str | None, labels: int) -> int:
-    """The number of predictions wanted; 422 outside 1 to the number of labels."""
+    """The number of predictions wanted; BadParameter outside 1 to the number of labels."""
     return min(DEFAULT_TOP_K, labels) if text is None else _parse_count("top_k", text, labels)
 
 
 def parse_views(text: str, frames: int) -> int:
-    """The number of views wanted; 422 where their frames would be too many."""
+    """The number of views wanted; BadParameter where their frames would be too many."""
     return _parse_count("views", text, min(MAX_VIEWS, MAX_FRAMES // frames), f" of {frames} frames")
 
 

@@ -9,18 +9,21 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from service.engine import failures
 from service.engine.device.session import OpenSession, open_session
 from service.engine.engine import Service
+from service.engine.failures import InternalError
+from service.http.cors import Cors
 from service.http.guard import Guard
 from service.http.keys import read_keys
+from service.http.problems import MethodNotAllowed, NotFound
 from service.http.routes import add_routes
 from service.settings import Settings
 
 DESCRIPTION = """\
 Send an image, a clip or a scan, get ranked labels. Each has an address of its own, and the bytes
 decide whether the address reads them. Every answer other than 200 is a problem document (RFC 9457)
-whose `type` is stable. Send `X-Request-ID` to choose the id of a request.
+whose `type` is stable. Send `X-Request-ID` to choose the id of a request. `HEAD` is answered
+wherever `GET` is.
 """
 
 
@@ -57,14 +60,17 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
     app.state.service, app.state.keys = service, keys
     add_routes(app, service, keys)
     app.add_middleware(Guard, service=service, keys=keys)
+    if settings.cors_origins:
+        app.add_middleware(Cors, origins=settings.cors_origins)
     return app
 
 
 async def _raise_as_problem(request: Request, error: HTTPException) -> Response:
     """The framework's own refusals, for the guard to answer like every other."""
     if error.status_code == 404:
-        raise failures.NotFound("there is nothing at this address; see /docs") from None
+        raise NotFound("there is nothing at this address; see /docs") from None
     if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        raise failures.MethodNotAllowed(f"expected {allow}", {"Allow": allow}) from None
-    raise failures.InternalError(f"status {error.status_code}") from error
+        methods = set((error.headers or {}).get("Allow", "").split(", "))
+        allow = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+        raise MethodNotAllowed(f"expected {allow}", allow) from None
+    raise InternalError(f"status {error.status_code}") from error

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
-from service.engine.failures import (
-    BadParameter,
+from service.engine.failures import BadParameter, EmptyFile, FileTooLarge
+from service.http.multipart import MultipartReader, parse_parameters
+from service.http.problems import (
     BrokenForm,
     ClientGone,
     EmptyBody,
-    EmptyFile,
-    FileTooLarge,
     NoFile,
     RepeatedParameter,
     TooManyFiles,
@@ -47,16 +44,14 @@ async def read_upload(scope: Scope, receive: Receive, modality: str, limits: Lim
     the bytes, and clients send all kinds of Content-Type.
 
     Raises:
-        Problem: 400, 413 or 422; ClientGone if the connection closed half way.
+        Failure: 400, 413 or 422; ClientGone if the connection closed half way.
     """
     parameters = Parameters(modality)
     _read_query(scope["query_string"], parameters)
-    content_type = _content_type(scope)
-    if content_type[:19].lower() == b"multipart/form-data":
-        form = _Form(content_type, limits, parameters)
-        async for piece in _pieces(receive):
-            form.write(piece)
-        return Upload(form.finish(), parameters)
+    media_type, options = parse_parameters(_content_type(scope))
+    if media_type == b"multipart/form-data":
+        form = MultipartReader(_pieces(receive), options.get(b"boundary", b""))
+        return Upload(await _read_form(form, limits, parameters), parameters)
     body = bytearray()
     async for piece in _pieces(receive):
         body += piece
@@ -91,15 +86,19 @@ class Parameters(dict[str, str]):
         self._known = PARAMETERS[modality]
 
     def add(self, name: str, value: str) -> None:
-        """Take a value; 422 for a name that is unknown here, or came before."""
+        """Take a value; 422 as ``check``."""
+        self.check(name)
+        self[name] = value
+
+    def check(self, name: str) -> None:
+        """Refuse, with 422, a name that is unknown here, or came before."""
         if name not in self._known:
             raise UnknownParameter(
-                f"unknown parameter {_shown(name)}; known: {', '.join(self._known)}"
-                f" (and {FILE}, a part of a form)"
+                f"unknown parameter {_shown(name)}; known: {', '.join(self._known)} "
+                f"(a file must be a part of a form called {FILE})"
             )
         if name in self:
             raise RepeatedParameter(f"{name} is given more than once")
-        self[name] = value
 
 
 def _read_query(query: bytes, parameters: Parameters) -> None:
@@ -121,101 +120,55 @@ def check_file_size(size: int, limits: Limits) -> None:
         raise FileTooLarge(f"a file may have at most {limits.file_bytes} bytes")
 
 
-@dataclass(slots=True)
-class _Part:
-    name: str
-    data: bytearray = field(default_factory=bytearray)
-
-
-class _Form:
-    """A multipart form, parsed as it arrives and kept in memory (its body is bounded)."""
-
-    def __init__(self, content_type: bytes, limits: Limits, parameters: Parameters) -> None:
-        _, options = parse_options_header(content_type)
-        if not options.get(b"boundary"):
-            raise BrokenForm("multipart/form-data needs a boundary")
-        self._limits = limits
-        self._parameters = parameters
-        self._files: list[bytearray] = []
-        self._part: _Part | None = None
-        self._header = b""
-        self._value = b""
-        self._disposition = b""
-        self._started = False
-        self._ended = False
-        try:
-            self._parser = MultipartParser(
-                options[b"boundary"],
-                {
-                    "on_header_field": self._on_header_field,
-                    "on_header_value": self._on_header_value,
-                    "on_header_end": self._on_header_end,
-                    "on_headers_finished": self._on_headers_finished,
-                    "on_part_data": self._on_part_data,
-                    "on_part_end": self._on_part_end,
-                    "on_end": self._on_end,
-                },
-            )
-        except FormParserError:
-            raise BrokenForm("the boundary of the form cannot be used") from None
-
-    def write(self, piece: bytes) -> None:
-        self._started = self._started or bool(piece)
-        try:
-            self._parser.write(piece)
-        except FormParserError:
-            raise BrokenForm("the form does not follow multipart/form-data") from None
-
-    def finish(self) -> list[bytearray]:
-        """The files, in order."""
-        if not self._started:
-            raise EmptyBody("expected a form with a part named file")
-        if not self._ended:
-            raise BrokenForm("the form ends before its last boundary")
-        if not self._files:
-            raise NoFile("expected at least one part named file")
-        return self._files
-
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _on_header_end(self) -> None:
-        if self._header.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._header = self._value = b""
-
-    def _on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        self._disposition = b""
-        if b"name" not in options:
-            raise BrokenForm("a part has no name")
-        name = options[b"name"].decode("utf-8", "replace")
-        if name == FILE and len(self._files) >= self._limits.files:
-            raise TooManyFiles(f"a request may have at most {self._limits.files} files")
-        self._part = _Part(name)
-
-    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        assert self._part is not None  # headers come first
-        self._part.data += data[start:end]
-        if self._part.name == FILE:
-            check_file_size(len(self._part.data), self._limits)
-        elif len(self._part.data) > MAX_VALUE_BYTES:
-            raise BadParameter(
-                f"{_shown(self._part.name)}: expected at most {MAX_VALUE_BYTES} bytes"
-            )
-
-    def _on_part_end(self) -> None:
-        part, self._part = self._part, None
-        assert part is not None
-        if part.name != FILE:
-            self._parameters.add(part.name, part.data.decode("utf-8", "replace"))
-        elif part.data:
-            self._files.append(part.data)
+async def _read_form(
+    form: MultipartReader, limits: Limits, parameters: Parameters
+) -> list[bytearray]:
+    """The files of a form, in order; its other parts are parameters."""
+    files: list[bytearray] = []
+    while (headers := await form.next_part()) is not None:
+        name = _part_name(headers)
+        if name == FILE:
+            if len(files) >= limits.files:
+                raise TooManyFiles(f"a request may have at most {limits.files} files")
+            files.append(await _read_file(form, len(files) + 1, limits))
         else:
-            raise EmptyFile(f"file {len(self._files) + 1} has no bytes")
+            parameters.check(name)  # before its data, which may be a file's
+            parameters.add(name, await _read_value(form, name))
+    if not files:
+        raise NoFile(f"expected at least one part named {FILE}")
+    return files
 
-    def _on_end(self) -> None:
-        self._ended = True
+
+def _part_name(headers: dict[bytes, bytes]) -> str:
+    """What a part is called; BrokenForm if it is called nothing, or written in an encoding."""
+    _, options = parse_parameters(headers.get(b"content-disposition", b""))
+    if b"name" not in options:
+        raise BrokenForm(f"a part has no name; that of a file must be {FILE}")
+    encoding = headers.get(b"content-transfer-encoding", b"binary").lower()
+    if encoding not in (b"binary", b"8bit", b"7bit"):
+        raise BrokenForm(
+            "expected a part as it is (Content-Transfer-Encoding binary, 8bit or 7bit), "
+            f"got {_shown(encoding.decode('latin-1'))}"
+        )
+    return options[b"name"].decode("utf-8", "replace")
+
+
+async def _read_file(form: MultipartReader, number: int, limits: Limits) -> bytearray:
+    file = bytearray()
+    while data := await form.read():
+        file += data
+        check_file_size(len(file), limits)
+    if not file:
+        raise EmptyFile(f"file {number} has no bytes")
+    return file
+
+
+async def _read_value(form: MultipartReader, name: str) -> str:
+    value = bytearray()
+    while data := await form.read():
+        value += data
+        if len(value) > MAX_VALUE_BYTES:
+            raise BadParameter(
+                f"{name}: expected at most {MAX_VALUE_BYTES} bytes; a file must be called {FILE}"
+            )
+    return value.decode("utf-8", "replace")

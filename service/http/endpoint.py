@@ -13,10 +13,11 @@ from starlette.types import Receive
 from service.engine.classify import Result, choose, classify, encode_json
 from service.engine.decode.link import Encoded
 from service.engine.engine import Service
-from service.engine.failures import ClientGone, Problem
+from service.engine.failures import Failure
 from service.engine.model import Target
 from service.http.body import read_upload
 from service.http.exchange import Exchange
+from service.http.problems import ClientGone
 
 
 class Classify:
@@ -63,8 +64,8 @@ async def _numbered(
 ) -> Result:
     try:
         return await classify(service, file, target, top_k)
-    except Problem as problem:
-        raise type(problem)(f"{which}: {problem.detail}") from problem
+    except Failure as failure:
+        raise type(failure)(f"{which}: {failure.detail}") from failure
 
 
 class ClientWatch:

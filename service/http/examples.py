@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.engine import failures
+from service.http import problems
 from service.http.body import PARAMETERS
 from service.settings import Settings
 
@@ -101,15 +102,15 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
 }
 
 #: One sentence that each problem really gives, whatever the modality.
-COMMON: dict[type[failures.Problem], str] = {
-    failures.Unauthorized: "expected Authorization: Bearer KEY, with a key that this server knows",
-    failures.EmptyBody: "expected a file as the body, or a form with a part named file",
-    failures.BrokenForm: "the form ends before its last boundary",
-    failures.NoFile: "expected at least one part named file",
+COMMON: dict[type[failures.Failure], str] = {
+    problems.Unauthorized: "expected Authorization: Bearer KEY, with a key that this server knows",
+    problems.EmptyBody: "expected a file as the body, or a form with a part named file",
+    problems.BrokenForm: "the form ends before its last boundary",
+    problems.NoFile: "expected at least one part named file",
     failures.EmptyFile: "file 1 has no bytes",
-    failures.TooManyFiles: "a request may have at most 16 files",
-    failures.ContentEncoded: "expected no Content-Encoding, or identity",
-    failures.RepeatedParameter: "top_k is given more than once",
+    problems.TooManyFiles: "a request may have at most 16 files",
+    problems.ContentEncoded: "expected no Content-Encoding, or identity",
+    problems.RepeatedParameter: "top_k is given more than once",
     failures.Overloaded: "all 128 permits are taken; try again later",
     failures.InferenceFailed: "the model gave no finite answer for this input",
     failures.InternalError: "the server made a mistake; it is in its log under this id",
@@ -133,7 +134,7 @@ TOO_LARGE = {
 }
 
 
-def details(modality: str) -> dict[type[failures.Problem], str]:
+def details(modality: str) -> dict[type[failures.Failure], str]:
     """A sentence for every problem, as requests of this modality get it by default."""
     limits = Settings.model_construct().limits(modality)
     bundle, grid = (ANSWERS[modality]["results"][0][name] for name in ("bundle", "grid"))
@@ -143,14 +144,14 @@ def details(modality: str) -> dict[type[failures.Problem], str]:
             f"bundle {bundle} is not served: graphs/weights.bin is listed and missing"
         ),
         failures.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}",
-        failures.UnknownParameter: (
-            f"unknown parameter 'topk'; known: {', '.join(PARAMETERS[modality])}"
-            " (and file, a part of a form)"
+        problems.UnknownParameter: (
+            f"unknown parameter 'topk'; known: {', '.join(PARAMETERS[modality])} "
+            "(a file must be a part of a form called file)"
         ),
         failures.BadParameter: "top_k: expected a whole number from 1 to 10, got '0'",
-        failures.BodyTooLarge: f"a request body may have at most {limits.body_bytes} bytes",
+        problems.BodyTooLarge: f"a request body may have at most {limits.body_bytes} bytes",
         failures.FileTooLarge: f"a file may have at most {limits.file_bytes} bytes",
-        failures.BodyTimeout: f"the body was not complete within {limits.upload_seconds:g} seconds",
+        problems.BodyTimeout: f"the body was not complete within {limits.upload_seconds:g} seconds",
         failures.DeadlinePassed: f"there was no answer within {limits.deadline_seconds:g} seconds",
         failures.DecodeTimeout: f"decoding took longer than {limits.decode_seconds:g} seconds",
         failures.UnsupportedMedia: UNSUPPORTED[modality],

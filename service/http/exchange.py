@@ -10,7 +10,9 @@ import time
 from starlette.types import Message, Receive, Scope, Send
 
 from service.engine.admission import Admission
-from service.engine.failures import CONTENT_TYPE, BodyTimeout, BodyTooLarge, ContentEncoded, Problem
+from service.engine.failures import Failure
+from service.http import problems
+from service.http.problems import CONTENT_TYPE, BodyTimeout, BodyTooLarge, ContentEncoded
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 #: An unread body up to this size is read and thrown away, so that its connection stays usable;
@@ -114,19 +116,18 @@ class Exchange:
             message["headers"] = [*message["headers"], (b"x-request-id", self.id.encode())]
         await self._send(message)
 
-    async def refuse(self, problem: Problem) -> None:
+    async def refuse(self, failure: Failure) -> None:
         """Answer with a problem; deal with the rest of the body so that the answer arrives."""
-        body = problem.encode(self.id)
+        body, told = problems.encode(failure, self.id), problems.headers_of(failure)
         headers = [
             (b"content-type", CONTENT_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),
-            *((name.lower().encode(), text.encode()) for name, text in problem.headers.items()),
+            *((name.lower().encode(), text.encode()) for name, text in told.items()),
         ]
-        if self.unread and (self._is_large() or isinstance(problem, BodyTimeout)):
+        if self.unread and (self._is_large() or isinstance(failure, BodyTimeout)):
             headers.append((b"connection", b"close"))
-        await self.send(
-            {"type": "http.response.start", "status": problem.status, "headers": headers}
-        )
+        status = problems.problem_of(failure).status
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": self.unread})
         self.answered = time.monotonic()
         if self.unread:

@@ -16,17 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from media.spec import AXES
 from service.engine.engine import Service
-from service.engine.failures import (
-    BodyTimeout,
-    ClientGone,
-    DeadlinePassed,
-    Draining,
-    InternalError,
-    Problem,
-    Unauthorized,
-)
+from service.engine.failures import DeadlinePassed, Draining, Failure, InternalError
 from service.http.exchange import Exchange
 from service.http.keys import Keys
+from service.http.problems import BodyTimeout, ClientGone, Unauthorized, problem_of
 from service.logs import ACCESS
 from service.settings import Limits, Settings
 
@@ -36,14 +29,16 @@ access = logging.getLogger(ACCESS)
 #: What needs a permit, and the modality it is counted under.
 WORK = {f"/v1/classify/{modality}": modality for modality in AXES}
 #: What needs no key: nothing is told but whether the server is well.
-PUBLIC = frozenset({("GET", "/health/live"), ("GET", "/health/ready")})
-METRICS = ("GET", "/metrics")
+PUBLIC = frozenset(
+    (method, path) for method in ("GET", "HEAD") for path in ("/health/live", "/health/ready")
+)
+METRICS = frozenset({("GET", "/metrics"), ("HEAD", "/metrics")})
 MAX_LOGGED_PATH = 200  # characters
 
 
 def public_requests(settings: Settings) -> frozenset[tuple[str, str]]:
     """Method and path of what needs no key."""
-    return PUBLIC | {METRICS} if settings.open_metrics else PUBLIC
+    return PUBLIC | METRICS if settings.open_metrics else PUBLIC
 
 
 class Guard:
@@ -68,11 +63,11 @@ class Guard:
         try:
             self._check_key(scope, exchange)
             if modality is None:
-                await self.app(scope, receive, exchange.send)
+                await self.app(_as_get(scope), receive, exchange.send)
             else:
                 await self._work(scope, exchange, limits)
-        except ClientGone as problem:
-            exchange.status = problem.status
+        except ClientGone as failure:
+            exchange.status = problem_of(failure).status
         except asyncio.CancelledError:
             await self._give_up(exchange)
         except Exception as error:
@@ -119,12 +114,12 @@ class Guard:
             admission.leave(exchange.held)
 
     async def _answer(self, exchange: Exchange, error: Exception) -> None:
-        """An exception as an answer; what is not a Problem stays in the log."""
-        if not isinstance(error, Problem):
+        """An exception as an answer; what is not a Failure stays in the log."""
+        if not isinstance(error, Failure):
             log.error("request %s failed", exchange.id, exc_info=error)
             error = InternalError("the server made a mistake; it is in its log under this id")
-        elif error.status >= 500:
-            log.warning("request %s: %s %s", exchange.id, error.status, error.detail)
+        elif (status := problem_of(error).status) >= 500:
+            log.warning("request %s: %s %s", exchange.id, status, error.detail)
         if exchange.status == 0:
             await exchange.refuse(error)
 
@@ -142,6 +137,11 @@ class Guard:
             metrics.stages[modality]["total"].observe(seconds)
         if access.isEnabledFor(logging.INFO):
             access.info("request", extra={"fields": _fields(scope, modality, exchange, seconds)})
+
+
+def _as_get(scope: Scope) -> Scope:
+    """HEAD is GET for the routes; the protocol, which knows better, sends no body."""
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
 
 def _fields(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.engine.failures import Unauthorized
+from service.http.problems import Unauthorized
 from service.settings import Settings, SettingsError
 
 MAX_FILE_BYTES = 2**16
@@ -62,8 +62,7 @@ class Keys:
                     found = one.name
         if found is None:
             raise Unauthorized(
-                "expected Authorization: Bearer KEY, with a key that this server knows",
-                {"WWW-Authenticate": "Bearer"},
+                "expected Authorization: Bearer KEY, with a key that this server knows"
             )
         return found
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 
 from media.clips.clip_times import MAX_FRAMES
 from media.spec import MAX_VIEWS
-from service.engine import failures
+from service.engine.failures import Failure
+from service.http import problems
 from service.http.body import PARAMETERS
 from service.http.documents import Answer, ClipAnswer, ScanAnswer
 from service.http.examples import ANSWERS, ID, details
@@ -82,8 +83,8 @@ KINDS = {
 def classify_responses(modality: str) -> dict[int | str, dict[str, Any]]:
     """What the operation that classifies a modality may end as."""
     ranked = answer(KINDS[modality].answer, ANSWERS[modality], "Ranked labels.")
-    kinds = details(modality).keys() - {failures.Unauthorized}  # that one only where keys are set
-    return {200: ranked, **problems(*kinds, modality=modality)}
+    kinds = details(modality).keys() - {problems.Unauthorized}  # that one only where keys are set
+    return {200: ranked, **problem_responses(*kinds, modality=modality)}
 
 
 def classify_extra(modality: str) -> dict[str, Any]:
@@ -133,18 +134,18 @@ def answer(model: type[BaseModel], example: Any, description: str) -> dict[str, 
     }
 
 
-def problems(
-    *kinds: type[failures.Problem], modality: str = "image"
+def problem_responses(
+    *kinds: type[Failure], modality: str = "image"
 ) -> dict[int | str, dict[str, Any]]:
     """Entries under ``responses``: one per status, one example per problem."""
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
-        entry = responses.setdefault(kind.status, _problem_entry())
-        example = kind(details(modality)[kind]).body(ID)
-        name = kind.type.rpartition("/")[2]
-        shown = entry["content"][failures.CONTENT_TYPE]["examples"]
-        shown[name] = {"summary": kind.title, "value": example}
-        entry["description"] = " ".join(filter(None, [entry["description"], kind.title]))
+        problem = problems.PROBLEMS[kind]
+        entry = responses.setdefault(problem.status, _problem_entry())
+        example = problems.document(kind(details(modality)[kind]), ID)
+        shown = entry["content"][problems.CONTENT_TYPE]["examples"]
+        shown[problem.name] = {"summary": problem.title, "value": example}
+        entry["description"] = " ".join(filter(None, [entry["description"], problem.title]))
     return responses
 
 
@@ -152,5 +153,5 @@ def _problem_entry() -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/ProblemDocument"}
     return {
         "description": "",
-        "content": {failures.CONTENT_TYPE: {"schema": schema, "examples": {}}},
+        "content": {problems.CONTENT_TYPE: {"schema": schema, "examples": {}}},
     }

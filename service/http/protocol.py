@@ -1,19 +1,37 @@
-"""HTTP/1.1 as uvicorn speaks it: an answer in one write, and an end to heads without end."""
+"""HTTP/1.1 as uvicorn speaks it, with what it leaves open settled.
+
+An answer leaves in one write. Heads end, in bytes and in seconds. Upgrades are ignored. A client
+that has stopped sending is told apart from one that has left. What is no request is refused with a
+problem document.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
+import socket
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from service.engine.failures import Failure
+from service.http import problems
+from service.http.problems import BadRequest, HeadTimeout, HeadTooLarge
 
 #: What one request may send in a row that is no body: its head, or trailers after its body. The
 #: parser keeps all of it, and no body cap sees it.
 MAX_HEAD_BYTES = 2**16
-TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-length: 0\r\nconnection: close\r\n\r\n"
-)
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: Between two looks whether a client that stopped sending has left: at first, and at most.
+FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.001, 0.1
+#: Between two interim answers: who stopped sending first and leaves later is found by the next one.
+PROBE_SECONDS = 1.0
+TCP_CLOSE = 7  # of the kernel's states; a connection that was reset is in it
 
 
 class _Gathering:
@@ -45,24 +63,80 @@ class _Gathering:
         return getattr(self._transport, name)
 
 
-class OneWriteProtocol(HttpToolsProtocol):
-    """One system call and one packet for a small answer, instead of two of each."""
+class HttpProtocol(HttpToolsProtocol):
+    """One connection. ``self.cycle`` is the newest request, answered or not.
+
+    Args:
+        head_seconds: time for the head of a request, from its first byte, and for the first byte
+            of a new connection.
+    """
+
+    def __init__(self, *arguments: Any, head_seconds: float, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._head_seconds = head_seconds
+        self._alarm: asyncio.TimerHandle | None = None  # rings when a head has not come in time
+        self._in_head = False
+        self._idle_bytes = 0  # since something was complete or some of a body came
+        self._refused = False  # nothing that still comes is read
+        self._answered: RequestResponseCycle | None = None  # the request that is being answered
+
+    @property
+    def _is_idle(self) -> bool:
+        """Every request that came has its answer."""
+        return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _Gathering(transport)))
-        self._in_head = False
-        self._idle_bytes = 0  # since something was complete or some of a body came
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._silence_alarm()
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True  # uvicorn tells the newest request alone
+            self._answered.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    # --- what comes ------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self._refused:
+            return
         self._idle_bytes += len(data)
-        super().data_received(data)
-        if self._idle_bytes > MAX_HEAD_BYTES + len(data):
-            if self._in_head and (self.cycle is None or self.cycle.response_complete):
-                self.transport.write(TOO_LARGE)
-            self.transport.close()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self._refuse(BadRequest("expected a request as HTTP/1.1 writes it"))
+        else:
+            if self._idle_bytes > MAX_HEAD_BYTES + len(data):
+                self._refuse(HeadTooLarge(f"the head of a request may have {MAX_HEAD_BYTES} bytes"))
+            elif self._is_idle:
+                self._await_head()
+
+    def _feed(self, data: bytes) -> None:
+        """Parse; where the parser leaves the rest to another protocol, go on with the same one.
+
+        RFC 9110, 7.8: a server may ignore an upgrade. The head is told to a new parser without it.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            version = self.parser.get_http_version().encode()
+            lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+            lines += [b"%s: %s" % one for one in self.headers if one[0] != b"upgrade"]
+            head = b"\r\n".join([*lines, b"\r\n"])
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            self._feed(head + data[upgrade.args[0] :])
 
     def on_message_begin(self) -> None:
         self._in_head = True
+        self._await_head()
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -70,8 +144,13 @@ class OneWriteProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise httptools.HttpParserError("there are no tunnels here")
+            return  # it comes again, without the upgrade
         self._in_head = False
         self._idle_bytes = 0
+        self._silence_alarm()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -79,5 +158,88 @@ class OneWriteProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._idle_bytes = 0
         super().on_message_complete()
+
+    # --- what does not come ----------------------------------------------------------------------
+
+    def _await_head(self) -> None:
+        """From now on there is so much time until a head is complete."""
+        if self._alarm is None:
+            self._alarm = self.loop.call_later(self._head_seconds, self._end_head)
+
+    def _silence_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _end_head(self) -> None:
+        if self._in_head:
+            seconds = f"{self._head_seconds:g} seconds"
+            self._refuse(HeadTimeout(f"the head of the request was not complete within {seconds}"))
+        else:
+            self.transport.close()  # nobody asked anything
+
+    def _refuse(self, failure: Failure) -> None:
+        """Answer what is no request, unless the answer to one before it is due, and end."""
+        self._refused = True
+        if not (self._is_idle or self.cycle.more_body):
+            self.cycle.keep_alive = False
+            return
+        if self._is_idle or not (self._answered is self.cycle and self.cycle.response_started):
+            self.transport.write(_encode(failure, self.server_state.default_headers))
+        self.transport.close()
+
+    # --- who is still there ----------------------------------------------------------------------
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether to stay open: the client has stopped sending, or it has left.
+
+        Both send the same FIN. What is written then is taken by a client that listens, and answered
+        with a reset where nobody does. There is an interim answer that may be written at any time,
+        but not to HTTP/1.0; and who stops in the middle of a body has left.
+        """
+        waiting = self._answered
+        if self._is_idle or self.cycle.more_body or waiting is None:
+            return False
+        if waiting.scope["http_version"] != "1.1":
+            return False
+        self.cycle.keep_alive = False
+        self._probe()
+        self._look_for_reset(FIRST_LOOK_SECONDS)
+        return True
+
+    def _probe(self) -> None:
+        """Write what a client may ignore, until the answer itself is written."""
+        waiting = self._answered
+        if waiting and not (waiting.response_started or self.transport.is_closing()):
+            self.transport.write(CONTINUE)
+            self.loop.call_later(PROBE_SECONDS, self._probe)
+
+    def _look_for_reset(self, seconds: float) -> None:
+        """Nobody reads from this connection any more, so its end has to be looked for."""
+        if self.transport.is_closing():
+            return
+        connection = self.transport.get_extra_info("socket")
+        if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
+            self.transport.abort()
+        else:
+            longer = min(2 * seconds, LOOK_SECONDS)
+            self.loop.call_later(seconds, self._look_for_reset, longer)
+
+
+def _encode(failure: Failure, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """A problem document with its head, the last answer of a connection."""
+    request_id = secrets.token_hex(8)
+    body = problems.encode(failure, request_id)
+    headers = [
+        *headers,
+        (b"content-type", problems.CONTENT_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-request-id", request_id.encode()),
+        (b"connection", b"close"),
+    ]
+    status = STATUS_LINE[problems.problem_of(failure).status]
+    return status + b"".join(b"%s: %s\r\n" % one for one in headers) + b"\r\n" + body

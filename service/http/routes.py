@@ -12,15 +12,22 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from media.spec import AXES
-from service.engine import failures
 from service.engine.engine import Service
+from service.engine.failures import Draining, NotReady
 from service.engine.model import ExaminedBundle
 from service.http.documents import BundleDocument, BundleList, GridDocument, ProblemDocument, Status
 from service.http.endpoint import Classify
 from service.http.examples import BUNDLES_EXAMPLE
 from service.http.guard import WORK, public_requests
 from service.http.keys import Keys
-from service.http.openapi import KINDS, answer, classify_extra, classify_responses, problems
+from service.http.openapi import (
+    KINDS,
+    answer,
+    classify_extra,
+    classify_responses,
+    problem_responses,
+)
+from service.http.problems import MethodNotAllowed, NotFound, Unauthorized
 
 
 class DirectRoute(APIRoute):
@@ -34,9 +41,9 @@ class DirectRoute(APIRoute):
         # The route's pattern also fits a path with a line break at its end; the guard's table
         # does not, and nothing may come here around the guard.
         if scope["path"] != self.path:
-            raise failures.NotFound("there is nothing at this address; see /docs")
+            raise NotFound("there is nothing at this address; see /docs")
         if scope["method"] not in (self.methods or ()):
-            raise failures.MethodNotAllowed("expected POST", {"Allow": "POST"})
+            raise MethodNotAllowed("expected POST", "POST")
         response = await self.endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
 
@@ -131,20 +138,20 @@ def _add_health(app: FastAPI, service: Service) -> None:
         response_model=None,
         responses={
             200: answer(Status, {"status": "ready"}, "At least one bundle has proven itself."),
-            **problems(failures.NotReady, failures.Draining),
+            **problem_responses(NotReady, Draining),
         },
     )
     async def is_ready() -> JSONResponse:
         if service.draining:
-            raise failures.Draining("the server is shutting down")
+            raise Draining("the server is shutting down")
         if service.failure is not None:
-            raise failures.NotReady("the server cannot start; its log says why")
+            raise NotReady("the server cannot start; its log says why")
         if not service.registry.examined:
-            raise failures.NotReady("the bundles are still being checked")
+            raise NotReady("the bundles are still being checked")
         if not service.registry.ready:
-            raise failures.NotReady("every bundle was refused; GET /v1/bundles says why")
+            raise NotReady("every bundle was refused; GET /v1/bundles says why")
         if not service.pool.ready:
-            raise failures.NotReady("no decode worker is running")
+            raise NotReady("no decode worker is running")
         return JSONResponse({"status": "ready"})
 
 
@@ -188,6 +195,5 @@ def _add_keys(document: dict[str, Any], public: frozenset[tuple[str, str]]) -> N
             if (method.upper(), path) in public:
                 operation["security"] = []
             else:
-                operation["responses"] |= {
-                    str(status): entry for status, entry in problems(failures.Unauthorized).items()
-                }
+                refused = problem_responses(Unauthorized)
+                operation["responses"] |= {str(status): entry for status, entry in refused.items()}

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -16,7 +17,7 @@ from fastapi import FastAPI
 from service.addresses import reachable
 from service.engine.engine import Service
 from service.http.keys import Keys
-from service.http.protocol import OneWriteProtocol
+from service.http.protocol import HttpProtocol
 from service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,22 @@ def is_loopback(address: Address) -> bool:
     return ipaddress.ip_address(address[1][0]).is_loopback
 
 
+def make_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=partial(HttpProtocol, head_seconds=settings.head_seconds),  # type: ignore[arg-type]
+        ws="none",
+        log_config=None,
+        log_level=_quieter(settings.log_level),
+        access_log=False,  # the guard writes it
+        server_header=False,
+        proxy_headers=False,  # nobody's word about who they are is needed
+        timeout_graceful_shutdown=settings.grace_seconds,
+    )
+
+
 class Server(uvicorn.Server):
     """uvicorn, which on the first signal stops taking work and lets the work inside finish."""
 
@@ -58,20 +75,7 @@ class Server(uvicorn.Server):
         self.keys: Keys = app.state.keys
         self.service.on_ready = self._announce
         self.service.on_failure = self._stop
-        super().__init__(
-            uvicorn.Config(
-                app,
-                loop="uvloop",
-                http=OneWriteProtocol,
-                ws="none",
-                log_config=None,
-                log_level=_quieter(settings.log_level),
-                access_log=False,  # the guard writes it
-                server_header=False,
-                proxy_headers=False,  # nobody's word about who they are is needed
-                timeout_graceful_shutdown=settings.grace_seconds,
-            )
-        )
+        super().__init__(make_config(settings, app))
 
     def serve_until_signal(self) -> None:
         self.run(sockets=[self.listener])

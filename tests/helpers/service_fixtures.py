@@ -32,7 +32,7 @@ from media.spec import Grid, InputSpec, VideoSpec, VolumeSpec
 from models.bundle import Accuracy, Golden, GridEntry, Parity, Tolerance, write_bundle
 from models.spec import EncodingSpec
 from service.http.app import create_app
-from service.http.protocol import OneWriteProtocol
+from service.http.server import make_config
 from service.settings import Settings
 from tests.helpers.tiny_graph import tiny_graph
 
@@ -190,10 +190,7 @@ class RunningServer:
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(
-            app, loop="uvloop", http=OneWriteProtocol, ws="none", log_config=None
-        )
-        self._server = uvicorn.Server(config)
+        self._server = uvicorn.Server(make_config(self.service.settings, app))
         self._thread = threading.Thread(target=self._server.run, args=([self.socket],))
 
     def start(self) -> None:
@@ -295,13 +292,14 @@ class RawConnection:
 
     def answer(self) -> tuple[int, dict[str, str], bytes]:
         """Status, headers (names in lower case) and body of one answer with a Content-Length."""
-        stream = self.socket.makefile("rb")
-        status = int(stream.readline().split()[1])
-        headers = {}
-        while line := stream.readline().strip():
-            name, _, value = line.decode().partition(": ")
-            headers[name.lower()] = value
-        return status, headers, stream.read(int(headers.get("content-length", 0)))
+        return read_answer(self.socket.makefile("rb"))
+
+    def answers(self) -> list[tuple[int, dict[str, str], bytes]]:
+        """Everything until the server closes the connection."""
+        stream, answers = io.BytesIO(self.socket.makefile("rb").read()), []
+        while stream.tell() < len(stream.getbuffer()):
+            answers.append(read_answer(stream))
+        return answers
 
     def closed(self) -> bool:
         """Whether the server closes the connection, soon."""
@@ -309,6 +307,16 @@ class RawConnection:
             return self.socket.recv(1) == b""
         except ConnectionResetError:
             return True
+
+
+def read_answer(stream: IO[bytes]) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers (names in lower case) and body of one answer with a Content-Length."""
+    status = int(stream.readline().split()[1])
+    headers = {}
+    while line := stream.readline().strip():
+        name, _, value = line.decode().partition(": ")
+        headers[name.lower()] = value
+    return status, headers, stream.read(int(headers.get("content-length", 0)))
 
 
 # --- commands --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 
 DECODERS = {"PIL", "av", "nibabel", "pydicom"}
 MEDIA = {"numpy", "pydantic", "pydantic_core"} | DECODERS
-WEB = {"fastapi", "starlette", "uvicorn", "uvloop", "httptools", "python_multipart", "multipart"}
+WEB = {"fastapi", "starlette", "uvicorn", "uvloop", "httptools"}
 #: Folder or module -> the only packages from outside that it may import; the longest name decides.
 ALLOWED = {
     "media": MEDIA,

@@ -27,7 +27,7 @@ from service.cli.progress import AFTER_SECONDS, Progress
 from service.engine.candidates import find_candidates
 from service.engine.classify import Result
 from service.engine.engine import Service
-from service.engine.failures import Problem
+from service.engine.failures import Failure, InferenceFailed
 from service.settings import make_settings
 from tests.helpers.service_fixtures import (
     CLEAN,
@@ -390,8 +390,7 @@ def test_many_files_are_batched_and_stay_in_order(bundles: Path, tmp_path: Path)
     assert [name for name, _ in answers] == files
     for number, (_, answer) in enumerate(answers):
         if number == 17:
-            assert isinstance(answer, Problem)
-            assert answer.type == "/problems/inference-failed"
+            assert isinstance(answer, InferenceFailed)
         else:
             assert isinstance(answer, Result)
             assert answer.predictions[0]["label"] == best(media[number])
@@ -421,7 +420,7 @@ def test_files_under_way_are_bounded(
     path.write_bytes(picture(0))
     inside, seen = 0, []
 
-    async def counting(*arguments: Any) -> Result | Problem:
+    async def counting(*arguments: Any) -> Result | Failure:
         nonlocal inside
         inside += 1
         seen.append(inside)

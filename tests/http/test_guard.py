@@ -21,7 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.admission import MAX_RETRY_SECONDS, Admission
-from service.engine.failures import Overloaded, Problem
+from service.engine.failures import Failure, Overloaded
+from service.http.problems import PROBLEMS, headers_of
 from tests.helpers.effort import alone
 from tests.helpers.service_fixtures import (
     RawConnection,
@@ -122,7 +123,7 @@ def test_retry_after_is_the_time_that_the_queue_needs() -> None:
     assert admission.retry_seconds() == 20
     with pytest.raises(Overloaded) as shed:
         admission.enter()
-    assert shed.value.headers == {"Retry-After": "20"}
+    assert headers_of(shed.value) == {"Retry-After": "20"}
     admission._departures.clear()
     admission._departures.extend(now - 1000 + i for i in range(10))
     assert admission.retry_seconds() == MAX_RETRY_SECONDS
@@ -404,12 +405,12 @@ def test_request_leaves_no_garbage_for_the_collector(start: Start) -> None:
 
 
 def test_every_problem_has_a_type_of_its_own() -> None:
-    """Types are stable identifiers: unique, lower case, under /problems/."""
-    kinds = Problem.__subclasses__()
-    types = [kind.type for kind in kinds]
+    """Types are stable identifiers: unique, lower case, under /problems/; no failure lacks one."""
+    assert set(PROBLEMS) == set(Failure.__subclasses__())
+    types = [problem.type for problem in PROBLEMS.values()]
     assert len(set(types)) == len(types)
     assert all(name.startswith("/problems/") and name == name.lower() for name in types)
-    assert all(400 <= kind.status < 600 for kind in kinds)
+    assert all(400 <= problem.status < 600 for problem in PROBLEMS.values())
 
 
 def test_many_clients_at_once_each_get_their_own_answer(start: Start) -> None:

@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 
 from service.cli import new_key
 from service.engine.engine import Service
-from service.engine.failures import Unauthorized
 from service.http.guard import PUBLIC, WORK, Guard
 from service.http.keys import MAX_FILE_BYTES, MAX_KEY_BYTES, Key, Keys, read_keys
-from service.http.protocol import MAX_HEAD_BYTES, OneWriteProtocol
+from service.http.problems import Unauthorized
+from service.http.protocol import MAX_HEAD_BYTES, HttpProtocol
 from service.http.server import check_reach, find_address
 from service.settings import SettingsError, make_settings, read_settings
 from tests.helpers.service_fixtures import (
@@ -266,13 +266,13 @@ def test_key_is_asked_for_before_everything_else(bundles: Path) -> None:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of what the server's sockets took, in order."""
     sizes: list[int] = []
-    take = OneWriteProtocol.data_received
+    take = HttpProtocol.data_received
 
-    def counting(self: OneWriteProtocol, data: bytes) -> None:
+    def counting(self: HttpProtocol, data: bytes) -> None:
         sizes.append(len(data))
         take(self, data)
 
-    monkeypatch.setattr(OneWriteProtocol, "data_received", counting)
+    monkeypatch.setattr(HttpProtocol, "data_received", counting)
     return sizes
 
 

@@ -257,7 +257,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], int, str]] = {
         422,
         "unknown-parameter",
     ),
-    "file under another name": ({"files": {"image": GOOD}}, 422, "bad-parameter"),
+    "file under another name": ({"files": {"image": GOOD}}, 422, "unknown-parameter"),
     "small file under another name": ({"files": {"image": b"x"}}, 422, "unknown-parameter"),
     "parameter twice": (
         {"content": GOOD, "params": [("top_k", "1"), ("top_k", "2")]},
@@ -307,7 +307,7 @@ def test_framework_refusals_are_problems_too(server: RunningServer) -> None:
     """404 and 405 have the same form as every other problem, and 405 says what is allowed."""
     check_problem(server.get("/nothing/here"), 404, "not-found")
     check_problem(server.get("/v1/classify/image/"), 404, "not-found")
-    for path, allowed in (("/v1/classify/image", "POST"), ("/v1/bundles", "GET")):
+    for path, allowed in (("/v1/classify/image", "POST"), ("/v1/bundles", "GET, HEAD")):
         response = server.request("DELETE", path)
         check_problem(response, 405, "method-not-allowed")
         assert response.headers["allow"] == allowed

@@ -27,7 +27,7 @@ SMALL_BYTES = 2**14
 #: A file as it came: held once, from the socket to the worker's pipe.
 Encoded = bytes | bytearray
 
-FAILURES: dict[str, type[failures.Problem]] = {
+FAILURES: dict[str, type[failures.Failure]] = {
     "UnsupportedMedia": failures.UnsupportedMedia,
     "BrokenMedia": failures.BrokenMedia,
     "MediaTooLarge": failures.MediaTooLarge,
@@ -176,10 +176,10 @@ def _resolve(task: Task, header: bytes, body: bytes) -> None:
         if reply["status"] == "ok":
             return task.future.set_result(_decoded(task.preparation, reply["seen"], body))
         status, message = reply["status"], str(reply["message"])
-        problem = FAILURES[status](message)
+        failure: failures.Failure = FAILURES[status](message)
     except (ValueError, TypeError, KeyError, RecursionError):
-        problem = failures.BrokenMedia("the file cannot be decoded")
-    return task.future.set_exception(problem)
+        failure = failures.BrokenMedia("the file cannot be decoded")
+    return task.future.set_exception(failure)
 
 
 def _decoded(preparation: Preparation, seen: object, body: bytes) -> Decoded:

@@ -77,7 +77,7 @@ class DecodePool:
             media: the encoded file; may not change before this is done.
 
         Raises:
-            Problem: 415 or 422; the bytes are at fault.
+            Failure: the bytes are at fault.
         """
         future: asyncio.Future[Decoded] = asyncio.get_running_loop().create_future()
         task = Task(preparation, media, future)

@@ -1,0 +1,191 @@
+"""How HTTP says what went wrong: every failure as a problem document (RFC 9457).
+
+``PROBLEMS`` is the whole table: status, stable type and title of every class of failure. Those that
+only a web server knows are declared here, along the path of a request; the others are the engine's.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from service.engine.failures import (
+    BadParameter,
+    BrokenMedia,
+    BundleRefused,
+    DeadlinePassed,
+    DecodeTimeout,
+    Draining,
+    EmptyFile,
+    Failure,
+    FileTooLarge,
+    InferenceFailed,
+    InternalError,
+    MediaTooLarge,
+    NotReady,
+    Overloaded,
+    UnknownBundle,
+    UnknownGrid,
+    UnreadableFile,
+    UnsupportedMedia,
+)
+
+CONTENT_TYPE = "application/problem+json"
+
+
+class BadRequest(Failure):
+    """What came is no request of HTTP/1.1."""
+
+
+class HeadTooLarge(Failure):
+    """The head of the request, or what follows its body, has more bytes than it may."""
+
+
+class HeadTimeout(Failure):
+    """The head of the request was not complete in time."""
+
+
+class NotFound(Failure):
+    """No route has this path."""
+
+
+class MethodNotAllowed(Failure):
+    """The path is known and wants another method.
+
+    Args:
+        allow: the methods that it knows, apart by commas.
+    """
+
+    def __init__(self, detail: str, allow: str) -> None:
+        super().__init__(detail)
+        self.allow = allow
+
+
+class Unauthorized(Failure):
+    """The request needs a key and has none that is known."""
+
+
+class ContentEncoded(Failure):
+    """The body is compressed."""
+
+
+class BodyTooLarge(Failure):
+    """The body has, or says it has, more bytes than it may."""
+
+
+class BodyTimeout(Failure):
+    """The body was not complete in time."""
+
+
+class EmptyBody(Failure):
+    """There is not a byte in the body."""
+
+
+class BrokenForm(Failure):
+    """The body says it is a form and cannot be read as one."""
+
+
+class NoFile(Failure):
+    """The form has parameters alone."""
+
+
+class TooManyFiles(Failure):
+    """The form has more files than a request may have."""
+
+
+class UnknownParameter(Failure):
+    """Nothing here is called so."""
+
+
+class RepeatedParameter(Failure):
+    """A parameter came twice."""
+
+
+class ClientGone(Failure):
+    """The client left before its answer: seen in metrics and logs only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What every occurrence of a failure has in common."""
+
+    status: int
+    name: str  # the end of its type
+    title: str  # a short sentence
+
+    @property
+    def type(self) -> str:
+        """Stable identifier, a relative URI reference."""
+        return f"/problems/{self.name}"
+
+
+#: Along the path of a request.
+PROBLEMS: dict[type[Failure], Problem] = {
+    BadRequest: Problem(400, "bad-request", "This is no request that can be read."),
+    HeadTooLarge: Problem(431, "head-too-large", "The head of the request is too large."),
+    HeadTimeout: Problem(408, "head-timeout", "The head of the request came too slowly."),
+    NotFound: Problem(404, "not-found", "There is nothing at this address."),
+    MethodNotAllowed: Problem(405, "method-not-allowed", "This address wants another method."),
+    Unauthorized: Problem(401, "unauthorized", "This address wants a key."),
+    Draining: Problem(503, "draining", "The server is shutting down."),
+    NotReady: Problem(503, "not-ready", "The server is not ready."),
+    Overloaded: Problem(429, "overloaded", "The server has all the work it can hold."),
+    ContentEncoded: Problem(415, "content-encoding", "Compressed bodies are not read."),
+    BodyTooLarge: Problem(413, "body-too-large", "The request body is too large."),
+    BodyTimeout: Problem(408, "body-timeout", "The request body came too slowly."),
+    EmptyBody: Problem(400, "empty-body", "The request body is empty."),
+    BrokenForm: Problem(400, "broken-form", "The multipart form cannot be read."),
+    NoFile: Problem(400, "no-file", "The form has no file."),
+    EmptyFile: Problem(400, "empty-file", "A file is empty."),
+    FileTooLarge: Problem(413, "file-too-large", "A file is too large."),
+    TooManyFiles: Problem(413, "too-many-files", "The request has too many files."),
+    UnreadableFile: Problem(400, "unreadable-file", "The file cannot be read."),
+    UnknownParameter: Problem(422, "unknown-parameter", "A parameter is not known."),
+    RepeatedParameter: Problem(422, "repeated-parameter", "A parameter is given twice."),
+    BadParameter: Problem(422, "bad-parameter", "A parameter has a value out of range."),
+    UnknownBundle: Problem(404, "unknown-bundle", "There is no such bundle."),
+    UnknownGrid: Problem(422, "unknown-grid", "The bundle does not have this grid."),
+    BundleRefused: Problem(503, "bundle-refused", "The bundle failed its checks."),
+    UnsupportedMedia: Problem(415, "unsupported-media", "The type of the file is not read."),
+    BrokenMedia: Problem(422, "broken-media", "The file cannot be decoded."),
+    MediaTooLarge: Problem(422, "media-too-large", "The decoded file is too large."),
+    DecodeTimeout: Problem(422, "decode-timeout", "The file takes too long to decode."),
+    DeadlinePassed: Problem(504, "deadline-passed", "The answer came too late."),
+    ClientGone: Problem(499, "client-gone", "The client closed the connection."),
+    InferenceFailed: Problem(500, "inference-failed", "The model failed on this input."),
+    InternalError: Problem(500, "internal-error", "The server made a mistake."),
+}
+
+
+def problem_of(failure: Failure) -> Problem:
+    """The row of the table."""
+    return PROBLEMS[type(failure)]
+
+
+def document(failure: Failure, request_id: str) -> dict[str, Any]:
+    """The members of the problem document."""
+    problem = problem_of(failure)
+    return {
+        "type": problem.type,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": failure.detail,
+        "id": request_id,
+    }
+
+
+def encode(failure: Failure, request_id: str) -> bytes:
+    """The problem document as a body."""
+    return json.dumps(document(failure, request_id), ensure_ascii=False).encode()
+
+
+def headers_of(failure: Failure) -> dict[str, str]:
+    """What the head of the answer says beside the document."""
+    if isinstance(failure, MethodNotAllowed):
+        return {"Allow": failure.allow}
+    if isinstance(failure, Unauthorized):
+        return {"WWW-Authenticate": "Bearer"}
+    if isinstance(failure, Overloaded) and failure.retry_seconds is not None:
+        return {"Retry-After": str(failure.retry_seconds)}
+    return {}

@@ -1,0 +1,332 @@
+"""Who is at the other end: clients that stop sending, that leave, that never begin."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.service_fixtures import (
+    RawConnection,
+    RunningServer,
+    TinySession,
+    picture,
+    serving,
+    wait_until,
+    write_tiny_bundle,
+)
+
+GOOD = picture(1)
+LEFT = {"modality": "image", "code": "499"}
+LIVE = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+Start = Callable[..., tuple[RunningServer, TinySession]]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one tiny bundle."""
+    root = tmp_path_factory.mktemp("bundles")
+    write_tiny_bundle(root)
+    return root
+
+
+@pytest.fixture
+def start(bundles: Path) -> Iterator[Start]:
+    """Start a server whose graphs are one ``TinySession``, with settings of the test's choice."""
+    with ExitStack() as stack:
+
+        def start_one(**settings: Any) -> tuple[RunningServer, TinySession]:
+            session = TinySession()
+            server = stack.enter_context(serving(bundles, lambda *_: session, **settings))
+            session.batches.clear()
+            stack.callback(session.gate.set)  # never leave a batch hanging
+            return server, session
+
+        yield start_one
+
+
+def ask(connection: RawConnection, version: str = "1.1", body: bytes = GOOD) -> None:
+    connection.send(f"POST /v1/classify/image HTTP/{version}\r\nHost: x\r\n")
+    connection.send(f"Content-Length: {len(GOOD)}\r\n\r\n", body)
+
+
+def stop_sending(connection: RawConnection) -> None:
+    connection.socket.shutdown(socket.SHUT_WR)
+
+
+def connections(server: RunningServer) -> int:
+    return len(server._server.server_state.connections)
+
+
+def statuses(connection: RawConnection) -> list[int]:
+    """Of the final answers until the connection ends."""
+    return [status for status, _, _ in connection.answers() if status >= 200]
+
+
+# --- stopped sending -------------------------------------------------------------------------
+
+
+def test_half_closed_request_from_a_report_is_answered(start: Start, field_dir: Path) -> None:
+    """``nc -N``: a whole request and the end of sending get 200, and then the end."""
+    server, _ = start()
+    with RawConnection(server.port) as connection:
+        connection.send((field_dir / "http_half_close.http").read_bytes())
+        stop_sending(connection)
+        assert statuses(connection) == [200]
+    wait_until(lambda: connections(server) == 0, "the connection to end")
+
+
+def test_client_that_stopped_sending_waits_for_its_answer(start: Start) -> None:
+    """While its work is queued the server finds out that it listens, and does the work."""
+    server, session = start()
+    session.gate.clear()
+    with RawConnection(server.port) as connection:
+        ask(connection)
+        wait_until(lambda: session.batches, "the batch to run")
+        stop_sending(connection)
+        assert connection.answer() == (100, {}, b"")  # so the end of sending was seen
+        session.gate.set()
+        ((status, headers, _),) = connection.answers()
+        assert (status, headers["connection"]) == (200, "close")
+        wait_until(lambda: connections(server) == 0, "the connection to end")
+    assert server.metric("liere_requests_total", **LEFT) == 0
+
+
+def test_client_that_left_is_cancelled(start: Start) -> None:
+    """The same end of sending, but nobody listens: what waits for it is never run."""
+    server, session = start()
+    session.gate.clear()
+    with ExitStack() as stack:
+        first, stopped, left = (stack.enter_context(RawConnection(server.port)) for _ in range(3))
+        ask(first)
+        wait_until(lambda: session.batches, "the first batch to run")
+        for connection in (stopped, left):
+            ask(connection)
+        wait_until(lambda: server.service.batcher.depth == 2, "the others to be queued")
+        stop_sending(stopped)
+        left.socket.close()
+        wait_until(lambda: server.metric("liere_requests_total", **LEFT) == 1, "the 499")
+        session.gate.set()
+        assert first.answer()[0] == 200
+        assert statuses(stopped) == [200]
+    assert sum(session.batches) == 2
+    wait_until(lambda: connections(server) == 0, "the connections to end")
+
+
+def test_client_that_stopped_sending_and_left_later_is_cancelled(start: Start) -> None:
+    """Who listened at first and then leaves is found by the next interim answer."""
+    server, session = start()
+    session.gate.clear()
+    with RawConnection(server.port) as connection:
+        ask(connection)
+        wait_until(lambda: session.batches, "the batch to run")
+        stop_sending(connection)
+        assert connection.answer()[0] == 100
+    wait_until(lambda: server.metric("liere_requests_total", **LEFT) == 1, "the 499")
+
+
+def test_end_of_sending_of_http_1_0_counts_as_having_left(start: Start) -> None:
+    """An interim answer is not allowed there, so nothing can be found out."""
+    server, session = start()
+    session.gate.clear()
+    with RawConnection(server.port) as connection:
+        ask(connection, "1.0")
+        wait_until(lambda: session.batches, "the batch to run")
+        stop_sending(connection)
+        assert connection.answers() == []
+    wait_until(lambda: server.metric("liere_requests_total", **LEFT) == 1, "the 499")
+
+
+@pytest.mark.parametrize("head", [f"Content-Length: {len(GOOD)}", "Transfer-Encoding: chunked"])
+def test_end_of_sending_within_a_body_is_a_client_that_left(start: Start, head: str) -> None:
+    """Nobody waits for the answer to half a body."""
+    server, _ = start()
+    with RawConnection(server.port) as connection:
+        connection.send_head(head)
+        connection.send("5\r\nhello\r\n")
+        wait_until(lambda: server.service.admission.bytes > 0, "the half to come")
+        stop_sending(connection)
+        assert connection.answers() == []
+    wait_until(lambda: server.metric("liere_requests_total", **LEFT) == 1, "the 499")
+    assert server.service.admission.bytes == server.service.admission.requests == 0
+
+
+def test_chunked_request_may_be_the_last_word(start: Start) -> None:
+    """The last chunk ends the body, and then the client may stop sending."""
+    server, _ = start()
+    with RawConnection(server.port) as connection:
+        connection.send_head("Transfer-Encoding: chunked")
+        connection.send(f"{len(GOOD):x}\r\n", GOOD, "\r\n0\r\n\r\n")
+        stop_sending(connection)
+        assert statuses(connection) == [200]
+
+
+def test_requests_before_the_end_of_sending_are_all_answered(start: Start) -> None:
+    """Pipelined ones too, in order; half a head behind them is nothing."""
+    server, session = start()
+    session.gate.clear()
+    with RawConnection(server.port) as connection:
+        ask(connection)
+        ask(connection)
+        connection.send(LIVE, "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", "GET /he")
+        stop_sending(connection)
+        wait_until(lambda: session.batches, "the first batch to run")
+        session.gate.set()
+        assert statuses(connection) == [200, 200, 200, 404]
+    wait_until(lambda: connections(server) == 0, "the connection to end")
+
+
+def test_pipelining_client_that_left_is_cancelled(start: Start) -> None:
+    """The request that is being answered is told, and the one behind it is never begun."""
+    server, session = start()
+    session.gate.clear()
+    with RawConnection(server.port) as connection:
+        ask(connection)
+        ask(connection)
+        wait_until(lambda: session.batches, "the first batch to run")
+    wait_until(lambda: server.metric("liere_requests_total", **LEFT) == 1, "the 499")
+    wait_until(lambda: connections(server) == 0, "the connection to end")
+    session.gate.set()
+    wait_until(lambda: server.service.admission.requests == 0, "the permits to come back")
+    assert sum(session.batches) == 1
+
+
+@pytest.mark.parametrize("before", ["", LIVE, "GET /he"], ids=["nothing", "answered", "half"])
+def test_connection_without_a_request_ends_with_the_end_of_sending(
+    start: Start, before: str
+) -> None:
+    """Nothing is due, so nothing stays open."""
+    server, _ = start()
+    with RawConnection(server.port) as connection:
+        connection.send(before)
+        if before == LIVE:
+            assert connection.answer()[0] == 200
+        stop_sending(connection)
+        assert connection.closed()
+    wait_until(lambda: connections(server) == 0, "the connection to end")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/openapi.json", "/nothing", "/v1/bundles"])
+def test_every_address_answers_who_stopped_sending(start: Start, path: str) -> None:
+    """Long answers arrive whole."""
+    server, _ = start()
+    with RawConnection(server.port) as connection:
+        connection.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
+        stop_sending(connection)
+        ((status, headers, body),) = (one for one in connection.answers() if one[0] >= 200)
+    assert status == (404 if path == "/nothing" else 200)
+    assert len(body) == int(headers["content-length"]) > 0
+
+
+def test_python_reads_its_answer_behind_the_interim_one(start: Start) -> None:
+    """Clients pass over the interim answer, as HTTP/1.1 wants."""
+    server, session = start()
+    session.gate.clear()
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    with contextlib.closing(client), ThreadPoolExecutor(1) as threads:
+        client.request("POST", "/v1/classify/image", GOOD)
+        wait_until(lambda: session.batches, "the batch to run")
+        client.sock.shutdown(socket.SHUT_WR)
+        answer = threads.submit(client.getresponse)
+        session.gate.set()
+        response = answer.result()
+        assert response.status == 200
+        assert json.loads(response.read())["results"]
+
+
+# --- heads that do not come ------------------------------------------------------------------
+
+
+def test_half_sent_heads_end_as_408_and_harm_nobody(start: Start) -> None:
+    """Many at once are each told so and closed; meanwhile others are answered."""
+    server, _ = start(head_seconds=0.4)
+    with ExitStack() as stack:
+        slow = [stack.enter_context(RawConnection(server.port)) for _ in range(20)]
+        for connection in slow:
+            connection.send("POST /v1/classify/image HTTP/1.1\r\nHost: x\r\nContent-Le")
+        assert server.classify(content=GOOD).status_code == 200
+        for connection in slow:
+            ((status, headers, body),) = connection.answers()
+            assert (status, headers["content-type"]) == (408, "application/problem+json")
+            assert headers["connection"] == "close"
+            problem = json.loads(body)
+            assert problem["type"] == "/problems/head-timeout"
+            assert problem["detail"].endswith("within 0.4 seconds")
+        wait_until(lambda: connections(server) == 0, "the connections to end")
+
+
+def trickle(connection: RawConnection, piece: bytes) -> int:
+    """A piece now and then until the connection is closed; how many went out."""
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        for sent in range(600):  # noqa: B007 (its last value is the answer)
+            connection.send(piece)
+            time.sleep(0.02)
+    assert sent < 599, "the connection was not closed"
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("start_with", "piece"),
+    [
+        (b"GET /health/live HTTP/1.1\r\nX-Slow: ", b"x"),
+        (b"GET /", b"x"),
+        (b"", b"\r\n"),
+        (LIVE.encode() + b"GET / HTTP/1.1\r\nX-Slow: ", b"x"),
+        (LIVE.encode(), b"\r\n"),
+        (b"GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n", b"x"),
+    ],
+    ids=["header", "path", "line breaks", "second", "line breaks behind", "body of nobody"],
+)
+def test_bytes_that_trickle_buy_no_time(start: Start, start_with: bytes, piece: bytes) -> None:
+    """Whatever it is that never becomes a request, it ends; also on a connection that was used."""
+    server, _ = start(head_seconds=0.2)
+    with RawConnection(server.port) as connection:
+        connection.send(start_with)
+        trickle(connection, piece)
+    wait_until(lambda: connections(server) == 0, "the connection to end")
+
+
+def test_connection_that_says_nothing_ends_without_a_word(start: Start) -> None:
+    """A browser that connects ahead of time is not told about a request that it never made."""
+    server, _ = start(head_seconds=0.1)
+    with RawConnection(server.port) as connection:
+        assert connection.answers() == []
+
+
+def test_time_of_a_head_begins_with_its_first_byte(start: Start) -> None:
+    """A pause between two requests, and a slow body, may be longer than a head."""
+    server, _ = start(head_seconds=0.2)
+    with RawConnection(server.port) as connection:
+        connection.send(LIVE)
+        assert connection.answer()[0] == 200
+        time.sleep(0.4)
+        connection.send(LIVE)
+        assert connection.answer()[0] == 200
+        ask(connection, body=GOOD[:9])
+        time.sleep(0.4)
+        connection.send(GOOD[9:])
+        assert connection.answer()[0] == 200
+
+
+def test_answer_that_is_due_comes_before_the_end_of_a_slow_head(start: Start) -> None:
+    """Half a head behind a request costs the connection and not the answer."""
+    server, session = start(head_seconds=0.1)
+    session.gate.clear()
+    with RawConnection(server.port) as connection:
+        ask(connection)
+        connection.send("GET /health")
+        wait_until(lambda: session.batches, "the batch to run")
+        time.sleep(0.3)
+        session.gate.set()
+        ((status, headers, _),) = connection.answers()
+        assert (status, headers["connection"]) == (200, "close")
