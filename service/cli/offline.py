@@ -1,6 +1,6 @@
 """``python -m service classify FILE...``: answers without a server, through the server's own code.
 
-Workers decode, the registry proves the bundles by their goldens, the batcher fills batches:
+Workers decode, the catalog has the bundles proven by their goldens, the batcher fills batches:
 everything of ``Service`` but HTTP. Answers come out in the order of the files, as soon as they are
 there. Where no bundle is named, the first reader that knows the type of a file answers it.
 """

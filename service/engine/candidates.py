@@ -54,7 +54,7 @@ def find_candidates(service: Service, parameters: Mapping[str, str]) -> list[Can
 
 def _modalities(service: Service, bundle: str | None) -> Sequence[str]:
     """Of the bundle that is named; else all that some bundle here is for."""
-    bundles = service.registry.bundles
+    bundles = service.catalog.bundles
     if bundle is not None:
         if bundle not in bundles:
             known = ", ".join(sorted(bundles))

@@ -1,4 +1,4 @@
-"""What the registry knows: bundles that were examined, and the targets that requests go to."""
+"""What the catalog knows: bundles that were examined, and the targets that requests go to."""
 
 from __future__ import annotations
 

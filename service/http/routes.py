@@ -73,10 +73,10 @@ def _add_bundles(app: FastAPI, service: Service) -> None:
         responses={200: answer(BundleList, BUNDLES_EXAMPLE, "Every bundle and its state.")},
     )
     async def list_bundles() -> JSONResponse:
-        registry = service.registry
-        served = [_bundle_document(one) for _, one in sorted(registry.bundles.items())]
-        default = {modality: registry.default(modality) for modality in AXES}
-        document = BundleList(ready=registry.ready, default=default, bundles=served)
+        catalog = service.catalog
+        served = [_bundle_document(one) for _, one in sorted(catalog.bundles.items())]
+        default = {modality: catalog.default(modality) for modality in AXES}
+        document = BundleList(ready=catalog.ready, default=default, bundles=served)
         return JSONResponse(document.model_dump())
 
 
@@ -139,9 +139,9 @@ def _add_health(app: FastAPI, service: Service) -> None:
             raise failures.Draining("the server is shutting down")
         if service.failure is not None:
             raise failures.NotReady("the server cannot start; its log says why")
-        if not service.registry.examined:
+        if not service.catalog.examined:
             raise failures.NotReady("the bundles are still being checked")
-        if not service.registry.ready:
+        if not service.catalog.ready:
             raise failures.NotReady("every bundle was refused; GET /v1/bundles says why")
         if not service.pool.ready:
             raise failures.NotReady("no decode worker is running")

@@ -87,8 +87,8 @@ class Server(uvicorn.Server):
         host, port = self.listener.getsockname()[:2]
         host = reachable(host)
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        ready = self.service.registry.ready_modalities
-        states = [served.state for served in self.service.registry.bundles.values()]
+        ready = self.service.catalog.ready_modalities
+        states = [served.state for served in self.service.catalog.bundles.values()]
         news = f"Serving {states.count('ready')} of {len(states)} bundles on {url}"
         if self.settings.log_format == "json":
             log.info(news)
