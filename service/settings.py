@@ -60,10 +60,10 @@ class Settings(BaseSettings):
     )
 
     bundles: Path = Field(Path("bundles"), description="folder that holds one folder per bundle")
-    default_bundle: str | None = Field(
-        None,
-        description="bundle that answers requests of its modality that name none; else, and for "
-        "the other modalities, the first by name",
+    default_bundle: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="bundle that answers requests of its modality that name none; several, one for "
+        "each modality, apart by commas. Without a word the first folder by name, refused or not",
     )
     host: str = Field(
         "127.0.0.1",

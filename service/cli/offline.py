@@ -25,7 +25,7 @@ import uvloop
 from service import logs
 from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain
 from service.cli.progress import Progress
-from service.engine.candidates import Candidate, find_candidates, first_answer, largest
+from service.engine.candidates import Candidates, find_candidates, first_answer, largest
 from service.engine.catalog import NoBundles, bundle_folders
 from service.engine.classify import Result
 from service.engine.decode.link import DecodeError
@@ -89,7 +89,7 @@ def _folders(settings: Settings, bundle: str | None) -> list[Path]:
 
 
 async def _answers(
-    service: Service, files: list[str], candidates: list[Candidate]
+    service: Service, files: list[str], candidates: Candidates
 ) -> AsyncIterator[Answer]:
     """Every file's answer, in order; those under way are bounded in number and in bytes."""
     settings = service.settings
@@ -113,7 +113,7 @@ async def _answers(
 
 
 async def _answer(
-    service: Service, media: bytes | Problem, candidates: list[Candidate]
+    service: Service, media: bytes | Problem, candidates: Candidates
 ) -> Result | Problem:
     """One file; what goes wrong is its own affair."""
     if isinstance(media, Problem):
@@ -191,7 +191,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     named = ("bundles", "device")
     given = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
     if options.bundle is not None:
-        given["default_bundle"] = None  # nobody is asked for it
+        given["default_bundle"] = ()  # nobody is asked for it
     given |= {"keys_file": None, "key_sha256": ()}  # nobody comes in here
     return make_settings(log_level="warning", log_format="text", **given)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from media.spec import AXES
-from models.bundle import BundleError, read_bundle, read_manifest
+from models.bundle import MANIFEST, MAX_MANIFEST_BYTES, BundleError, read_bundle, read_manifest
 from service.engine.device.session import DeviceError
 from service.engine.failures import BundleRefused, NotReady, Problem, UnknownBundle, UnknownGrid
-from service.engine.model import ExaminedBundle, Target
+from service.engine.model import ExaminedBundle, State, Target
 from service.engine.proof import Prover
 
 log = logging.getLogger(__name__)
@@ -18,35 +21,63 @@ log = logging.getLogger(__name__)
 OnExamined = Callable[[ExaminedBundle], None]
 
 
+#: How a manifest states its modality: for itself, and once more for its input.
+STATED = re.compile(rb'"modality"\s*:\s*"(\w+)"')
+
+
 class NoBundles(RuntimeError):
-    """There is nothing to serve. The message says where it was looked for."""
+    """What shall be served is not there. The message says where it was looked for."""
 
 
 def bundle_folders(root: Path) -> list[Path]:
-    """The folders to examine, by name; NoBundles if there are none."""
-    if not root.is_dir():
-        raise NoBundles(f"--bundles {root}: there is no such folder")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """The folders to examine, by name; NoBundles if there are none or nobody may look."""
+    try:
+        if not root.is_dir():
+            raise NoBundles(f"--bundles {root}: there is no such folder")
+        folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise NoBundles(f"--bundles {root}: the folder cannot be read: {error.strerror}") from None
     if not folders:
         raise NoBundles(f"--bundles {root}: there is no bundle in this folder")
     return folders
 
 
 def modality_of(folder: Path) -> str | None:
-    """What a bundle says it is for; None if its manifest cannot be read."""
+    """What a bundle says it is for, however damaged it is; None if not even that can be read."""
     try:
-        return read_manifest(folder).modality
-    except (BundleError, OSError):
+        with (folder / MANIFEST).open("rb") as manifest:
+            text = manifest.read(MAX_MANIFEST_BYTES)
+    except OSError:
         return None
+    stated = {word.decode() for word in STATED.findall(text)} & set(AXES)
+    return stated.pop() if len(stated) == 1 else None
+
+
+def _is_no_bundle(folder: Path) -> bool:
+    """Whether there is neither a manifest nor a graph; one that nobody may look into may be one."""
+    try:
+        return not {MANIFEST, "graphs"} & {path.name for path in folder.iterdir()}
+    except OSError:
+        return False
 
 
 class Catalog:
-    """The bundles of a folder, examined once, at start, and who of them answers a request."""
+    """The bundles of a folder, examined once, at start, and who of them answers a request.
 
-    def __init__(self, prover: Prover, default: str | None) -> None:
+    Args:
+        defaults: bundles that answer where none is named, each for its modality.
+
+    Attributes:
+        bundles: by name, in the order of their folders.
+        defaults: modality -> the bundle that answers where none is named, ready or refused. Fixed
+            when all were examined: a refused one has no stand-in, who asked for it would not know.
+    """
+
+    def __init__(self, prover: Prover, defaults: Sequence[str]) -> None:
         self._prover = prover
-        self._default = default
+        self._named = defaults
         self.bundles: dict[str, ExaminedBundle] = {}
+        self.defaults: dict[str, ExaminedBundle] = {}
         self.examined = False
 
     @property
@@ -54,35 +85,28 @@ class Catalog:
         """Every bundle was examined and at least one may answer."""
         return self.examined and any(b.state == "ready" for b in self.bundles.values())
 
-    @property
-    def ready_modalities(self) -> list[str]:
-        """Those that some bundle answers."""
-        ready = {one.modality for one in self.bundles.values() if one.state == "ready"}
-        return [modality for modality in AXES if modality in ready]
+    def modalities(self, state: State) -> list[str]:
+        """Those whose default bundle is ready, or refused."""
+        return [modality for modality, one in self.defaults.items() if one.state == state]
 
     async def examine(self, folders: list[Path], on_examined: OnExamined) -> None:
         """Examine every folder; one bad bundle does not stop the others.
 
         Raises:
             DeviceError: the operator's device is not there, so nothing can be served.
-            NoBundles: the default bundle is not among them.
+            NoBundles: a default bundle is not among them, or two are for one modality.
         """
         for folder in folders:
-            served = await self._examine(folder)
-            self.bundles[served.name] = served
-            on_examined(served)
-        if self._default is not None and self._default not in self.bundles:
-            known = ", ".join(sorted(self.bundles))
-            raise NoBundles(f"--default-bundle {self._default}: no such bundle; known: {known}")
+            one = await self._examine(folder)
+            self.bundles[one.name] = one
+            on_examined(one)
+        self._check_named()
+        found = {modality: self._default(modality) for modality in AXES}
+        self.defaults = {modality: one for modality, one in found.items() if one is not None}
+        for modality in self.modalities("refused"):
+            name = self.defaults[modality].name
+            log.error("bundle %s is the default for modality %s and is refused", name, modality)
         self.examined = True
-
-    def default(self, modality: str) -> str | None:
-        """The bundle that answers a request of this modality which names none."""
-        named = self.bundles.get(self._default or "")
-        if named and named.may_answer(modality):
-            return named.name
-        ready = (one for one in self.bundles.values() if one.state == "ready")
-        return min((one.name for one in ready if one.modality == modality), default=None)
 
     def select(self, modality: str, bundle: str | None, grid: str | None) -> Target:
         """Who answers a request.
@@ -92,29 +116,51 @@ class Catalog:
         """
         if not self.examined:
             raise NotReady("the bundles are still being checked")
-        served = self._served(modality, bundle)
-        if served.state == "refused":
-            raise BundleRefused(f"bundle {served.name} is not served: {served.reason}")
+        one = self._find(modality, bundle)
+        if one.state == "refused":
+            which = "" if bundle is not None else f", the default for {modality},"
+            raise BundleRefused(f"bundle {one.name}{which} is not served: {one.reason}")
         if grid is None:
-            return next(iter(served.targets.values()))
-        if grid not in served.targets:
-            known = ", ".join(served.targets)
-            unknown = f"unknown grid {grid[:32]!a} for bundle {served.name}"
+            return next(iter(one.targets.values()))
+        if grid not in one.targets:
+            known = ", ".join(one.targets)
+            unknown = f"unknown grid {grid[:32]!a} for bundle {one.name}"
             raise UnknownGrid(f"{unknown}; known: {known}")
-        return served.targets[grid]
+        return one.targets[grid]
 
-    def _served(self, modality: str, bundle: str | None) -> ExaminedBundle:
+    def _find(self, modality: str, bundle: str | None) -> ExaminedBundle:
         """The bundle that is named, or that answers where none is."""
+        if bundle is None:
+            if modality not in self.defaults:
+                raise UnknownBundle(f"no bundle of this server is for modality {modality}")
+            return self.defaults[modality]
         fitting = [name for name, one in sorted(self.bundles.items()) if one.may_answer(modality)]
-        name = bundle if bundle is not None else self.default(modality)
-        if name in fitting:
-            return self.bundles[name]
-        if bundle is not None:
+        if bundle not in fitting:
             known = ", ".join(fitting) or "none"
             raise UnknownBundle(f"unknown {modality} bundle {bundle[:64]!a}; known: {known}")
-        if fitting:
-            raise NotReady(f"no bundle is ready for modality {modality}")
-        raise UnknownBundle(f"no bundle of this server is for modality {modality}")
+        return self.bundles[bundle]
+
+    def _default(self, modality: str) -> ExaminedBundle | None:
+        """The operator's word, else the first folder that may be for this modality.
+
+        One whose modality cannot be read may have been the default, so it counts for all.
+        """
+        fitting = [one for one in self.bundles.values() if one.may_answer(modality)]
+        named = [one for one in fitting if one.name in self._named]
+        named.sort(key=lambda one: one.modality is None)  # the others are surely not for this one
+        found = [one for one in fitting if not one.empty]
+        return next(iter(named or found), None)
+
+    def _check_named(self) -> None:
+        """NoBundles unless the operator's defaults are there, one for each modality."""
+        given = f"--default-bundle {','.join(self._named)}"
+        for name in self._named:
+            if name not in self.bundles:
+                known = ", ".join(sorted(self.bundles))
+                raise NoBundles(f"{given}: no such bundle as {name}; known: {known}")
+        for modality, count in Counter(self.bundles[n].modality for n in self._named).items():
+            if modality is not None and count > 1:
+                raise NoBundles(f"{given}: {count} of them are for modality {modality}")
 
     async def _examine(self, folder: Path) -> ExaminedBundle:
         """One folder: read, open, replay; any failure is a reason that may be told."""
@@ -137,5 +183,14 @@ class Catalog:
             log.info("bundle %s %s is ready on %s", proven.name, version, proven.device)
             return proven
         log.error("bundle %s is refused: %s", folder.name, reason)
-        name = folder.name if folder.name not in self.bundles else f"{folder.name} (again)"
-        return ExaminedBundle(name, "refused", modality_of(folder), reason)
+        name = self._free_name(folder)
+        return ExaminedBundle(
+            name, "refused", modality_of(folder), reason, empty=_is_no_bundle(folder)
+        )
+
+    def _free_name(self, folder: Path) -> str:
+        """What a refused bundle goes by: its own name where that can be read, else its folder's."""
+        names = [folder.name, f"{folder.name} (again)"]
+        with contextlib.suppress(BundleError, OSError):
+            names.insert(0, read_manifest(folder).name)
+        return next(name for name in names if name not in self.bundles)

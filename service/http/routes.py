@@ -15,7 +15,14 @@ from media.spec import AXES
 from service.engine import failures
 from service.engine.engine import Service
 from service.engine.model import ExaminedBundle
-from service.http.documents import BundleDocument, BundleList, GridDocument, ProblemDocument, Status
+from service.http.documents import (
+    BundleDocument,
+    BundleList,
+    GridDocument,
+    ProblemDocument,
+    Readiness,
+    Status,
+)
 from service.http.endpoint import Classify
 from service.http.examples import BUNDLES_EXAMPLE
 from service.http.guard import WORK, public_requests
@@ -75,7 +82,10 @@ def _add_bundles(app: FastAPI, service: Service) -> None:
     async def list_bundles() -> JSONResponse:
         catalog = service.catalog
         served = [_bundle_document(one) for _, one in sorted(catalog.bundles.items())]
-        default = {modality: catalog.default(modality) for modality in AXES}
+        found = catalog.defaults
+        default = {
+            modality: found[modality].name if modality in found else None for modality in AXES
+        }
         document = BundleList(ready=catalog.ready, default=default, bundles=served)
         return JSONResponse(document.model_dump())
 
@@ -130,7 +140,11 @@ def _add_health(app: FastAPI, service: Service) -> None:
         tags=["health"],
         response_model=None,
         responses={
-            200: answer(Status, {"status": "ready"}, "At least one bundle has proven itself."),
+            200: answer(
+                Readiness,
+                {"status": "ready", "refused": ["video"]},
+                "At least one bundle has proven itself.",
+            ),
             **problems(failures.NotReady, failures.Draining),
         },
     )
@@ -145,7 +159,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
             raise failures.NotReady("every bundle was refused; GET /v1/bundles says why")
         if not service.pool.ready:
             raise failures.NotReady("no decode worker is running")
-        return JSONResponse({"status": "ready"})
+        refused = service.catalog.modalities("refused")
+        return JSONResponse({"status": "ready"} | ({"refused": refused} if refused else {}))
 
 
 def _add_metrics(app: FastAPI, service: Service) -> None:

@@ -87,7 +87,7 @@ class Server(uvicorn.Server):
         host, port = self.listener.getsockname()[:2]
         host = reachable(host)
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        ready = self.service.catalog.ready_modalities
+        ready = self.service.catalog.modalities("ready")
         states = [served.state for served in self.service.catalog.bundles.values()]
         news = f"Serving {states.count('ready')} of {len(states)} bundles on {url}"
         if self.settings.log_format == "json":
