@@ -153,14 +153,14 @@ class Catalog:
 
     def _check_named(self) -> None:
         """NoBundles unless the operator's defaults are there, one for each modality."""
-        given = f"--default-bundle {','.join(self._named)}"
         for name in self._named:
             if name not in self.bundles:
                 known = ", ".join(sorted(self.bundles))
-                raise NoBundles(f"{given}: no such bundle as {name}; known: {known}")
+                raise NoBundles(f"--default-bundle {name}: no such bundle; known: {known}")
         for modality, count in Counter(self.bundles[n].modality for n in self._named).items():
             if modality is not None and count > 1:
-                raise NoBundles(f"{given}: {count} of them are for modality {modality}")
+                given = ",".join(self._named)
+                raise NoBundles(f"--default-bundle {given}: {count} are for modality {modality}")
 
     async def _examine(self, folder: Path) -> ExaminedBundle:
         """One folder: read, open, replay; any failure is a reason that may be told."""

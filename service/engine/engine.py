@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from service.cpus import usable_cpus
 from service.engine.admission import Admission
 from service.engine.catalog import Catalog, NoBundles, bundle_folders, modality_of
 from service.engine.decode.link import DecodeError
@@ -17,7 +18,7 @@ from service.engine.device.session import DeviceError, OpenSession, open_session
 from service.engine.model import ExaminedBundle
 from service.engine.proof import Prover
 from service.metrics import Metrics
-from service.settings import Settings, usable_cpus
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class Service:
             on_restart=self.metrics.worker_restarts.inc,
         )
         self.batcher = Batcher(self.executor, settings.max_batch, self._on_batch)
-        prover = Prover(self.pool, self.batcher, self.executor, opener, settings)
-        self.catalog = Catalog(prover, settings.default_bundle)
+        self.prover = Prover(self.pool, self.batcher, self.executor, opener, settings)
+        self.catalog = Catalog(self.prover, settings.default_bundle)
         self.metrics.watch(
             decode=lambda: self.pool.depth,
             device=lambda: self.batcher.depth,

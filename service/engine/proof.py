@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from models.bundle import Bundle, BundleError, Golden, Tolerance
+from service.cpus import usable_cpus
 from service.engine.decode.pool import DecodePool
 from service.engine.device.batching import Batcher
 from service.engine.device.session import Device, DeviceError, OpenSession, Session
 from service.engine.model import ExaminedBundle, Target
-from service.settings import Settings, usable_cpus
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Prover:
         self._settings = settings
         self._device: Device = settings.device
         self._insists = settings.device == "cuda"  # later the device may be a finding
-        self._threads = settings.threads or usable_cpus()
+        self.threads = settings.threads or usable_cpus()
 
     async def prove(self, bundle: Bundle) -> ExaminedBundle:
         """A bundle whose graphs gave the stored logits, with its queues open.
@@ -77,7 +78,7 @@ class Prover:
         """A session; after the first one, all must be on its device."""
         try:
             session = await self.on_device(
-                self._open_session, bundle.path(graph), self._device, self._threads
+                self._open_session, bundle.path(graph), self._device, self.threads
             )
         except DeviceError as error:
             if self._insists:

@@ -253,7 +253,7 @@ FLIPPED = ("graphs/2x3.onnx", "graphs/weights.bin", "golden/0.png", "manifest.js
 @pytest.mark.parametrize("file", FLIPPED)
 @pytest.mark.parametrize("said", [{}, {"default_bundle": "a"}], ids=["silent", "said"])
 def test_refused_default_has_no_stand_in(
-    pair: Path, tmp_path: Path, file: str, said: dict[str, str]
+    pair: Path, tmp_path: Path, file: str, said: dict[str, Any]
 ) -> None:
     """One byte of the default flips, the server starts again: who names no bundle gets 503 and the
     reason, who names the good one its answer; the list of bundles and the readiness say so.
@@ -335,7 +335,7 @@ def test_default_goes_by_folder_and_each_modality_can_have_its_own(tmp_path: Pat
         assert server.get("/v1/bundles").json()["default"] == defaults
     with serving(tmp_path, default_bundle="b,zebra", ready=False) as server:
         wait_until(lambda: server.service.failure, "the failure to be told")
-        assert "2 of them are for modality image" in str(server.service.failure)
+        assert "--default-bundle b,zebra: 2 are for modality image" in str(server.service.failure)
 
 
 def test_name_of_a_refused_bundle_is_not_free(good: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from service.settings import PREFIX, Settings
+from service.environment import PREFIX
+from service.settings import Settings
 
 OWN = ("serve", "serve-gpu", "train")  # built here; the others are pulled
 SERVING = ("serve", "serve-gpu", "prometheus")
