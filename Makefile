@@ -46,7 +46,7 @@ absent.train := onnxruntime-gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test lint bench serve-env train-env images test-containers container-engine clean
-.PHONY: soak-training $(ENVIRONMENTS:%=.venv/%)
+.PHONY: soak-training test-gpu-libs $(ENVIRONMENTS:%=.venv/%)
 .NOTPARALLEL:  # two installs of one checkout would share a build folder
 .DELETE_ON_ERROR:
 
@@ -83,6 +83,9 @@ images: container-engine  ## build the container images liere-serve and liere-tr
 test-containers: images .venv/serve-test  ## build the images and run them, and the README's retraining
 	CONTAINER_ENGINE=$(ENGINE) .venv/serve-test/bin/python -m pytest -v $(ARGS) \
 		tests/house/test_containers.py tests/house/test_containers_retrain.py
+
+test-gpu-libs: .venv/serve-gpu  ## install the GPU environment (gigabytes) and load all of CUDA but its driver
+	.venv/serve-gpu/bin/python -m tests.house.gpu_libraries
 
 container-engine:  # fails, with the reason, where no image can be built
 	@test -n "$(ENGINE)" || { echo 'no container engine: neither docker nor podman works here' >&2; \

@@ -54,6 +54,7 @@ class Service:
             decode=lambda: self.pool.depth,
             device=lambda: self.batcher.depth,
             in_flight=lambda: self.admission.requests,
+            fell_back=lambda: self.prover.fell_back,
         )
 
     async def prepare(self) -> None:

@@ -15,7 +15,7 @@ from models.bundle import Bundle, BundleError, Golden, Tolerance
 from service.cpus import usable_cpus
 from service.engine.decode.pool import DecodePool
 from service.engine.device.batching import Batcher
-from service.engine.device.session import Device, DeviceError, OpenSession, Session
+from service.engine.device.session import Device, DeviceError, OpenSession, Session, is_fallback
 from service.engine.model import ExaminedBundle, Target
 from service.settings import Settings
 
@@ -46,6 +46,7 @@ class Prover:
         self._settings = settings
         self._device: Device = settings.device
         self._insists = settings.device == "cuda"  # later the device may be a finding
+        self.fell_back = False  # to the CPU, although there is a GPU
         self.threads = settings.threads or usable_cpus()
 
     async def prove(self, bundle: Bundle) -> ExaminedBundle:
@@ -89,6 +90,7 @@ class Prover:
         except Exception as error:
             log.exception("%s of bundle %s cannot be loaded", graph, bundle.manifest.name)
             raise BundleError(f"{graph} cannot be loaded") from error
+        self.fell_back = self.fell_back or is_fallback(self._device, session)
         self._device = "cuda" if session.device == "cuda" else "cpu"
         return session
 
