@@ -162,6 +162,11 @@ class Settings(BaseSettings):
         validate_default=True,
         description="upload_seconds of requests with clips or scans; at most slow_deadline_seconds",
     )
+    retry_start: bool = Field(
+        False,
+        description="where bundles, device or address are not there at start, try again after a "
+        "while that grows to a minute, instead of ending; for containers",
+    )
     grace_seconds: int = Field(
         20, ge=0, description="time that requests get to finish after SIGTERM"
     )

@@ -17,13 +17,12 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import uvloop
 
 from service import logs
-from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain
+from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain, end_at_once
 from service.cli.progress import Progress
 from service.engine.candidates import Candidates, find_candidates, first_answer, largest
 from service.engine.catalog import NoBundles, bundle_folders
@@ -50,17 +49,13 @@ def main(arguments: list[str]) -> int:
         check_device(settings.device)
         logs.configure(settings)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _end)  # process 1 of a container ignores what is not handled
+            # Every line is out already, and workers end when nobody holds their stdin.
+            signal.signal(number, end_at_once)
         return uvloop.run(_run(settings, options))
     except (SettingsError, DeviceError, NoBundles) as error:
         return complain(error, WRONG_COMMAND)
     except DecodeError as error:
         return complain(error, FAILED)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    """At once: every line is out already, and workers end when nobody holds their stdin."""
-    os._exit(128 + number)
 
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:

@@ -54,6 +54,7 @@ class Server(uvicorn.Server):
     def __init__(self, settings: Settings, app: FastAPI, listener: socket.socket) -> None:
         self.settings = settings
         self.listener = listener
+        self.signalled = False  # to end
         self.service: Service = app.state.service
         self.keys: Keys = app.state.keys
         self.service.on_ready = self._announce
@@ -78,7 +79,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """As uvicorn's own, which also raises the signal again in the end: all is in order then."""
-        self.service.draining = True
+        self.service.draining = self.signalled = True
         self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
         self.should_exit = True
 

@@ -18,6 +18,7 @@ import pytest
 
 from media.files import sha256_file
 from models.bundle import Golden, Tolerance, read_bundle
+from service import logs
 from service.cli import serve
 from service.engine.catalog import NoBundles, bundle_folders, modality_of
 from service.engine.device.session import DeviceError
@@ -352,11 +353,15 @@ def test_name_of_a_refused_bundle_is_not_free(good: Path, tmp_path: Path) -> Non
 
 
 def test_folder_that_may_not_be_read_is_told_as_that(
-    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    good: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is no empty folder and no trouble with a port: the server ends with 2 and says so."""
     shutil.copytree(good, tmp_path / "bundles/good")
     (tmp_path / "bundles").chmod(0)
+    monkeypatch.setattr(logs, "configure", lambda settings: None)  # for the whole process
     with ordinary_user():
         assert serve.main(["--bundles", str(tmp_path / "bundles"), "--port", "0"]) == 2
     told = "bundles: the folder cannot be read: Permission denied\n"
