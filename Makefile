@@ -31,6 +31,7 @@ ENVIRONMENTS := serve-cpu serve-gpu serve-test train
 STAMPS := $(ENVIRONMENTS:%=.venv/%/.installed)
 TRAIN := .venv/train/bin/python
 SERVE := .venv/serve-$(EXTRA)/bin/python
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TORCH := $(shell sed -n 's/^torch==[^ ]*/&/p' constraints.txt)
 
 extras.serve-cpu := serve,cpu
@@ -139,4 +140,5 @@ PIP_SOURCES = $(PIP_INDEX_URL:%=--index-url %) $(PIP_EXTRA_INDEX_URL:%=--extra-i
 build = $(ENGINE) build $(if $(filter podman,$(ENGINE)),--format docker) \
 	$(foreach path,$(WHEELS),--volume $(path):$(path):ro) --build-arg EXTRA=$(EXTRA) \
 	--build-arg PIP_ARGS='$(strip $(PIP_SOURCES) $(PIP_ARGS))' $(BUILD_ARGS) \
-	--target $(1) --tag $(2) .
+	--label org.opencontainers.image.version=$(VERSION) \
+	--target $(1) --tag $(2):$(VERSION) --tag $(2):latest .

@@ -164,8 +164,8 @@ class Settings(BaseSettings):
     )
     retry_start: bool = Field(
         False,
-        description="where bundles, device or address are not there at start, try again after a "
-        "while that grows to a minute, instead of ending; for containers",
+        description="where bundles, keys file, device or address are not there at start, try again "
+        "after a while that grows to a minute, instead of ending; for containers",
     )
     grace_seconds: int = Field(
         20, ge=0, description="time that requests get to finish after SIGTERM"

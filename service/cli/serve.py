@@ -12,6 +12,7 @@ from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain, end_at_
 from service.engine.catalog import NoBundles, bundle_folders
 from service.engine.device.session import DeviceError, check_device
 from service.http.app import create_app
+from service.http.keys import KeysNotThere
 from service.http.server import Server, check_reach, find_address, is_loopback
 from service.settings import Settings, SettingsError, read_settings
 
@@ -21,7 +22,7 @@ MAX_WAIT_SECONDS = 60
 
 
 class CannotStart(RuntimeError):
-    """What may be there a moment later is not: the bundles, the device or the address.
+    """What may be there a moment later is not: bundles, keys, the device or the address.
 
     Attributes:
         status: to end with, where nobody waits for it.
@@ -63,14 +64,14 @@ def _serve(settings: Settings) -> int:
     """One server, from its first look at the bundles to its end.
 
     Raises:
-        SettingsError: the keys, or the lack of any, forbid it.
+        SettingsError: a key is none, or there are none where they are needed.
         CannotStart: it never became ready.
     """
     try:
         bundle_folders(settings.bundles)
-    except NoBundles as error:
+        application = create_app(settings)
+    except (NoBundles, KeysNotThere) as error:
         raise CannotStart(str(error), WRONG_COMMAND) from error
-    application = create_app(settings)
     try:
         address = find_address(settings)
         check_reach(settings, address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import socket
@@ -79,6 +80,19 @@ def test_port_that_is_taken_is_waited_for(tmp_path: Path, port: int) -> None:
     assert f"cannot listen on 127.0.0.1 port {port}" in messages(tmp_path / "log")[0]
 
 
+def test_keys_that_come_later_are_asked_for(tmp_path: Path, port: int) -> None:
+    """While their file is missing nobody is served, with or without one; then keys are needed."""
+    write_tiny_bundle(tmp_path / "bundles")
+    keys = tmp_path / "keys.txt"
+    arguments = ("--bundles", tmp_path / "bundles", "--port", str(port), "--keys-file", keys)
+    with waiting(tmp_path / "log", *arguments):
+        keys.write_text(hashlib.sha256(b"secret").hexdigest() + "\n")
+        wait_until(lambda: is_ready(port), "the server to be ready")
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/bundles").status_code == 401
+    first = messages(tmp_path / "log")[0]
+    assert first.startswith(f"keys_file {keys}: it cannot be read: No such file or directory;")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_the_wait_at_once(tmp_path: Path, number: signal.Signals) -> None:
     """Nothing is under way: who stops a container that waits does not wait with it."""
@@ -92,7 +106,7 @@ def test_signal_ends_the_wait_at_once(tmp_path: Path, number: signal.Signals) ->
     [
         (["--max-batch", "0"], "max_batch"),
         (["--host", "0.0.0.0"], "there are no keys"),
-        (["--keys-file", "/nowhere"], "keys"),
+        (["--key-sha256", "none"], "expected a SHA-256"),
     ],
 )
 def test_wrong_setting_is_not_tried_again(tmp_path: Path, arguments: list[str], words: str) -> None:
