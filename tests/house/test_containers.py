@@ -214,7 +214,7 @@ def test_limit_of_cpus_is_that_of_the_decode_workers(engine: Engine) -> None:
 
 
 def test_bundles_that_are_mounted_late_are_waited_for(engine: Engine, tmp_path: Path) -> None:
-    """An empty folder ends no container: it tries again, says so, and serves when they are there."""
+    """An empty folder ends no container: it says so, tries again, and serves when they came."""
     (tmp_path / "bundles").mkdir()
     port = free_port()
     options = (*HARDENED, "--tmpfs", "/tmp", "--env", "LIERE_OPEN=true")
