@@ -204,10 +204,11 @@ print(sum(b"decode.worker" in line for line in lines))
 
 def test_limit_of_cpus_is_that_of_the_decode_workers(engine: Engine) -> None:
     """A quota of one CPU starts one worker, however many the host has."""
-    options = (*HARDENED, "--tmpfs", "/tmp", "--cpus", "0.5", "--env", "LIERE_OPEN=true")
-    container = engine.start(*options, IMAGE)
+    port = free_port()
+    options = (*HARDENED, "--tmpfs", "/tmp", "--cpus", "1", "--env", "LIERE_OPEN=true")
+    container = engine.start(*options, "--publish", f"127.0.0.1:{port}:8000", IMAGE)
     try:
-        wait_until(lambda: engine.healthy(container), "the health check", 60)
+        wait_until(lambda: answers(port), "the server to be ready", 120)
         assert engine.python(container, COUNT) == "1"
     finally:
         engine("rm", "--force", container)
