@@ -1,5 +1,6 @@
-# Two images from one file: `serve` answers, `train` trains and exports. `make images` builds both;
-# docker, podman and buildah do it alone too: `docker build --target serve --tag liere-serve .`
+# Two images from one file: `serve` answers, `train` trains and exports. `make images` builds both
+# and gives them their version; docker, podman and buildah do it alone too, without a version:
+# `docker build --target serve --tag liere-serve .`
 
 # --- what both stand on ----------------------------------------------------------------------
 
@@ -20,8 +21,7 @@ ENV PATH=/venv/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp
 LABEL org.opencontainers.image.title="LieRE" \
-      org.opencontainers.image.description="Vision transformers with learned rotary positions" \
-      org.opencontainers.image.version="0.1.0"
+      org.opencontainers.image.description="Vision transformers with learned rotary positions"
 COPY --from=debian / /
 WORKDIR /app
 
@@ -69,7 +69,9 @@ RUN cd /checkout \
 FROM base AS serve
 USER 10001:10001
 EXPOSE 8000
-ENV LIERE_HOST=0.0.0.0
+# Volumes, keys and devices may come later than the process that needs them.
+ENV LIERE_HOST=0.0.0.0 \
+    LIERE_RETRY_START=true
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-m", "service", "health"]
 ENTRYPOINT ["tini", "--", "python", "-m", "service"]

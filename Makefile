@@ -33,6 +33,7 @@ ENVIRONMENTS := serve-cpu serve-gpu serve-test train
 STAMPS := $(ENVIRONMENTS:%=.venv/%/.installed)
 TRAIN := .venv/train/bin/python
 SERVE := .venv/serve-$(EXTRA)/bin/python
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TORCH := $(shell sed -n 's/^torch==[^ ]*/&/p' constraints.txt)
 
 extras.serve-cpu := serve,cpu
@@ -48,7 +49,7 @@ absent.train := onnxruntime-gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test lint bench serve-env train-env images test-containers container-engine clean
-.PHONY: soak-training $(ENVIRONMENTS:%=.venv/%)
+.PHONY: soak-training test-gpu-libs $(ENVIRONMENTS:%=.venv/%)
 .NOTPARALLEL:  # two installs of one checkout would share a build folder
 .DELETE_ON_ERROR:
 
@@ -85,6 +86,9 @@ images: container-engine  ## build the container images liere-serve and liere-tr
 test-containers: images .venv/serve-test  ## build the images and run them, and the README's retraining
 	CONTAINER_ENGINE=$(ENGINE) .venv/serve-test/bin/python -m pytest -v $(ARGS) \
 		tests/house/test_containers.py tests/house/test_containers_retrain.py
+
+test-gpu-libs: .venv/serve-gpu  ## install the GPU environment (gigabytes) and load all of CUDA but its driver
+	.venv/serve-gpu/bin/python -m tests.house.gpu_libraries
 
 container-engine:  # fails, with the reason, where no image can be built
 	@test -n "$(ENGINE)" || { echo 'no container engine: neither docker nor podman works here' >&2; \
@@ -138,4 +142,5 @@ PIP_SOURCES = $(PIP_INDEX_URL:%=--index-url %) $(PIP_EXTRA_INDEX_URL:%=--extra-i
 build = $(ENGINE) build $(if $(filter podman,$(ENGINE)),--format docker) \
 	$(foreach path,$(WHEELS),--volume $(path):$(path):ro) --build-arg EXTRA=$(EXTRA) \
 	--build-arg PIP_ARGS='$(strip $(PIP_SOURCES) $(PIP_ARGS))' $(BUILD_ARGS) \
-	--target $(1) --tag $(2) .
+	--label org.opencontainers.image.version=$(VERSION) \
+	--target $(1) --tag $(2):$(VERSION) --tag $(2):latest .

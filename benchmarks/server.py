@@ -40,8 +40,8 @@ from rich.table import Table
 
 from media.spec import Grid
 from models.bundle import Bundle, read_bundle
+from service.cpus import usable_cpus
 from service.engine.device.session import open_session
-from service.settings import usable_cpus
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = 64

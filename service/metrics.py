@@ -62,6 +62,11 @@ class Metrics:
             "liere_queue_depth", "Items that wait.", ("queue",), registry=registry
         )
         self.in_flight = Gauge("liere_in_flight", "Requests for work inside.", registry=registry)
+        self.device_fallback = Gauge(
+            "liere_device_fallback",
+            "1 where graphs run on the CPU although there is a GPU that --device auto would take.",
+            registry=registry,
+        )
         self.bundle_info = Gauge(
             "liere_bundle_info",
             "1 for every bundle and its state.",
@@ -76,12 +81,17 @@ class Metrics:
         ProcessCollector(registry=registry)
 
     def watch(
-        self, decode: Callable[[], int], device: Callable[[], int], in_flight: Callable[[], int]
+        self,
+        decode: Callable[[], int],
+        device: Callable[[], int],
+        in_flight: Callable[[], int],
+        fell_back: Callable[[], bool],
     ) -> None:
         """Read the gauges from their owners, at every scrape."""
         self.queue_depth.labels("decode").set_function(decode)
         self.queue_depth.labels("device").set_function(device)
         self.in_flight.set_function(in_flight)
+        self.device_fallback.set_function(fell_back)
 
     def render(self) -> bytes:
         """The text exposition format."""

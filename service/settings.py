@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
-PREFIX = "LIERE_"
+from service.environment import PREFIX, own_variables
+
 MIB = 2**20
 #: A body of clips or scans may be this much larger than one of them: the form around it, or
 #: several small ones.
@@ -27,6 +34,13 @@ def _split(value: Any) -> Any:
 
 class SettingsError(ValueError):
     """The settings cannot be used. The message is written for the operator."""
+
+
+class OwnVariables(EnvSettingsSource):
+    """The environment without what a cluster has put there."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in own_variables().items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +75,10 @@ class Settings(BaseSettings):
     )
 
     bundles: Path = Field(Path("bundles"), description="folder that holds one folder per bundle")
-    default_bundle: str | None = Field(
-        None,
-        description="bundle that answers requests of its modality that name none; else, and for "
-        "the other modalities, the first by name",
+    default_bundle: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="bundle that answers requests of its modality that name none; several, one for "
+        "each modality, apart by commas. Without a word the first folder by name, refused or not",
     )
     host: str = Field(
         "127.0.0.1",
@@ -94,13 +108,20 @@ class Settings(BaseSettings):
         "auto", description="where graphs run; auto takes a GPU if it works, cuda insists on one"
     )
     threads: int = Field(
-        0, ge=0, le=1024, description="threads that compute one batch on the CPU; 0 is every core"
+        0,
+        ge=0,
+        le=1024,
+        description="threads that compute one batch on the CPU; 0 is one per CPU that this process "
+        "may use, by its affinity and by a container's limit",
     )
     max_batch: int = Field(
         32, ge=1, le=4096, description="most images, scans or views of clips in one run of a graph"
     )
     decode_workers: int = Field(
-        0, ge=0, le=256, description="processes that decode uploads; 0 is one per core"
+        0,
+        ge=0,
+        le=256,
+        description="processes that decode uploads; 0 is one per CPU, as for threads",
     )
     decode_seconds: float = Field(
         5.0, gt=0, le=600, description="wall time for one image, then its worker is killed"
@@ -154,6 +175,11 @@ class Settings(BaseSettings):
         description="time for the head of one request, from its first byte, and for the first byte "
         "of a new connection",
     )
+    retry_start: bool = Field(
+        False,
+        description="where bundles, keys file, device or address are not there at start, try again "
+        "after a while that grows to a minute, instead of ending; for containers",
+    )
     grace_seconds: int = Field(
         20, ge=0, description="time that requests get to finish after SIGTERM"
     )
@@ -166,6 +192,18 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least important message that is logged"
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Values that are given, then the operator's variables; there is no third source."""
+        return init_settings, OwnVariables(settings_cls)
 
     @field_validator("upload_seconds", "slow_upload_seconds")
     @classmethod
@@ -230,11 +268,6 @@ def make_settings(**values: Any) -> Settings:
         raise _first(error) from None
 
 
-def usable_cpus() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
-
-
 def _first(error: ValidationError) -> SettingsError:
     """The first of the mistakes, as one line."""
     first = error.errors()[0]
@@ -246,6 +279,5 @@ def _first(error: ValidationError) -> SettingsError:
 def _check_environment() -> None:
     """A mistyped variable must not be ignored."""
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
-    if unknown:
+    if unknown := sorted(set(own_variables()) - known):
         raise SettingsError(f"unknown variable {unknown[0]}; known: {', '.join(sorted(known))}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import os
 
 from service.addresses import reachable
 from service.cli.exit_status import FAILED, OK, complain
+from service.environment import own_variables
 
 SECONDS = 3.0
 MAX_DETAIL_BYTES = 500
@@ -38,15 +38,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         description="Ask a running server on this machine whether it is ready. Exit status 0 if it "
         "is, else 1. Needs no key.",
     )
+    variables = own_variables()
     parser.add_argument(
         "--host",
-        default=os.environ.get("LIERE_HOST", "127.0.0.1"),
+        default=variables.get("LIERE_HOST", "127.0.0.1"),
         help="address of the server (default: LIERE_HOST, else 127.0.0.1)",
     )
     parser.add_argument(
         "--port",
         type=_port,
-        default=os.environ.get("LIERE_PORT", "8000"),
+        default=variables.get("LIERE_PORT", "8000"),
         help="its TCP port (default: LIERE_PORT, else 8000)",
     )
     return parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """``python -m service classify FILE...``: answers without a server, through the server's own code.
 
-Workers decode, the registry proves the bundles by their goldens, the batcher fills batches:
+Workers decode, the catalog has the bundles proven by their goldens, the batcher fills batches:
 everything of ``Service`` but HTTP. Answers come out in the order of the files, as soon as they are
 there. Where no bundle is named, the first reader that knows the type of a file answers it.
 """
@@ -17,15 +17,14 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import uvloop
 
 from service import logs
-from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain
+from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain, end_at_once
 from service.cli.progress import Progress
-from service.engine.candidates import Candidate, find_candidates, first_answer, largest
+from service.engine.candidates import Candidates, find_candidates, first_answer, largest
 from service.engine.catalog import NoBundles, bundle_folders
 from service.engine.classify import Result
 from service.engine.decode.link import DecodeError
@@ -51,17 +50,13 @@ def main(arguments: list[str]) -> int:
         check_device(settings.device)
         logs.configure(settings)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _end)  # process 1 of a container ignores what is not handled
+            # Every line is out already, and workers end when nobody holds their stdin.
+            signal.signal(number, end_at_once)
         return uvloop.run(_run(settings, options))
     except (SettingsError, DeviceError, NoBundles) as error:
         return complain(error, WRONG_COMMAND)
     except DecodeError as error:
         return complain(error, FAILED)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    """At once: every line is out already, and workers end when nobody holds their stdin."""
-    os._exit(128 + number)
 
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
@@ -90,7 +85,7 @@ def _folders(settings: Settings, bundle: str | None) -> list[Path]:
 
 
 async def _answers(
-    service: Service, files: list[str], candidates: list[Candidate]
+    service: Service, files: list[str], candidates: Candidates
 ) -> AsyncIterator[Answer]:
     """Every file's answer, in order; those under way are bounded in number and in bytes."""
     settings = service.settings
@@ -114,7 +109,7 @@ async def _answers(
 
 
 async def _answer(
-    service: Service, media: bytes | Failure, candidates: list[Candidate]
+    service: Service, media: bytes | Failure, candidates: Candidates
 ) -> Result | Failure:
     """One file; what goes wrong is its own affair."""
     if isinstance(media, Failure):
@@ -193,7 +188,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     named = ("bundles", "device")
     given = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
     if options.bundle is not None:
-        given["default_bundle"] = None  # nobody is asked for it
+        given["default_bundle"] = ()  # nobody is asked for it
     given |= {"keys_file": None, "key_sha256": ()}  # nobody comes in here
     return make_settings(log_level="warning", log_format="text", **given)
 

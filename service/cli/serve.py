@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import time
 
 from service import logs
-from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain
+from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain, end_at_once
 from service.engine.catalog import NoBundles, bundle_folders
 from service.engine.device.session import DeviceError, check_device
 from service.http.app import create_app
+from service.http.keys import KeysNotThere
 from service.http.server import Server, check_reach, find_address, is_loopback
-from service.settings import SettingsError, read_settings
+from service.settings import Settings, SettingsError, read_settings
 
 log = logging.getLogger(__name__)
+
+MAX_WAIT_SECONDS = 60
+
+
+class CannotStart(RuntimeError):
+    """What may be there a moment later is not: bundles, keys, the device or the address.
+
+    Attributes:
+        status: to end with, where nobody waits for it.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def main(arguments: list[str]) -> int:
@@ -21,19 +38,51 @@ def main(arguments: list[str]) -> int:
     try:
         settings = read_settings(arguments)
         check_device(settings.device)
+        logs.configure(settings)
+        return _serve_again(settings) if settings.retry_start else _serve(settings)
+    except (SettingsError, DeviceError) as error:
+        return complain(error, WRONG_COMMAND)
+    except CannotStart as error:
+        return complain(error, error.status)
+
+
+def _serve_again(settings: Settings) -> int:
+    """Try until the server has run, with waits that double; settings that are wrong stay wrong."""
+    wait = 1
+    while True:
+        try:
+            return _serve(settings)
+        except CannotStart as error:
+            log.error("%s; trying again in %d seconds", error, wait)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, end_at_once)
+        time.sleep(wait)
+        wait = min(2 * wait, MAX_WAIT_SECONDS)
+
+
+def _serve(settings: Settings) -> int:
+    """One server, from its first look at the bundles to its end.
+
+    Raises:
+        SettingsError: a key is none, or there are none where they are needed.
+        CannotStart: it never became ready.
+    """
+    try:
         bundle_folders(settings.bundles)
         application = create_app(settings)
-        logs.configure(settings)
+    except (NoBundles, KeysNotThere) as error:
+        raise CannotStart(str(error), WRONG_COMMAND) from error
+    try:
         address = find_address(settings)
         check_reach(settings, address)
         listener = socket.create_server(address[1], family=address[0], backlog=2048)
-    except (SettingsError, DeviceError, NoBundles) as error:
-        return complain(error, WRONG_COMMAND)
     except OSError as error:
         where = f"{settings.host} port {settings.port}"
-        return complain(f"cannot listen on {where}: {error.strerror}", FAILED)
+        raise CannotStart(f"cannot listen on {where}: {error.strerror}", FAILED) from error
     if not (settings.has_keys or is_loopback(address)):
         log.warning("whoever reaches %s is served: --open and no keys", settings.host)
     server = Server(settings, application, listener)
     server.serve_until_signal()
-    return OK if server.service.failure is None else FAILED
+    if server.service.failure is None or server.signalled:
+        return OK
+    raise CannotStart("the server cannot become ready, as the lines above say", FAILED)

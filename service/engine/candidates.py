@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from media.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
 from service.engine.classify import Result, choose, classify
+from service.engine.decode.wire import Preparation
 from service.engine.engine import Service
-from service.engine.failures import Failure, FileTooLarge, UnknownBundle, UnsupportedMedia
+from service.engine.failures import (
+    BundleRefused,
+    Failure,
+    FileTooLarge,
+    UnknownBundle,
+    UnsupportedMedia,
+)
 from service.engine.model import Target
+
+log = logging.getLogger(__name__)
 
 #: In this order: images and scans begin with a signature, videos are found by looking further in.
 OFFERED = ("image", "volume", "video")
+
+
+#: The least that a reader can be asked for: only whether it knows the type of a file.
+PROBES = {
+    "image": InputSpec(),
+    "video": InputSpec("video", video=VideoSpec()),
+    "volume": InputSpec("volume", 1, fit="stretch", mean=(0.5,), std=(0.5,), volume=VolumeSpec()),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +41,41 @@ class Candidate:
     top_k: int
     file_bytes: int
 
+    async def answer(self, service: Service, media: bytes) -> Result:
+        """The ranked labels of a file; UnsupportedMedia where its type is another modality's."""
+        return await classify(service, media, self.target, self.top_k)
 
-def largest(candidates: Sequence[Candidate]) -> int:
+
+@dataclass(frozen=True, slots=True)
+class RefusedDefault:
+    """Keeps the place of a refused default: its files get the reason, and no other answer."""
+
+    reason: str
+    modality: str
+    file_bytes: int
+
+    async def answer(self, service: Service, media: bytes) -> Result:
+        """BundleRefused for a file of its modality, UnsupportedMedia for others."""
+        spec, one = PROBES[self.modality], (1,) * len(AXES[self.modality])
+        seconds = service.settings.limits(self.modality).decode_seconds
+        try:
+            await service.pool.prepare(Preparation.make(spec, Grid(one), one, 1, seconds), media)
+        except UnsupportedMedia:
+            raise
+        except Failure:
+            log.debug("a file of modality %s is damaged too", self.modality)
+        raise BundleRefused(self.reason)
+
+
+Candidates = Sequence[Candidate | RefusedDefault]
+
+
+def largest(candidates: Candidates) -> int:
     """Bytes of the largest file that any of them reads."""
     return max(one.file_bytes for one in candidates)
 
 
-def find_candidates(service: Service, parameters: Mapping[str, str]) -> list[Candidate]:
+def find_candidates(service: Service, parameters: Mapping[str, str]) -> Candidates:
     """The bundle that is named, else the default of every modality that fits the parameters.
 
     Args:
@@ -37,33 +84,34 @@ def find_candidates(service: Service, parameters: Mapping[str, str]) -> list[Can
     Raises:
         Failure: there is none; what is wrong with the first one.
     """
-    candidates, failed = [], []
+    candidates: list[Candidate | RefusedDefault] = []
+    problems = []
+    of_clips = "views" in parameters
     for modality in _modalities(service, parameters.get("bundle")):
+        file_bytes = service.settings.limits(modality).file_bytes
         try:
-            target, top_k = choose(service, modality, parameters)
-        except Failure as failure:
-            failed.append(failure)
-        else:
-            candidates.append(
-                Candidate(target, top_k, service.settings.limits(modality).file_bytes)
-            )
-    if not candidates:
-        raise failed[0]
+            candidates.append(Candidate(*choose(service, modality, parameters), file_bytes))
+        except Failure as problem:
+            problems.append(problem)
+            if isinstance(problem, BundleRefused) and not (of_clips and modality != "video"):
+                candidates.append(RefusedDefault(problem.detail, modality, file_bytes))
+    if not any(isinstance(one, Candidate) for one in candidates):
+        raise problems[0]
     return candidates
 
 
 def _modalities(service: Service, bundle: str | None) -> Sequence[str]:
-    """Of the bundle that is named; else all that some bundle here is for."""
-    bundles = service.registry.bundles
+    """Of the bundle that is named; else all that have a default."""
+    bundles = service.catalog.bundles
     if bundle is not None:
         if bundle not in bundles:
             known = ", ".join(sorted(bundles))
             raise UnknownBundle(f"unknown bundle {bundle[:64]!a}; known: {known}")
         return [bundles[bundle].modality or OFFERED[0]]
-    return [one for one in OFFERED if any(b.may_answer(one) for b in bundles.values())]
+    return [one for one in OFFERED if one in service.catalog.defaults] or OFFERED
 
 
-async def first_answer(service: Service, media: bytes, candidates: list[Candidate]) -> Result:
+async def first_answer(service: Service, media: bytes, candidates: Candidates) -> Result:
     """The answer of the first candidate that knows the type of the file.
 
     Raises:
@@ -74,9 +122,9 @@ async def first_answer(service: Service, media: bytes, candidates: list[Candidat
         if len(media) > one.file_bytes:
             continue
         try:
-            return await classify(service, media, one.target, one.top_k)
-        except UnsupportedMedia as failure:
-            told.append(failure.detail)
+            return await one.answer(service, media)
+        except UnsupportedMedia as problem:
+            told.append(problem.detail)
     if not told:
         raise FileTooLarge(f"a file may have at most {largest(candidates)} bytes")
     raise UnsupportedMedia("; or ".join(told))

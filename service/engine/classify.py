@@ -68,7 +68,7 @@ def choose(service: Service, modality: str, parameters: Mapping[str, str]) -> tu
     Raises:
         Failure: nobody answers this, or a parameter is out of range.
     """
-    target = service.registry.select(modality, parameters.get("bundle"), parameters.get("grid"))
+    target = service.catalog.select(modality, parameters.get("bundle"), parameters.get("grid"))
     if (views := parameters.get("views")) is not None:
         if modality != "video":
             raise BadParameter(f"views: of clips only; bundle {target.bundle} is for {modality}")

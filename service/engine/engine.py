@@ -8,15 +8,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from service.cpus import usable_cpus
 from service.engine.admission import Admission
-from service.engine.catalog import NoBundles, Registry, bundle_folders, modality_of
+from service.engine.catalog import Catalog, NoBundles, bundle_folders, modality_of
 from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
 from service.engine.device.batching import Batcher
 from service.engine.device.session import DeviceError, OpenSession, open_session
 from service.engine.model import ExaminedBundle
+from service.engine.proof import Prover
 from service.metrics import Metrics
-from service.settings import Settings, usable_cpus
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +48,13 @@ class Service:
             on_restart=self.metrics.worker_restarts.inc,
         )
         self.batcher = Batcher(self.executor, settings.max_batch, self._on_batch)
-        self.registry = Registry(self.pool, self.batcher, self.executor, opener, settings)
+        self.prover = Prover(self.pool, self.batcher, self.executor, opener, settings)
+        self.catalog = Catalog(self.prover, settings.default_bundle)
         self.metrics.watch(
             decode=lambda: self.pool.depth,
             device=lambda: self.batcher.depth,
             in_flight=lambda: self.admission.requests,
+            fell_back=lambda: self.prover.fell_back,
         )
 
     async def prepare(self) -> None:
@@ -74,7 +78,7 @@ class Service:
         """
         modalities = {modality for folder in folders if (modality := modality_of(folder))}
         await self.pool.start(modalities)
-        await self.registry.examine(folders, self._on_examined)
+        await self.catalog.examine(folders, self._on_examined)
 
     async def close(self) -> None:
         self.draining = True

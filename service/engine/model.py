@@ -1,4 +1,4 @@
-"""What the registry knows: bundles that were examined, and the targets that requests go to."""
+"""What the catalog knows: bundles that were examined, and the targets that requests go to."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Literal
 from media.spec import Grid
 from models.bundle import Manifest
 from service.engine.decode.wire import Preparation
+
+State = Literal["ready", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,13 @@ class ExaminedBundle:
     """What became of one folder."""
 
     name: str
-    state: Literal["ready", "refused"]
+    state: State
     modality: str | None = None  # None where not even that can be read
     reason: str | None = None
     manifest: Manifest | None = None
     device: str | None = None
     targets: dict[str, Target] = field(default_factory=dict)  # by grid; the first is the default
+    empty: bool = False  # neither manifest nor graphs: nobody's default
 
     def may_answer(self, modality: str) -> bool:
         """Whether requests of this modality are its own; of an unreadable one that is not known."""

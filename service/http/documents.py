@@ -102,12 +102,22 @@ class BundleDocument(Document):
 
 class BundleList(Document):
     ready: bool
-    default: dict[str, str | None] = Field(description="modality to the bundle that answers it")
+    default: dict[str, str | None] = Field(
+        description="modality to the bundle that requests get which name none, ready or refused"
+    )
     bundles: list[BundleDocument]
 
 
 class Status(Document):
     status: str
+
+
+class Readiness(Status):
+    refused: list[str] = Field(
+        default=[],
+        description="modalities whose default bundle is refused: their requests must name another; "
+        "GET /v1/bundles says why",
+    )
 
 
 class ProblemDocument(BaseModel):

@@ -36,6 +36,10 @@ class Key:
         return cls(bytes.fromhex(known), names[0] if names else known[:8])
 
 
+class KeysNotThere(SettingsError):
+    """The file of the keys cannot be read, which may be otherwise a moment later."""
+
+
 class Keys:
     """The keys that may enter; false where there are none, and then everyone may."""
 
@@ -85,7 +89,8 @@ def read_keys(settings: Settings) -> Keys:
     """The keys that the settings name.
 
     Raises:
-        SettingsError: the file cannot be read, or a line of it is no key. Its content is not told.
+        SettingsError: the file cannot be read (KeysNotThere), or a line of it is no key. Its
+            content is not told.
     """
     known = _parse_all("key_sha256: entry", enumerate(settings.key_sha256, 1))
     if settings.keys_file is not None:
@@ -99,7 +104,7 @@ def _read_file(path: Path) -> list[Key]:
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise SettingsError(f"{where}: it cannot be read: {error.strerror}") from None
+        raise KeysNotThere(f"{where}: it cannot be read: {error.strerror}") from None
     if len(data) > MAX_FILE_BYTES:
         raise SettingsError(f"{where}: expected at most {MAX_FILE_BYTES} bytes")
     lines = data.decode("utf-8-sig", "replace").split("\n")

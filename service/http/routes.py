@@ -15,7 +15,14 @@ from media.spec import AXES
 from service.engine.engine import Service
 from service.engine.failures import Draining, NotReady
 from service.engine.model import ExaminedBundle
-from service.http.documents import BundleDocument, BundleList, GridDocument, ProblemDocument, Status
+from service.http.documents import (
+    BundleDocument,
+    BundleList,
+    GridDocument,
+    ProblemDocument,
+    Readiness,
+    Status,
+)
 from service.http.endpoint import Classify
 from service.http.examples import BUNDLES_EXAMPLE
 from service.http.guard import WORK, public_requests
@@ -80,10 +87,13 @@ def _add_bundles(app: FastAPI, service: Service) -> None:
         responses={200: answer(BundleList, BUNDLES_EXAMPLE, "Every bundle and its state.")},
     )
     async def list_bundles() -> JSONResponse:
-        registry = service.registry
-        served = [_bundle_document(one) for _, one in sorted(registry.bundles.items())]
-        default = {modality: registry.default(modality) for modality in AXES}
-        document = BundleList(ready=registry.ready, default=default, bundles=served)
+        catalog = service.catalog
+        served = [_bundle_document(one) for _, one in sorted(catalog.bundles.items())]
+        found = catalog.defaults
+        default = {
+            modality: found[modality].name if modality in found else None for modality in AXES
+        }
+        document = BundleList(ready=catalog.ready, default=default, bundles=served)
         return JSONResponse(document.model_dump())
 
 
@@ -137,7 +147,11 @@ def _add_health(app: FastAPI, service: Service) -> None:
         tags=["health"],
         response_model=None,
         responses={
-            200: answer(Status, {"status": "ready"}, "At least one bundle has proven itself."),
+            200: answer(
+                Readiness,
+                {"status": "ready", "refused": ["video"]},
+                "At least one bundle has proven itself.",
+            ),
             **problem_responses(NotReady, Draining),
         },
     )
@@ -146,13 +160,14 @@ def _add_health(app: FastAPI, service: Service) -> None:
             raise Draining("the server is shutting down")
         if service.failure is not None:
             raise NotReady("the server cannot start; its log says why")
-        if not service.registry.examined:
+        if not service.catalog.examined:
             raise NotReady("the bundles are still being checked")
-        if not service.registry.ready:
+        if not service.catalog.ready:
             raise NotReady("every bundle was refused; GET /v1/bundles says why")
         if not service.pool.ready:
             raise NotReady("no decode worker is running")
-        return JSONResponse({"status": "ready"})
+        refused = service.catalog.modalities("refused")
+        return JSONResponse({"status": "ready"} | ({"refused": refused} if refused else {}))
 
 
 def _add_metrics(app: FastAPI, service: Service) -> None:

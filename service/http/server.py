@@ -71,6 +71,7 @@ class Server(uvicorn.Server):
     def __init__(self, settings: Settings, app: FastAPI, listener: socket.socket) -> None:
         self.settings = settings
         self.listener = listener
+        self.signalled = False  # to end
         self.service: Service = app.state.service
         self.keys: Keys = app.state.keys
         self.service.on_ready = self._announce
@@ -82,7 +83,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """As uvicorn's own, which also raises the signal again in the end: all is in order then."""
-        self.service.draining = True
+        self.service.draining = self.signalled = True
         self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
         self.should_exit = True
 
@@ -91,8 +92,8 @@ class Server(uvicorn.Server):
         host, port = self.listener.getsockname()[:2]
         host = reachable(host)
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        ready = self.service.registry.ready_modalities
-        states = [served.state for served in self.service.registry.bundles.values()]
+        ready = self.service.catalog.modalities("ready")
+        states = [served.state for served in self.service.catalog.bundles.values()]
         news = f"Serving {states.count('ready')} of {len(states)} bundles on {url}"
         if self.settings.log_format == "json":
             log.info(news)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ import pytest
 
 from media.files import sha256_file
 from models.bundle import Golden, Tolerance, read_bundle
-from service.engine.catalog import NoBundles, bundle_folders
+from service import logs
+from service.cli import serve
+from service.engine.catalog import NoBundles, bundle_folders, modality_of
 from service.engine.device.session import DeviceError
 from service.engine.engine import Service
 from service.settings import read_settings
@@ -170,8 +174,9 @@ def test_damaged_bundles_are_refused_and_the_good_one_serves(good: Path, tmp_pat
             assert DAMAGE[kind][1] in listed[name]["reason"], (kind, listed[name]["reason"])
             check_refused(server, name, tmp_path)
         assert server.get("/health/ready").status_code == 200
-        answer = server.classify(content=picture()).json()
+        answer = server.classify(content=picture(), params={"bundle": "good"}).json()
         assert answer["results"][0]["bundle"] == "good"
+        assert server.classify(content=picture()).json()["detail"].startswith("bundle bad-00, the")
 
 
 def check_refused(server: RunningServer, name: str, root: Path) -> None:
@@ -189,7 +194,7 @@ def test_server_with_only_bad_bundles_is_never_ready(good: Path, tmp_path: Path)
     with serving(tmp_path) as server:
         assert server.get("/health/live").status_code == 200
         assert server.get("/health/ready").status_code == 503
-        assert server.classify(content=picture()).json()["type"] == "/problems/not-ready"
+        assert server.classify(content=picture()).json()["type"] == "/problems/bundle-refused"
         assert server.metric("liere_bundle_info", bundle="good", version="", state="refused") == 1
 
 
@@ -243,17 +248,136 @@ def test_tolerance_is_that_of_the_device_the_session_got(tmp_path: Path) -> None
     assert (listed["state"], listed["device"]) == ("ready", "cuda")
 
 
-def test_default_bundle_is_the_named_one_or_the_first_ready_by_name(tmp_path: Path) -> None:
-    """Without --default-bundle the first ready bundle by name answers; with it, only that one."""
-    for name in ("b", "a", "c"):
-        write_tiny_bundle(tmp_path, name)
-    change_byte(tmp_path / "a", "graphs/weights.bin")
+FLIPPED = ("graphs/2x3.onnx", "graphs/weights.bin", "golden/0.png", "manifest.json")
+
+
+@pytest.mark.parametrize("file", FLIPPED)
+@pytest.mark.parametrize("said", [{}, {"default_bundle": "a"}], ids=["silent", "said"])
+def test_refused_default_has_no_stand_in(
+    pair: Path, tmp_path: Path, file: str, said: dict[str, Any]
+) -> None:
+    """One byte of the default flips, the server starts again: who names no bundle gets 503 and the
+    reason, who names the good one its answer; the list of bundles and the readiness say so.
+    """
+    shutil.copytree(pair, tmp_path, dirs_exist_ok=True)
+    with serving(tmp_path, **said) as server:
+        assert server.classify(content=picture()).json()["results"][0]["bundle"] == "a"
+    change_byte(tmp_path / "a", file)
+    with serving(tmp_path, **said) as server:
+        document = server.get("/v1/bundles").json()
+        assert document["default"]["image"] == "a"
+        refused, good = document["bundles"]
+        assert (refused["state"], good["state"]) == ("refused", "ready")
+        response = server.classify(content=picture())
+        assert (response.status_code, response.json()["type"]) == (503, "/problems/bundle-refused")
+        assert response.json()["detail"] == (
+            f"bundle a, the default for image, is not served: {refused['reason']}"
+        )
+        named = server.classify(content=picture(), params={"bundle": "b"})
+        assert (named.status_code, named.json()["results"][0]["bundle"]) == (200, "b")
+        ready = server.get("/health/ready")
+        assert (ready.status_code, ready.json()) == (200, {"status": "ready", "refused": ["image"]})
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two good bundles of images."""
+    root = tmp_path_factory.mktemp("pair")
+    for name in ("a", "b"):
+        write_tiny_bundle(root, name)
+    return root
+
+
+def test_modality_survives_any_flipped_byte_of_a_manifest(good: Path, tmp_path: Path) -> None:
+    """A manifest says twice what it is for: no single byte can move the default to another one."""
+    path = tmp_path / "manifest.json"
+    manifest = (good / path.name).read_bytes()
+    for position in range(len(manifest)):
+        damaged = bytearray(manifest)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        assert modality_of(tmp_path) == "image", position
+
+
+def test_default_that_cannot_be_told_is_refused_everywhere(pair: Path, tmp_path: Path) -> None:
+    """A manifest that is gone may have been any modality's; a word of the operator settles it."""
+    shutil.copytree(pair, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "a/manifest.json").unlink()
     with serving(tmp_path) as server:
-        default = {"image": "b", "video": None, "volume": None}
-        assert server.get("/v1/bundles").json()["default"] == default
-        assert server.classify(content=picture()).json()["results"][0]["bundle"] == "b"
-    with serving(tmp_path, default_bundle="a") as server:
+        defaults = {"image": "a", "video": "a", "volume": "a"}
+        assert server.get("/v1/bundles").json()["default"] == defaults
         assert server.classify(content=picture()).json()["type"] == "/problems/bundle-refused"
+    with serving(tmp_path, default_bundle="b") as server:
+        assert server.classify(content=picture()).json()["results"][0]["bundle"] == "b"
+
+
+def test_folder_that_holds_nothing_is_nobodys_default(pair: Path, tmp_path: Path) -> None:
+    """A stray folder is told as refused, and takes no request away from a bundle."""
+    shutil.copytree(pair, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "a-stray/notes").mkdir(parents=True)
+    (tmp_path / "0").mkdir()
+    with serving(tmp_path) as server:
+        defaults = {"image": "a", "video": None, "volume": None}
+        assert server.get("/v1/bundles").json()["default"] == defaults
+        assert server.classify(content=picture()).json()["results"][0]["bundle"] == "a"
+        assert server.classify(content=picture(), params={"bundle": "0"}).status_code == 503
+
+
+def test_default_goes_by_folder_and_each_modality_can_have_its_own(tmp_path: Path) -> None:
+    """The first folder, whatever its bundle calls itself, or one for each as the operator says."""
+    write_tiny_bundle(tmp_path, "b").rename(tmp_path / "first")
+    write_tiny_bundle(tmp_path, "zebra")
+    for name in ("clips-1", "clips-2"):
+        write_tiny_bundle(tmp_path, name, "video")
+    with serving(tmp_path) as server:
+        assert server.get("/v1/bundles").json()["default"]["image"] == "b"
+    with serving(tmp_path, default_bundle="zebra,clips-2") as server:
+        defaults = {"image": "zebra", "video": "clips-2", "volume": None}
+        assert server.get("/v1/bundles").json()["default"] == defaults
+    with serving(tmp_path, default_bundle="b,zebra", ready=False) as server:
+        wait_until(lambda: server.service.failure, "the failure to be told")
+        assert "--default-bundle b,zebra: 2 are for modality image" in str(server.service.failure)
+
+
+def test_name_of_a_refused_bundle_is_not_free(good: Path, tmp_path: Path) -> None:
+    """Another folder of the same name does not step in for one that was refused."""
+    shutil.copytree(good, tmp_path / "one")
+    shutil.copytree(good, tmp_path / "two")
+    change_byte(tmp_path / "one", "graphs/weights.bin")
+    with serving(tmp_path) as server:
+        listed = {one["name"]: one["reason"] for one in server.get("/v1/bundles").json()["bundles"]}
+        response = server.classify(content=picture(), params={"bundle": "good"})
+    assert "graphs/weights.bin has sha256" in listed["good"]
+    assert listed["two"] == "another folder already gave a bundle named good"
+    assert response.status_code == 503
+
+
+def test_folder_that_may_not_be_read_is_told_as_that(
+    good: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is no empty folder and no trouble with a port: the server ends with 2 and says so."""
+    shutil.copytree(good, tmp_path / "bundles/good")
+    (tmp_path / "bundles").chmod(0)
+    monkeypatch.setattr(logs, "configure", lambda settings: None)  # for the whole process
+    with ordinary_user():
+        assert serve.main(["--bundles", str(tmp_path / "bundles"), "--port", "0"]) == 2
+    told = "bundles: the folder cannot be read: Permission denied\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
+@contextlib.contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Root may read every folder: within this block it is somebody else."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
 
 
 def test_second_bundle_of_a_name_is_refused(good: Path, tmp_path: Path) -> None:

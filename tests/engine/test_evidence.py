@@ -54,9 +54,7 @@ def test_what_readers_say_is_passed_on(modality: str, shape: tuple[int, ...], se
         ("volume", SCAN_SHAPE, json.dumps({"orientation": "SPL", "size": [1, 1, 1]})),
     ],
 )
-def test_what_has_another_form_is_refused(
-    modality: str, shape: tuple[int, ...], told: str
-) -> None:
+def test_what_has_another_form_is_refused(modality: str, shape: tuple[int, ...], told: str) -> None:
     """Names, lengths, types and ranges are all checked; JSON's own loopholes are closed."""
     with pytest.raises(ValueError, match="has another form"):
         check_evidence(modality, shape, json.loads(told))

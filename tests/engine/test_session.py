@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from service.engine.device.session import (
     Device,
     DeviceError,
     check_device,
+    find_gpu,
+    is_fallback,
     open_session,
     session_options,
 )
-from tests.helpers.service_fixtures import picture, tiny_logits, write_tiny_bundle
+from tests.helpers.service_fixtures import picture, serving, tiny_logits, write_tiny_bundle
 
 
 class FakeRuntime:
@@ -35,13 +38,19 @@ class FakeRuntime:
         self.fails = fails  # on CUDA
         self.broken = broken  # the graph, so everywhere
         self.asked: list[list[Any]] = []
+        self.preloaded = False
 
     def get_available_providers(self) -> list[str]:
         return self.offered
 
+    def preload_dlls(self) -> None:
+        print("Failed to load libcudnn.so.9")  # as the real one does
+        self.preloaded = True
+
     def InferenceSession(  # noqa: N802 (the runtime's own name)
         self, graph: Path, options: ort.SessionOptions, providers: list[Any]
     ) -> FakeRuntime:
+        assert self.preloaded or providers == [CPU]
         self.asked.append(providers)
         if self.fails and providers != [CPU]:
             raise RuntimeError("CUDA failure 35")
@@ -57,7 +66,28 @@ class FakeRuntime:
 
 def use(monkeypatch: pytest.MonkeyPatch, runtime: FakeRuntime) -> FakeRuntime:
     monkeypatch.setattr(module, "ort", runtime)
+    monkeypatch.setattr(module, "has_driver", lambda: True)
     return runtime
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """These machines show no GPU, unless a test says so."""
+    see_gpu(monkeypatch, tmp_path)
+
+
+def see_gpu(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Whoever looks for a GPU sees what is below ``root``."""
+    monkeypatch.setattr(module, "find_gpu", lambda: find_gpu(root))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The device node of one that is there."""
+    node = tmp_path / "dev/nvidia0"
+    node.parent.mkdir()
+    node.touch()
+    return node
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +160,93 @@ def test_cpu_never_asks_for_a_gpu(graph: Path, monkeypatch: pytest.MonkeyPatch) 
     runtime = use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
     assert open_session(graph, "cpu", 1).device == "cpu"
     assert runtime.asked == [[CPU]]
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        ((), None),
+        (("dev/nvidiactl", "dev/nvidia-uvm"), None),  # the driver's own, there without a GPU too
+        (("dev/nvidia1", "dev/nvidia0", "dev/nvidiactl"), "dev/nvidia0"),
+        (
+            ("proc/driver/nvidia/gpus/0000:01:00.0/information",),
+            "proc/driver/nvidia/gpus/0000:01:00.0",
+        ),
+        (("proc/driver/nvidia/version",), None),
+    ],
+)
+def test_gpu_is_found_without_any_library(
+    tmp_path: Path, paths: tuple[str, ...], expected: str | None
+) -> None:
+    """Device nodes and the driver's own list tell, also where nothing can use it."""
+    for name in paths:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_gpu(tmp_path) == (tmp_path / expected if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "driver", "reason"),
+    [
+        (FakeRuntime([CPU], [CPU]), True, "this build of ONNX Runtime is for CPUs alone"),
+        (FakeRuntime([CUDA, CPU], [CUDA]), False, "the driver's libcuda.so.1 cannot be loaded"),
+        (FakeRuntime([CUDA, CPU], [CPU]), True, "ONNX Runtime fell back to the CPU"),
+        (FakeRuntime([CUDA, CPU], [], fails=True), True, "the GPU cannot be used"),
+    ],
+)
+def test_gpu_that_auto_cannot_use_is_an_error_in_the_log(
+    graph: Path,
+    gpu: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    runtime: FakeRuntime,
+    driver: bool,
+    reason: str,
+) -> None:
+    """Whoever paid for a GPU hears that nothing runs on it, and why; who has none hears nothing."""
+    use(monkeypatch, runtime)
+    monkeypatch.setattr(module, "has_driver", lambda: driver)
+    session = open_session(graph, "auto", 1)
+    assert is_fallback("auto", session)
+    assert not is_fallback("cpu", session)
+    (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert f"there is a GPU, {gpu}, and graphs run on the CPU: {reason}" in record.getMessage()
+    caplog.clear()
+    gpu.unlink()
+    assert not is_fallback("auto", open_session(graph, "auto", 1))
+    assert all(one.levelno < logging.ERROR for one in caplog.records)
+
+
+def test_libraries_are_loaded_before_cuda_and_alone_for_it(
+    graph: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the runtime prints meanwhile goes to the log: stdout is for answers."""
+    for device, preloaded in (("cpu", False), ("auto", True), ("cuda", True)):
+        runtime = use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
+        open_session(graph, device, 1)  # type: ignore[arg-type]
+        assert runtime.preloaded == preloaded
+    cpu_build = use(monkeypatch, FakeRuntime([CPU], [CPU]))
+    open_session(graph, "auto", 1)
+    assert not cpu_build.preloaded
+    assert capsys.readouterr().out == ""
+    assert "Failed to load libcudnn.so.9" in caplog.text
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_metric_tells_the_fallback(
+    tmp_path: Path, gpu: Path, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    """1 where a GPU is there that auto could not take, else 0."""
+    if not here:
+        gpu.unlink()
+    write_tiny_bundle(tmp_path / "bundles")
+    with serving(tmp_path / "bundles") as server:
+        assert f"liere_device_fallback {float(here)}" in server.get("/metrics").text
+    with serving(tmp_path / "bundles", device="cpu") as server:
+        assert "liere_device_fallback 0.0" in server.get("/metrics").text
 
 
 def test_threads_do_not_spin() -> None:

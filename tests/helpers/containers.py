@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,7 +22,8 @@ NAME = f"liere-test-{os.getpid()}"
 BUNDLE = "bundles/cifar10-liere8"
 COPIED = (
     *("Dockerfile", ".dockerignore", "Makefile", "docker-compose.yml", "deploy"),
-    *("pyproject.toml", "constraints.txt", "models", "service", "training", "export", BUNDLE),
+    *("pyproject.toml", "constraints.txt", "media", "models", "service", "training", "export"),
+    BUNDLE,
 )
 PROMETHEUS = "liere-test-prometheus"
 Done = subprocess.CompletedProcess[str]
@@ -47,6 +49,11 @@ class Engine:
     def inspect(self, container: str, form: str) -> str:
         return self("inspect", "--format", form, container).stdout.strip()
 
+    def logs(self, container: str) -> str:
+        """What it has said so far, on either stream."""
+        done = self("logs", container)
+        return done.stdout + done.stderr
+
     def healthy(self, container: str) -> bool:
         """Whether its own health check says so; podman without systemd runs none by itself."""
         if self.name == "podman":
@@ -71,13 +78,17 @@ class Compose:
         self.project = f"{NAME}-{folder.name}".lower()
         (folder / "debian.yml").write_text(f"services: {{prometheus: {{image: {PROMETHEUS}}}}}\n")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-        self.environment = kept | host | {
-            "COMPOSE_PROJECT_NAME": self.project,
-            "COMPOSE_FILE": "docker-compose.yml:debian.yml",
-            "ENGINE": engine.name,
-            "PORT": str(self.port),
-            "PROMETHEUS_PORT": str(self.prometheus_port),
-        }
+        self.environment = (
+            kept
+            | host
+            | {
+                "COMPOSE_PROJECT_NAME": self.project,
+                "COMPOSE_FILE": "docker-compose.yml:debian.yml",
+                "ENGINE": engine.name,
+                "PORT": str(self.port),
+                "PROMETHEUS_PORT": str(self.prometheus_port),
+            }
+        )
 
     def __call__(self, *words: str) -> Done:
         """``docker-compose WORDS``."""
@@ -131,6 +142,14 @@ def run(
     if check and done.returncode:
         pytest.fail(f"{words} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return done
+
+
+def readme_commands(root: Path, heading: str) -> list[str]:
+    """The commands of the fenced blocks below a heading, up to the next one; joined lines."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, flags=re.M | re.S)
+    blocks = re.findall(r"^```\n(.*?)^```$", section, flags=re.M | re.S)
+    return [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
 
 
 def free_port() -> int:

@@ -227,7 +227,7 @@ def serving(
     server.start()
     try:
         if ready:
-            wait_until(lambda: server.service.registry.examined, "the bundles to be examined")
+            wait_until(lambda: server.service.catalog.examined, "the bundles to be examined")
         yield server
     finally:
         server.stop()

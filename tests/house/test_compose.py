@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from service.settings import PREFIX, Settings
+from service.environment import PREFIX
+from service.settings import Settings
 
 OWN = ("serve", "serve-gpu", "train")  # built here; the others are pulled
 SERVING = ("serve", "serve-gpu", "prometheus")
@@ -84,17 +86,18 @@ def test_every_service_is_hardened(compose: dict[str, Any], name: str) -> None:
     assert folder == "/tmp"
     assert {"noexec", "nosuid", "nodev"} <= set(options.split(","))
     assert re.search(r"\bsize=\d+m\b", options)
+    assert "cpus" in service
+    assert service["logging"]["driver"] == "json-file"
+    assert {"max-size", "max-file"} <= set(service["logging"]["options"])
     for forbidden in ("privileged", "cap_add", "devices", "pid", "ipc", "userns_mode"):
         assert forbidden not in service
 
 
 @pytest.mark.parametrize("name", SERVING)
-def test_every_server_is_watched_and_restarted_with_a_limit(
-    compose: dict[str, Any], name: str
-) -> None:
-    """A server that dies is started again, not for ever; one that hangs is seen."""
+def test_every_server_is_watched_and_restarted(compose: dict[str, Any], name: str) -> None:
+    """A server that dies is started again until somebody stops it; one that hangs is seen."""
     service = compose["services"][name]
-    assert re.fullmatch(r"on-failure:\d+", service["restart"])
+    assert service["restart"] == "unless-stopped"
     assert {"test", "interval", "timeout", "start_period", "retries"} <= set(service["healthcheck"])
 
 
@@ -104,6 +107,16 @@ def test_ports_are_published_on_loopback_alone(compose: dict[str, Any], name: st
     ports = compose["services"][name]["ports"]
     assert len(ports) == 1
     assert ports[0].startswith("127.0.0.1:")
+
+
+def test_no_two_services_want_one_port(compose: dict[str, Any]) -> None:
+    """Every profile may be up beside the others, each port under a variable of its own."""
+    published = [
+        port for service in compose["services"].values() for port in service.get("ports", [])
+    ]
+    found = [re.fullmatch(r"127\.0\.0\.1:\$\{(\w+):-(\d+)\}:\d+", port) for port in published]
+    variables, numbers = zip(*(one.groups() for one in found if one), strict=True)
+    assert len(published) == len(set(variables)) == len(set(numbers)) == 3
 
 
 def test_training_has_no_network(compose: dict[str, Any]) -> None:
@@ -143,6 +156,7 @@ def test_images_are_built_here_or_pinned(
     service = compose["services"][name]
     if name in OWN:
         assert _stage(dockerfile, service["build"]["target"])
+        assert service["image"] == f"liere-{name}:${{VERSION:-latest}}"
     else:
         assert "build" not in service
         assert re.search(r":v\d+\.\d+\.\d+$", service["image"])
@@ -158,26 +172,38 @@ def test_settings_are_those_of_the_service(repo_root: Path, file: str) -> None:
 
 
 def test_keys_close_the_service(repo_root: Path, compose: dict[str, Any]) -> None:
-    """With deploy/keys.yml both servers take keys from the file secret and are no longer open."""
+    """With deploy/keys.yml both servers take keys from a mounted folder and are no longer open."""
     keys = _read(repo_root / "deploy" / "keys.yml")
     for name in ("serve", "serve-gpu"):
         assert compose["services"][name]["environment"]["LIERE_OPEN"] == "true"
         service = keys["services"][name]
         assert service["environment"]["LIERE_OPEN"] == "false"
-        assert service["environment"]["LIERE_KEYS_FILE"] == "/run/secrets/keys"
-        assert service["secrets"] == ["keys"]
-    assert keys["secrets"] == {"keys": {"file": "./keys.txt"}}
+        folder, _, file = service["environment"]["LIERE_KEYS_FILE"].rpartition("/")
+        (mount,) = service["volumes"]
+        source, target, mode = mount.split(":")
+        assert (target, mode, file) == (folder, "ro", "keys.txt")
+        assert (repo_root / source).is_dir()  # of a file that is missing an engine makes a folder
+
+
+def test_no_key_can_be_committed(repo_root: Path) -> None:
+    """The folder of the keys is part of the checkout, whatever lies in it is not."""
+    for file in ("deploy/keys/keys.txt", "deploy/keys/old", ".env"):
+        done = subprocess.run(["git", "check-ignore", "-q", file], cwd=repo_root, check=False)
+        assert done.returncode == 0, file
+    done = subprocess.run(
+        ["git", "check-ignore", "-q", "deploy/keys/.gitignore"], cwd=repo_root, check=False
+    )
+    assert done.returncode == 1
 
 
 def test_prometheus_scrapes_the_service(repo_root: Path, compose: dict[str, Any]) -> None:
-    """It asks for a service of compose, on the port that the image listens on."""
+    """It asks for both servers of compose, on the port that the image listens on."""
     config = _read(repo_root / "deploy" / "prometheus.yml")
     (job,) = config["scrape_configs"]
-    (group,) = job["static_configs"]
-    (target,) = group["targets"]
-    name, port = target.split(":")
-    assert compose["services"][name]["ports"][0].endswith(f":{port}")
-    assert compose["services"]["serve-gpu"]["networks"]["default"]["aliases"] == [name]
+    (names,) = job["dns_sd_configs"]
+    assert names["names"] == ["serve", "serve-gpu"]
+    for name in names["names"]:
+        assert compose["services"][name]["ports"][0].endswith(f":{names['port']}")
 
 
 # --- Dockerfile ------------------------------------------------------------------------------
@@ -217,11 +243,20 @@ def test_serve_answers_for_its_health(dockerfile: list[list[str]]) -> None:
     assert '"service", "health"' in _argument(_stage(dockerfile, "serve"), "HEALTHCHECK")
 
 
-def test_label_tells_the_version(repo_root: Path, dockerfile: list[list[str]]) -> None:
-    """The images carry the version of the project."""
+@pytest.mark.parametrize("extra", ["cpu", "gpu"])
+def test_images_carry_the_version_which_stands_in_one_place(repo_root: Path, extra: str) -> None:
+    """The version of the project is tag and label of what `make images` builds, beside latest."""
     project = tomllib.loads((repo_root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    label = _argument(_stage(dockerfile, "base"), "LABEL")
-    assert f'org.opencontainers.image.version="{project["version"]}"' in label
+    version = project["version"]
+    words = ["make", "--dry-run", "images", "ENGINE=docker", f"EXTRA={extra}"]
+    told = subprocess.run(words, cwd=repo_root, capture_output=True, text=True, check=True).stdout
+    server = "liere-serve-gpu" if extra == "gpu" else "liere-serve"
+    for name in (server, "liere-train"):
+        assert f"--tag {name}:{version} --tag {name}:latest ." in told
+    assert told.count(f"--label org.opencontainers.image.version={version} ") == 2
+    for file in ("Dockerfile", "docker-compose.yml", "Makefile"):
+        text = (repo_root / file).read_text(encoding="utf-8")
+        assert not re.search(rf"(?<![\w.]){re.escape(version)}(?![\w.])", text)
 
 
 def test_build_context_is_a_list_of_what_is_needed(repo_root: Path) -> None:

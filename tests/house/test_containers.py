@@ -7,7 +7,10 @@ What the files say is in ``test_compose.py``; training in a container in
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import httpx
 import pytest
 
 from models.bundle import Golden, Manifest, read_bundle
-from tests.helpers.containers import BUNDLE, Compose, Engine, free_port
+from tests.helpers.containers import BUNDLE, Compose, Engine, free_port, readme_commands
 from tests.helpers.service_fixtures import ROOT, RawConnection, picture, wait_until
 
 pytest_plugins = ("tests.helpers.container_fixtures",)
@@ -178,6 +181,55 @@ def test_stop_before_the_server_listens_ends_it(engine: Engine, alone: tuple[str
     assert engine.inspect(container, "{{.State.ExitCode}}") in {"0", "143"}
 
 
+def test_images_are_tagged_with_the_version(engine: Engine, repo_root: Path) -> None:
+    """The version of the project names the image that was built last, and its label says it."""
+    project = tomllib.loads((repo_root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    label = '{{index .Config.Labels "org.opencontainers.image.version"}}'
+    for name in ("liere-serve", "liere-train"):
+        tagged = f"{name}:{project['version']}"
+        assert (
+            engine("image", "inspect", "--format", label, tagged).stdout.strip()
+            == (project["version"])
+        )
+        identity = ("image", "inspect", "--format", "{{.Id}}")
+        assert engine(*identity, tagged).stdout == engine(*identity, f"{name}:latest").stdout
+
+
+COUNT = """
+import pathlib
+lines = [path.read_bytes() for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")]
+print(sum(b"decode.worker" in line for line in lines))
+"""
+
+
+def test_limit_of_cpus_is_that_of_the_decode_workers(engine: Engine) -> None:
+    """A quota of one CPU starts one worker, however many the host has."""
+    port = free_port()
+    options = (*HARDENED, "--tmpfs", "/tmp", "--cpus", "1", "--env", "LIERE_OPEN=true")
+    container = engine.start(*options, "--publish", f"127.0.0.1:{port}:8000", IMAGE)
+    try:
+        wait_until(lambda: answers(port), "the server to be ready", 120)
+        assert engine.python(container, COUNT) == "1"
+    finally:
+        engine("rm", "--force", container)
+
+
+def test_bundles_that_are_mounted_late_are_waited_for(engine: Engine, tmp_path: Path) -> None:
+    """An empty folder ends no container: it says so, tries again, and serves when they came."""
+    (tmp_path / "bundles").mkdir()
+    port = free_port()
+    options = (*HARDENED, "--tmpfs", "/tmp", "--env", "LIERE_OPEN=true")
+    mount = ("--volume", f"{tmp_path}/bundles:/app/bundles:ro")
+    container = engine.start(*options, *mount, "--publish", f"127.0.0.1:{port}:8000", IMAGE)
+    try:
+        wait_until(lambda: "trying again in 2 s" in engine.logs(container), "a second attempt", 60)
+        shutil.copytree(ROOT / BUNDLE, tmp_path / BUNDLE)
+        wait_until(lambda: answers(port), "the server to be ready", 60)
+        assert engine.inspect(container, "{{.RestartCount}}") == "0"
+    finally:
+        engine("rm", "--force", container)
+
+
 # --- compose ---------------------------------------------------------------------------------
 
 
@@ -242,7 +294,7 @@ def test_killed_decode_worker_leaves_no_zombie(server: Compose, engine: Engine) 
     victim = """
 import os, pathlib
 for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-    if b"decode_worker" in path.read_bytes():
+    if b"decode.worker" in path.read_bytes():
         os.kill(int(path.parent.name), 9)
         break
 else:
@@ -286,14 +338,26 @@ def test_promtool_accepts_the_configuration(
     engine("run", "--rm", *words, "check", "config", "/etc/prometheus/prometheus.yml")
 
 
-def test_keys_close_it_to_strangers(server: Compose, engine: Engine) -> None:
-    """With deploy/keys.yml: 401 without a key, 200 with one; health and metrics stay open."""
-    made = engine("run", "--rm", IMAGE, "new-key", "test").stdout
-    words = dict(line.split(":", 1) for line in made.splitlines())
-    (server.folder / "keys.txt").write_text(words["line"].strip() + "\n")
-    key = words["key"].strip()
+def test_missing_keys_serve_nobody(server: Compose) -> None:
+    """Without the file the service waits and says which one; no folder takes the file's place."""
+    keys = server.folder / "deploy/keys/keys.txt"
     with server.files("docker-compose.yml", "deploy/keys.yml", "debian.yml"):
-        server.up("serve")
+        server("up", "--detach", "serve")
+        told = "keys_file /run/keys/keys.txt: it cannot be read: No such file or directory"
+        wait_until(lambda: told in server("logs", "serve").stdout, "the complaint", 60)
+    assert not server.ready()
+    assert not keys.exists()
+
+
+def test_keys_close_it_to_strangers(server: Compose, engine: Engine, repo_root: Path) -> None:
+    """README's commands for keys: 401 without one, 200 with it; health and metrics stay open."""
+    commands = readme_commands(repo_root, "Run it in a container")
+    make_key, make_readable, start = commands[commands.index("docker-compose up -d") + 2 :]
+    made = server.shell(make_key.replace("docker ", f"{engine.name} ", 1)).stderr
+    (key,) = re.findall(r"^key: +(\S+)$", made, flags=re.M)
+    server.shell(make_readable)
+    server.shell(start.replace("up -d", "-f debian.yml up -d"))
+    wait_until(server.ready, "the server to be ready", 120)
     assert post(server.url).status_code == 401
     assert post(server.url, {"Authorization": f"Bearer {key[:-1]}"}).status_code == 401
     assert post(server.url, {"Authorization": f"Bearer {key}"}).status_code == 200

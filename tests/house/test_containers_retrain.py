@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import zipfile
@@ -21,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.helpers.containers import Compose, Engine, new_project
+from tests.helpers.containers import Compose, Engine, new_project, readme_commands
 from tests.helpers.service_fixtures import wait_until
 
 pytest_plugins = ("tests.helpers.container_fixtures",)
@@ -56,14 +55,12 @@ def checkout(
 
 @pytest.fixture
 def photos(request: pytest.FixtureRequest, checkout: Compose) -> None:
-    """What the user brings: sign_digits.zip, real where it is there, and a text about it."""
+    """What the user brings: sign_digits.zip, real where it is there."""
     path = checkout.folder / "sign_digits.zip"
     try:
         shutil.copy(request.getfixturevalue("data_dir") / "images" / path.name, path)
     except pytest.skip.Exception:
         path.write_bytes(generated_photos())
-    (checkout.folder / "data").mkdir()
-    (checkout.folder / "data" / "card.md").write_text("Trained for a test.\n")
 
 
 def generated_photos() -> bytes:
@@ -97,14 +94,6 @@ def shape(label: int, draw: np.random.Generator) -> bytes:
 
 def owner() -> str:
     return ORDINARY if os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}"
-
-
-def readme_commands(root: Path, heading: str) -> list[str]:
-    """The commands of the fenced blocks below a heading, up to the next one; joined lines."""
-    text = (root / "README.md").read_text(encoding="utf-8")
-    (section,) = re.findall(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, flags=re.M | re.S)
-    blocks = re.findall(r"^```\n(.*?)^```$", section, flags=re.M | re.S)
-    return [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
 
 
 def perform(commands: list[str], compose: Compose) -> str:

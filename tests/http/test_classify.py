@@ -262,6 +262,30 @@ def test_named_bundle_decides_what_a_file_is(all_bundles: Path, tmp_path: Path) 
     assert line["error"]["detail"].startswith("expected NIfTI")
 
 
+def test_refused_default_answers_nothing_and_nobody_in_its_place(
+    all_bundles: Path, tmp_path: Path
+) -> None:
+    """Files of its modality get the reason, a GIF too, which a bundle for clips could read; the
+    others are answered as ever, and a word of the user brings the GIF to that bundle.
+    """
+    bundles = shutil.copytree(all_bundles, tmp_path / "bundles")
+    (bundles / "image/graphs/weights.bin").write_bytes(b"other")
+    media = {"photo": picture(3), "gif": clip(2, frames=30), "scan": scan(3), "clip": mp4()}
+    files = [tmp_path / name for name in media]
+    for path, one in zip(files, media.values(), strict=True):
+        path.write_bytes(one)
+    done, lines = classify(*files, "--bundles", bundles)
+    assert done.returncode == 1
+    for line in lines[:2]:
+        assert line["error"]["type"] == "/problems/bundle-refused"
+        assert "bundle image, the default for image, is not served" in line["error"]["detail"]
+    assert [line["bundle"] for line in lines[2:]] == ["volume", "video"]
+    _, (line,) = classify(files[1], "--bundles", bundles, "--views", "1")
+    assert line["bundle"] == "video"
+    done = run("classify", files[0], "--bundles", bundles, "--bundle", "image", **SMALL)
+    assert done.returncode == 2
+
+
 def test_largest_file_is_that_of_its_modality(all_bundles: Path, tmp_path: Path) -> None:
     """What is too large for an image may be a scan; too large for all is told with their limit."""
     limits = {

@@ -284,7 +284,7 @@ def test_mistake_of_the_server_is_a_bland_500(
     def broken(*_: object) -> None:
         raise KeyError("secret at /some/path")
 
-    server.service.registry.select = broken
+    server.service.catalog.select = broken
     response = server.classify(content=GOOD, headers={"X-Request-ID": "find-me"})
     assert response.status_code == 500
     assert response.json()["type"] == "/problems/internal-error"
@@ -310,7 +310,7 @@ def test_server_is_alive_but_not_ready_while_it_examines(bundles: Path) -> None:
             assert response.status_code == 503
             assert response.json()["type"] == "/problems/not-ready"
         gate.set()
-        wait_until(lambda: server.service.registry.examined, "the bundles to be examined")
+        wait_until(lambda: server.service.catalog.examined, "the bundles to be examined")
         assert server.get("/health/ready").json() == {"status": "ready"}
         assert server.classify(content=GOOD).status_code == 200
 

@@ -279,7 +279,7 @@ def test_exception_of_a_request_is_one_json_line(
         def broken(*_: object) -> None:
             raise KeyError("line one\nline two")
 
-        server.service.registry.select = broken
+        server.service.catalog.select = broken
         server.classify(content=GOOD, headers={"X-Request-ID": "find-me"})
     (record,) = [one for one in caplog.records if "find-me" in one.getMessage()]
     told = json.loads(JsonLines().format(record))

@@ -274,13 +274,13 @@ def test_modality_without_a_bundle_is_not_found(bundles: Path, tmp_path: Path) -
         assert server.get("/v1/bundles").json()["default"] == {
             "image": "image",
             "video": None,
-            "volume": None,
+            "volume": "volume",
         }
         video = post(server, "video", content=clip())
         assert (video.status_code, video.json()["type"]) == (404, "/problems/unknown-bundle")
         assert video.json()["detail"] == "no bundle of this server is for modality video"
         volume = post(server, "volume", content=scan())
-        assert (volume.status_code, volume.json()["type"]) == (503, "/problems/not-ready")
+        assert (volume.status_code, volume.json()["type"]) == (503, "/problems/bundle-refused")
         assert post(server, "image", content=picture()).status_code == 200
 
 

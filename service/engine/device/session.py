@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,10 @@ log = logging.getLogger(__name__)
 Device = Literal["auto", "cpu", "cuda"]
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
+#: NVIDIA's own library: part of its driver, never of an environment or an image.
+DRIVER = "libcuda.so.1"
+#: Device nodes; and what the driver says of itself, also before anyone has used a GPU.
+GPUS = ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*")
 #: TF32 keeps 10 bits of mantissa; an fp32 graph would not reproduce its goldens.
 PROVIDERS: dict[str, list[Any]] = {"cpu": [CPU], "cuda": [(CUDA, {"use_tf32": "0"}), CPU]}
 
@@ -62,25 +69,73 @@ def open_session(graph: Path, device: Device, threads: int) -> Session:
     """Open a graph on a device.
 
     Args:
-        device: ``auto`` takes CUDA if a session really gets it, else the CPU.
+        device: ``auto`` takes CUDA if a session really gets it, else the CPU; where a GPU is there
+            that is an error in the log.
         threads: of one run on the CPU.
 
     Raises:
         DeviceError: ``cuda`` was asked for and the session did not get it.
     """
     check_device(device)
-    if device == "cpu" or CUDA not in ort.get_available_providers():
+    if device == "cpu":
         return _open(graph, "cpu", threads)
+    try:
+        return _open_on_gpu(graph, threads)
+    except DeviceError as error:
+        on_cpu = _open(graph, "cpu", threads)  # a broken graph fails here too: no device's fault
+        if device == "cuda":
+            raise DeviceError(f"--device cuda: {error}") from error
+        if is_fallback(device, on_cpu):
+            log.error(
+                "there is a GPU, %s, and graphs run on the CPU: %s; --device cpu says that this is "
+                "meant", find_gpu(), error, exc_info=error.__cause__,
+            )  # fmt: skip
+        else:
+            log.debug("graphs run on the CPU: %s", error)
+        return on_cpu
+
+
+def is_fallback(asked: Device, session: Session) -> bool:
+    """Whether a session that may be on the GPU of this machine is not."""
+    return asked == "auto" and session.device == "cpu" and find_gpu() is not None
+
+
+def find_gpu(root: Path = Path("/")) -> Path | None:
+    """Where Linux shows the first NVIDIA GPU, whether or not it can be used; None without one."""
+    return next((path for pattern in GPUS for path in sorted(root.glob(pattern))), None)
+
+
+def load_cuda() -> None:
+    """Load the CUDA libraries that pip has installed, where the runtime does not look by itself."""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):  # it prints, and stdout is for answers
+        ort.preload_dlls()
+    for line in told.getvalue().splitlines():
+        log.warning("%s", line)
+
+
+def has_driver() -> bool:
+    """Whether NVIDIA's driver is here; without it CUDA cannot even be loaded."""
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return False
+    return True
+
+
+def _open_on_gpu(graph: Path, threads: int) -> Session:
+    """A session on the GPU; DeviceError says why there is none."""
+    if CUDA not in ort.get_available_providers():
+        raise DeviceError("this build of ONNX Runtime is for CPUs alone")
+    if not has_driver():
+        raise DeviceError(f"the driver's {DRIVER} cannot be loaded")
+    load_cuda()
     try:
         session = _open(graph, "cuda", threads)
     except Exception as error:
-        on_cpu = _open(graph, "cpu", threads)  # a broken graph fails here too: no device's fault
-        if device == "cuda":
-            raise DeviceError("--device cuda: the GPU cannot be used") from error
-        log.warning("CUDA is offered and fails (%s); using the CPU", type(error).__name__)
-        return on_cpu
-    if device == "cuda" and session.device != "cuda":  # the runtime falls back with a log line
-        raise DeviceError("--device cuda: ONNX Runtime fell back to the CPU")
+        raise DeviceError("the GPU cannot be used") from error
+    if session.device != "cuda":  # the runtime falls back with a line on stderr
+        raise DeviceError("ONNX Runtime fell back to the CPU")
     return session
 
 

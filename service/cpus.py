@@ -1,0 +1,69 @@
+"""How many CPUs this process may use: those it may run on, and no more than its quota pays for.
+
+A container's limit (``--cpus 2``) hides no core from a process: it is a quota of CPU time, kept in
+the control group of the process or in one above it. Formats: Linux's admin guide, cgroup-v2
+(``cpu.max``) and cgroup-v1 (``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+
+def usable_cpus(root: Path = Path("/")) -> int:
+    """CPUs of the affinity mask or of the tightest quota, whichever is less; at least 1.
+
+    Args:
+        root: where proc and the control groups are mounted; tests bring their own.
+    """
+    quotas = [quota for group in _groups(root) if (quota := _quota(group)) is not None]
+    return max(1, min([len(os.sched_getaffinity(0)), *map(math.ceil, quotas)]))
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """The folders of this process's control groups that may hold a CPU quota, parents too."""
+    try:
+        member = (root / "proc/self/cgroup").read_text().splitlines()
+        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+    except OSError:  # no proc: nothing says that there is a limit
+        return
+    paths = {controllers: path for _, controllers, path in (one.split(":", 2) for one in member)}
+    of_cpu = next((path for name, path in paths.items() if "cpu" in name.split(",")), None)
+    for mount in mounts:
+        before, _, after = mount.partition(" - ")
+        top, point = before.split()[3:5]
+        kind, _, options = after.split()
+        path = None
+        if kind == "cgroup2":
+            path = paths.get("")
+        elif kind == "cgroup" and "cpu" in options.split(","):
+            path = of_cpu
+        if path is not None:
+            yield from _chain(root / point.lstrip("/"), top, path)
+
+
+def _chain(mounted: Path, top: str, path: str) -> Iterator[Path]:
+    """From the group of a process up to ``top``, which is what is mounted.
+
+    A container may be told a path that does not lie there; then the top is its own group.
+    """
+    group = PurePosixPath(path)
+    lies_there = group.is_relative_to(top) and ".." not in group.parts
+    below = group.relative_to(top) if lies_there else PurePosixPath()
+    yield from (mounted / one for one in (below, *below.parents))
+
+
+def _quota(group: Path) -> float | None:
+    """CPUs that a group may use at once; None where it sets no limit."""
+    try:
+        if (both := group / "cpu.max").exists():
+            quota, period = both.read_text().split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text().strip()
+            period = (group / "cpu.cfs_period_us").read_text()
+    except OSError:
+        return None
+    return None if quota in ("max", "-1") else int(quota) / int(period)

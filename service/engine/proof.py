@@ -1,0 +1,149 @@
+"""A bundle proves itself before it answers: every graph is opened, every golden is replayed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from models.bundle import Bundle, BundleError, Golden, Tolerance
+from service.cpus import usable_cpus
+from service.engine.decode.pool import DecodePool
+from service.engine.device.batching import Batcher
+from service.engine.device.session import Device, DeviceError, OpenSession, Session, is_fallback
+from service.engine.model import ExaminedBundle, Target
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Prover:
+    """Opens and replays bundles on the device that will answer requests.
+
+    Args:
+        executor: the device's thread; sessions are opened and replayed there.
+    """
+
+    def __init__(
+        self,
+        pool: DecodePool,
+        batcher: Batcher,
+        executor: Executor,
+        open_session: OpenSession,
+        settings: Settings,
+    ) -> None:
+        self._pool = pool
+        self._batcher = batcher
+        self._executor = executor
+        self._open_session = open_session
+        self._settings = settings
+        self._device: Device = settings.device
+        self._insists = settings.device == "cuda"  # later the device may be a finding
+        self.fell_back = False  # to the CPU, although there is a GPU
+        self.threads = settings.threads or usable_cpus()
+
+    async def prove(self, bundle: Bundle) -> ExaminedBundle:
+        """A bundle whose graphs gave the stored logits, with its queues open.
+
+        Raises:
+            BundleError, Failure: it is refused, and why.
+            DeviceError: the operator's device is not there, which is no bundle's fault.
+        """
+        manifest = bundle.manifest
+        targets, sessions = {}, {}
+        seconds = self._settings.limits(manifest.modality).decode_seconds
+        for entry in manifest.grids:
+            target = Target.make(manifest, entry.grid, manifest.input.views, seconds)
+            session = await self._open_graph(bundle, entry.graph)
+            await self._replay(bundle, target, session)
+            targets[entry.grid], sessions[target.key] = target, session
+        for key, session in sessions.items():
+            self._batcher.add_queue(key, session, manifest.modality)
+        return ExaminedBundle(
+            manifest.name,
+            "ready",
+            manifest.modality,
+            manifest=manifest,
+            device=session.device,
+            targets=targets,
+        )
+
+    async def _open_graph(self, bundle: Bundle, graph: str) -> Session:
+        """A session; after the first one, all must be on its device."""
+        try:
+            session = await self.on_device(
+                self._open_session, bundle.path(graph), self._device, self.threads
+            )
+        except DeviceError as error:
+            if self._insists:
+                raise
+            log.exception("%s of bundle %s cannot be opened", graph, bundle.manifest.name)
+            reason = f"{graph} cannot be opened on the GPU that the others use"
+            raise BundleError(reason) from error
+        except Exception as error:
+            log.exception("%s of bundle %s cannot be loaded", graph, bundle.manifest.name)
+            raise BundleError(f"{graph} cannot be loaded") from error
+        self.fell_back = self.fell_back or is_fallback(self._device, session)
+        self._device = "cuda" if session.device == "cuda" else "cpu"
+        return session
+
+    async def _replay(self, bundle: Bundle, target: Target, session: Session) -> None:
+        """Send the goldens through the real decoder and device; BundleError unless all agree."""
+        try:
+            tolerance = bundle.manifest.tolerance(session.device)
+        except KeyError:
+            raise BundleError(f"no tolerance is stated for {session.device}") from None
+        goldens = bundle.manifest.goldens
+        media = [bundle.path(golden.file).read_bytes() for golden in goldens]
+        items = await asyncio.gather(
+            *(self._pool.prepare(target.preparation, one) for one in media)
+        )
+        pixels = np.stack([item.pixels for item in items])  # [goldens, views, *pixels, channels]
+        for batch in (pixels, pixels[:1]):  # the batch axis must be free
+            try:
+                rows = batch.reshape(-1, *batch.shape[2:])  # [goldens * views, *pixels, channels]
+                logits = await self.on_device(session.run, rows)
+            except Exception as error:
+                log.exception("bundle %s cannot be run", target.bundle)
+                raise BundleError(f"the graph of grid {target.grid} cannot be run") from error
+            means = _of_items(logits, batch)  # [goldens, classes]
+            _compare(means, goldens[: len(batch)], target.grid, tolerance)
+
+    async def on_device(self, call: Callable[..., T], *arguments: Any) -> T:
+        """What a call gives, on the device's thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, partial(call, *arguments))
+
+
+def _of_items(logits: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Logits of every view of ``[items, views, ...]`` -> means over the views, [items, classes]."""
+    if logits.ndim != 2 or len(logits) != len(items) * items.shape[1]:
+        return logits  # of another shape than they should be: nothing will fit them
+    return logits.reshape(*items.shape[:2], -1).mean(axis=1, dtype=np.float64)
+
+
+def _compare(
+    logits: np.ndarray, goldens: tuple[Golden, ...], grid: str, tolerance: Tolerance
+) -> None:
+    """BundleError unless every logit is within tolerance of the stored one."""
+    expected = np.array([golden.logits[grid] for golden in goldens])  # [goldens, classes]
+    if logits.shape != expected.shape:
+        raise BundleError(
+            f"grid {grid}: expected logits {list(expected.shape)}, got {list(logits.shape)}"
+        )
+    allowed = tolerance.atol + tolerance.rtol * np.abs(expected)  # [goldens, classes]
+    difference = np.abs(logits - expected)  # [goldens, classes]
+    for golden, row, limits in zip(goldens, difference, allowed, strict=True):
+        if not (row <= limits).all():  # NaN must not pass
+            worst = np.argmax(row - limits)  # NaN is the worst
+            raise BundleError(
+                f"{golden.file} at grid {grid} differs from its stored logits by "
+                f"{row[worst]:.3g}; {limits[worst]:.3g} is allowed"
+            )
