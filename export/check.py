@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from models.bundle import Precision
+from models.manifest import Precision
 
 OPSET = 23  # the first with the Attention operator
 WEIGHTS = "weights.bin"

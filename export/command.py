@@ -16,8 +16,9 @@ from export.parity import ParityError
 from media import MediaError
 from media.sources import SourceError
 from media.spec import Grid, SpecError
-from models.bundle import BundleError, Precision
+from models.bundle import BundleError
 from models.checkpoint import DESCRIPTION, CheckpointError
+from models.manifest import Precision
 
 BAD_INPUT = (
     SpecError,

@@ -36,8 +36,9 @@ from media import read
 from media.dataset import Prepared, prepare_split, split_sha256
 from media.sources import SPLITS, Source, SourceError, open_source
 from media.spec import Grid, SpecError
-from models.bundle import NAME_PATTERN, Bundle, Golden, GridEntry, Parity, Precision, write_bundle
+from models.bundle import Bundle, write_bundle
 from models.checkpoint import Description, load_checkpoint
+from models.manifest import NAME_PATTERN, Golden, GridEntry, Parity, Precision
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,15 +19,8 @@ from media import read
 from media.dataset import Prepared, prepare_split
 from media.sources import Source
 from media.spec import Grid
-from models.bundle import (
-    Bundle,
-    BundleError,
-    GridEntry,
-    Manifest,
-    Precision,
-    changed_files,
-    read_manifest,
-)
+from models.bundle import Bundle, BundleError, changed_files, read_manifest
+from models.manifest import GridEntry, Manifest, Precision
 
 #: Largest |R^T R - I| and |det R - 1| of a rotation that was rounded once, to float32.
 ORTHOGONAL = 1e-6

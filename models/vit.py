@@ -6,6 +6,7 @@ D head_dim, L layers, N blocks, K block side.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from media.spec import Grid, InputSpec, SpecError
-from models.encodings import make_encoding
+from models.encodings import complete, make_encoding
 from models.rotations.apply import Rotations, fold_basis, to_basis, turn
 from models.spec import ModelSpec
 
@@ -36,7 +37,10 @@ class Encoded(NamedTuple):
 
 
 class VisionTransformer(nn.Module):
-    """Pre-norm ViT: uint8 pixels [B, *pixels per axis, C] -> float32 logits [B, classes]."""
+    """Pre-norm ViT: uint8 pixels [B, *pixels per axis, C] -> float32 logits [B, classes].
+
+    ``spec`` is the one it was made from with every option of its encoding said.
+    """
 
     scale: Tensor  # [C], of one pixel value
     shift: Tensor  # [C]
@@ -49,7 +53,7 @@ class VisionTransformer(nn.Module):
             )
         if not spec.classes:
             raise SpecError("classes must be at least 1 to build a model, got 0")
-        self.spec = spec
+        self.spec = spec = dataclasses.replace(spec, encoding=complete(spec.encoding))
         std = 255.0 * torch.tensor(input_spec.std)
         shift = -255.0 * torch.tensor(input_spec.mean) / std
         self.register_buffer("scale", 1.0 / std, persistent=False)

@@ -13,14 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from media.spec import AXES
-from models.bundle import (
-    Bundle,
-    BundleError,
-    Golden,
-    Tolerance,
-    read_bundle,
-    read_manifest,
-)
+from models.bundle import Bundle, BundleError, read_bundle, read_manifest
+from models.manifest import Golden, Tolerance
 from service.engine.decode.pool import DecodePool
 from service.engine.device.batching import Batcher
 from service.engine.device.session import Device, DeviceError, OpenSession, Session

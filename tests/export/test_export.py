@@ -92,11 +92,11 @@ def test_graph_answers_as_torch_at_any_batch(
 @pytest.mark.parametrize(
     "encoding",
     [
-        EncodingSpec("absolute", None),
-        EncodingSpec("liere", 2),
-        EncodingSpec("liere", 8, per_layer=False),
-        EncodingSpec("liere", 16, per_head=False),
-        EncodingSpec("liere", 32, per_layer=False, per_head=False),
+        EncodingSpec("absolute"),
+        EncodingSpec("liere", block=2),
+        EncodingSpec("liere", block=8, per_layer=False),
+        EncodingSpec("liere", block=16, per_head=False),
+        EncodingSpec("liere", block=32, per_layer=False, per_head=False),
     ],
     ids=lambda encoding: f"{encoding.name}-{encoding.block}",
 )
@@ -116,7 +116,7 @@ def test_frozen_transformer_equals_the_model(
 
 def test_absolute_positions_export_at_another_grid() -> None:
     """Without rotations, with mean pooling, interpolated: the graph still answers as torch."""
-    model, grid = make_model(EncodingSpec("absolute", None), "mean"), Grid((5, 3))
+    model, grid = make_model(EncodingSpec("absolute"), "mean"), Grid((5, 3))
     shape = (4, *grid.pixels(model.spec.patch), 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     graph = to_onnx(FrozenTransformer(model, grid), torch.from_numpy(pixels))
@@ -425,7 +425,7 @@ def test_compare_allows_a_flip_inside_the_margin_only() -> None:
 
 def test_table_bytes_are_those_of_the_table() -> None:
     """The size that is announced is the size that is stored."""
-    shared = EncodingSpec("liere", 4, per_layer=False)
+    shared = EncodingSpec("liere", block=4, per_layer=False)
     for encoding in (LIERE, shared, EncodingSpec("rope_mixed"), EncodingSpec("absolute")):
         model = make_model(encoding)
         held = FrozenTransformer(model, GRIDS[1])

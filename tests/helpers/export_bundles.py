@@ -14,8 +14,9 @@ from rich.console import Console
 
 from export.make import Options, make_bundle
 from media.spec import Grid, InputSpec
-from models.bundle import Bundle, Precision
+from models.bundle import Bundle
 from models.checkpoint import save_checkpoint
+from models.manifest import Precision
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
 

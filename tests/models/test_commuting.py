@@ -144,9 +144,9 @@ def axial_generator(axis: int, axes: int, side: int) -> Array:
 def of_one_head(encoding: Commuting, layer: int, head: int) -> list[Array]:
     """The generator [D, D] of each axis."""
     values = {name: p.detach().double().numpy() for name, p in encoding.named_parameters()}
-    side, axes = encoding.spec.head_dim, range(encoding.axes)
+    side, axes = encoding.shape.head_dim, range(encoding.axes)
     if isinstance(encoding, Masa):
-        basis = ORTHOGONAL[encoding.options["basis"]][1](values["numbers"][layer, head], side)
+        basis = ORTHOGONAL[encoding.options.basis][1](values["numbers"][layer, head], side)
         return [basis @ axial_generator(axis, len(axes), side) @ basis.T for axis in axes]
     if isinstance(encoding, StringCayley):
         before = cayley_by_definition(values["numbers"][layer, head], side)  # P
@@ -171,7 +171,7 @@ def circulant_block(numbers: Array, side: int) -> Array:
 
 def defined_generators(encoding: Commuting) -> Array:
     """[A, L, H, D, D]."""
-    layers, heads = range(encoding.spec.depth), range(encoding.spec.heads)
+    layers, heads = range(encoding.shape.layers), range(encoding.shape.heads)
     each = [[of_one_head(encoding, layer, head) for head in heads] for layer in layers]
     return np.moveaxis(np.array(each), 2, 0)
 

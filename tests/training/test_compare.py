@@ -419,7 +419,10 @@ def test_options_of_an_encoding_stay_with_it() -> None:
         "absolute", "masa:basis=givens,factors=8", "liere_8", "axial_rope:base=100"
     ]  # fmt: skip
     assert split_names("liere:block=8") == ["liere_8"]
-    for twice in ("liere_8,liere_8", "liere_8,liere:block=8"):
+    assert split_names("liere,masa:base=100,masa:factors=8,basis=givens,base=100") == [
+        "liere_8", "masa", "masa:basis=givens,factors=8"
+    ]  # fmt: skip
+    for twice in ("liere_8,liere_8", "liere_8,liere:block=8", "liere,liere_8"):
         with pytest.raises(SpecError, match=f"expected each one once, got {twice}"):
             split_names(twice)
 

@@ -35,12 +35,12 @@ LABELS = ("cat", "dog", "eel")
 INPUT = InputSpec(mean=(0.4, 0.5, 0.6), fit="stretch")
 SPEC = ModelSpec(
     patch=(2, 3), grid=(4, 3), classes=3, width=24, depth=3, heads=2, mlp_dim=20,
-    pool="class", encoding=EncodingSpec("liere", 4),
+    pool="class", encoding=EncodingSpec("liere", block=4),
 )  # fmt: skip
 ENCODINGS = [
-    EncodingSpec("liere", 4),
-    EncodingSpec("liere", 6, per_layer=False, position_rule="published"),
-    EncodingSpec("absolute", None),
+    EncodingSpec("liere", block=4),
+    EncodingSpec("liere", block=6, per_layer=False, position_rule="published"),
+    EncodingSpec("absolute"),
 ]
 
 
@@ -126,7 +126,7 @@ def test_head_is_kept_where_the_labels_are_the_same(
         ({"width": 48}, "model.width: expected 24, got 48"),
         ({"depth": 2}, "model.depth: expected 3, got 2"),
         ({"patch": (3, 3)}, r"model.patch: expected \(2, 3\), got \(3, 3\)"),
-        ({"encoding": EncodingSpec("absolute", None)}, "'name': 'liere'.*got .*'absolute'"),
+        ({"encoding": EncodingSpec("absolute")}, "'name': 'liere'.*got .*'absolute'"),
         ({"pool": "mean"}, "model.pool: expected class, got mean"),
     ],
 )
