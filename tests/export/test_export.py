@@ -36,6 +36,7 @@ from media.sources import SourceError, open_source
 from media.spec import Grid, InputSpec, SpecError
 from models.bundle import Bundle, read_bundle
 from models.checkpoint import load_checkpoint
+from models.encodings import short_name
 from models.rotations.apply import Rotations
 from models.spec import EncodingSpec
 from tests.helpers.disks import small_disk
@@ -98,7 +99,7 @@ def test_graph_answers_as_torch_at_any_batch(
         EncodingSpec("liere", block=16, per_head=False),
         EncodingSpec("liere", block=32, per_layer=False, per_head=False),
     ],
-    ids=lambda encoding: f"{encoding.name}-{encoding.block}",
+    ids=short_name,
 )
 def test_frozen_transformer_equals_the_model(
     encoding: EncodingSpec, pool: Literal["class", "mean"]

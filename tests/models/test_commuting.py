@@ -490,7 +490,7 @@ def test_comrope_that_starts_at_zero_learns(name: str) -> None:
         ("string_circulant_3", 2, "even block of at least 4.* got 3"),
         ("string_circulant_2", 2, "even block of at least 4.* got 2"),
         ("comrope_ld_3", 2, "even block.* got 3"),
-        ("comrope_ld_8:jitter=-1", 2, "jitter must be 0 or more, got -1"),
+        ("comrope_ld_8:jitter=-1", 2, "needs a jitter of at least 0, got -1"),
         ("comrope_ap_8", 2, "divisible by 2 axes, got 24 / 8; blocks that fit: 2, 4, 6, 12"),
         ("comrope_ap_12", 3, "divisible by 3 axes, got 24 / 12; blocks that fit: 2, 4, 8"),
     ],

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from media.spec import Grid, InputSpec, SpecError
+from models.encodings import short_name
 from models.encodings.liere import Liere
 from models.rotations.apply import Rotations
 from models.spec import EncodingSpec, ModelSpec
@@ -115,7 +116,7 @@ def test_model_takes_float_pixels_of_the_same_values() -> None:
 
 @pytest.mark.parametrize("axes", SHAPES)
 @pytest.mark.parametrize("query_key_norm", [False, True])
-@pytest.mark.parametrize("encoding", ORACLES, ids=lambda spec: f"{spec.name}_{spec.block}")
+@pytest.mark.parametrize("encoding", ORACLES, ids=short_name)
 def test_model_equals_a_plain_forward_pass(
     axes: int, query_key_norm: bool, encoding: EncodingSpec
 ) -> None:
