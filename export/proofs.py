@@ -45,7 +45,9 @@ class Proof:
     bound: float | None = None
 
 
-def prove(root: Path, source: Source | None, split: str | None = None) -> Iterator[Proof]:
+def prove(
+    root: Path, source: Source | None, split: str | None = None, workers: int = 1
+) -> Iterator[Proof]:
     """Every proof of a bundle, in order; one that fails does not stop the others.
 
     Only what makes the others meaningless does: no manifest, or a graph that breaks the contract.
@@ -53,6 +55,7 @@ def prove(root: Path, source: Source | None, split: str | None = None) -> Iterat
     Args:
         source: labelled data to measure accuracy on, or None.
         split: of the data; None takes the one that the manifest names.
+        workers: threads that decode the data.
     """
     try:
         bundle = Bundle(root, read_manifest(root))
@@ -67,7 +70,8 @@ def prove(root: Path, source: Source | None, split: str | None = None) -> Iterat
         if contract.passed:
             yield from _grid(bundle, entry)
             if source is not None:
-                yield _tried("accuracy", entry, partial(_accuracy, bundle, source, split))
+                measured = partial(_accuracy, bundle, source, split, workers)
+                yield _tried("accuracy", entry, measured)
     if source is None:
         yield Proof("accuracy", None, "not measured again: --data was not given")
     stated = ", ".join(
@@ -244,12 +248,14 @@ def _goldens(bundle: Bundle, entry: GridEntry) -> Proof:
     return Proof(f"goldens {entry.grid}", worst <= 1, told, worst, 1)
 
 
-def _accuracy(bundle: Bundle, source: Source, split: str | None, entry: GridEntry) -> Proof:
+def _accuracy(
+    bundle: Bundle, source: Source, split: str | None, workers: int, entry: GridEntry
+) -> Proof:
     manifest, stated = bundle.manifest, entry.accuracy
     if source.labels != manifest.labels:
         raise BundleError(f"expected labels {list(source.labels)}, got {list(manifest.labels)}")
     grid, split = Grid.parse(entry.grid), split or stated.split
-    prepared = prepare_split(source, split, manifest.input, grid, manifest.patch, workers=2)
+    prepared = prepare_split(source, split, manifest.input, grid, manifest.patch, workers=workers)
     if (prepared.sha256, len(prepared.ids)) != (stated.split_sha256, stated.items):
         raise BundleError(
             f"split {split!r} of {source.name} is not the one measured: expected "

@@ -377,7 +377,7 @@ def test_other_data_are_refused(
     ("settings", "options", "message"),
     [
         ([], {"encodings": "absolute,rope"}, "--encodings rope: unknown encoding 'rope'; known: "),
-        ([], {"encodings": "liere_5"}, "--encodings liere_5: block must .*divide head_dim 16"),
+        ([], {"encodings": "liere_5"}, "--encodings liere_5: liere: block .*divide head_dim 16"),
         ([], {"encodings": "absolute,absolute"}, "--encodings: expected each one once"),
         (["seed=3"], {}, "--set seed=3: .*expected --encodings and --seeds for these"),
         (["model.encoding.block=4"], {}, "--set model.encoding.block=4: .*expected --encodings"),
