@@ -194,7 +194,8 @@ def _rotations(manifest: Manifest, graph: onnx.ModelProto, entry: GridEntry) -> 
         told = _told(len(own), blocks[0], layers, "|R^T R - I| and |det R - 1|", worst)
     elif planes:
         pairs = {id(pair[0]): pair for pair in planes}.values()
-        worst = max(_not_of_length_1(*pair) for pair in pairs)
+        lengths = [pair[0].astype(float) ** 2 + pair[1].astype(float) ** 2 for pair in pairs]
+        worst = max(float(np.abs(length - 1).max()) for length in lengths)
         told = _told(len(pairs), planes[0][0], layers, "|cos^2 + sin^2 - 1|", worst)
     return Proof(f"rotations {entry.grid}", worst <= ORTHOGONAL, told, worst, ORTHOGONAL)
 
@@ -205,10 +206,6 @@ def _told(count: int, table: np.ndarray, layers: int, what: str, worst: float) -
         f"{count} of {shape} for {layers} layers, {what} at most {worst:.1e} "
         f"(bound {ORTHOGONAL:.0e})"
     )
-
-
-def _not_of_length_1(cosine: np.ndarray, sine: np.ndarray) -> float:
-    return float(np.abs(cosine.astype(float) ** 2 + sine.astype(float) ** 2 - 1).max())
 
 
 def _not_a_rotation(table: np.ndarray, block: int) -> float:

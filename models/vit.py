@@ -7,6 +7,7 @@ D head_dim, L layers, N blocks, K block side.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import torch
@@ -58,7 +59,7 @@ class VisionTransformer(nn.Module):
         shift = -255.0 * torch.tensor(input_spec.mean) / std
         self.register_buffer("scale", 1.0 / std, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
-        self.patch_embedding = nn.Linear(_patch_values(spec), spec.width)
+        self.patch_embedding = nn.Linear(spec.channels * math.prod(spec.patch), spec.width)
         self.class_token = nn.Parameter(torch.empty(spec.prefix_tokens, spec.width))
         nn.init.trunc_normal_(self.class_token, std=0.02)
         with torch.random.fork_rng(devices=[]):  # the other weights do not depend on the encoding
@@ -227,13 +228,6 @@ def _drop_rates(spec: ModelSpec) -> list[float]:
     if spec.depth == 1:
         return [spec.drop_path]
     return [spec.drop_path * index / (spec.depth - 1) for index in range(spec.depth)]
-
-
-def _patch_values(spec: ModelSpec) -> int:
-    values = spec.channels
-    for side in spec.patch:
-        values *= side
-    return values
 
 
 def _initialise(module: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 
 from media.spec import SpecError, from_json
 from models.encodings.absolute import Absolute
@@ -89,4 +90,5 @@ def options_help() -> str:
 
 def _line(field: dataclasses.Field[object]) -> str:
     default = "null" if field.default is None else str(field.default).lower()
-    return f"    {field.name}={default}: {field.metadata['meaning']}"
+    text = f"{field.name}={default}: {field.metadata['meaning']}"
+    return textwrap.fill(text, 100, initial_indent="    ", subsequent_indent="      ")
