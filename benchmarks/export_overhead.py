@@ -27,8 +27,8 @@ from export.freeze import FrozenTransformer
 from export.graph import SharedWeights, write_graph
 from export.plan import plan_of
 from media.spec import Grid, InputSpec
-from models.bundle import Precision
 from models.encodings import parse_encoding
+from models.manifest import Precision
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
 

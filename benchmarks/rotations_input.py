@@ -85,7 +85,7 @@ def make_model() -> VisionTransformer:
     torch.manual_seed(0)
     spec = ModelSpec(
         patch=PATCH, grid=(14, 14), classes=1000, width=384, depth=12, heads=6, mlp_dim=1536,
-        pool="mean", encoding=EncodingSpec("liere", 8),
+        pool="mean", encoding=EncodingSpec("liere", block=8),
     )  # fmt: skip
     return VisionTransformer(spec, InputSpec()).eval()
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from media.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
-from models.bundle import GridEntry, RotationForm
 from models.checkpoint import Description
 from models.encodings import short_name
+from models.manifest import GridEntry, RotationForm
 
 #: Settings of a training that are told elsewhere, or are paths of its machine.
 UNTOLD = {"cache", "data", "init_from", "input", "model"}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from models.bundle import Precision
+from models.manifest import Precision
 
 OPSET = 23  # the first with the Attention operator
 WEIGHTS = "weights.bin"
@@ -103,7 +104,8 @@ def _check_types(graph: ModelProto, precision: Precision) -> None:
         if expected and types[node.input[0]] != expected:
             wanted = _names([expected, types[node.input[0]]])
             raise GraphError(f"expected {node.op_type} of {wanted[0]}, got {wanted[1]}")
-        if node.op_type == "Attention" and _attribute(node, "softmax_precision") != FLOAT:
+        given = {found.name: helper.get_attribute_value(found) for found in node.attribute}
+        if node.op_type == "Attention" and given.get("softmax_precision") != FLOAT:
             raise GraphError(f"softmax of {node.name} is not taken in float32")
 
 
@@ -126,10 +128,6 @@ def _names(types: Iterable[int]) -> list[str]:
     return [TensorProto.DataType.Name(found).lower() for found in types]
 
 
-def _attribute(node: NodeProto, name: str) -> object:
-    return {found.name: helper.get_attribute_value(found) for found in node.attribute}.get(name)
-
-
 def check_external(graph: ModelProto, folder: Path) -> int:
     """Number of tensors that lie in ``folder``'s weights; GraphError if one reaches elsewhere."""
     size = (folder / WEIGHTS).stat().st_size
@@ -148,7 +146,4 @@ def check_external(graph: ModelProto, folder: Path) -> int:
 
 
 def _bytes(tensor: TensorProto) -> int:
-    count = 1
-    for side in tensor.dims:
-        count *= side
-    return count * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize

@@ -13,11 +13,13 @@ from rich.console import Console
 from export.check import GraphError
 from export.make import Options, make_bundle
 from export.parity import ParityError
+from export.workers import add_workers
 from media import MediaError
 from media.sources import SourceError
 from media.spec import Grid, SpecError
-from models.bundle import BundleError, Precision
+from models.bundle import BundleError
 from models.checkpoint import DESCRIPTION, CheckpointError
+from models.manifest import Precision
 
 BAD_INPUT = (
     SpecError,
@@ -64,6 +66,7 @@ def _options(words: argparse.Namespace) -> Options:
         parity_items=words.parity_items,
         max_table_mb=words.max_table_mb,
         goldens=tuple(words.golden),
+        workers=words.workers,
     )
 
 
@@ -127,4 +130,5 @@ def _parser() -> argparse.ArgumentParser:
         default=256.0,
         help="refuse rotation tables that take more than this when loaded (default: 256)",
     )
+    add_workers(parser)
     return parser

@@ -26,7 +26,7 @@ from export.fold import folded
 from export.layout import halves, joined, turn_blocks, turn_planes
 from export.plan import Plan, plan_of
 from media.spec import Grid
-from models.bundle import Precision
+from models.manifest import Precision
 from models.rotations.apply import Rotations
 from models.vit import Attention, Encoded, Layer, VisionTransformer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from media.spec import InputSpec
-from models.bundle import GridEntry, Precision, Tolerance
+from models.manifest import GridEntry, Precision, Tolerance
 
 #: A server's processor adds in another order than the exporter's; a GPU in yet another. TF32 is
 #: off there, so fp32 stays fp32.

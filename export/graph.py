@@ -18,7 +18,7 @@ from torch import nn
 
 from export.check import OPSET, GraphError, check_graph
 from media.files import write_atomic
-from models.bundle import Precision
+from models.manifest import Precision
 
 #: Smaller tensors stay inside the graph.
 INLINE_BYTES = 1024

@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from export import workers
 from export.card import model_card
 from export.check import OPSET, WEIGHTS
 from export.freeze import FrozenTransformer
@@ -36,8 +37,9 @@ from media import read
 from media.dataset import Prepared, prepare_split, split_sha256
 from media.sources import SPLITS, Source, SourceError, open_source
 from media.spec import Grid, SpecError
-from models.bundle import NAME_PATTERN, Bundle, Golden, GridEntry, Parity, Precision, write_bundle
+from models.bundle import Bundle, write_bundle
 from models.checkpoint import Description, load_checkpoint
+from models.manifest import NAME_PATTERN, Golden, GridEntry, Parity, Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Options:
             clip being one; an fp16 graph must on the whole split, and on these with every result
             rounded as well.
         goldens: files to replay instead of generated ones; they travel in the bundle.
+        workers: threads that decode the data.
     """
 
     checkpoint: Path
@@ -67,7 +70,7 @@ class Options:
     parity_items: int = 256
     max_table_mb: float = 256.0
     goldens: tuple[Path, ...] = ()
-    workers: int = 2
+    workers: int = workers.DEFAULT
 
 
 def make_bundle(options: Options, console: Console) -> Bundle:

@@ -11,7 +11,7 @@ import onnxruntime
 
 from media.dataset import Prepared
 from media.spec import Grid
-from models.bundle import Accuracy, Parity
+from models.manifest import Accuracy, Parity
 
 #: Rows that are run together at most, and how many scores (tokens squared) of a head they may
 #: have: both bound the memory that a run takes.

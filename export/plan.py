@@ -13,8 +13,8 @@ from torch import Tensor
 from export.fold import FoldError, check_commuting, check_planes, shared_planes
 from export.layout import joined_blocks
 from media.spec import Grid
-from models.bundle import RotationForm
 from models.encodings.base import Commuting, Rotary
+from models.manifest import RotationForm
 from models.rotations.apply import Rotations, planar_rotations
 from models.vit import VisionTransformer
 

@@ -19,15 +19,8 @@ from media import read
 from media.dataset import Prepared, prepare_split
 from media.sources import Source
 from media.spec import Grid
-from models.bundle import (
-    Bundle,
-    BundleError,
-    GridEntry,
-    Manifest,
-    Precision,
-    changed_files,
-    read_manifest,
-)
+from models.bundle import Bundle, BundleError, changed_files, read_manifest
+from models.manifest import GridEntry, Manifest, Precision
 
 #: Largest |R^T R - I| and |det R - 1| of a rotation that was rounded once, to float32.
 ORTHOGONAL = 1e-6
@@ -52,7 +45,9 @@ class Proof:
     bound: float | None = None
 
 
-def prove(root: Path, source: Source | None, split: str | None = None) -> Iterator[Proof]:
+def prove(
+    root: Path, source: Source | None, split: str | None = None, workers: int = 1
+) -> Iterator[Proof]:
     """Every proof of a bundle, in order; one that fails does not stop the others.
 
     Only what makes the others meaningless does: no manifest, or a graph that breaks the contract.
@@ -60,6 +55,7 @@ def prove(root: Path, source: Source | None, split: str | None = None) -> Iterat
     Args:
         source: labelled data to measure accuracy on, or None.
         split: of the data; None takes the one that the manifest names.
+        workers: threads that decode the data.
     """
     try:
         bundle = Bundle(root, read_manifest(root))
@@ -74,7 +70,8 @@ def prove(root: Path, source: Source | None, split: str | None = None) -> Iterat
         if contract.passed:
             yield from _grid(bundle, entry)
             if source is not None:
-                yield _tried("accuracy", entry, partial(_accuracy, bundle, source, split))
+                measured = partial(_accuracy, bundle, source, split, workers)
+                yield _tried("accuracy", entry, measured)
     if source is None:
         yield Proof("accuracy", None, "not measured again: --data was not given")
     stated = ", ".join(
@@ -197,7 +194,8 @@ def _rotations(manifest: Manifest, graph: onnx.ModelProto, entry: GridEntry) -> 
         told = _told(len(own), blocks[0], layers, "|R^T R - I| and |det R - 1|", worst)
     elif planes:
         pairs = {id(pair[0]): pair for pair in planes}.values()
-        worst = max(_not_of_length_1(*pair) for pair in pairs)
+        lengths = [pair[0].astype(float) ** 2 + pair[1].astype(float) ** 2 for pair in pairs]
+        worst = max(float(np.abs(length - 1).max()) for length in lengths)
         told = _told(len(pairs), planes[0][0], layers, "|cos^2 + sin^2 - 1|", worst)
     return Proof(f"rotations {entry.grid}", worst <= ORTHOGONAL, told, worst, ORTHOGONAL)
 
@@ -208,10 +206,6 @@ def _told(count: int, table: np.ndarray, layers: int, what: str, worst: float) -
         f"{count} of {shape} for {layers} layers, {what} at most {worst:.1e} "
         f"(bound {ORTHOGONAL:.0e})"
     )
-
-
-def _not_of_length_1(cosine: np.ndarray, sine: np.ndarray) -> float:
-    return float(np.abs(cosine.astype(float) ** 2 + sine.astype(float) ** 2 - 1).max())
 
 
 def _not_a_rotation(table: np.ndarray, block: int) -> float:
@@ -251,12 +245,14 @@ def _goldens(bundle: Bundle, entry: GridEntry) -> Proof:
     return Proof(f"goldens {entry.grid}", worst <= 1, told, worst, 1)
 
 
-def _accuracy(bundle: Bundle, source: Source, split: str | None, entry: GridEntry) -> Proof:
+def _accuracy(
+    bundle: Bundle, source: Source, split: str | None, workers: int, entry: GridEntry
+) -> Proof:
     manifest, stated = bundle.manifest, entry.accuracy
     if source.labels != manifest.labels:
         raise BundleError(f"expected labels {list(source.labels)}, got {list(manifest.labels)}")
     grid, split = Grid.parse(entry.grid), split or stated.split
-    prepared = prepare_split(source, split, manifest.input, grid, manifest.patch, workers=2)
+    prepared = prepare_split(source, split, manifest.input, grid, manifest.patch, workers=workers)
     if (prepared.sha256, len(prepared.ids)) != (stated.split_sha256, stated.items):
         raise BundleError(
             f"split {split!r} of {source.name} is not the one measured: expected "

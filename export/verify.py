@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from export.proofs import Proof, prove
+from export.workers import add_workers
 from media.sources import SPLITS, SourceError, open_source
 
 MARKS = {True: "ok    ", False: "FAILED", None: "--    "}
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     proofs = []
-    for proof in prove(words.bundle, source, words.split):
+    for proof in prove(words.bundle, source, words.split, words.workers):
         proofs.append(proof)
         if not words.json:
             print(f"{MARKS[proof.passed]} {proof.what}: {proof.told}", flush=True)
@@ -61,4 +62,5 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, help="labelled data that accuracy was measured on, to measure again")
     add("--split", choices=SPLITS, help="split of --data (default: the one that was measured)")
     add("--json", action="store_true", help="one JSON object instead of a line per proof")
+    add_workers(parser)
     return parser

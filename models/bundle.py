@@ -1,6 +1,6 @@
-"""The bundle on disk: the one writer and the one reader of its manifest.
+"""The bundle on disk: its one writer and its one reader.
 
-    NAME/manifest.json   everything below, and the SHA-256 of every other file
+    NAME/manifest.json   what it is (models/manifest.py), and the SHA-256 of every other file
          graphs/         one ONNX graph per grid, "pixels" -> "logits", and weights.bin
          golden/         encoded inputs; their logits stand in the manifest
          README.md       the model card
@@ -13,161 +13,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from media.files import atomic_directory, sha256_file, write_atomic
-from media.spec import AXES, Grid, InputSpec, SpecError, from_json, read_json, to_json
-from models.spec import EncodingSpec
+from media.spec import SpecError, read_json, to_json
+from models.manifest import MANIFEST, SCHEMA, Manifest, check_manifest, parse_manifest
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
-NAME_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 MAX_MANIFEST_BYTES = 8 * 2**20
-
-#: Of the weights and of most of the arithmetic.
-Precision = Literal["fp32", "fp16"]
 
 
 class BundleError(ValueError):
     """A bundle that must not be served. The message says what was expected and what came."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Tolerance:
-    """Allowed difference between a replayed and a stored logit: atol + rtol * |stored|."""
-
-    device: str  # "cpu" or "cuda"
-    precision: str
-    atol: float
-    rtol: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Parity:
-    """Exported graph against the fp32 checkpoint in torch, on real inputs.
-
-    Every logit lies within the bound, so a first class can differ only where torch's own two
-    first logits lie within twice the bound of each other.
-    """
-
-    items: int  # inputs of the graph: every view of a clip is one
-    max_abs: float  # largest |graph - torch| over all logits
-    worst_ratio: float  # largest |graph - torch| / (atol + rtol * |torch|); at most 1
-    top1_equal: int  # of those the ones with the same first class
-    # The bound; bundles that do not state one were held to this.
-    atol: float = 1e-5
-    rtol: float = 1e-4
-
-
-@dataclasses.dataclass(frozen=True)
-class Accuracy:
-    """Measured with the exported graph, through the real decode path."""
-
-    split: str
-    items: int  # a clip is one, its views' logits averaged
-    top1: float  # fraction in [0, 1]
-    split_sha256: str  # of ids, labels and contents, in order
-
-
-@dataclasses.dataclass(frozen=True)
-class GridEntry:
-    """One grid that the bundle answers for.
-
-    Attributes:
-        graph: path in the bundle.
-        rounded: of fp16 only, torch with every result rounded to fp16, as on a GPU, in the graph's
-            place: on a CPU runtimes compute much of an fp16 graph in fp32.
-    """
-
-    grid: str  # "12x8"
-    graph: str
-    parity: Parity
-    accuracy: Accuracy
-    rounded: Parity | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Golden:
-    """One encoded input and torch's logits for it, per grid; of a clip the mean over its views."""
-
-    file: str  # path in the bundle
-    logits: dict[str, tuple[float, ...]]  # grid -> one value per label
-
-
-@dataclasses.dataclass(frozen=True)
-class RotationForm:
-    """How the graphs turn queries and keys.
-
-    Attributes:
-        form: ``planes`` turn pairs of channels by tables of cosines and sines; ``blocks`` multiply
-            by tables of small matrices; ``none`` do neither.
-        folded: whether a basis that the generators share went into the projections.
-        reason: why it is so, in a sentence.
-        block: side of the matrices, of ``blocks`` alone.
-    """
-
-    form: Literal["none", "planes", "blocks"]
-    folded: bool
-    reason: str
-    block: int | None = None
-
-    def __post_init__(self) -> None:
-        if (self.form == "blocks") != (self.block is not None) or (self.block or 2) < 2:
-            raise SpecError(f"rotations: form {self.form} cannot have block {self.block}")
-        if self.folded and self.form != "planes":
-            raise SpecError(f"rotations: form {self.form} cannot be folded")
-
-    def __str__(self) -> str:
-        form = self.form if self.block is None else f"{self.form} of {self.block}"
-        return f"{form}, {'folded' if self.folded else 'not folded'}: {self.reason}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-    """manifest.json, field by field. ``files`` maps every other file to its SHA-256.
-
-    Attributes:
-        patch: pixels per axis of one token, so that input pixels = grid * patch.
-        grids: the first is the default answer.
-        source: where the bundle came from: checkpoint hash, commit, date, data (no paths).
-        rotations: None in bundles that are older than folding, see ``turning``.
-    """
-
-    schema: int
-    name: str
-    version: str
-    modality: str
-    input: InputSpec
-    patch: tuple[int, ...]
-    encoding: EncodingSpec
-    labels: tuple[str, ...]
-    precision: Precision
-    opset: int
-    grids: tuple[GridEntry, ...]
-    goldens: tuple[Golden, ...]
-    tolerances: tuple[Tolerance, ...]
-    source: dict[str, Any]
-    files: dict[str, str]
-    rotations: RotationForm | None = None
-
-    @property
-    def turning(self) -> RotationForm:
-        """``rotations``, or what bundles have that do not state it: blocks, whatever their side."""
-        if self.rotations is not None:
-            return self.rotations
-        block, reason = self.encoding.block, "not stated; exported before rotations were folded"
-        return RotationForm("blocks" if block else "none", False, reason, block)
-
-    def tolerance(self, device: str) -> Tolerance:
-        """What a replay on ``device`` may differ by; KeyError if none was stated."""
-        return {
-            tolerance.device: tolerance
-            for tolerance in self.tolerances
-            if tolerance.precision == self.precision
-        }[device]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +51,7 @@ def write_bundle(root: Path, fill: Callable[[Path], Mapping[str, Any]]) -> Bundl
         fields = fill(temporary)
         files = {str(path): sha256_file(temporary / path) for path in _files(temporary)}
         manifest = Manifest(schema=SCHEMA, files=files, **fields)
-        _check(manifest)
+        check_manifest(manifest)
         text = json.dumps(to_json(manifest), indent=1, ensure_ascii=False) + "\n"
         write_atomic(temporary / MANIFEST, text.encode())
         read_bundle(temporary)
@@ -216,8 +74,8 @@ def read_manifest(root: Path) -> Manifest:
     """The manifest of a bundle whose files are all there, whatever is in them.
 
     Raises:
-        BundleError: unknown or missing manifest keys, a file too many or too few, a link, a path
-            that leaves the directory.
+        BundleError: a manifest that ``parse_manifest`` refuses, a file too many or too few, a
+            link, a path that leaves the directory.
     """
     if root.is_symlink() or not root.is_dir():
         raise BundleError(f"{root.name}: expected a directory (not a link)")
@@ -227,44 +85,11 @@ def read_manifest(root: Path) -> Manifest:
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{root.name}: {MANIFEST} is over {MAX_MANIFEST_BYTES} bytes")
     try:
-        manifest = from_json(Manifest, read_json(path), MANIFEST)
-        _check(manifest)
+        manifest = parse_manifest(read_json(path))
     except SpecError as error:
         raise BundleError(f"{root.name}: {error}") from error
     _check_names(root, manifest.files)
     return manifest
-
-
-def _check(manifest: Manifest) -> None:
-    """What the types cannot say."""
-    if manifest.schema != SCHEMA:
-        raise SpecError(f"schema: this reader knows {SCHEMA}, the bundle has {manifest.schema}")
-    for field in ("name", "version"):
-        if not re.fullmatch(NAME_PATTERN, getattr(manifest, field)):
-            raise SpecError(f"{field}: expected {NAME_PATTERN}, got {getattr(manifest, field)!r}")
-    if manifest.modality not in AXES or manifest.modality != manifest.input.modality:
-        raise SpecError(f"modality: {manifest.modality!r} is unknown or not that of the input")
-    if len(manifest.patch) != len(AXES[manifest.modality]) or min(manifest.patch) < 1:
-        raise SpecError(f"patch: {manifest.patch} is not pixels per axis of {manifest.modality}")
-    if not manifest.grids or len({entry.grid for entry in manifest.grids}) != len(manifest.grids):
-        raise SpecError("grids: expected at least one, each once")
-    for entry in manifest.grids:
-        if Grid.parse(entry.grid).axes != len(AXES[manifest.modality]):
-            raise SpecError(f"grids: {entry.grid} has the wrong number of axes")
-        if entry.graph not in manifest.files:
-            raise SpecError(f"grids: {entry.graph} is not among the files")
-        if (entry.rounded is not None) != (manifest.precision == "fp16"):
-            raise SpecError(f"grids: {entry.grid} must state rounded if, and only if, it is fp16")
-    if len(manifest.labels) < 2 or len(set(manifest.labels)) != len(manifest.labels):
-        raise SpecError("labels: expected at least two, each once")
-    if not manifest.goldens:
-        raise SpecError("goldens: expected at least one")
-    grids = {entry.grid for entry in manifest.grids}
-    for golden in manifest.goldens:
-        if golden.file not in manifest.files or set(golden.logits) != grids:
-            raise SpecError(f"goldens: {golden.file} is not listed, or lacks logits for a grid")
-        if any(len(row) != len(manifest.labels) for row in golden.logits.values()):
-            raise SpecError(f"goldens: {golden.file} needs {len(manifest.labels)} logits a grid")
 
 
 def _files(root: Path) -> list[Path]:

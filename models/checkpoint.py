@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from media.files import sha256_file, write_atomic
 from media.spec import InputSpec, SpecError, from_json, read_json, to_json
-from models.spec import ModelSpec
+from models.encodings import options_of
+from models.spec import ModelSpec, encoding_from_schema_1, of_known_schema
 from models.vit import VisionTransformer
 
-SCHEMA = 1
+SCHEMA = 2
 DESCRIPTION = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
 
@@ -78,7 +79,10 @@ def load_checkpoint(folder: Path) -> tuple[VisionTransformer, Description]:
             f"{weights} is not the file that {DESCRIPTION} describes (cut short or changed): "
             f"expected sha256 {description.weights_sha256[:12]}..."
         )
-    model = VisionTransformer(description.model, description.input)
+    try:
+        model = VisionTransformer(description.model, description.input)
+    except SpecError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
     try:
         model.load_state_dict(load_tensors(weights))
     except RuntimeError as error:
@@ -87,22 +91,35 @@ def load_checkpoint(folder: Path) -> tuple[VisionTransformer, Description]:
 
 
 def read_description(folder: Path) -> Description:
-    """checkpoint.json alone."""
+    """checkpoint.json alone, of this schema or an older one; CheckpointError where it is unfit."""
     path = folder / DESCRIPTION
     if not path.is_file():
         raise CheckpointError(f"expected a checkpoint folder with {DESCRIPTION}, got {folder}")
     try:
-        description = from_json(Description, read_json(path), DESCRIPTION)
+        document = upgrade(of_known_schema(read_json(path), SCHEMA, DESCRIPTION))
+        description = from_json(Description, document, DESCRIPTION)
+        options_of(description.model.encoding)
     except SpecError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    if description.schema != SCHEMA:
-        raise CheckpointError(f"{folder}: expected schema {SCHEMA}, got {description.schema}")
     if len(description.labels) != description.model.classes:
         raise CheckpointError(
             f"{folder}: the head has {description.model.classes} classes, "
             f"the description {len(description.labels)} labels"
         )
     return description
+
+
+def upgrade(document: dict[str, Any]) -> dict[str, Any]:
+    """A description of an older schema as one of this; what is wrong with it stays so.
+
+    Every later schema adds its step here, from the one before it.
+
+    2: an encoding names its own options alone, in the model and in the config of its training.
+    """
+    if document["schema"] == 1:
+        for path in (("model", "encoding"), ("notes", "config", "model", "encoding")):
+            document = encoding_from_schema_1(document, *path) | {"schema": 2}
+    return document
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

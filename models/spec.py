@@ -3,46 +3,88 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import math
+import reprlib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, PlainValidator
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from media.spec import Grid, SpecError
 
 
-@dataclasses.dataclass(frozen=True)
-class EncodingSpec:
-    """Which member of the encoding family a model uses, and its options.
+def _scalar(value: Any) -> Any:
+    """One option, as it came."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PydanticKnownError("finite_number")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise PydanticCustomError("scalar_type", "a bool, a number, a str or null")
 
-    An option that is None has the encoding's own default; one that the encoding does not know must
-    be None. ``models.encodings`` says which encoding takes which.
+
+Scalar = Annotated[bool | int | float | str | None, PlainValidator(_scalar)]
+
+
+class EncodingSpec(BaseModel, frozen=True, extra="allow", strict=True):
+    """Which member of the encoding family a model uses, and what it is told: one flat object.
+
+    ``EncodingSpec("liere", block=8)`` is ``{"name": "liere", "block": 8}``. Which options there
+    are, and what they may be, stands beside the encoding's class: ``models.encodings`` checks them,
+    and who has no torch keeps them as they are. None leaves an option to the encoding, as if it
+    were not named.
 
     Attributes:
         name: a key of ``models.encodings.ENCODINGS``.
-        block: side of one rotation; must divide head_dim.
-        per_layer, per_head: whether every layer / head learns its own.
-        position_rule: ``constant-step`` keeps the training grid's spacing at every grid;
-            ``published`` is the spacing of the published LieRE code, for imported checkpoints.
-        base: of the geometric series of frequencies: from 1 down to nearly 1 / base.
-        basis: how a learned orthogonal basis is parameterised.
-        factors: Givens rotations or Householder reflections of such a basis.
-        normalise: by which side of the grid positions become [-1, 1]: each its own, the longest,
-            the shortest.
-        shift, jitter, rescale: how far positions are moved in training only; units per encoding.
-        learned: whether frequencies are parameters.
     """
 
+    __pydantic_extra__: dict[str, Scalar]
     name: str = "liere"
-    block: int | None = None
-    per_layer: bool = True
-    per_head: bool = True
-    position_rule: Literal["constant-step", "published"] = "constant-step"
-    base: float | None = None
-    basis: Literal["cayley", "givens", "householder", "exponential"] | None = None
-    factors: int | None = None
-    normalise: Literal["separate", "max", "min"] | None = None
-    shift: float | None = None
-    jitter: float | None = None
-    rescale: float | None = None
-    learned: bool | None = None
+
+    def __init__(self, /, name: str = "liere", **options: bool | int | float | str | None) -> None:
+        named = {key: value for key, value in options.items() if value is not None}
+        super().__init__(name=name, **named)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is not left to the encoding."""
+        return dict(self.__pydantic_extra__)
+
+
+def of_known_schema(document: Any, known: int, where: str) -> dict[str, Any]:
+    """The document, if it is an object whose schema this code reads: 1 to ``known``."""
+    if not isinstance(document, dict):
+        raise SpecError(f"{where}: expected an object, got {type(document).__name__}")
+    schema = document.get("schema")
+    if type(schema) is int and schema > known:
+        raise SpecError(
+            f"{where}.schema: this code reads 1 to {known}, got {schema}, which newer code wrote: "
+            "update this one, or make it again with this one"
+        )
+    if type(schema) is not int or schema < 1:
+        raise SpecError(f"{where}.schema: expected 1 to {known}, got {reprlib.repr(schema)}")
+    return document
+
+
+#: What schema 1 wrote for options that were left to the encoding, besides null.
+_LEFT_IN_SCHEMA_1 = {"per_layer": True, "per_head": True, "position_rule": "constant-step"}
+
+
+def encoding_from_schema_1(document: Any, *path: str) -> Any:
+    """A document of schema 1 whose encoding, at ``path``, names its own options alone.
+
+    In schema 1 every encoding wrote the options of all. What is not there, or of another type,
+    stays as it is, for the reader to refuse.
+    """
+    if not isinstance(document, dict) or (path and path[0] not in document):
+        return document
+    if path:
+        key, *below = path
+        return document | {key: encoding_from_schema_1(document[key], *below)}
+    return {
+        key: value
+        for key, value in document.items()
+        if key == "name" or (value is not None and value != _LEFT_IN_SCHEMA_1.get(key))
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +133,6 @@ class ModelSpec:
         for name in ("dropout", "drop_path"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise SpecError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        self.check_block(self.encoding.block)
-
-    def check_block(self, block: int | None) -> None:
-        """SpecError where blocks of that side do not fill a head."""
-        if block is not None and (block < 2 or self.head_dim % block):
-            raise SpecError(
-                f"block must be at least 2 and divide head_dim {self.head_dim}, got {block}"
-            )
 
     @property
     def head_dim(self) -> int:

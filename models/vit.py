@@ -6,6 +6,8 @@ D head_dim, L layers, N blocks, K block side.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import NamedTuple
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from media.spec import Grid, InputSpec, SpecError
-from models.encodings import make_encoding
+from models.encodings import complete, make_encoding
 from models.rotations.apply import Rotations, fold_basis, to_basis, turn
 from models.spec import ModelSpec
 
@@ -36,7 +38,10 @@ class Encoded(NamedTuple):
 
 
 class VisionTransformer(nn.Module):
-    """Pre-norm ViT: uint8 pixels [B, *pixels per axis, C] -> float32 logits [B, classes]."""
+    """Pre-norm ViT: uint8 pixels [B, *pixels per axis, C] -> float32 logits [B, classes].
+
+    ``spec`` is the one it was made from with every option of its encoding said.
+    """
 
     scale: Tensor  # [C], of one pixel value
     shift: Tensor  # [C]
@@ -49,12 +54,12 @@ class VisionTransformer(nn.Module):
             )
         if not spec.classes:
             raise SpecError("classes must be at least 1 to build a model, got 0")
-        self.spec = spec
+        self.spec = spec = dataclasses.replace(spec, encoding=complete(spec.encoding))
         std = 255.0 * torch.tensor(input_spec.std)
         shift = -255.0 * torch.tensor(input_spec.mean) / std
         self.register_buffer("scale", 1.0 / std, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
-        self.patch_embedding = nn.Linear(_patch_values(spec), spec.width)
+        self.patch_embedding = nn.Linear(spec.channels * math.prod(spec.patch), spec.width)
         self.class_token = nn.Parameter(torch.empty(spec.prefix_tokens, spec.width))
         nn.init.trunc_normal_(self.class_token, std=0.02)
         with torch.random.fork_rng(devices=[]):  # the other weights do not depend on the encoding
@@ -223,13 +228,6 @@ def _drop_rates(spec: ModelSpec) -> list[float]:
     if spec.depth == 1:
         return [spec.drop_path]
     return [spec.drop_path * index / (spec.depth - 1) for index in range(spec.depth)]
-
-
-def _patch_values(spec: ModelSpec) -> int:
-    values = spec.channels
-    for side in spec.patch:
-        values *= side
-    return values
 
 
 def _initialise(module: nn.Module) -> None:

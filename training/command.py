@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from media.spec import SpecError
+from models.encodings import options_help
 from training import split
 from training.compare import compare
 from training.config import Augment, TrainConfig
@@ -78,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         + "\n".join(_teach(name) for name in PRESETS)
         + f"\n\nsettings (--set KEY=VALUE):\n{_settings(TrainConfig)}"
         + f"\n\nsettings (--set augment.KEY=VALUE):\n{_settings(Augment)}"
+        + "\n\nsettings (--set model.encoding.KEY=VALUE), by model.encoding.name:\n"
+        + options_help()
         + "\n\nalso: python -m training split --help (a split that does not leak, as a CSV)"
         "\n      python -m training compare --help (encodings under one recipe, one table)"
         "\n      python -m training report --help (figures and pictures of a run, once more)",

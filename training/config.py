@@ -6,7 +6,10 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+import torch
+
 from media.spec import AXES, InputSpec, SpecError
+from models.encodings import make_encoding
 from models.spec import ModelSpec
 
 #: Fields that may change when a run is resumed: they decide nothing. The data's content, which
@@ -215,6 +218,8 @@ class TrainConfig:
                 f"got model.grid {self.model.grid}"
             )
         self.augment.check_modality(self.input.modality)
+        with torch.device("meta"):  # an encoding that cannot be is refused before data are read
+            make_encoding(self.model)
 
 
 def _at_least(config: Any, name: str, least: int) -> None:

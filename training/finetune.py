@@ -10,6 +10,7 @@ import torch
 
 from media.spec import SpecError
 from models.checkpoint import DESCRIPTION, Description, load_checkpoint, read_description
+from models.encodings import short_name
 from models.vit import VisionTransformer
 from training.config import TrainConfig
 
@@ -92,8 +93,9 @@ def check_origin(notes: dict[str, Any], config: TrainConfig) -> None:
 
 def check_match(description: Description, config: TrainConfig) -> None:
     """SpecError that names the fields in which the models differ and may not."""
-    old, new = dataclasses.asdict(description.model), dataclasses.asdict(config.model)
+    old, new = (vars(model).copy() for model in (description.model, config.model))
     old["channels"], new["channels"] = description.input.channels, config.input.channels
+    old["encoding"], new["encoding"] = short_name(old["encoding"]), short_name(new["encoding"])
     wrong = [
         f"model.{name}: expected {old[name]}, got {new[name]}"
         for name in old

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from media.spec import SpecError, from_json, to_json
+from models.encodings import complete
 from training.config import OUTSIDE_THE_RECIPE, TrainConfig
 
 
@@ -15,7 +16,7 @@ def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
     """Apply ``key=value`` texts, e.g. ``epochs=3`` or ``model.encoding.block=4``.
 
     Values are JSON where they parse as JSON, text otherwise. An unknown key is a SpecError that
-    lists the valid ones.
+    lists the valid ones; what an encoding takes its class knows, and null leaves it to that.
     """
     data = to_json(config)
     for assignment in assignments:
@@ -26,20 +27,28 @@ def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
         node: Any = data
         for parent in parents:
             node = node.get(parent) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or leaf not in node or isinstance(node[leaf], dict):
+        known = isinstance(node, dict) and (leaf in node or parents == ["model", "encoding"])
+        if not known or isinstance(node.get(leaf), dict):
             raise SpecError(_unknown_key(key, data))
-        node[leaf] = _value(text, node[leaf])
+        node[leaf] = _value(text, node.get(leaf))
     return from_json(TrainConfig, data, "config")
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Dotted names of the fields in which two configs differ, but for those outside the recipe."""
-    before, after = _flat(to_json(old)), _flat(to_json(new))
+    before, after = _flat(_whole(old)), _flat(_whole(new))
     return sorted(
         name
         for name in before | after
         if before.get(name) != after.get(name) and name not in OUTSIDE_THE_RECIPE
     )
+
+
+def _whole(config: TrainConfig) -> dict[str, Any]:
+    """The config as JSON with every option of its encoding, said or not."""
+    data = to_json(config)
+    data["model"]["encoding"] = to_json(complete(config.model.encoding))
+    return data
 
 
 def _value(text: str, old: Any) -> Any:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from media.spec import Grid
-from models.encodings.base import Encoding, token_indices
-from models.spec import ModelSpec
+from models.encodings.base import Encoding, Options, TransformerShape, token_indices
 
 #: How the table is resized to another grid, by number of axes.
 RESIZE = {1: "linear", 2: "bicubic", 3: "trilinear"}
@@ -21,9 +20,9 @@ class Absolute(Encoding):
     Source: Dosovitskiy et al., arXiv 2010.11929, sections 3.1 and 3.2.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        self.table = nn.Parameter(torch.empty(spec.training_grid.tokens, spec.width))
+    def __init__(self, options: Options, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        self.table = nn.Parameter(torch.empty(shape.grid.tokens, shape.width))
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def positions(self, grid: Grid) -> Tensor:
@@ -31,17 +30,17 @@ class Absolute(Encoding):
         return token_indices(grid)
 
     def token_offset(self, grid: Grid) -> Tensor:
-        trained = self.spec.training_grid
+        trained = self.shape.grid
         if grid == trained:
             return self.table
-        table = self.table.T.reshape(1, self.spec.width, *trained.size)  # [1, W, *trained]
+        table = self.table.T.reshape(1, self.shape.width, *trained.size)  # [1, W, *trained]
         return resized(table, grid).flatten(2)[0].T  # [T, W]
 
     @torch.no_grad()
     def adopt(self, trained: Encoding) -> None:
         """The table as it is interpolated to this training grid."""
         assert isinstance(trained, Absolute)
-        self.table.copy_(trained.token_offset(self.spec.training_grid))
+        self.table.copy_(trained.token_offset(self.shape.grid))
 
 
 def resized(table: Tensor, grid: Grid) -> Tensor:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from media.spec import Grid, SpecError
-from models.encodings.base import Commuting, token_indices
-from models.spec import ModelSpec
+from media.spec import Grid
+from models.encodings.base import (
+    Commuting,
+    SeriesOptions,
+    TransformerShape,
+    check_pairs,
+    token_indices,
+)
 
 
 class AxialRope(Commuting):
@@ -23,35 +28,26 @@ class AxialRope(Commuting):
     100 (Heo et al., arXiv 2403.13298), which turns fewer pairs by next to nothing.
     """
 
-    OPTIONS = {"base": 10000.0}
+    OPTIONS = SeriesOptions
+    options: SeriesOptions
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        check_pairs(spec)
+    def __init__(self, options: SeriesOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        check_pairs(shape)
 
     def positions(self, grid: Grid) -> Tensor:
         return token_indices(grid)
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        return axial_frequencies(self.spec, self.options["base"], dtype)
+        return axial_frequencies(self.shape, self.options.base, dtype)
 
 
-def axial_frequencies(spec: ModelSpec, base: float, dtype: torch.dtype) -> Tensor:
+def axial_frequencies(shape: TransformerShape, base: float, dtype: torch.dtype) -> Tensor:
     """[A, 1, 1, P]: axis a turns its own run of m = P // A pairs, from frequency 1 downwards."""
-    axes, pairs = len(spec.grid), spec.head_dim // 2
+    axes, pairs = shape.axes, shape.head_dim // 2
     own = pairs // axes
     series = base ** (-torch.arange(own, dtype=torch.float64) / own)  # [m]
     frequencies = torch.zeros(axes, 1, 1, pairs, dtype=torch.float64)
     for axis in range(axes):
         frequencies[axis, ..., axis * own : (axis + 1) * own] = series
     return frequencies.to(dtype)
-
-
-def check_pairs(spec: ModelSpec, axes: int | None = None) -> None:
-    """SpecError where a head has too few channels for one pair an axis, or an odd number."""
-    axes = axes or len(spec.grid)
-    if spec.head_dim % 2 or spec.head_dim < 2 * axes:
-        raise SpecError(
-            f"{spec.encoding.name} needs an even head_dim of at least {2 * axes} for {axes} axes, "
-            f"got {spec.head_dim}"
-        )

@@ -7,7 +7,8 @@ D head_dim, P = D / 2 channel pairs, W width.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,38 +17,86 @@ from torch import Tensor, nn
 from media.spec import Grid, SpecError
 from models.rotations.apply import Rotations, planar_rotations
 from models.rotations.skew import planar_generators, rotations
-from models.spec import EncodingSpec, ModelSpec
-
-#: Fields of EncodingSpec that every encoding understands, or ignores because it learns nothing.
-COMMON = ("name", "per_layer", "per_head")
 
 
-class Encoding(nn.Module, abc.ABC):
-    """How position enters a transformer."""
+def option(default: Any, meaning: str) -> Any:
+    """A field of an encoding's options; ``meaning`` is what --help says of it."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
 
-    #: The options of EncodingSpec that this encoding takes, with its defaults.
-    OPTIONS: ClassVar[Mapping[str, Any]] = {}
-    #: Where prefix tokens are, on every axis: the origin, at which nothing is turned.
-    PREFIX_POSITION: ClassVar[float] = 0.0
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.options = resolve(spec, self.OPTIONS)
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What every encoding can be told, or ignores because it learns nothing."""
+
+    per_layer: bool = option(True, "whether every layer learns its own")
+    per_head: bool = option(True, "whether every head learns its own")
+
+
+@dataclasses.dataclass(frozen=True)
+class SeriesOptions(Options):
+    """Of encodings whose frequencies are a geometric series."""
+
+    base: float = option(10000.0, "frequencies go from 1 down to nearly 1 / base")
+
+    def __post_init__(self) -> None:
+        if not self.base >= 1:
+            raise SpecError(f"needs a base of at least 1, got {self.base}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerShape:
+    """What an encoding has to know of the transformer that it belongs to.
+
+    Attributes:
+        grid: tokens per axis in training.
+    """
+
+    grid: Grid
+    layers: int
+    heads: int
+    head_dim: int
 
     @property
     def axes(self) -> int:
-        return len(self.spec.grid)
+        return self.grid.axes
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_dim
+
+
+class Encoding(nn.Module, abc.ABC):
+    """How position enters a transformer.
+
+    A new member is one file, which holds its options and its class, and one row of ``ENCODINGS``.
+    SpecErrors of its options and its constructor say what it needs; its name is put before them.
+    """
+
+    #: What it can be told: a frozen dataclass whose fields are each an ``option``.
+    OPTIONS: ClassVar[type[Options]] = Options
+    #: Where prefix tokens are, on every axis: the origin, at which nothing is turned.
+    PREFIX_POSITION: ClassVar[float] = 0.0
+
+    options: Options
+    shape: TransformerShape
+
+    def __init__(self, options: Options, shape: TransformerShape) -> None:
+        super().__init__()
+        self.options, self.shape = options, shape
+
+    @property
+    def axes(self) -> int:
+        return self.shape.axes
 
     @property
     def layers(self) -> int:
         """How many layers have parameters of their own."""
-        return self.spec.depth if self.spec.encoding.per_layer else 1
+        return self.shape.layers if self.options.per_layer else 1
 
     @property
     def heads(self) -> int:
         """How many heads have parameters of their own."""
-        return self.spec.heads if self.spec.encoding.per_head else 1
+        return self.shape.heads if self.options.per_head else 1
 
     @abc.abstractmethod
     def positions(self, grid: Grid) -> Tensor:
@@ -116,27 +165,19 @@ class Commuting(Rotary):
             return planar_rotations(positions, frequencies.to(positions.device), basis)
 
 
-def resolve(spec: ModelSpec, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The encoding's options, its defaults where the spec has none.
+def check_block(block: int, head_dim: int) -> None:
+    """SpecError where blocks of that side do not fill a head."""
+    if block < 2 or head_dim % block:
+        raise SpecError(f"block must be at least 2 and divide head_dim {head_dim}, got {block}")
 
-    Raises:
-        SpecError: an option of another encoding is given, a block that does not divide, or a base
-            below 1.
-    """
-    encoding = spec.encoding
-    resolved = dict(options)
-    for name, default in vars(EncodingSpec()).items():
-        given = getattr(encoding, name)
-        if name in COMMON or given == default:
-            continue
-        if name not in options:
-            known = ", ".join(options) or "none"
-            raise SpecError(f"{encoding.name} has no {name}, got {given!r}; its options: {known}")
-        resolved[name] = given
-    spec.check_block(resolved.get("block"))
-    if not resolved.get("base", 1.0) >= 1.0:
-        raise SpecError(f"{encoding.name} needs a base of at least 1, got {resolved['base']}")
-    return resolved
+
+def check_pairs(shape: TransformerShape, axes: int | None = None) -> None:
+    """SpecError where a head has too few channels for one pair an axis, or an odd number."""
+    axes = axes or shape.axes
+    if shape.head_dim % 2 or shape.head_dim < 2 * axes:
+        raise SpecError(
+            f"needs an even head_dim of at least {2 * axes} for {axes} axes, got {shape.head_dim}"
+        )
 
 
 def lattice(coordinates: list[Tensor]) -> Tensor:

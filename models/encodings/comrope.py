@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
 
 import torch
 from torch import Tensor, nn
 
 from media.spec import Grid, SpecError
-from models.encodings.base import Commuting, lattice
+from models.encodings.base import (
+    Commuting,
+    Options,
+    TransformerShape,
+    check_block,
+    lattice,
+    option,
+)
 from models.rotations.planes import skew_planes
 from models.rotations.skew import skew
-from models.spec import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class ComRopeOptions(Options):
+    """Which rotations there are, and how positions move in training."""
+
+    block: int = option(8, "side of one rotation; even, must divide head_dim")
+    jitter: float = option(1.0, "how far a coordinate moves in training, in deviations of half a "
+        "patch; 0 for not at all")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.block % 2:
+            raise SpecError(f"needs an even block, which is made of planes, got {self.block}")
+        if not 0 <= self.jitter < math.inf:
+            raise SpecError(f"needs a jitter of at least 0, got {self.jitter}")
 
 
 class ComRope(Commuting):
@@ -27,26 +49,21 @@ class ComRope(Commuting):
     frames still; which axis is time is not known here, and all axes move.
     """
 
-    OPTIONS = {"block": 8, "jitter": 1.0}
+    OPTIONS = ComRopeOptions
+    options: ComRopeOptions
     PREFIX_POSITION = 0.5
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        self.block = self.options["block"]
-        if self.block % 2:
-            raise SpecError(
-                f"{spec.encoding.name} needs an even block, which is made of planes, "
-                f"got {self.block}"
-            )
-        if self.options["jitter"] < 0:
-            raise SpecError(f"jitter must be 0 or more, got {self.options['jitter']}")
-        shape = (self.layers, self.heads, self.blocks, self.block * (self.block - 1) // 2)
-        self.entries = nn.Parameter(torch.empty(shape))
+    def __init__(self, options: ComRopeOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        check_block(options.block, shape.head_dim)
+        self.block = options.block
+        numbers = self.block * (self.block - 1) // 2
+        self.entries = nn.Parameter(torch.empty(self.layers, self.heads, self.blocks, numbers))
         nn.init.normal_(self.entries, std=math.sqrt(2))
 
     @property
     def blocks(self) -> int:
-        return self.spec.head_dim // self.block
+        return self.shape.head_dim // self.block
 
     @abc.abstractmethod
     def multipliers(self, dtype: torch.dtype) -> Tensor:
@@ -56,7 +73,7 @@ class ComRope(Commuting):
         return lattice([(torch.arange(s, dtype=torch.float64) + 0.5) / s for s in grid.size])
 
     def moved(self, positions: Tensor, grid: Grid) -> Tensor:
-        patches = self.options["jitter"] / 2 * torch.randn_like(positions)  # [T, A]
+        patches = self.options.jitter / 2 * torch.randn_like(positions)  # [T, A]
         return positions + patches.clamp(-0.5, 0.5) / positions.new_tensor(grid.size)
 
     def planes(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -77,13 +94,13 @@ class ComRopeAp(ComRope):
     No other parameters. D / K must be divisible by A.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, options: ComRopeOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
         if self.blocks % self.axes:
-            fitting = _fitting_blocks(spec.head_dim, self.axes)
+            fitting = _fitting_blocks(shape.head_dim, self.axes)
             raise SpecError(
-                f"comrope_ap needs head_dim / block divisible by {self.axes} axes, "
-                f"got {spec.head_dim} / {self.block}; {fitting}"
+                f"needs head_dim / block divisible by {self.axes} axes, "
+                f"got {shape.head_dim} / {self.block}; {fitting}"
             )
 
     def multipliers(self, dtype: torch.dtype) -> Tensor:
@@ -98,8 +115,8 @@ class ComRopeLd(ComRope):
     the heads.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, options: ComRopeOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
         self.theta = nn.Parameter(torch.empty(self.axes, self.layers, self.heads, self.blocks))
         nn.init.normal_(self.theta)
 

@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from media.spec import Grid, SpecError
-from models.encodings.axial_rope import axial_frequencies, check_pairs
-from models.encodings.base import Commuting, lattice
-from models.spec import ModelSpec
+from models.encodings.axial_rope import axial_frequencies
+from models.encodings.base import (
+    Commuting,
+    SeriesOptions,
+    TransformerShape,
+    check_pairs,
+    lattice,
+    option,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dinov3RopeOptions(SeriesOptions):
+    """The series of frequencies, the unit of positions, and how they move in training."""
+
+    base: float = option(100.0, "frequencies go from 1 down to nearly 1 / base")
+    normalise: Literal["separate", "max", "min"] = option(
+        "separate", "by which side of the grid positions become [-1, 1]: each its own, the "
+        "longest, the shortest"
+    )  # fmt: skip
+    shift: float = option(0.0, "in training, how far each axis is moved at most; 0 is off")
+    jitter: float = option(1.0, "in training, by what each axis is stretched at most; 1 is off")
+    rescale: float = option(2.0, "in training, by what all axes are stretched at most; 1 is off")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("shift", 0.0), ("jitter", 1.0), ("rescale", 1.0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise SpecError(
+                    f"needs a {name} of at least {least:g}, got {getattr(self, name)}"
+                )
 
 
 class Dinov3Rope(Commuting):
@@ -30,34 +60,29 @@ class Dinov3Rope(Commuting):
     here 2 j with 2 j + 1: the same up to that permutation of a head's channels.
     """
 
-    OPTIONS = {"base": 100.0, "normalise": "separate", "shift": 0.0, "jitter": 1.0, "rescale": 2.0}
+    OPTIONS = Dinov3RopeOptions
+    options: Dinov3RopeOptions
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        check_pairs(spec)
-        for name, least in (("shift", 0.0), ("jitter", 1.0), ("rescale", 1.0)):
-            if not least <= self.options[name] < math.inf:
-                raise SpecError(
-                    f"{spec.encoding.name} needs a {name} of at least {least:g}, "
-                    f"got {self.options[name]}"
-                )
+    def __init__(self, options: Dinov3RopeOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        check_pairs(shape)
 
     def positions(self, grid: Grid) -> Tensor:
         """Unit: half of the side that normalises."""
         longest, shortest = max(grid.size), min(grid.size)
-        whole = {"separate": None, "max": longest, "min": shortest}[self.options["normalise"]]
+        whole = {"separate": None, "max": longest, "min": shortest}[self.options.normalise]
         centres = (torch.arange(side, dtype=torch.float64) + 0.5 for side in grid.size)
         sides = (whole or side for side in grid.size)
         return lattice([2 * i / side - 1 for i, side in zip(centres, sides, strict=True)])
 
     def moved(self, positions: Tensor, grid: Grid) -> Tensor:
-        shift = self.options["shift"] * uniform(positions, self.axes)  # [A]
-        jitter = self.options["jitter"] ** uniform(positions, self.axes)  # [A]
-        rescale = self.options["rescale"] ** uniform(positions, 1)  # [1]
+        shift = self.options.shift * uniform(positions, self.axes)  # [A]
+        jitter = self.options.jitter ** uniform(positions, self.axes)  # [A]
+        rescale = self.options.rescale ** uniform(positions, 1)  # [1]
         return (positions + shift) * jitter * rescale
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        turns = axial_frequencies(self.spec, self.options["base"], torch.float64)
+        turns = axial_frequencies(self.shape, self.options.base, torch.float64)
         return (2 * math.pi * turns).to(dtype)
 
 

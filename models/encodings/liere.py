@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from media.spec import Grid
-from models.encodings.base import Encoding, Rotary, published_positions, token_indices
+from models.encodings.base import (
+    Encoding,
+    Options,
+    Rotary,
+    TransformerShape,
+    check_block,
+    option,
+    published_positions,
+    token_indices,
+)
 from models.rotations.apply import Rotations, planar_rotations
 from models.rotations.skew import skew
-from models.spec import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class LiereOptions(Options):
+    """Which rotations there are, and where tokens stand at other grids than the training's."""
+
+    block: int = option(8, "side of one rotation; must divide head_dim")
+    position_rule: Literal["constant-step", "published"] = option(
+        "constant-step",
+        "constant-step keeps the training grid's spacing at every grid; published is the spacing "
+        "of the published code, for imported checkpoints",
+    )
 
 
 class Liere(Rotary):
@@ -24,14 +46,18 @@ class Liere(Rotary):
     published, all of one sign.
     """
 
-    OPTIONS = {"block": 8, "position_rule": "constant-step"}
+    OPTIONS = LiereOptions
+    options: LiereOptions
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        self.block = self.options["block"]
-        blocks = spec.head_dim // self.block
-        shape = (self.axes, self.layers, self.heads, blocks, self.block * (self.block - 1) // 2)
-        self.entries = nn.Parameter(torch.empty(shape))
+    def __init__(self, options: LiereOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        check_block(options.block, shape.head_dim)
+        self.block = options.block
+        blocks = shape.head_dim // self.block
+        numbers = self.block * (self.block - 1) // 2
+        self.entries = nn.Parameter(
+            torch.empty(self.axes, self.layers, self.heads, blocks, numbers)
+        )
         nn.init.uniform_(self.entries, 0.0, 2 * math.pi)
 
     def positions(self, grid: Grid) -> Tensor:
@@ -40,9 +66,9 @@ class Liere(Rotary):
         Other grids keep the step (``constant-step``), so neighbours stay equally far apart, or
         follow ``linspace(0, s / s0, s)`` (``published``), whose step drifts a little.
         """
-        if self.options["position_rule"] == "published":
-            return published_positions(grid, self.spec.grid)
-        steps = [1.0 / max(1, trained - 1) for trained in self.spec.grid]
+        if self.options.position_rule == "published":
+            return published_positions(grid, self.shape.grid.size)
+        steps = [1.0 / max(1, trained - 1) for trained in self.shape.grid.size]
         return token_indices(grid) * torch.tensor(steps, dtype=torch.float64)
 
     def generators(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -64,8 +90,7 @@ class Liere(Rotary):
         axis of one token has no unit to tell: its generators stay.
         """
         assert isinstance(trained, Liere)
-        grid = self.spec.training_grid
+        grid = self.shape.grid
         ends, new = trained.positions(grid)[-1], self.positions(grid)[-1]  # [A] each
         scale = torch.where(new > 0, ends / new.clamp(min=1e-12), 1.0)  # [A]
         self.entries.copy_(trained.entries * scale.to(self.entries)[:, None, None, None, None])
-

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from media.spec import Grid, SpecError
-from models.encodings.axial_rope import axial_frequencies, check_pairs
-from models.encodings.base import Commuting, token_indices
+from models.encodings.axial_rope import axial_frequencies
+from models.encodings.base import (
+    Commuting,
+    SeriesOptions,
+    TransformerShape,
+    check_pairs,
+    option,
+    token_indices,
+)
 from models.rotations.exponential import exponential
 from models.rotations.skew import skew
-from models.spec import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class MasaOptions(SeriesOptions):
+    """The series of frequencies, and how the basis is written."""
+
+    base: float = option(100.0, "frequencies go from 1 down to nearly 1 / base")
+    basis: Literal["cayley", "exponential", "givens", "householder"] = option(
+        "cayley", "how the learned orthogonal basis is written"
+    )
+    factors: int | None = option(
+        None, "of givens and householder, turns or reflections: null for 16 and 6"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factors is not None and not FORMS[self.basis].factors:
+            raise SpecError(f"basis {self.basis} has no factors, got {self.factors}")
 
 
 class Masa(Commuting):
@@ -40,34 +65,31 @@ class Masa(Commuting):
     between query and key; here, as in a later one, Q^T comes first.
     """
 
-    OPTIONS = {"base": 100.0, "basis": "cayley", "factors": None}
+    OPTIONS = MasaOptions
+    options: MasaOptions
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        check_pairs(spec)
-        self.form = FORMS[self.options["basis"]]
-        shape = self.form.shape(spec.head_dim, self._factors())
-        self.numbers = nn.Parameter(torch.empty(self.layers, self.heads, *shape))
+    def __init__(self, options: MasaOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        check_pairs(shape)
+        self.form = FORMS[options.basis]
+        own = self.form.shape(shape.head_dim, self._factors())
+        self.numbers = nn.Parameter(torch.empty(self.layers, self.heads, *own))
         nn.init.normal_(self.numbers, std=self.form.deviation)
 
     def positions(self, grid: Grid) -> Tensor:
         return token_indices(grid)
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        fixed = axial_frequencies(self.spec, self.options["base"], dtype)  # [A, 1, 1, P]
+        fixed = axial_frequencies(self.shape, self.options.base, dtype)  # [A, 1, 1, P]
         return fixed.to(self.numbers.device)
 
     def basis(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        whole = self.form.build(self.numbers.to(dtype), self.spec.head_dim)  # [L, H, D, D]
+        whole = self.form.build(self.numbers.to(dtype), self.shape.head_dim)  # [L, H, D, D]
         return whole[:, :, None]  # [L, H, 1, D, D]
 
     def _factors(self) -> int:
         """How many turns or reflections; 0 for a basis without any."""
-        name, given, side = self.options["basis"], self.options["factors"], self.spec.head_dim
-        if not self.form.factors:
-            if given is not None:
-                raise SpecError(f"basis {name} has no factors, got {given}")
-            return 0
+        name, given, side = self.options.basis, self.options.factors, self.shape.head_dim
         factors = self.form.factors if given is None else given
         if name == "householder" and (factors % 2 or not 2 <= factors <= side):
             raise SpecError(f"householder factors must be even, from 2 to {side}, got {factors}")

@@ -6,9 +6,13 @@ import torch
 from torch import Tensor
 
 from media.spec import Grid, SpecError
-from models.encodings.axial_rope import check_pairs
-from models.encodings.base import Commuting, published_positions
-from models.spec import ModelSpec
+from models.encodings.base import (
+    Commuting,
+    Options,
+    TransformerShape,
+    check_pairs,
+    published_positions,
+)
 
 
 class PublishedAxial(Commuting):
@@ -33,24 +37,24 @@ class PublishedAxial(Commuting):
 
     trained: Tensor  # [A], int64: the grid that spans [0, 1]
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        check_pairs(spec)
-        turns = self.axes * (spec.head_dim // (2 * self.axes))
+    def __init__(self, options: Options, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        check_pairs(shape)
+        turns = self.axes * (shape.head_dim // (2 * self.axes))
         if turns % self.heads:
             raise SpecError(
-                f"{spec.encoding.name} with per_head deals out {turns} turns to the heads, which "
-                f"must divide them, got {spec.heads} heads; per_head=false gives all turns to each"
+                f"with per_head deals out {turns} turns to the heads, which must divide them, "
+                f"got {shape.heads} heads; per_head=false gives all turns to each"
             )
-        self.register_buffer("trained", torch.tensor(spec.grid))
+        self.register_buffer("trained", torch.tensor(shape.grid.size))
 
     def positions(self, grid: Grid) -> Tensor:
         return published_positions(grid, self.trained.tolist())
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        own = self.spec.head_dim // (2 * self.axes)  # m
+        own = self.shape.head_dim // (2 * self.axes)  # m
         series = torch.exp(-4 * torch.linspace(0, 1, own, dtype=torch.float64))
         turns = torch.block_diag(*[series[None]] * self.axes)  # [A, A m]
         dealt = turns.unflatten(-1, (self.heads, -1))  # [A, H or 1, turns of a head]
-        rest = self.spec.head_dim // 2 - dealt.shape[-1]
+        rest = self.shape.head_dim // 2 - dealt.shape[-1]
         return torch.nn.functional.pad(dealt, (0, rest))[:, None].to(dtype)  # [A, 1, H, P]

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from media.spec import Grid
-from models.encodings.axial_rope import check_pairs
-from models.encodings.base import Commuting
-from models.spec import ModelSpec
+from models.encodings.base import Commuting, SeriesOptions, TransformerShape, check_pairs
 
 
 class Rope1d(Commuting):
@@ -21,16 +19,17 @@ class Rope1d(Commuting):
     Source: Su et al. (RoFormer), arXiv 2104.09864, equation 15.
     """
 
-    OPTIONS = {"base": 10000.0}
+    OPTIONS = SeriesOptions
+    options: SeriesOptions
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        check_pairs(spec, axes=1)
+    def __init__(self, options: SeriesOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        check_pairs(shape, axes=1)
 
     def positions(self, grid: Grid) -> Tensor:
         return torch.arange(grid.tokens, dtype=torch.float64)[:, None]  # [T, 1]
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        pairs = self.spec.head_dim // 2
-        series = self.options["base"] ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+        pairs = self.shape.head_dim // 2
+        series = self.options.base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
         return series.expand(1, 1, 1, -1).to(dtype)  # [1, 1, 1, P]

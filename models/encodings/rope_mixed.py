@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
 from media.spec import Grid
-from models.encodings.axial_rope import check_pairs
-from models.encodings.base import Commuting, token_indices
-from models.spec import ModelSpec
+from models.encodings.base import (
+    Commuting,
+    SeriesOptions,
+    TransformerShape,
+    check_pairs,
+    option,
+    token_indices,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeMixedOptions(SeriesOptions):
+    """The series that pairs start with."""
+
+    base: float = option(10.0, "at the start frequencies go from 1 down to nearly 1 / base")
 
 
 class RopeMixed(Commuting):
@@ -25,14 +39,15 @@ class RopeMixed(Commuting):
     own block 2 by this name, which starts otherwise and has another unit of position.
     """
 
-    OPTIONS = {"base": 10.0}
+    OPTIONS = RopeMixedOptions
+    options: RopeMixedOptions
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        check_pairs(spec)
-        pairs = spec.head_dim // 2
+    def __init__(self, options: RopeMixedOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        check_pairs(shape)
+        pairs = shape.head_dim // 2
         own = -(-pairs // self.axes)  # m
-        series = self.options["base"] ** (-torch.arange(own) / own)  # [m]
+        series = self.options.base ** (-torch.arange(own) / own)  # [m]
         frames = random_frames(self.axes, self.layers, self.heads)  # [L, H, A, A]
         frequencies = frames[..., None] * series  # [L, H, A, direction, m]
         frequencies = frequencies.flatten(-2)[..., :pairs]  # [L, H, A, P]

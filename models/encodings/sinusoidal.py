@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from media.spec import Grid, SpecError
-from models.encodings.base import Encoding, token_indices
-from models.spec import ModelSpec
+from models.encodings.base import Encoding, SeriesOptions, TransformerShape, token_indices
 
 
 class Sinusoidal(Encoding):
@@ -21,16 +20,16 @@ class Sinusoidal(Encoding):
     axis as in He et al., arXiv 2111.06377, appendix A.
     """
 
-    OPTIONS = {"base": 10000.0}
+    OPTIONS = SeriesOptions
+    options: SeriesOptions
 
     like: Tensor  # [0]: where the tokens are and how precise
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        if spec.width < 2 * self.axes:
+    def __init__(self, options: SeriesOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        if shape.width < 2 * self.axes:
             raise SpecError(
-                f"{spec.encoding.name} needs a width of at least {2 * self.axes} for {self.axes} "
-                f"axes, got {spec.width}"
+                f"needs a width of at least {2 * self.axes} for {self.axes} axes, got {shape.width}"
             )
         self.register_buffer("like", torch.empty(0), persistent=False)
 
@@ -38,10 +37,10 @@ class Sinusoidal(Encoding):
         return token_indices(grid)
 
     def token_offset(self, grid: Grid) -> Tensor:
-        count = self.spec.width // (2 * self.axes)  # m
-        series = self.options["base"] ** (-torch.arange(count, dtype=torch.float64) / count)
+        count = self.shape.width // (2 * self.axes)  # m
+        series = self.options.base ** (-torch.arange(count, dtype=torch.float64) / count)
         angles = self.positions(grid)[..., None] * series  # [T, A, m]
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)  # [T, 2 m A]
-        offset = waves.new_zeros(len(waves), self.spec.width)  # [T, W]
+        offset = waves.new_zeros(len(waves), self.shape.width)  # [T, W]
         offset[:, : waves.shape[1]] = waves
         return offset.to(self.like)

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 from torch import Tensor, nn
 
 from media.spec import Grid, SpecError
-from models.encodings.base import Encoding, token_indices
+from models.encodings.base import (
+    Encoding,
+    SeriesOptions,
+    TransformerShape,
+    option,
+    token_indices,
+)
 from models.rotations.apply import Rotations
 from models.rotations.skew import skew
-from models.spec import ModelSpec
 
 #: Entries of the skew-symmetric generator above its diagonal, by how a ball is turned; in the
 #: order of the product. Yaw turns channel 0 towards 1, pitch 2 towards 0, roll 1 towards 2.
 FACTORS = {"yaw": (-1.0, 0.0, 0.0), "pitch": (0.0, 1.0, 0.0), "roll": (0.0, 0.0, -1.0)}
 #: The factors of one, two and three axes, last axis first.
 OF_AXES = ("yaw", "roll", "pitch")
+
+
+@dataclasses.dataclass(frozen=True)
+class SphericalRopeOptions(SeriesOptions):
+    """The series of frequencies, or that they are learned."""
+
+    base: float = option(100.0, "frequencies go from 1 down to nearly 1 / base^(2 / 3)")
+    learned: bool = option(False, "whether frequencies are parameters; the series is then unused")
 
 
 class SphericalRope(Encoding):
@@ -38,22 +52,23 @@ class SphericalRope(Encoding):
     authors' later code (CARE, Sriram et al. 2025). The third factor is ours.
     """
 
-    OPTIONS = {"base": 100.0, "learned": False}
+    OPTIONS = SphericalRopeOptions
+    options: SphericalRopeOptions
 
     trained: Tensor  # [A], int64: the grid that spans [-pi, pi]
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        if self.axes > len(OF_AXES) or spec.head_dim < len(FACTORS):
+    def __init__(self, options: SphericalRopeOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        if self.axes > len(OF_AXES) or shape.head_dim < len(FACTORS):
             raise SpecError(
-                f"{spec.encoding.name} needs 1 to 3 axes and a head_dim of at least 3, "
-                f"got {self.axes} axes and {spec.head_dim}"
+                "needs 1 to 3 axes and a head_dim of at least 3, "
+                f"got {self.axes} axes and {shape.head_dim}"
             )
-        self.register_buffer("trained", torch.tensor(spec.grid))
+        self.register_buffer("trained", torch.tensor(shape.grid.size))
         self.table: nn.Parameter | None = None
-        if self.options["learned"]:
-            shape = (self.axes, self.layers, self.heads, spec.head_dim // 3)
-            self.table = nn.Parameter(torch.rand(shape))
+        if options.learned:
+            own = (self.axes, self.layers, self.heads, shape.head_dim // 3)
+            self.table = nn.Parameter(torch.rand(own))
 
     def positions(self, grid: Grid) -> Tensor:
         """Unit: radians of the fastest block."""
@@ -65,8 +80,8 @@ class SphericalRope(Encoding):
         """Angle of each block per unit of position, [A, L or 1, H or 1, N]."""
         if self.table is not None:
             return self.table.to(dtype)
-        blocks = torch.arange(self.spec.head_dim // 3, dtype=torch.float64)
-        series = self.options["base"] ** (-2 * blocks / self.spec.head_dim)  # [N]
+        blocks = torch.arange(self.shape.head_dim // 3, dtype=torch.float64)
+        series = self.options.base ** (-2 * blocks / self.shape.head_dim)  # [N]
         return series.expand(self.axes, 1, 1, -1).to(dtype)
 
     def rotations(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotations:

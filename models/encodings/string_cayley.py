@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
 from media.spec import Grid
-from models.encodings.axial_rope import axial_frequencies, check_pairs
-from models.encodings.base import Commuting, token_indices
+from models.encodings.axial_rope import axial_frequencies
+from models.encodings.base import (
+    Commuting,
+    SeriesOptions,
+    TransformerShape,
+    check_pairs,
+    option,
+    token_indices,
+)
 from models.encodings.masa import cayley
-from models.spec import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class StringCayleyOptions(SeriesOptions):
+    """The series that pairs start with."""
+
+    base: float = option(100.0, "at the start frequencies go from 1 down to nearly 1 / base")
 
 
 class StringCayley(Commuting):
@@ -23,14 +38,15 @@ class StringCayley(Commuting):
     entries of S are drawn from U(-1, 1) / sqrt(D), so that P is neither the identity nor far off.
     """
 
-    OPTIONS = {"base": 100.0}
+    OPTIONS = StringCayleyOptions
+    options: StringCayleyOptions
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        check_pairs(spec)
-        series = axial_frequencies(spec, self.options["base"], torch.float32)  # [A, 1, 1, P]
+    def __init__(self, options: StringCayleyOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        check_pairs(shape)
+        series = axial_frequencies(shape, options.base, torch.float32)  # [A, 1, 1, P]
         self.rates = nn.Parameter(series.repeat(1, self.layers, self.heads, 1))  # [A, L, H, P]
-        side = spec.head_dim
+        side = shape.head_dim
         self.numbers = nn.Parameter(torch.empty(self.layers, self.heads, side * (side - 1) // 2))
         nn.init.uniform_(self.numbers, -(side**-0.5), side**-0.5)
 
@@ -42,4 +58,4 @@ class StringCayley(Commuting):
 
     def basis(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Q = P^T, [L, H, 1, D, D]."""
-        return cayley(-self.numbers.to(dtype), self.spec.head_dim)[:, :, None]
+        return cayley(-self.numbers.to(dtype), self.shape.head_dim)[:, :, None]

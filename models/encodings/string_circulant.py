@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 from torch import Tensor, nn
 
 from media.spec import Grid, SpecError
-from models.encodings.axial_rope import axial_frequencies, check_pairs
-from models.encodings.base import Commuting, token_indices
-from models.spec import ModelSpec
+from models.encodings.axial_rope import axial_frequencies
+from models.encodings.base import (
+    Commuting,
+    SeriesOptions,
+    TransformerShape,
+    check_block,
+    check_pairs,
+    option,
+    token_indices,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StringCirculantOptions(SeriesOptions):
+    """The series that pairs start with, and the side of a circulant matrix."""
+
+    base: float = option(100.0, "at the start frequencies go from 1 down to nearly 1 / base")
+    block: int = option(16, "side of a circulant matrix; even, at least 4, must divide head_dim")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block % 2 or self.block < 4:
+            raise SpecError(
+                "needs an even block of at least 4, since one plane of each is not turned, "
+                f"got {self.block}"
+            )
 
 
 class StringCirculant(Commuting):
@@ -27,22 +51,19 @@ class StringCirculant(Commuting):
     token indices.
     """
 
-    OPTIONS = {"base": 100.0, "block": 16}
+    OPTIONS = StringCirculantOptions
+    options: StringCirculantOptions
 
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(spec)
-        check_pairs(spec)
-        self.block = self.options["block"]
-        if self.block % 2 or self.block < 4:
-            raise SpecError(
-                "string_circulant needs an even block of at least 4, since one plane of each is "
-                f"not turned, got {self.block}"
-            )
-        shape = (self.axes, self.layers, self.heads, spec.head_dim // self.block, -1)
-        series = axial_frequencies(spec, self.options["base"], torch.float64)  # [A, 1, 1, P]
+    def __init__(self, options: StringCirculantOptions, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        check_pairs(shape)
+        check_block(options.block, shape.head_dim)
+        self.block = options.block
+        own = (self.axes, self.layers, self.heads, shape.head_dim // self.block, -1)
+        series = axial_frequencies(shape, options.base, torch.float64)  # [A, 1, 1, P]
         wanted = series.unflatten(-1, (-1, self.block // 2))[..., :-1]  # [A, 1, 1, N, K / 2 - 1]
         numbers = wanted @ sines(self.block) / self.block  # sines(K)^2 = K I
-        self.numbers = nn.Parameter(numbers.float().expand(*shape).clone())
+        self.numbers = nn.Parameter(numbers.float().expand(*own).clone())
 
     def positions(self, grid: Grid) -> Tensor:
         return token_indices(grid)
@@ -53,7 +74,7 @@ class StringCirculant(Commuting):
 
     def basis(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The same in every block: [1, 1, N, K, K]."""
-        blocks = self.spec.head_dim // self.block
+        blocks = self.shape.head_dim // self.block
         basis = fourier_basis(self.block).to(self.numbers.device, dtype)  # [K, K]
         return basis.expand(1, 1, blocks, -1, -1)
 

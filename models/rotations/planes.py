@@ -75,7 +75,8 @@ def _backward(ctx, angles_gradient: Tensor, basis_gradient: Tensor) -> Tensor:
         wide = angles.repeat_interleave(2, dim=-1)  # [..., K]
         rows, columns = wide[..., :, None], wide[..., None, :]
         floor = torch.finfo(wide.dtype).eps ** 0.5 * wide.amax(-1)[..., None, None]
-        quarter = _quarter_turns(basis)  # [K, K]
+        turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=basis.dtype, device=basis.device)
+        quarter = torch.block_diag(*[turn] * (basis.shape[-1] // 2))  # J in every plane, [K, K]
         seen = basis.mT @ basis_gradient
         seen = (seen - seen.mT) / 2  # [..., K, K]
         mirrored = quarter @ seen @ quarter
@@ -86,12 +87,6 @@ def _backward(ctx, angles_gradient: Tensor, basis_gradient: Tensor) -> Tensor:
 
 
 torch.library.register_autograd("liere::skew_planes", _backward, setup_context=_keep)
-
-
-def _quarter_turns(like: Tensor) -> Tensor:
-    """J in every plane of two channels, [K, K]."""
-    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=like.dtype, device=like.device)
-    return torch.block_diag(*[turn] * (like.shape[-1] // 2))
 
 
 def _inverse(values: Tensor, floor: Tensor) -> Tensor:

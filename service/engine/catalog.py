@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from media.spec import AXES
-from models.bundle import MANIFEST, MAX_MANIFEST_BYTES, BundleError, read_bundle, read_manifest
+from models.bundle import MAX_MANIFEST_BYTES, BundleError, read_bundle, read_manifest
+from models.manifest import MANIFEST
 from service.engine.device.session import DeviceError
 from service.engine.failures import BundleRefused, Failure, NotReady, UnknownBundle, UnknownGrid
 from service.engine.model import ExaminedBundle, State, Target

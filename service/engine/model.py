@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from media.spec import Grid
-from models.bundle import Manifest
+from models.manifest import Manifest
 from service.engine.decode.wire import Preparation
 
 State = Literal["ready", "refused"]

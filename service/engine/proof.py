@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from models.bundle import Bundle, BundleError, Golden, Tolerance
+from models.bundle import Bundle, BundleError
+from models.manifest import Golden, Tolerance
 from service.cpus import usable_cpus
 from service.engine.decode.pool import DecodePool
 from service.engine.device.batching import Batcher

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from media.files import sha256_file
-from models.bundle import Golden, Tolerance, read_bundle
+from models.bundle import read_bundle
+from models.manifest import Golden, Tolerance
 from service import logs
 from service.cli import serve
 from service.engine.catalog import NoBundles, bundle_folders, modality_of

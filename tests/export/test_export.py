@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -20,6 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 import export.make
+import export.proofs
 from export.__main__ import main
 from export.check import check_graph
 from export.freeze import FrozenAttention, FrozenTransformer
@@ -30,12 +31,13 @@ from export.parity import FP32, ParityError, compare, graph_logits, open_graph
 from export.plan import plan_of
 from export.reference import torch_logits
 from media import prepare
-from media.dataset import prepare_split
+from media.dataset import Prepared, prepare_split
 from media.files import sha256_file
 from media.sources import SourceError, open_source
 from media.spec import Grid, InputSpec, SpecError
 from models.bundle import Bundle, read_bundle
 from models.checkpoint import load_checkpoint
+from models.encodings import short_name
 from models.rotations.apply import Rotations
 from models.spec import EncodingSpec
 from tests.helpers.disks import small_disk
@@ -92,13 +94,13 @@ def test_graph_answers_as_torch_at_any_batch(
 @pytest.mark.parametrize(
     "encoding",
     [
-        EncodingSpec("absolute", None),
-        EncodingSpec("liere", 2),
-        EncodingSpec("liere", 8, per_layer=False),
-        EncodingSpec("liere", 16, per_head=False),
-        EncodingSpec("liere", 32, per_layer=False, per_head=False),
+        EncodingSpec("absolute"),
+        EncodingSpec("liere", block=2),
+        EncodingSpec("liere", block=8, per_layer=False),
+        EncodingSpec("liere", block=16, per_head=False),
+        EncodingSpec("liere", block=32, per_layer=False, per_head=False),
     ],
-    ids=lambda encoding: f"{encoding.name}-{encoding.block}",
+    ids=short_name,
 )
 def test_frozen_transformer_equals_the_model(
     encoding: EncodingSpec, pool: Literal["class", "mean"]
@@ -116,7 +118,7 @@ def test_frozen_transformer_equals_the_model(
 
 def test_absolute_positions_export_at_another_grid() -> None:
     """Without rotations, with mean pooling, interpolated: the graph still answers as torch."""
-    model, grid = make_model(EncodingSpec("absolute", None), "mean"), Grid((5, 3))
+    model, grid = make_model(EncodingSpec("absolute"), "mean"), Grid((5, 3))
     shape = (4, *grid.pixels(model.spec.patch), 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     graph = to_onnx(FrozenTransformer(model, grid), torch.from_numpy(pixels))
@@ -340,6 +342,38 @@ def test_options_that_cannot_be_met_are_named(
     assert message in fails([*run, "--parity-items", "36", *words], capsys, tmp_path)
 
 
+@pytest.mark.parametrize("threads", ["0", "-1", "two", "1.5", "9999999999"])
+@pytest.mark.parametrize("command", [["verify", "BUNDLE"], ["RUN", "--grid", "3x2", "--out", "O"]])
+def test_threads_that_cannot_be_are_refused(
+    command: list[str], threads: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both commands say how many threads may decode, and what came."""
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--workers", threads])
+    assert f"--workers: expected 1 to 1024 threads, got '{threads}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_data_are_decoded_by_the_threads_that_were_asked_for(
+    threads: int, tmp_path: Path, checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Export and proof decode with so many threads, and measure the same with any number."""
+    asked: list[int] = []
+
+    def noted(*rest: Any, workers: int, **named: Any) -> Prepared:
+        asked.append(workers)
+        return prepare_split(*rest, workers=workers, **named)
+
+    monkeypatch.setattr(export.make, "prepare_split", noted)
+    monkeypatch.setattr(export.proofs, "prepare_split", noted)
+    words = [str(checkpoint), "--grid", "3x2", "--out", str(tmp_path), "--name", "squares"]
+    assert main([*words, "--parity-items", "36", "--workers", str(threads)]) == 0
+    assert asked == [threads]
+    proof = ["verify", str(tmp_path / "squares"), "--data", str(data), "--workers", str(threads)]
+    assert main(proof) == 0
+    assert asked == [threads, threads]
+
+
 def test_data_with_another_train_split_are_refused(
     tmp_path: Path, checkpoint: Path, data: Path
 ) -> None:
@@ -425,7 +459,7 @@ def test_compare_allows_a_flip_inside_the_margin_only() -> None:
 
 def test_table_bytes_are_those_of_the_table() -> None:
     """The size that is announced is the size that is stored."""
-    shared = EncodingSpec("liere", 4, per_layer=False)
+    shared = EncodingSpec("liere", block=4, per_layer=False)
     for encoding in (LIERE, shared, EncodingSpec("rope_mixed"), EncodingSpec("absolute")):
         model = make_model(encoding)
         held = FrozenTransformer(model, GRIDS[1])

@@ -107,7 +107,8 @@ def test_graph_of_another_type_than_the_manifest_says_is_refused(
 @pytest.mark.parametrize("per_layer", [True, False])
 def test_frozen_transformer_equals_the_model(per_layer: bool, per_head: bool) -> None:
     """Whoever shares generators, logits stay; in half precision they stay within the bound."""
-    model = make_model(CLIPS, EncodingSpec("liere", 8, per_layer=per_layer, per_head=per_head))
+    shared = EncodingSpec("liere", block=8, per_layer=per_layer, per_head=per_head)
+    model = make_model(CLIPS, shared)
     grid = Grid((3, 2, 5))
     pixels = pixels_for(CLIPS, grid, 4)
     expected = torch_logits(model, pixels, grid)
@@ -121,7 +122,7 @@ def test_frozen_transformer_equals_the_model(per_layer: bool, per_head: bool) ->
 def test_fp16_graph_of_scans_keeps_the_contract(tmp_path: Path) -> None:
     """Half precision, float32 pixels and rotations shared by heads alone go together."""
     grid = Grid((4, 2, 3))
-    model = make_model(SCANS, EncodingSpec("liere", 8, per_head=False))
+    model = make_model(SCANS, EncodingSpec("liere", block=8, per_head=False))
     pixels = pixels_for(SCANS, grid, 5)
     graph = to_onnx(FrozenTransformer(model, grid, "fp16"), torch.from_numpy(pixels))
     check_graph(graph, "fp16", "float32")

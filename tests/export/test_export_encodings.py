@@ -27,8 +27,9 @@ from export.parity import FP32, Bound, compare, fp16_bound, graph_logits
 from export.plan import plan_of
 from export.reference import rounded_logits, torch_logits
 from media.spec import Grid, InputSpec
-from models.bundle import Precision, read_bundle
+from models.bundle import read_bundle
 from models.encodings import ENCODINGS, parse_encoding
+from models.manifest import Precision
 from models.spec import ModelSpec
 from models.vit import VisionTransformer
 from tests.helpers.graph_forms import check_form

@@ -115,9 +115,9 @@ def test_graph_answers_as_the_checkpoint_at_any_batch(
 @pytest.mark.parametrize(
     ("encoding", "pool"),
     [
-        (EncodingSpec("absolute", None), "mean"),
-        (EncodingSpec("liere", 16, per_head=False), "class"),
-        (EncodingSpec("liere", 32, per_layer=False, per_head=False), "mean"),
+        (EncodingSpec("absolute"), "mean"),
+        (EncodingSpec("liere", block=16, per_head=False), "class"),
+        (EncodingSpec("liere", block=32, per_layer=False, per_head=False), "mean"),
     ],
     ids=["absolute", "liere-16", "liere-32"],
 )

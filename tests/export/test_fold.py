@@ -16,10 +16,10 @@ from export.freeze import FrozenTransformer
 from export.layout import halves, turn_planes
 from export.plan import Plan, plan_of
 from media.spec import Grid, InputSpec
-from models.bundle import Precision
 from models.encodings import ENCODINGS, parse_encoding
 from models.encodings.base import Rotary
 from models.encodings.liere import Liere
+from models.manifest import Precision
 from models.rotations.apply import planar_rotations
 from models.spec import ModelSpec
 from models.vit import VisionTransformer

@@ -18,7 +18,8 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from export.proofs import judged
 from media.dataset import Prepared
-from models.bundle import Accuracy, Bundle, GridEntry, Parity, Precision
+from models.bundle import Bundle
+from models.manifest import Accuracy, GridEntry, Parity, Precision
 from tests.helpers.export_bundles import squares, squares_data
 from tests.helpers.spoilt_bundles import Spoil, change_graph, edit, seal, stating, verify
 

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from export.make import Options, make_bundle
 from media.spec import Grid, InputSpec
-from models.bundle import Bundle, Precision, read_bundle
+from models.bundle import Bundle, read_bundle
 from models.checkpoint import save_checkpoint
+from models.manifest import Precision
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
 from tests.helpers.made_once import made_once

@@ -8,7 +8,7 @@ from onnx import ModelProto
 from export.constants import plane_tables, rotation_tables
 from export.plan import plan_of
 from media.spec import Grid
-from models.bundle import RotationForm
+from models.manifest import RotationForm
 from models.vit import VisionTransformer
 
 

@@ -29,7 +29,8 @@ from PIL import Image
 
 from media import read
 from media.spec import Grid, InputSpec, VideoSpec, VolumeSpec
-from models.bundle import Accuracy, Golden, GridEntry, Parity, Tolerance, write_bundle
+from models.bundle import write_bundle
+from models.manifest import Accuracy, Golden, GridEntry, Parity, Tolerance
 from models.spec import EncodingSpec
 from service.http.app import create_app
 from service.http.server import make_config

@@ -24,8 +24,9 @@ WEB = {"fastapi", "starlette", "uvicorn", "uvloop", "httptools"}
 ALLOWED = {
     "media": MEDIA,
     "models": {"numpy", "torch", "safetensors"},
-    "models/spec.py": set(),
-    "models/bundle.py": {"numpy", "pydantic"},
+    "models/spec.py": {"pydantic", "pydantic_core"},
+    "models/manifest.py": set(),
+    "models/bundle.py": set(),
     "training": {"numpy", "torch", "kornia", "jinja2", "matplotlib", "sklearn", "scipy", "rich",
                  "PIL", "safetensors", "tensorboard"},
     "export": {"numpy", "torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "rich", "PIL",

@@ -17,7 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.bundle import Golden, Manifest, read_bundle
+from models.bundle import read_bundle
+from models.manifest import Golden, Manifest
 from tests.helpers.containers import BUNDLE, Compose, Engine, free_port, readme_commands
 from tests.helpers.service_fixtures import ROOT, RawConnection, picture, wait_until
 

@@ -16,7 +16,7 @@ import yaml  # type: ignore[import-untyped]
 
 from media import read
 from media.spec import Grid, VideoSpec
-from models.bundle import Tolerance
+from models.manifest import Tolerance
 from service.engine.classify import rank
 from service.engine.decode.worker import ADDRESS_SPACE_BYTES
 from service.metrics import STAGES

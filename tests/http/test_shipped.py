@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle, read_bundle
+from tests.helpers.older_files import BUNDLE
 from tests.helpers.service_fixtures import ROOT, RunningServer, serving
 
 SHIPPED = ROOT / "bundles"
@@ -19,6 +21,18 @@ def server() -> Iterator[RunningServer]:
     """A server of all of them."""
     with serving(SHIPPED) as running:
         yield running
+
+
+def test_bundle_of_schema_1_answers_as_it_did(tmp_path: Path) -> None:
+    """A bundle that older code wrote is proven at start, and its goldens get their answers."""
+    bundle = read_bundle(shutil.copytree(BUNDLE, tmp_path / BUNDLE.name))
+    with serving(tmp_path) as running:
+        for golden in bundle.manifest.goldens:
+            for grid, logits in golden.logits.items():
+                found = post(running, bundle, golden.file, grid)
+                wanted = probabilities(logits)
+                given = [found[label] for label in bundle.manifest.labels]
+                np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-4)
 
 
 def probabilities(logits: tuple[float, ...]) -> np.ndarray:

@@ -13,17 +13,8 @@ import pytest
 
 from media.files import sha256_file
 from media.spec import InputSpec, SpecError
-from models.bundle import (
-    Accuracy,
-    Bundle,
-    BundleError,
-    Golden,
-    GridEntry,
-    Parity,
-    Tolerance,
-    read_bundle,
-    write_bundle,
-)
+from models.bundle import Bundle, BundleError, read_bundle, write_bundle
+from models.manifest import Accuracy, Golden, GridEntry, Parity, Tolerance
 from models.spec import EncodingSpec
 
 GRIDS = ("3x5", "4x2")
@@ -48,7 +39,7 @@ def fields(**changes: Any) -> dict[str, Any]:
         "modality": "image",
         "input": InputSpec(),
         "patch": (4, 6),
-        "encoding": EncodingSpec("liere", 8),
+        "encoding": EncodingSpec("liere", block=8),
         "labels": ("cat", "dog", "Ähre"),
         "precision": "fp32",
         "opset": 20,
@@ -194,12 +185,22 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown key": (lambda m: m.update(code="print()"), "unknown key 'code'"),
     "unknown inner key": (lambda m: m["grids"][0].update(x=1), r"grids\[0\]: unknown key 'x'"),
     "missing key": (lambda m: m.pop("opset"), "missing key 'opset'"),
-    "wrong schema": (lambda m: m.update(schema=2), "this reader knows 1, the bundle has 2"),
+    "newer schema": (
+        lambda m: m.update(schema=3),
+        r"manifest.json\.schema: this code reads 1 to 2, got 3, which newer code wrote: update",
+    ),
+    "no schema": (lambda m: m.pop("schema"), r"manifest.json\.schema: expected 1 to 2, got None"),
+    "wrong schema": (lambda m: m.update(schema="2"), r"schema: expected 1 to 2, got '2'"),
+    "place of a key": (
+        lambda m: m["input"]["mean"].__setitem__(1, "0.5"),
+        r"manifest\.json\.input\.mean\[1\]: expected float, got str '0\.5'",
+    ),
+    "encoding": (lambda m: m["encoding"].update(block=[8]), r"encoding\.block: expected a bool, "),
     "wrong type": (lambda m: m.update(opset="20"), "opset: expected int, got str"),
     "name": (lambda m: m.update(name="../tiny"), "name: expected"),
     "version": (lambda m: m.update(version=""), "version: expected"),
     "modality": (lambda m: m.update(modality="smell"), "modality: 'smell' is unknown"),
-    "input": (lambda m: m["input"].update(channels=2), "channels must be 1"),
+    "input": (lambda m: m["input"].update(channels=2), "json.input: channels must be 1"),
     "patch axes": (lambda m: m.update(patch=[4]), "patch: .* is not pixels per axis of image"),
     "patch size": (lambda m: m.update(patch=[4, 0]), "patch: .* is not pixels per axis of image"),
     "precision": (lambda m: m.update(precision="int8"), "precision: expected one of fp32, fp16"),

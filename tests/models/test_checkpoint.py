@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from media.files import sha256_file
-from media.spec import InputSpec
+from media.spec import InputSpec, to_json
 from models.checkpoint import (
     DESCRIPTION,
     WEIGHTS,
@@ -20,6 +21,7 @@ from models.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from models.encodings import complete
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
 
@@ -48,7 +50,8 @@ def test_checkpoint_reads_back_bit_for_bit(saved: tuple[Path, VisionTransformer]
     folder, model = saved
     loaded, description = load_checkpoint(folder)
     assert not loaded.training
-    assert (description.model, description.input, description.labels) == (SPEC, INPUT, LABELS)
+    whole = dataclasses.replace(SPEC, encoding=complete(SPEC.encoding))  # every option is said
+    assert (description.model, description.input, description.labels) == (whole, INPUT, LABELS)
     assert description.notes == {"step": 7, "config": {"seed": 3}}
     state = model.state_dict()
     assert state.keys() == loaded.state_dict().keys()
@@ -119,7 +122,17 @@ def test_checkpoint_with_a_missing_file_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 2}, "expected schema 1, got 2"),
+        (
+            {"schema": 3},
+            r"json\.schema: this code reads 1 to 2, got 3, which newer code wrote: update this",
+        ),
+        ({"schema": None}, r"json\.schema: expected 1 to 2, got None"),
+        ({"model": {"encoding": {"name": "rope"}}}, "unknown encoding 'rope'; known: absolute"),
+        ({"model": {"encoding": {"blok": 8}}}, "liere has no blok, got 8; its options: per_layer"),
+        (
+            {"model": {"encoding": {"block": "8"}}},
+            r"liere\.block: expected int, got str '8'",
+        ),
         ({"labels": ["cat", "dog"]}, "head has 3 classes, the description 2 labels"),
         ({"extra": 1}, "unknown key 'extra'"),
         ({"model": {"width": 31}}, "width 31 is not divisible"),
@@ -133,6 +146,16 @@ def test_description_that_does_not_fit_is_refused(
     edit(saved[0], **changes)
     with pytest.raises(CheckpointError, match=message):
         read_description(saved[0])
+
+
+def test_encoding_that_its_model_cannot_have_is_refused(
+    saved: tuple[Path, VisionTransformer],
+) -> None:
+    """What an encoding needs of its transformer is checked before any weight is read."""
+    spec = to_json(SPEC) | {"encoding": {"name": "liere", "block": 5}}
+    edit(saved[0], model=spec)
+    with pytest.raises(CheckpointError, match="liere: block must .* divide head_dim 16, got 5"):
+        load_checkpoint(saved[0])
 
 
 def test_description_that_is_cut_short_is_refused(saved: tuple[Path, VisionTransformer]) -> None:
@@ -152,7 +175,7 @@ def test_tensors_that_cannot_be_written_are_an_os_error(tmp_path: Path) -> None:
 def test_encoding_spec_decides_which_weights_there_are() -> None:
     """A checkpoint of absolute positions does not load into a model of rotations."""
     rotary = VisionTransformer(SPEC, INPUT).state_dict()
-    changed = ModelSpec(**{**vars(SPEC), "encoding": EncodingSpec("absolute", None)})
+    changed = ModelSpec(**{**vars(SPEC), "encoding": EncodingSpec("absolute")})
     assert set(VisionTransformer(changed, INPUT).state_dict()) ^ set(rotary) == {
         "encoding.entries",
         "encoding.table",

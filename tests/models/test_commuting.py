@@ -144,9 +144,9 @@ def axial_generator(axis: int, axes: int, side: int) -> Array:
 def of_one_head(encoding: Commuting, layer: int, head: int) -> list[Array]:
     """The generator [D, D] of each axis."""
     values = {name: p.detach().double().numpy() for name, p in encoding.named_parameters()}
-    side, axes = encoding.spec.head_dim, range(encoding.axes)
+    side, axes = encoding.shape.head_dim, range(encoding.axes)
     if isinstance(encoding, Masa):
-        basis = ORTHOGONAL[encoding.options["basis"]][1](values["numbers"][layer, head], side)
+        basis = ORTHOGONAL[encoding.options.basis][1](values["numbers"][layer, head], side)
         return [basis @ axial_generator(axis, len(axes), side) @ basis.T for axis in axes]
     if isinstance(encoding, StringCayley):
         before = cayley_by_definition(values["numbers"][layer, head], side)  # P
@@ -171,7 +171,7 @@ def circulant_block(numbers: Array, side: int) -> Array:
 
 def defined_generators(encoding: Commuting) -> Array:
     """[A, L, H, D, D]."""
-    layers, heads = range(encoding.spec.depth), range(encoding.spec.heads)
+    layers, heads = range(encoding.shape.layers), range(encoding.shape.heads)
     each = [[of_one_head(encoding, layer, head) for head in heads] for layer in layers]
     return np.moveaxis(np.array(each), 2, 0)
 
@@ -490,7 +490,7 @@ def test_comrope_that_starts_at_zero_learns(name: str) -> None:
         ("string_circulant_3", 2, "even block of at least 4.* got 3"),
         ("string_circulant_2", 2, "even block of at least 4.* got 2"),
         ("comrope_ld_3", 2, "even block.* got 3"),
-        ("comrope_ld_8:jitter=-1", 2, "jitter must be 0 or more, got -1"),
+        ("comrope_ld_8:jitter=-1", 2, "needs a jitter of at least 0, got -1"),
         ("comrope_ap_8", 2, "divisible by 2 axes, got 24 / 8; blocks that fit: 2, 4, 6, 12"),
         ("comrope_ap_12", 3, "divisible by 3 axes, got 24 / 12; blocks that fit: 2, 4, 8"),
     ],

@@ -6,6 +6,7 @@ A new row of ``ENCODINGS`` is tested without a line here: by its defaults, for o
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from media.spec import Grid, InputSpec, SpecError
+from media.spec import Grid, InputSpec, SpecError, from_json, to_json
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.encodings import ENCODINGS, Encoding, make_encoding, parse_encoding
-from models.encodings.base import COMMON, Rotary
+from models.encodings import (
+    ENCODINGS,
+    Encoding,
+    complete,
+    make_encoding,
+    options_help,
+    options_of,
+    parse_encoding,
+    short_name,
+)
+from models.encodings.base import Options, Rotary
 from models.rotations.apply import Rotations
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
@@ -81,12 +91,12 @@ def make_model(name: str, grid: tuple[int, ...], **changes: Any) -> VisionTransf
 def full(encoding: Encoding, positions: Tensor) -> Tensor:
     """Float64 rotations of whole heads, [L or 1, T, H or 1, D, D]."""
     rotations = encoding.rotations(positions, torch.float64)
-    return full_rotations(rotations, encoding.spec.head_dim).detach()
+    return full_rotations(rotations, encoding.shape.head_dim).detach()
 
 
 def some_positions(encoding: Encoding, count: int = 6) -> Tensor:
     """Anywhere in the range that the training grid spans, and around it: [count, A]."""
-    spanned = encoding.positions(encoding.spec.training_grid)  # [T, A]
+    spanned = encoding.positions(encoding.shape.grid)  # [T, A]
     low, high = spanned.amin(0), spanned.amax(0)
     drawn = torch.rand(count, len(low), dtype=torch.float64, generator=seeded())
     return low - 0.5 + (high - low + 1) * drawn
@@ -128,7 +138,7 @@ def exponentials(encoding: Encoding, positions: Tensor) -> Tensor:
     generators = encoding.generators(torch.float64).detach()  # [A, L, H, N, K, K]
     exponents = torch.einsum("ta,alhnij->lthnij", positions, generators)
     blocks = torch.from_numpy(np.asarray(scipy.linalg.expm(exponents.numpy())))
-    return diagonal(blocks, encoding.spec.head_dim)
+    return diagonal(blocks, encoding.shape.head_dim)
 
 
 def spherical_exponentials(encoding: Any, positions: Tensor) -> Tensor:
@@ -144,7 +154,7 @@ def spherical_exponentials(encoding: Any, positions: Tensor) -> Tensor:
         angles = torch.einsum("t,lhn->lthn", coordinates[coordinate], table[coordinate])
         exponents = angles[..., None, None] * generator
         product = product @ torch.from_numpy(np.asarray(scipy.linalg.expm(exponents.numpy())))
-    return diagonal(product, encoding.spec.head_dim)
+    return diagonal(product, encoding.shape.head_dim)
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
@@ -286,7 +296,7 @@ class Scalar(nn.Module):
             value = self.encoding.token_offset(self.grid)
             assert value is not None
         else:
-            value = full_rotations(rotations, self.encoding.spec.head_dim)
+            value = full_rotations(rotations, self.encoding.shape.head_dim)
         weights = torch.randn(value.shape, dtype=torch.float64, generator=seeded())
         return (weights * value).sum()
 
@@ -482,14 +492,40 @@ def test_encodings_share_what_their_spec_says(name: str, grid: tuple[int, ...]) 
 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_options_of_other_encodings_are_refused(name: str) -> None:
-    """Every field of EncodingSpec is an option that the encoding lists, or an error."""
-    fields = [field.name for field in dataclasses.fields(EncodingSpec)]
-    assert {*FOREIGN, *COMMON} == set(fields)
-    for option in sorted(set(FOREIGN) - set(ENCODINGS[name].OPTIONS)):
-        encoding = dataclasses.replace(EncodingSpec(name), **{option: FOREIGN[option]})
+    """What is not beside an encoding's class is named, with what it can be told."""
+    own = {field.name for field in dataclasses.fields(ENCODINGS[name].OPTIONS)}
+    for option in sorted(set(FOREIGN) - own):
+        encoding = EncodingSpec(name, **{option: FOREIGN[option]})
         spec = dataclasses.replace(spec_of(name, (3, 5)), encoding=encoding)
-        with pytest.raises(SpecError, match=f"{name} has no {option}, got .*its options"):
+        known = f"{name} has no {option}, got .*its options: per_layer, per_head"
+        with pytest.raises(SpecError, match=known):
             make_encoding(spec)
+
+
+def test_every_option_has_a_default_and_says_what_it_is() -> None:
+    """--help tells each one with its default, and each has a value that others must refuse."""
+    told = " ".join(options_help().split())
+    for name, encoding in ENCODINGS.items():
+        assert f" {name} " in f" {told}"
+        for field in dataclasses.fields(encoding.OPTIONS):
+            assert field.default is not dataclasses.MISSING
+            assert f": {field.metadata['meaning']}" in told
+            assert field.name in {*FOREIGN, *vars(Options())}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_encoding_survives_schema_2(name: str) -> None:
+    """Flat in JSON, and back: what was said, and the same encoding with every option said."""
+    spec = parse_encoding(name)
+    data = json.loads(json.dumps(to_json(spec)))
+    assert data == {"name": spec.name, **spec.options}
+    assert from_json(EncodingSpec, data, "encoding") == spec
+    whole = complete(spec)
+    told = {key for key, value in vars(options_of(spec)).items() if value is not None}
+    assert set(whole.options) == told
+    assert from_json(EncodingSpec, to_json(whole), "encoding") == whole
+    assert short_name(whole) == short_name(spec)
+    assert complete(parse_encoding(short_name(spec))) == whole
 
 
 @pytest.mark.parametrize("grid", GRIDS)

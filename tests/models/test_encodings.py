@@ -28,7 +28,7 @@ def model_spec(grid: tuple[int, ...], encoding: EncodingSpec, **changes: Any) ->
 
 def make_liere(grid: tuple[int, ...], block: int | None = 8, **changes: Any) -> Liere:
     torch.manual_seed(0)
-    encoding = make_encoding(model_spec(grid, EncodingSpec("liere", block, **changes)))
+    encoding = make_encoding(model_spec(grid, EncodingSpec("liere", block=block, **changes)))
     assert isinstance(encoding, Liere)
     return encoding
 
@@ -50,11 +50,21 @@ def test_encodings_know_the_names_that_specs_use() -> None:
 @pytest.mark.parametrize(
     ("encoding", "message"),
     [
-        (EncodingSpec("absolute", 8), "absolute has no block, got 8; its options: none"),
-        (EncodingSpec("liere", base=10.0), "liere has no base, got 10.0; its options: block"),
-        (EncodingSpec("axial_rope", base=0.5), "axial_rope needs a base of at least 1, got 0.5"),
+        (EncodingSpec("absolute", block=8), "absolute has no block, got 8; its options: per_"),
+        (EncodingSpec("liere", base=10.0), "liere has no base, got 10.0; its options: per_.*block"),
+        (EncodingSpec("axial_rope", base=0.5), "axial_rope: needs a base of at least 1, got 0.5"),
         (EncodingSpec("dinov3_rope", rescale=0.5), "needs a rescale of at least 1, got 0.5"),
         (EncodingSpec("dinov3_rope", shift=-1.0), "needs a shift of at least 0, got -1.0"),
+        (EncodingSpec("liere", block=7), "liere: block must .* divide head_dim 24, got 7"),
+        (EncodingSpec("liere", block=1), "block must be at least 2"),
+        (EncodingSpec("liere", block=8.0), r"liere.block: expected int, got float 8\.0"),
+        (EncodingSpec("liere", block=True), "liere.block: expected int, got bool True"),
+        (EncodingSpec("axial_rope", base=True), "axial_rope.base: expected float, got bool"),
+        (EncodingSpec("masa", factors=4), "masa: basis cayley has no factors, got 4"),
+        (
+            EncodingSpec("masa", basis="qr"),
+            "masa.basis: expected one of cayley, exponential, givens, householder, got 'qr'",
+        ),
     ],
 )
 def test_encodings_refuse_options_that_are_not_theirs(
@@ -103,8 +113,8 @@ def test_published_axial_names_the_heads_that_its_turns_cannot_be_dealt_to() -> 
     ("text", "encoding"),
     [
         ("absolute", EncodingSpec("absolute")),
-        ("liere_16", EncodingSpec("liere", 16)),
-        ("liere_8:per_head=false", EncodingSpec("liere", 8, per_head=False)),
+        ("liere_16", EncodingSpec("liere", block=16)),
+        ("liere_8:per_head=false", EncodingSpec("liere", block=8, per_head=False)),
         ("axial_rope:base=100", EncodingSpec("axial_rope", base=100.0)),
         ("rope_1d", EncodingSpec("rope_1d")),
         (
@@ -251,7 +261,7 @@ def test_liere_turns_tokens_differently_along_each_axis() -> None:
 
 def test_absolute_adds_its_table_at_the_training_grid() -> None:
     """At the grid of the training the learned table is added as it is."""
-    encoding = make_encoding(model_spec((3, 5), EncodingSpec("absolute", None)))
+    encoding = make_encoding(model_spec((3, 5), EncodingSpec("absolute")))
     assert encoding.token_offset(Grid((3, 5))) is next(encoding.parameters())
     assert encoding.rotations(encoding.positions(Grid((3, 5)))) is None
 
@@ -262,7 +272,7 @@ def test_absolute_interpolates_along_the_right_axes(grid: tuple[int, ...]) -> No
 
     Pixel centres at (i + 1/2) / side make a linear ramp resize to a ramp, away from the borders.
     """
-    encoding = make_encoding(model_spec(grid, EncodingSpec("absolute", None)))
+    encoding = make_encoding(model_spec(grid, EncodingSpec("absolute")))
     (table,) = encoding.parameters()
     centres = lattice([(torch.arange(side) + 0.5) / side for side in grid])  # [T, A]
     with torch.no_grad():

@@ -23,6 +23,7 @@ from models.pretrained.lightning_liere.__main__ import main
 from models.pretrained.lightning_liere.make import import_published
 from models.pretrained.lightning_liere.spec import Mode, Options
 from models.rotations.skew import skew
+from models.spec import EncodingSpec
 from models.vit import VisionTransformer
 from tests.helpers.published_models import (
     LABELS,
@@ -125,7 +126,7 @@ def test_published_axial_deals_the_published_turns_out(published_dir: Path, tmp_
     theirs = case.answers["rotations"][0]  # [S, P, 2, 2]
     torch.testing.assert_close(ours[:, :, :16].flatten(1, 2), theirs, rtol=0, atol=1e-6)
     assert torch.equal(ours[:, :, 16:], torch.eye(2).expand(37, 2, 16, 2, 2))
-    plain = dataclasses.replace(model.spec.encoding, per_head=False)
+    plain = EncodingSpec("published_axial", per_head=False)
     whole = make_encoding(dataclasses.replace(model.spec, encoding=plain))
     table = blocks_of(whole.rotations(whole.positions(Grid(case.grid))))[0, :, 0]
     torch.testing.assert_close(table, theirs[1:], rtol=0, atol=1e-6)
@@ -140,8 +141,7 @@ def test_generator_gradients_equal_the_published_ones(
     model, _ = load_imported(tmp_path, case)
     logits = model(255 * case.answers["input"].movedim(1, -1))
     entries = gradient(logits, dict(model.named_parameters())["encoding.entries"])
-    block = model.spec.encoding.block
-    assert block is not None
+    block = model.spec.encoding.options["block"]
     ours = skew(entries[:, 0].flatten(1, 2), block).triu()  # [A, H N, K, K]
     theirs = case.answers["generator_grad"][:, 0].triu(1)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
@@ -197,8 +197,8 @@ def test_shared_generators_are_the_same_in_both_modes(
     case = open_case(published_dir, "liere8_shared_2d")
     model, described = load_imported(tmp_path, case, mode=mode)
     check_same(model(255 * case.answers["input"].movedim(1, -1)), case.answers["logits"], mode)
-    encoding = described.model.encoding
-    assert (encoding.per_layer, encoding.per_head, encoding.block) == (False, False, 8)
+    options = described.model.encoding.options
+    assert (options["per_layer"], options["per_head"], options["block"]) == (False, False, 8)
 
 
 # --- what the file says, and what must be told ----------------------------------------------
@@ -217,8 +217,9 @@ def test_weights_tell_the_architecture(tmp_path: Path, case: Case) -> None:
     assert (model.width, model.depth, model.heads, model.mlp_dim) == (128, 2, 2, 64)
     assert (model.channels, model.classes, model.pool) == (3, 10, "class")
     assert (model.grid, model.patch) == ((3, 5), (4, 4))
-    assert (encoding.name, encoding.block, encoding.position_rule) == ("liere", 8, "published")
-    assert (encoding.per_layer, encoding.per_head) == (False, True)
+    assert encoding == EncodingSpec(
+        "liere", block=8, per_layer=False, per_head=True, position_rule="published"
+    )
     assert described.input.modality == "image"
     assert described.input.mean == (0.4914, 0.4822, 0.4465)
     assert described.notes["step"] == 39200
@@ -249,7 +250,7 @@ def test_constant_step_may_be_asked_for(tmp_path: Path, case: Case) -> None:
     """Then larger inputs keep the trained spacing, and the answers differ from the published."""
     inputs = torch.rand(2, 3, *LARGER[2])
     model, described = load_imported(tmp_path, case, position_rule="constant-step")
-    assert described.model.encoding.position_rule == "constant-step"
+    assert described.model.encoding.options["position_rule"] == "constant-step"
     positions = model.encoding.positions(Grid((5, 6)))
     assert positions[-1].tolist() == [2.0, 1.25]
     apart = (answers(model, inputs)[0] - independent(case, inputs)).abs().max()
@@ -275,7 +276,7 @@ def test_command_imports_a_file(tmp_path: Path, capsys: Chatter, case: Case) -> 
     assert "liere, 10 classes, grid 3x5, mode intended" in capsys.readouterr().out
     _, described = load_checkpoint(tmp_path / "out")
     assert described.labels == LABELS
-    assert described.model.encoding.per_layer
+    assert described.model.encoding.options["per_layer"]
     assert described.notes["imported"]["mode"] == "intended"
 
 

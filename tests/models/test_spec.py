@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from media.spec import Grid, InputSpec, SpecError, from_json, read_json, to_json
+from media.spec import Grid, InputSpec, SpecError, VideoSpec, from_json, read_json, to_json
 from models.spec import EncodingSpec, ModelSpec
 
 
@@ -53,8 +53,6 @@ def test_grid_counts_pixels_per_axis() -> None:
     ("changes", "message"),
     [
         ({"width": 100, "heads": 3}, "width 100 is not divisible by heads 3"),
-        ({"encoding": EncodingSpec("liere", 7)}, "divide head_dim 64, got 7"),
-        ({"encoding": EncodingSpec("liere", 1)}, "at least 2"),
         ({"patch": (4,)}, "same axes"),
         ({"grid": (8, 0)}, "at least one token"),
         ({"patch": (4, 0)}, "at least one pixel"),
@@ -90,7 +88,7 @@ def test_specs_survive_json() -> None:
     """Every field of a model and an input reads back as it was, tuples as tuples."""
     model = ModelSpec(patch=(4, 2), grid=(3, 5), pool="class", dropout=0.25, classes=7)
     assert from_json(ModelSpec, json.loads(json.dumps(to_json(model))), "model") == model
-    absolute = dataclasses.replace(model, encoding=EncodingSpec("absolute", None))
+    absolute = dataclasses.replace(model, encoding=EncodingSpec("absolute"))
     assert from_json(ModelSpec, to_json(absolute), "model") == absolute
     grey = InputSpec(channels=1, mean=(0.1,), std=(0.2,), fit="stretch")
     assert from_json(InputSpec, to_json(grey), "input") == grey
@@ -105,17 +103,23 @@ class Sample:
     word: Literal["a", "b"]
     pair: tuple[int, ...]
     table: dict[str, float]
-    inner: EncodingSpec
+    inner: VideoSpec
+    encoding: EncodingSpec
     maybe: int | None = None
+    other: VideoSpec | None = None
 
 
-GOOD = {"whole": 1, "real": 2, "word": "a", "pair": [1, 2], "table": {"x": 1}, "inner": {}}
+GOOD = {
+    "whole": 1, "real": 2, "word": "a", "pair": [1, 2], "table": {"x": 1}, "inner": {},
+    "encoding": {"block": 8, "base": None},
+}  # fmt: skip
 
 
 def test_json_fills_what_has_a_default() -> None:
     """Whole numbers serve as real ones, and only fields with a default may be missing."""
     sample = from_json(Sample, GOOD, "doc")
-    assert sample == Sample(1, 2.0, "a", (1, 2), {"x": 1.0}, EncodingSpec())
+    spec = EncodingSpec(block=8)
+    assert sample == Sample(1, 2.0, "a", (1, 2), {"x": 1.0}, VideoSpec(), spec)
     assert isinstance(sample.real, float)
     assert isinstance(sample.table["x"], float)
 
@@ -123,7 +127,7 @@ def test_json_fills_what_has_a_default() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"extra": 1}, r"doc: unknown key 'extra'; known: inner, maybe"),
+        ({"extra": 1}, r"doc: unknown key 'extra'; known: encoding, inner, maybe"),
         ({"whole": 1.5}, r"doc\.whole: expected int, got float 1\.5"),
         ({"whole": True}, r"doc\.whole: expected int, got bool True"),
         ({"whole": None}, r"doc\.whole: expected int, got NoneType"),
@@ -137,7 +141,20 @@ def test_json_fills_what_has_a_default() -> None:
         ({"pair": [1, "2"]}, r"doc\.pair\[1\]: expected int, got str"),
         ({"table": []}, r"doc\.table: expected an object, got list"),
         ({"table": {"x": "1"}}, r"doc\.table\.x: expected float, got str"),
-        ({"inner": {"blok": 8}}, r"doc\.inner: unknown key 'blok'"),
+        ({"inner": {"view": 8}}, r"doc\.inner: unknown key 'view'; known: stride, views"),
+        ({"inner": {"views": 0}}, r"doc\.inner: video\.views must be from 1 to 8, got 0"),
+        ({"other": {"views": "2"}}, r"doc\.other\.views: expected int, got str '2'"),
+        ({"other": {"view": 2}}, r"doc\.other: unknown key 'view'; known: stride, views"),
+        ({"encoding": {"name": 5}}, r"doc\.encoding\.name: expected str, got int 5"),
+        (
+            {"encoding": {"block": [8]}},
+            r"doc\.encoding\.block: expected a bool, a number, a str or null, got list \[8\]",
+        ),
+        ({"encoding": {"x": float("inf")}}, r"doc\.encoding\.x: expected a finite number, got inf"),
+        ({"encoding": [1]}, r"doc\.encoding: expected an object, got list \[1\]"),
+        ({"word": "b" * 999}, r"doc\.word: expected one of a, b, got '.{,40}'$"),
+        ({"table": {"y": "\ud800"}}, r"doc: Invalid JSON"),
+        ({"whole": 1.5, "wole": 1}, r"doc: unknown key 'wole'"),
         ({"inner": 5}, r"doc\.inner: expected an object, got int"),
         ({"maybe": "x"}, r"doc\.maybe: expected int, got str"),
     ],
@@ -163,3 +180,26 @@ def test_read_json_refuses_what_is_not_json(tmp_path: Path, data: bytes) -> None
     path.write_bytes(data)
     with pytest.raises(SpecError, match=r"doc\.json: not valid JSON"):
         read_json(path)
+
+
+def test_encodings_are_compared_and_hashed_by_what_they_say() -> None:
+    """The order of options and those left to the encoding make no difference; values do."""
+    spec = EncodingSpec("masa", basis="givens", factors=8)
+    other = EncodingSpec("masa", factors=8, basis="givens", base=None)
+    assert spec == other
+    assert hash(spec) == hash(other)
+    assert spec != EncodingSpec("masa", factors=9, basis="givens")
+    with pytest.raises(ValueError, match="frozen"):
+        spec.name = "liere"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("value", [float("nan"), Path("x"), {1, 2}])
+def test_what_is_not_json_is_not_written(value: Any) -> None:
+    """Neither numbers that JSON has not nor objects that only Python has reach a file."""
+    with pytest.raises((ValueError, TypeError), match="JSON"):
+        to_json(Holder(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    value: Any

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from media.spec import Grid, InputSpec, SpecError
+from models.encodings import short_name
 from models.encodings.liere import Liere
 from models.rotations.apply import Rotations
 from models.spec import EncodingSpec, ModelSpec
@@ -20,10 +21,15 @@ from tests.helpers.rotation_matrices import diagonal
 
 #: Patch and grid of one, two and three axes, no two sides alike.
 SHAPES = {1: ((3,), (6,)), 2: ((2, 3), (4, 3)), 3: ((2, 3, 1), (2, 3, 4))}
-LIERE, ABSOLUTE = EncodingSpec("liere", 8), EncodingSpec("absolute")
+LIERE, ABSOLUTE = EncodingSpec("liere", block=8), EncodingSpec("absolute")
 AXIAL = EncodingSpec("axial_rope", base=100.0)
 #: Pairs of channels, blocks of two, larger blocks, shared by heads and layers or not.
-ORACLES = (AXIAL, EncodingSpec("liere", 2), LIERE, EncodingSpec("liere", 16, False, False))
+ORACLES = (
+    AXIAL,
+    EncodingSpec("liere", block=2),
+    LIERE,
+    EncodingSpec("liere", block=16, per_layer=False, per_head=False),
+)
 
 
 def make_model(axes: int = 2, **changes: Any) -> VisionTransformer:
@@ -110,7 +116,7 @@ def test_model_takes_float_pixels_of_the_same_values() -> None:
 
 @pytest.mark.parametrize("axes", SHAPES)
 @pytest.mark.parametrize("query_key_norm", [False, True])
-@pytest.mark.parametrize("encoding", ORACLES, ids=lambda spec: f"{spec.name}_{spec.block}")
+@pytest.mark.parametrize("encoding", ORACLES, ids=short_name)
 def test_model_equals_a_plain_forward_pass(
     axes: int, query_key_norm: bool, encoding: EncodingSpec
 ) -> None:
@@ -200,7 +206,7 @@ def test_class_token_is_never_rotated() -> None:
     assert (table[:, 2:] - torch.eye(8)).abs().amax((0, 2, 3, 4, 5)).min().item() > 0.1
 
 
-@pytest.mark.parametrize("encoding", [AXIAL, EncodingSpec("liere", 2)])
+@pytest.mark.parametrize("encoding", [AXIAL, EncodingSpec("liere", block=2)])
 def test_class_token_is_turned_by_no_angle(encoding: EncodingSpec) -> None:
     """Where pairs turn, its row is cosine 1 and sine 0; every patch but the first has another."""
     turns = encode(make_model(2, pool="class", encoding=encoding), Grid((5, 2))).turns
@@ -239,7 +245,7 @@ DTYPES = (torch.float64, torch.float32)
 @pytest.mark.parametrize("per_layer", [True, False])
 def test_layers_use_their_own_rotations(per_layer: bool) -> None:
     """Layer i takes row i of the table; a table of one row serves them all."""
-    model = make_model(2, encoding=EncodingSpec("liere", 8, per_layer=per_layer))
+    model = make_model(2, encoding=EncodingSpec("liere", block=8, per_layer=per_layer))
     rotations = encode(model, model.spec.training_grid)
     assert len(rotations.blocks) == (2 if per_layer else 1)
     for layer, row in enumerate(rotations.by_layer(2)):
@@ -261,7 +267,7 @@ def test_rotations_stay_float32_under_autocast() -> None:
     torch.testing.assert_close(logits, model(make_pixels(model)), rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("encoding", [AXIAL, EncodingSpec("liere", 2), LIERE])
+@pytest.mark.parametrize("encoding", [AXIAL, EncodingSpec("liere", block=2), LIERE])
 def test_bfloat16_training_has_the_gradients_of_float32(encoding: EncodingSpec) -> None:
     """Under autocast every parameter's gradient points where it points in float32."""
     gradients = []

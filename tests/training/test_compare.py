@@ -380,7 +380,7 @@ def test_other_data_are_refused(
     ("settings", "options", "message"),
     [
         ([], {"encodings": "absolute,rope"}, "--encodings rope: unknown encoding 'rope'; known: "),
-        ([], {"encodings": "liere_5"}, "--encodings liere_5: block must .*divide head_dim 16"),
+        ([], {"encodings": "liere_5"}, "--encodings liere_5: liere: block .*divide head_dim 16"),
         ([], {"encodings": "absolute,absolute"}, "--encodings: expected each one once"),
         (["seed=3"], {}, "--set seed=3: .*expected --encodings and --seeds for these"),
         (["model.encoding.block=4"], {}, "--set model.encoding.block=4: .*expected --encodings"),
@@ -422,7 +422,10 @@ def test_options_of_an_encoding_stay_with_it() -> None:
         "absolute", "masa:basis=givens,factors=8", "liere_8", "axial_rope:base=100"
     ]  # fmt: skip
     assert split_names("liere:block=8") == ["liere_8"]
-    for twice in ("liere_8,liere_8", "liere_8,liere:block=8"):
+    assert split_names("liere,masa:base=100,masa:factors=8,basis=givens,base=100") == [
+        "liere_8", "masa", "masa:basis=givens,factors=8"
+    ]  # fmt: skip
+    for twice in ("liere_8,liere_8", "liere_8,liere:block=8", "liere,liere_8"):
         with pytest.raises(SpecError, match=f"expected each one once, got {twice}"):
             split_names(twice)
 

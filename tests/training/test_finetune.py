@@ -14,6 +14,7 @@ import torch
 
 from media.spec import Grid, InputSpec, SpecError
 from models.checkpoint import load_checkpoint, read_description, save_checkpoint
+from models.encodings import complete
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import DropPath, VisionTransformer
 from tests.helpers import training_runs
@@ -35,12 +36,12 @@ LABELS = ("cat", "dog", "eel")
 INPUT = InputSpec(mean=(0.4, 0.5, 0.6), fit="stretch")
 SPEC = ModelSpec(
     patch=(2, 3), grid=(4, 3), classes=3, width=24, depth=3, heads=2, mlp_dim=20,
-    pool="class", encoding=EncodingSpec("liere", 4),
+    pool="class", encoding=EncodingSpec("liere", block=4),
 )  # fmt: skip
 ENCODINGS = [
-    EncodingSpec("liere", 4),
-    EncodingSpec("liere", 6, per_layer=False, position_rule="published"),
-    EncodingSpec("absolute", None),
+    EncodingSpec("liere", block=4),
+    EncodingSpec("liere", block=6, per_layer=False, position_rule="published"),
+    EncodingSpec("absolute"),
 ]
 
 
@@ -126,7 +127,7 @@ def test_head_is_kept_where_the_labels_are_the_same(
         ({"width": 48}, "model.width: expected 24, got 48"),
         ({"depth": 2}, "model.depth: expected 3, got 2"),
         ({"patch": (3, 3)}, r"model.patch: expected \(2, 3\), got \(3, 3\)"),
-        ({"encoding": EncodingSpec("absolute", None)}, "'name': 'liere'.*got .*'absolute'"),
+        ({"encoding": EncodingSpec("absolute")}, "model.encoding: expected liere_4, got absolute"),
         ({"pool": "mean"}, "model.pool: expected class, got mean"),
     ],
 )
@@ -153,7 +154,8 @@ def test_checkpoint_gives_the_model_and_the_preset_the_recipe(checkpoint: Path) 
     )
     config = recipe_for(preset, checkpoint)
     assert config.input == INPUT
-    assert config.model == dataclasses.replace(SPEC, classes=0, drop_path=0.3, dropout=0.1)
+    whole = dataclasses.replace(SPEC, encoding=complete(SPEC.encoding))
+    assert config.model == dataclasses.replace(whole, classes=0, drop_path=0.3, dropout=0.1)
     assert (config.epochs, config.init_from) == (3, str(checkpoint))
     assert override(config, ["model.grid=[6,7]"]).model.grid == (6, 7)
 

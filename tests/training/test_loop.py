@@ -23,7 +23,7 @@ from training.step import Setup, make_batch, train_step
 
 SPEC = ModelSpec(
     patch=(2, 3), grid=(4, 3), classes=3, width=24, depth=2, heads=2, mlp_dim=20,
-    encoding=EncodingSpec("liere", 4),
+    encoding=EncodingSpec("liere", block=4),
 )  # fmt: skip
 PLAIN = Augment(crop_padding=1, flip=True)
 SAMPLES = np.arange(12)
@@ -53,7 +53,7 @@ def gradients_of(setup: Setup) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
-@pytest.mark.parametrize("encoding", [EncodingSpec("liere", 4), EncodingSpec("absolute", None)])
+@pytest.mark.parametrize("encoding", [EncodingSpec("liere", block=4), EncodingSpec("absolute")])
 @pytest.mark.parametrize(
     "changes",
     [{}, {"class_weights": "balanced"}, {"augment": Augment(mixup=0.5, cutmix=1.0, colour=0.2)}],

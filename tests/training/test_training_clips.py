@@ -43,7 +43,7 @@ SCANS = InputSpec(
 )  # fmt: skip
 SPEC = ModelSpec(
     patch=(2, 2, 3), grid=(2, 4, 3), classes=3, width=24, depth=1, heads=2, mlp_dim=20,
-    encoding=EncodingSpec("liere", 4, per_layer=False),
+    encoding=EncodingSpec("liere", block=4, per_layer=False),
 )  # fmt: skip
 ITEMS, SIZE = 20, (4, 8, 9)
 

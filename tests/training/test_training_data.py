@@ -19,7 +19,7 @@ from training.data import describe, open_data, prepare, with_classes
 from training.progress import Progress
 
 MODEL = ModelSpec(
-    patch=(3, 4), grid=(4, 6), classes=0, width=8, heads=1, encoding=EncodingSpec("absolute", None)
+    patch=(3, 4), grid=(4, 6), classes=0, width=8, heads=1, encoding=EncodingSpec("absolute")
 )
 
 

@@ -27,7 +27,7 @@ from rich.console import Console
 from media.dataset import split_sha256
 from media.sources import SPLITS, Source
 from media.spec import SpecError
-from models.encodings import ENCODINGS, parse_encoding, short_name
+from models.encodings import options_help, parse_encoding, short_name
 from models.spec import EncodingSpec
 from models.vit import VisionTransformer
 from training import data
@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training compare",
         description=__doc__,
-        epilog=f"encodings: {', '.join(sorted(ENCODINGS))}\npresets and settings: "
+        epilog=f"encodings and their options:\n{options_help()}\npresets and settings: "
         "python -m training --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -27,13 +27,13 @@ from typing import Any
 
 from media.files import write_atomic
 from media.spec import SpecError, from_json, read_json, to_json
-from models.encodings import parse_encoding
-from models.spec import EncodingSpec
+from models.encodings import parse_encoding, short_name
+from models.spec import EncodingSpec, encoding_from_schema_1, of_known_schema
 from training.config import TrainConfig
 from training.settings import differences
 
 RECIPE, MEASURED, LOCKS = "compare.json", "measured.json", ".locks"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,9 @@ def join(root: Path, recipe: Recipe, encodings: Sequence[str], seeds: Sequence[i
                     f"{root} holds a comparison with other values of: {', '.join(changed)}; "
                     "choose another folder"
                 )
-            encodings = list(dict.fromkeys((*old.encodings, *encodings)))
+            known = {short_name(parse_encoding(name)) for name in old.encodings}
+            new = [name for name in encodings if name not in known]
+            encodings = [*old.encodings, *new]
             seeds = sorted({*old.seeds, *seeds})
         joined = Comparison(root, recipe, tuple(encodings), tuple(seeds))
         content = {
@@ -161,9 +163,10 @@ def load(root: Path) -> Comparison:
     path = root / RECIPE
     if not path.is_file():
         raise FileNotFoundError(f"{root} holds no comparison: expected {RECIPE}")
-    data = read_json(path)
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise SpecError(f"{path}: expected schema {SCHEMA}")
+    data = of_known_schema(read_json(path), SCHEMA, RECIPE)
+    if data["schema"] == 1:
+        where = ("recipe", "config", "model", "encoding")
+        data = encoding_from_schema_1(data, *where) | {"schema": 2}
     stored = from_json(_Stored, data, RECIPE)
     return Comparison(root, stored.recipe, stored.encodings, stored.seeds)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from media.spec import Grid, InputSpec, SpecError, VideoSpec, VolumeSpec
 from models.checkpoint import CheckpointError
+from models.encodings.base import check_block
 from models.pretrained.lightning_liere.file import Published
 from models.pretrained.lightning_liere.weights import ENDS, GENERATORS, TABLE, check_names
 from models.spec import EncodingSpec, ModelSpec
@@ -186,7 +187,7 @@ def encoding_spec(weights: dict[str, Tensor], spec: ModelSpec, options: Options)
     _, layers, rows, block, columns = shape
     if block != columns:
         raise CheckpointError(f"{GENERATORS}: expected square matrices, got {block} by {columns}")
-    spec.check_block(block)
+    check_block(block, spec.head_dim)
     blocks = spec.head_dim // block
     if layers not in (1, spec.depth) or rows not in (blocks, spec.heads * blocks):
         raise CheckpointError(
@@ -195,7 +196,11 @@ def encoding_spec(weights: dict[str, Tensor], spec: ModelSpec, options: Options)
         )
     per_layer = options.mode == "intended" and layers > 1
     return EncodingSpec(
-        "liere", block, per_layer, rows > blocks, position_rule=options.position_rule
+        "liere",
+        block=block,
+        per_layer=per_layer,
+        per_head=rows > blocks,
+        position_rule=options.position_rule,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from media.spec import InputSpec
 from models.checkpoint import CheckpointError
+from models.encodings import options_of
 from models.pretrained.lightning_liere.file import CLASS_TOKEN, first
 from models.spec import ModelSpec
 from models.vit import VisionTransformer
@@ -100,9 +101,10 @@ def generator_entries(raw: Tensor, spec: ModelSpec) -> Tensor:
     """
     if raw.tril().any() and not raw.diagonal(dim1=-2, dim2=-1).any():
         check_skew(raw)
-    own = raw if spec.encoding.per_layer else raw[:, :1]
+    options = options_of(spec.encoding)
+    own = raw if options.per_layer else raw[:, :1]
     rows, columns = torch.triu_indices(raw.shape[-1], raw.shape[-1], offset=1)
-    heads = spec.heads if spec.encoding.per_head else 1
+    heads = spec.heads if options.per_head else 1
     return own[..., rows, columns].unflatten(2, (heads, -1))
 
 
