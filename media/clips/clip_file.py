@@ -14,49 +14,47 @@ from fractions import Fraction
 from typing import NoReturn
 
 import av
-from av.codec.context import Flags, ThreadType
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from media.clips.clip_clock import Clock
+from media.clips.clip_codecs import (
+    DECODER_LIMIT,
+    DECODERS,
+    MAX_PIXELS,
+    coded_aspect,
+    decoder_of,
+    has_alpha,
+)
 from media.clips.clip_types import STREAMED, check_whole, demuxer_of
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 
 MAX_BYTES = 100 * 2**20
 MAX_SECONDS = 60
-MAX_PIXELS = 8_300_000  # of a frame; 3840x2160 has 8,294,400
 MAX_STREAMS = 16
 MAX_PACKETS = 100_000  # looked at; ``clip_decode`` says how many may be decoded
 
-#: Codec -> its decoder. No other is ever opened, not even to look at a stream's headers.
-DECODERS = {
-    "h264": "h264",
-    "hevc": "hevc",
-    "vp8": "vp8",
-    "vp9": "vp9",
-    "av1": "libdav1d",
-    "mpeg1video": "mpeg1video",
-    "mpeg2video": "mpeg2video",
-    "mpeg4": "mpeg4",
-    "mjpeg": "mjpeg",
-    "gif": "gif",
-}
-#: A decoder rounds sizes up before it compares them; shown frames are checked to the pixel.
-DECODER_LIMIT = {"max_pixels": str(2 * MAX_PIXELS)}
 #: FFmpeg decodes frames to learn what headers do not tell it; those of QuickTime tell enough.
 PROBING = {"mov": {"skip_frame": "all"}}
-#: Faults end the decoding: a frame that had to be made up is never handed out.
-STRICT = {"err_detect": "explode"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Coded:
-    """A packet, and the tick at which its frame begins to be shown."""
+    """A packet, and what is known of it.
+
+    Attributes:
+        start: the tick at which its frame begins to be shown.
+        part: of the clip; each begins with a key frame and refers to nothing before it.
+        damaged: bytes are missing: cut off, or lost on the way.
+    """
 
     packet: Packet[VideoStream]
     start: int
+    part: int
+    damaged: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +64,19 @@ class Clip:
     Attributes:
         demuxer: a key of ``SIGNATURES``.
         codec: a key of ``DECODERS``.
-        decoder: not open yet; one thread, and the same pixels on every processor.
+        decoder: not open yet.
+        alpha: whether its frames come with an alpha channel that every packet adds to.
         packets: in the order of decoding, from the first key frame on.
         starts: when each frame begins to be shown, rising, in ticks.
         duration: seconds from there to the end of the last.
         tick: seconds.
-        pixel_aspect: width of a pixel over its height.
+        pixel_aspect: width of a pixel over its height; where the file says nothing, its codec does.
     """
 
     demuxer: str
     codec: str
     decoder: VideoCodecContext
+    alpha: bool
     packets: list[Coded]
     starts: list[int]
     duration: Fraction
@@ -105,18 +105,15 @@ def open_clip(data: bytes) -> Iterator[Clip]:
         tick = stream.time_base
         if not tick:
             raise BrokenMedia("the video does not say in which unit its times are")
-        packets = _scan(container, stream, tick, joined=demuxer in STREAMED)
+        packets = _scan(container, stream, tick, broadcast=demuxer in STREAMED)
         check_whole(demuxer, data, stream)
         starts, duration = _times(packets, tick)
+        codec = stream.codec_context.codec.canonical_name
+        alpha = has_alpha(codec, (one.packet for one in packets))
+        aspect = stream.sample_aspect_ratio or coded_aspect(stream, packets[0].packet)
+        decoder = decoder_of(stream, alpha)
         yield Clip(
-            demuxer,
-            stream.codec_context.codec.canonical_name,
-            _set_up(stream.codec_context),
-            packets,
-            starts,
-            duration,
-            tick,
-            stream.sample_aspect_ratio or Fraction(1),
+            demuxer, codec, decoder, alpha, packets, starts, duration, tick, aspect or Fraction(1)
         )
 
 
@@ -172,14 +169,15 @@ def _check_codec(stream: VideoStream) -> None:
 
 
 def _scan(
-    container: InputContainer, stream: VideoStream, tick: Fraction, joined: bool
+    container: InputContainer, stream: VideoStream, tick: Fraction, broadcast: bool
 ) -> list[Coded]:
     """All packets from the first key frame on, each with a time at which it is shown.
 
     Args:
-        joined: whether there may be others before it, because a broadcast was joined late.
+        broadcast: whether there may be others before it, because somebody tuned in late.
     """
     packets: list[Coded] = []
+    clock = Clock(tick, broadcast)
     for count, packet in enumerate(container.demux(stream)):
         if count >= MAX_PACKETS:
             raise MediaTooLarge(f"a clip may have at most {MAX_PACKETS} packets")
@@ -188,15 +186,30 @@ def _scan(
         start = packet.dts if packet.pts is None else packet.pts
         if start is None:
             raise BrokenMedia("the video has frames without a time")
-        if not (packets or joined or packet.is_keyframe):
+        if not (packets or packet.is_keyframe):
+            if broadcast:
+                continue
             raise BrokenMedia("the video does not begin with a key frame, or that is damaged")
-        if packets or packet.is_keyframe:
+        start = clock.start(packet, start)
+        if clock.seam and packet.is_keyframe:
+            packets = _whole_before_a_seam(packets)
+        if start is not None:
             packet.pts = start  # from here the decoder takes the times of its frames
-            packets.append(Coded(packet, start))
+            packets.append(Coded(packet, start, clock.part, packet.is_corrupt))
             _check_seconds((start - packets[0].start) * tick)
     if not packets:
         raise BrokenMedia("the video has no key frame, so none can be decoded")
     return packets
+
+
+def _whole_before_a_seam(packets: list[Coded]) -> list[Coded]:
+    """Where streams are joined their packets count anew, which looks like a loss and is none.
+
+    FFmpeg marks the last packet for it, or the one before, whose end it finds at the same time. If
+    there is damage after all, it is left to the decoder to notice.
+    """
+    ends = [dataclasses.replace(one, damaged=False) for one in packets[-2:]]
+    return packets[:-2] + ends
 
 
 def _check_seconds(seconds: Fraction) -> None:
@@ -222,11 +235,3 @@ def _times(packets: list[Coded], tick: Fraction) -> tuple[list[int], Fraction]:
     duration = (span + last) * tick
     _check_seconds(duration)
     return starts, duration
-
-
-def _set_up(decoder: VideoCodecContext) -> VideoCodecContext:
-    decoder.thread_count = 1
-    decoder.thread_type = ThreadType.NONE
-    decoder.flags |= Flags.bitexact
-    decoder.options = DECODER_LIMIT | STRICT
-    return decoder

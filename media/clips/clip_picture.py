@@ -7,6 +7,7 @@ they are. Fields are not separated.
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import cast
 
@@ -15,7 +16,7 @@ from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from media.clips.clip_file import MAX_PIXELS
+from media.clips.clip_codecs import MAX_PIXELS
 from media.errors import MediaTooLarge, UnsupportedMedia
 
 #: The same result on every processor; that costs ten times the fastest conversion.
@@ -23,6 +24,7 @@ EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL
 #: AVColorSpace: RGB, BT.709, unspecified, FCC, BT.470BG, SMPTE 170M, SMPTE 240M, BT.2020.
 MATRICES = (0, 1, 2, 4, 5, 6, 7, 9)
 UNSPECIFIED, RESERVED = 2, 3
+ONE_DEGREE = math.tan(math.radians(1))
 
 
 class Painter:
@@ -81,14 +83,25 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
 
 
 def _upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """Quarter turns and mirrors, as the display matrix says; [h, w, C] may become [w, h, C]."""
+    """Quarter turns and mirrors, as the display matrix says; [h, w, C] may become [w, h, C].
+
+    A matrix that was never filled in turns nothing, and one is rounded: a degree beside a quarter
+    is a quarter, as FFmpeg's own programs have it.
+    """
     a, b, c, d = matrix
-    if a and d and not b and not c:
+    if not any(matrix):
+        return picture
+    if _beside(b, a) and _beside(c, d):
         across, down = a, d
-    elif b and c and not a and not d:
+    elif _beside(a, b) and _beside(d, c):
         picture = picture.transpose(1, 0, 2)  # [w, h, C]
         across, down = c, b
     else:
         raise UnsupportedMedia("expected video turned by quarters; this one is turned otherwise")
     picture = picture[:: 1 if down > 0 else -1, :: 1 if across > 0 else -1]
     return np.ascontiguousarray(picture)
+
+
+def _beside(small: int, large: int) -> bool:
+    """Whether a number of a display matrix is the rounding of zero beside the other."""
+    return large != 0 and abs(small) <= ONE_DEGREE * abs(large)

@@ -12,7 +12,8 @@ QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"
 #: ISO files that hold still images.
 STILL_BRANDS = (b"mif1", b"msf1", b"heic", b"heix", b"hevc", b"hevx", b"avif", b"avis", b"crx ")
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # the two outer elements of Matroska
-TRANSPORT_PACKET = 188  # bytes; each begins with the letter G
+#: Bytes of a packet of MPEG-TS, and before the letter G in it; M2TS puts a time in front of each.
+TRANSPORT_PACKETS = ((188, 0), (192, 4))
 
 
 def _is_quicktime(data: bytes) -> bool:
@@ -21,8 +22,7 @@ def _is_quicktime(data: bytes) -> bool:
 
 
 def _is_transport(data: bytes) -> bool:
-    starts = range(0, 3 * TRANSPORT_PACKET, TRANSPORT_PACKET)
-    return all(data[place : place + 1] == b"G" for place in starts)
+    return any(data[begin : begin + 3 * size : size] == b"GGG" for size, begin in TRANSPORT_PACKETS)
 
 
 #: FFmpeg's demuxer -> what its files begin with; everything else is refused unread.
