@@ -7,18 +7,16 @@ from collections.abc import Callable
 from av.video.stream import VideoStream
 
 from media.errors import BrokenMedia, UnsupportedMedia
+from media.images.heif import still_named
 
 QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-#: ISO files that hold still images.
-STILL_BRANDS = (b"mif1", b"msf1", b"heic", b"heix", b"hevc", b"hevx", b"avif", b"avis", b"crx ")
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # the two outer elements of Matroska
 #: Bytes of a packet of MPEG-TS, and before the letter G in it; M2TS puts a time in front of each.
 TRANSPORT_PACKETS = ((188, 0), (192, 4))
 
 
 def _is_quicktime(data: bytes) -> bool:
-    still = data[4:8] == b"ftyp" and data[8:12] in STILL_BRANDS
-    return data[4:8] in QUICKTIME_BOXES and not still
+    return data[4:8] in QUICKTIME_BOXES and not still_named(data)
 
 
 def _is_transport(data: bytes) -> bool:
@@ -46,7 +44,9 @@ def demuxer_of(data: bytes) -> str:
     for demuxer, begins in SIGNATURES.items():
         if begins(data):
             return demuxer
-    raise UnsupportedMedia(f"expected {TYPES} bytes; these are none of them")
+    still = still_named(data)
+    came = f"{still}, a still image" if still else "none of them"
+    raise UnsupportedMedia(f"expected {TYPES} bytes; these are {came}")
 
 
 def check_whole(demuxer: str, data: bytes, stream: VideoStream) -> None:

@@ -437,7 +437,7 @@ def tiled(width: int, height: int, tags: Tags = GREY) -> Tags:
         (tiled(16, 0), "truncated or corrupt"),
         (tiled(16, 16), "truncated or corrupt"),  # nine tiles, and only one is there
         (tiled(1, 1, layout(BLACK_IS_ZERO, [8], 7000, 7000)), f"at most {MAX_VALUES} tiles"),
-        (GREY | {282: (RATIONAL, [1, 1] * (MAX_VALUES + 1))}, "TIFF tag 282 has 262145 values"),
+        (GREY | {320: (SHORT, [1] * (MAX_VALUES + 1))}, "TIFF tag 320 has 262145 values"),
         (
             GREY | {tag: (SHORT, [0]) for tag in range(40_000, 40_000 + MAX_ENTRIES)},
             f"directory of at most {MAX_ENTRIES} entries",
