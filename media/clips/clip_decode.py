@@ -22,6 +22,7 @@ import av
 import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from media.clips.clip_codecs import MESSAGES, without_messages
 from media.clips.clip_file import Clip

@@ -11,7 +11,7 @@ import dataclasses
 import io
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import av
 from av.container import InputContainer
@@ -20,7 +20,6 @@ from av.stream import Discard, Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from media.clips.clip_clock import Clock
 from media.clips.clip_codecs import (
     DECODER_LIMIT,
     DECODERS,
@@ -29,6 +28,7 @@ from media.clips.clip_codecs import (
     decoder_of,
     has_alpha,
 )
+from media.clips.clip_timeline import Coded, Timeline
 from media.clips.clip_types import STREAMED, check_whole, demuxer_of
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 
@@ -39,22 +39,6 @@ MAX_PACKETS = 100_000  # looked at; ``clip_decode`` says how many may be decoded
 
 #: FFmpeg decodes frames to learn what headers do not tell it; those of QuickTime tell enough.
 PROBING = {"mov": {"skip_frame": "all"}}
-
-
-@dataclasses.dataclass(frozen=True)
-class Coded:
-    """A packet, and what is known of it.
-
-    Attributes:
-        start: the tick at which its frame begins to be shown.
-        part: of the clip; each begins with a key frame and refers to nothing before it.
-        damaged: bytes are missing: cut off, or lost on the way.
-    """
-
-    packet: Packet[VideoStream]
-    start: int
-    part: int
-    damaged: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +85,11 @@ def open_clip(data: bytes) -> Iterator[Clip]:
     if len(data) > MAX_BYTES:
         raise MediaTooLarge(f"a clip may have at most {MAX_BYTES} bytes; this one has {len(data)}")
     with _open_container(data, demuxer) as container:
-        stream = _choose_stream(container)
+        stream = _choose_stream(container, demuxer in STREAMED)
         tick = stream.time_base
         if not tick:
             raise BrokenMedia("the video does not say in which unit its times are")
-        packets = _scan(container, stream, tick, broadcast=demuxer in STREAMED)
+        packets = _scan(container, stream, Timeline(tick, demuxer, data), demuxer)
         check_whole(demuxer, data, stream)
         starts, duration = _times(packets, tick)
         codec = stream.codec_context.codec.canonical_name
@@ -137,8 +121,12 @@ def _refuse_to_open(*_: object) -> NoReturn:
     raise PermissionError("a clip is one file")
 
 
-def _choose_stream(container: InputContainer) -> VideoStream:
-    """The video that FFmpeg would play; cover pictures are none. The others are not read."""
+def _choose_stream(container: InputContainer, broadcast: bool) -> VideoStream:
+    """The video that FFmpeg would play; cover pictures are none. The others are not read.
+
+    Args:
+        broadcast: whether where they lie in the file is to be known all the same.
+    """
     streams = container.streams
     if len(streams) > MAX_STREAMS:
         raise MediaTooLarge(
@@ -150,7 +138,7 @@ def _choose_stream(container: InputContainer) -> VideoStream:
     best = streams.best("video")
     chosen = next((one for one in videos if one is best), videos[0])
     for one in streams:
-        if one is not chosen:
+        if one is not chosen and not (broadcast and one in videos):
             one.discard = Discard.all
     _check_codec(chosen)
     return chosen
@@ -169,47 +157,44 @@ def _check_codec(stream: VideoStream) -> None:
 
 
 def _scan(
-    container: InputContainer, stream: VideoStream, tick: Fraction, broadcast: bool
+    container: InputContainer, stream: VideoStream, timeline: Timeline, demuxer: str
 ) -> list[Coded]:
     """All packets from the first key frame on, each with a time at which it is shown.
 
-    Args:
-        broadcast: whether there may be others before it, because somebody tuned in late.
+    In a broadcast there may be others before it, because somebody tuned in late.
     """
-    packets: list[Coded] = []
-    clock = Clock(tick, broadcast)
-    for count, packet in enumerate(container.demux(stream)):
+    watched = list(container.streams.video) if demuxer in STREAMED else [stream]
+    found = cast(Iterator[Packet[VideoStream]], container.demux(watched))
+    places: dict[int, list[int]] = {one.index: [] for one in watched}  # in the file, by video
+    for count, packet in enumerate(found):
         if count >= MAX_PACKETS:
             raise MediaTooLarge(f"a clip may have at most {MAX_PACKETS} packets")
-        if not packet.size:  # AVI repeats a frame so; to a decoder it would mean the end
-            continue
+        if packet.pos is not None:
+            places[packet.stream_index].append(packet.pos)
+        if not packet.size or packet.stream_index != stream.index:
+            continue  # AVI repeats a frame by an empty one, which would mean the end to a decoder
         start = packet.dts if packet.pts is None else packet.pts
         if start is None:
             raise BrokenMedia("the video has frames without a time")
-        if not (packets or packet.is_keyframe):
-            if broadcast:
-                continue
+        if timeline.packets or packet.is_keyframe:
+            timeline.add(packet, start)
+            _check_seconds(timeline.seconds)
+        elif demuxer not in STREAMED:
             raise BrokenMedia("the video does not begin with a key frame, or that is damaged")
-        start = clock.start(packet, start)
-        if clock.seam and packet.is_keyframe:
-            packets = _whole_before_a_seam(packets)
-        if start is not None:
-            packet.pts = start  # from here the decoder takes the times of its frames
-            packets.append(Coded(packet, start, clock.part, packet.is_corrupt))
-            _check_seconds((start - packets[0].start) * tick)
-    if not packets:
+    if not timeline.packets:
         raise BrokenMedia("the video has no key frame, so none can be decoded")
-    return packets
+    _check_sequels(places, stream)
+    return timeline.packets
 
 
-def _whole_before_a_seam(packets: list[Coded]) -> list[Coded]:
-    """Where streams are joined their packets count anew, which looks like a loss and is none.
-
-    FFmpeg marks the last packet for it, or the one before, whose end it finds at the same time. If
-    there is damage after all, it is left to the decoder to notice.
-    """
-    ends = [dataclasses.replace(one, damaged=False) for one in packets[-2:]]
-    return packets[:-2] + ends
+def _check_sequels(places: dict[int, list[int]], stream: VideoStream) -> None:
+    """Refuse a second video that begins where the first has ended: one of them would be unseen."""
+    own = places.pop(stream.index)
+    for other in filter(None, places.values()):
+        if own and (min(other) > max(own) or max(other) < min(own)):
+            raise UnsupportedMedia(
+                "expected one video all along; here one ends, and another begins in its place"
+            )
 
 
 def _check_seconds(seconds: Fraction) -> None:

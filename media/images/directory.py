@@ -1,4 +1,4 @@
-"""The directories of numbers that TIFF files begin with, and EXIF data: read where and how one asks.
+"""The directories of numbers that TIFF files and EXIF data begin with, read entry by entry.
 
 Nothing is unpacked that nobody asked for: an entry may announce millions of values, of types that
 are none, in places that are not there.
@@ -24,7 +24,7 @@ class Form(NamedTuple):
 
     order: str
     offset: str
-    count: str
+    number: str
     entry: int
 
     @classmethod
@@ -58,11 +58,11 @@ def entries(data: bytes) -> Iterator[Entry]:
     form = Form.of(data)
     offset = struct.calcsize(form.offset)
     (start,) = struct.unpack_from(form.offset, data, offset)
-    (count,) = struct.unpack_from(form.count, data, start)
-    first = start + struct.calcsize(form.count)
+    (count,) = struct.unpack_from(form.number, data, start)
+    first = start + struct.calcsize(form.number)
     for place in range(first, first + count * form.entry, form.entry):
-        head = struct.unpack_from(f"{form.order}HH{form.offset[1:]}", data, place)
-        yield Entry(*head, data[place : place + form.entry])
+        tag, kind, values = struct.unpack_from(f"{form.order}HH{form.offset[1:]}", data, place)
+        yield Entry(tag, kind, values, data[place : place + form.entry])
 
 
 def first_value(data: bytes, entry: Entry) -> float:

@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+
 @cache
 def levels(white: int) -> np.ndarray:
     """uint8 ``[white + 1]``: each level times 255 / white, rounded to the nearest whole number."""

@@ -20,7 +20,7 @@ from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedi
 from media.images import bmp, tiff
 from media.images.gif import open_gif
 from media.images.grey import eight_bits
-from media.images.heif import still_named
+from media.images.heif import none_of_them
 from media.images.jpeg import open_jpeg
 from media.images.opened import Opened
 from media.images.png import SIGNATURE, open_png
@@ -101,9 +101,7 @@ def _decode(data: bytes, at_least: int) -> tuple[Image.Image, Box]:
     """Bytes -> loaded, upright image, and the part of it that the source covers."""
     kind = next((kind for kind, begins in SIGNATURES.items() if begins(data)), None)
     if kind is None:
-        still = still_named(data)
-        came = f"{still}, which is not read" if still else "none of them"
-        raise UnsupportedMedia(f"expected {', '.join(FORMATS)} bytes; these are {came}")
+        raise UnsupportedMedia(f"expected {', '.join(FORMATS)} bytes; {none_of_them(data)}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about animation and palette oddities

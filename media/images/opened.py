@@ -1,4 +1,4 @@
-"""What every type's module gives: a file opened by its header, less all that its pixels do not need.
+"""What every type's module gives: a file opened by its header, less what its pixels do not need.
 
 Texts, profiles, thumbnails and notes of cameras are written by thousands of programs, and often
 badly. They are taken out before a decoder looks at the file, unread: whatever their state, they

@@ -38,11 +38,14 @@ DEPTH, COLOUR_TYPE = 16, 17  # where IHDR has them, in a chunk with its length a
 
 
 class Chunk(NamedTuple):
-    """A chunk: its name, what is in it, and all of it with length, name and checksum."""
+    """A chunk by its name, and all of it: length, name, what is in it, checksum."""
 
     name: bytes
-    body: bytes
     whole: bytes
+
+    @property
+    def body(self) -> bytes:
+        return self.whole[8:-4]
 
 
 def open_png(data: bytes) -> Opened:
@@ -70,7 +73,7 @@ def _open_transparent(
     samples = {GREY: 1, COLOUR: 3}.get(kind, 0)
     body = transparency.body
     if kind in (GREY, COLOUR, PALETTE):
-        if _checksum(transparency) != transparency.whole[-4:] or len(body) < 2 * samples:
+        if _checksum(b"tRNS" + body) != transparency.whole[-4:] or len(body) < 2 * samples:
             raise BrokenMedia("the transparent colour of the PNG is damaged")
         body = body[: 2 * samples or 256]
     clear = [level % 2**depth for level in struct.unpack(f">{samples}H", body[: 2 * samples])]
@@ -96,8 +99,9 @@ def _chunks(data: bytes) -> Iterator[Chunk]:
     while place + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, place)
         end = place + 12 + length
-        if name in NEEDED or (_is_chunk(data, place) and (end == len(data) or _is_chunk(data, end))):
-            yield Chunk(name, data[place + 8 : end - 4], data[place:end])
+        sound = _is_chunk(data, place) and (end == len(data) or _is_chunk(data, end))
+        if sound or name in NEEDED:
+            yield Chunk(name, data[place:end])
             place = end
         else:
             found = (one.start() - 4 for one in SEARCHED.finditer(data, place + 8))
@@ -115,12 +119,11 @@ def _joined(*chunks: Chunk) -> bytes:
 
 
 def _chunk(name: bytes, body: bytes) -> Chunk:
-    bare = Chunk(name, body, b"")
-    return bare._replace(whole=struct.pack(">I", len(body)) + name + body + _checksum(bare))
+    return Chunk(name, struct.pack(">I", len(body)) + name + body + _checksum(name + body))
 
 
-def _checksum(chunk: Chunk) -> bytes:
-    return struct.pack(">I", zlib.crc32(chunk.name + chunk.body))
+def _checksum(data: bytes) -> bytes:
+    return struct.pack(">I", zlib.crc32(data))
 
 
 def _as_palette(header: Chunk, depth: int) -> tuple[Chunk, Chunk]:

@@ -104,7 +104,7 @@ def _pared(data: bytes) -> bytes:
     gap = bytes(len(data) % 2)  # a directory begins at a word
     place = struct.pack(form.offset, len(data) + len(gap))
     header = data[: len(place)] + place  # the first offset is as long as what is before it
-    count, end = struct.pack(form.count, len(kept)), struct.pack(form.offset, 0)
+    count, end = struct.pack(form.number, len(kept)), struct.pack(form.offset, 0)
     return b"".join([header, data[len(header) :], gap, count, *kept, end])
 
 

@@ -1,4 +1,4 @@
-"""WebP: the chunks of its pictures; profiles, EXIF data, XMP data and unknown chunks are left out."""
+"""WebP: the chunks of its pictures. Profiles, EXIF, XMP and unknown chunks are left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ KEPT_FLAGS = 0x10 | 0x02
 
 def open_webp(data: bytes) -> Opened:
     """Open by the header alone; Pillow's errors."""
-    kept, notes = [], {}
+    kept: list[bytes] = []
+    notes: dict[bytes, bytes] = {}
     place = HEADER
     while place + 8 <= len(data):
         name, length = struct.unpack_from("<4sI", data, place)

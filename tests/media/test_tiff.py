@@ -15,8 +15,9 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
+from media.images.directory import MAX_ENTRIES
 from media.images.image import prepare
-from media.images.tiff import COMPRESSIONS, MAX_ENTRIES, MAX_VALUES
+from media.images.tiff import COMPRESSIONS, MAX_VALUES
 from media.limits import MAX_PIXELS
 from media.spec import InputSpec
 
