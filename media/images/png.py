@@ -34,6 +34,7 @@ TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 RAW_EXIF, XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
 MAX_TEXT = 2**20  # bytes of such a text once inflated; the rest of it is not
 GREY, COLOUR, PALETTE = 0, 2, 3
+PALETTE_DEPTHS = (1, 2, 4, 8)
 DEPTH, COLOUR_TYPE = 16, 17  # where IHDR has them, in a chunk with its length and name
 
 
@@ -77,7 +78,7 @@ def _open_transparent(
             raise BrokenMedia("the transparent colour of the PNG is damaged")
         body = body[: 2 * samples or 256]
     clear = [level % 2**depth for level in struct.unpack(f">{samples}H", body[: 2 * samples])]
-    if kind == GREY and depth < 16:
+    if kind == GREY and depth in PALETTE_DEPTHS:
         header, *palette = _as_palette(header, depth)
         body = bytes(255 * (level != clear[0]) for level in range(2**depth))
     elif samples:
@@ -91,21 +92,29 @@ def _open_transparent(
 
 
 def _chunks(data: bytes) -> Iterator[Chunk]:
-    """What has the form of a chunk, in order; behind one of no use to us also after a gap.
+    """What has the form of a chunk, in order.
 
-    Where a chunk that the pixels need ends in the wrong place, nothing behind it is looked for.
+    A chunk of no use that ends in the wrong place is passed over, up to the next that is needed.
+    Behind one that is needed and ends there nothing is looked for: the pixels are damaged.
     """
     place = len(SIGNATURE)
     while place + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, place)
         end = place + 12 + length
-        sound = _is_chunk(data, place) and (end == len(data) or _is_chunk(data, end))
-        if sound or name in NEEDED:
+        if name in NEEDED or (_is_chunk(data, place) and _goes_on(data, end)):
             yield Chunk(name, data[place:end])
             place = end
-        else:
+        elif name.isalpha():
             found = (one.start() - 4 for one in SEARCHED.finditer(data, place + 8))
             place = next((one for one in found if _is_chunk(data, one)), len(data))
+        else:
+            return
+
+
+def _goes_on(data: bytes, place: int) -> bool:
+    """Whether the file ends here, or another chunk begins; one of pixels may be cut off."""
+    needed = data[place + 4 : place + 8] in NEEDED
+    return needed or place == len(data) or _is_chunk(data, place)
 
 
 def _is_chunk(data: bytes, place: int) -> bool:

@@ -23,8 +23,8 @@ from media.spec import InputSpec
 
 HEIGHT, WIDTH = 22, 37  # of no side a multiple of a tile
 RGB = InputSpec(background=(10, 200, 90))
-BYTE, SHORT, LONG, RATIONAL, LONG8 = 1, 3, 4, 5, 16
-FORMATS = {BYTE: "B", SHORT: "H", LONG: "I", RATIONAL: "II", LONG8: "Q"}
+BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, LONG8 = 1, 2, 3, 4, 5, 7, 16
+FORMATS = {BYTE: "B", ASCII: "B", UNDEFINED: "B", SHORT: "H", LONG: "I", RATIONAL: "II", LONG8: "Q"}
 ORDERS = {"<": b"II", ">": b"MM"}
 WHITE_IS_ZERO, BLACK_IS_ZERO, COLOUR, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 
