@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import cast
 
 import av
-from av.bitstream import BitStreamFilterContext
 from av.codec.context import Flags, ThreadType
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
@@ -41,6 +40,9 @@ DECODER_LIMIT = {"max_pixels": str(2 * MAX_PIXELS)}
 STRICT = {"err_detect": "explode"}
 #: Types of the units that hold messages beside the pixels (SEI): captions, times, a camera's notes.
 MESSAGES = {"h264": (6,), "hevc": (39, 40)}
+FRAMES = {"h264": range(1, 6), "hevc": range(32)}  # types of the units with pixels
+START = b"\0\0\0\1"
+LENGTH_SIZE = {"h264": 4, "hevc": 21}  # where a header says how long the lengths of units are
 HVCC_ARRAYS = 22  # where the header of HEVC counts its arrays of units; they follow
 
 
@@ -100,18 +102,45 @@ def coded_aspect(stream: VideoStream, first: Packet[VideoStream]) -> Fraction | 
     return decoder.sample_aspect_ratio
 
 
-def without_messages(codec: str, packets: list[Packet[VideoStream]]) -> list[Packet[VideoStream]]:
-    """H.264 and HEVC packets less the messages in them; those that are given are empty afterwards.
+def without_messages(
+    codec: str, header: bytes, packet: Packet[VideoStream]
+) -> Packet[VideoStream]:
+    """A copy of a packet of H.264 or HEVC less the messages in it.
+
+    Args:
+        header: of the stream; it tells how units are set apart.
 
     Raises:
-        BrokenMedia: a packet holds nothing else.
+        BrokenMedia: the packet holds no frame, or not all of it.
     """
-    types = "|".join(map(str, MESSAGES[codec]))
-    removal = BitStreamFilterContext(f"filter_units=remove_types={types}", packets[0].stream)
-    bare = [removal.filter(packet) for packet in packets]
-    if any(len(left) != 1 for left in bare):
+    length_bytes = (header[LENGTH_SIZE[codec]] & 3) + 1 if header[:1] == b"\1" else 0
+    units = [(_kind(codec, unit), unit) for unit in _units(bytes(packet), length_bytes)]
+    kept = [unit for kind, unit in units if kind not in MESSAGES[codec]]
+    if not any(kind in FRAMES[codec] for kind, _ in units):
         raise BrokenMedia("the video has packets without a frame")
-    return [left[0] for left in bare]
+    starts = (len(unit).to_bytes(length_bytes, "big") if length_bytes else START for unit in kept)
+    bare = cast("Packet[VideoStream]", Packet(b"".join(map(bytes.__add__, starts, kept))))
+    bare.pts, bare.dts, bare.time_base = packet.pts, packet.dts, packet.time_base
+    bare.is_keyframe = packet.is_keyframe
+    return bare
+
+
+def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
+    """The units of a packet, each behind its length, or behind a start code where that is 0."""
+    if not length_bytes:
+        yield from filter(None, (part.rstrip(b"\0") for part in data.split(START[1:])))
+        return
+    place = 0
+    while place < len(data):
+        begin = place + length_bytes
+        place = begin + int.from_bytes(data[place:begin], "big")
+        if not begin < place <= len(data):
+            raise BrokenMedia("the video has packets that are cut off")
+        yield data[begin:place]
+
+
+def _kind(codec: str, unit: bytes) -> int:
+    return unit[0] & 0x1F if codec == "h264" else unit[0] >> 1 & 0x3F
 
 
 def _header_without_messages(header: bytes) -> bytes:

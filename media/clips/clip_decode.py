@@ -90,10 +90,10 @@ def decode(clip: Clip, wanted: Sequence[int], shape: Shape) -> Decoded:
 
 def _without_messages(clip: Clip) -> Clip:
     """The clip less what H.264 and HEVC carry beside the pixels, where that may be at fault."""
-    bare = without_messages(clip.codec, [one.packet for one in clip.packets])
+    header = clip.decoder.extradata or b""
     packets = [
-        dataclasses.replace(one, packet=packet)
-        for one, packet in zip(clip.packets, bare, strict=True)
+        dataclasses.replace(one, packet=without_messages(clip.codec, header, one.packet))
+        for one in clip.packets
     ]
     return dataclasses.replace(clip, packets=packets)
 

@@ -164,7 +164,7 @@ def _scan(
     In a broadcast there may be others before it, because somebody tuned in late.
     """
     watched = list(container.streams.video) if demuxer in STREAMED else [stream]
-    found = cast(Iterator[Packet[VideoStream]], container.demux(watched))
+    found = cast("Iterator[Packet[VideoStream]]", container.demux(watched))
     places: dict[int, list[int]] = {one.index: [] for one in watched}  # in the file, by video
     for count, packet in enumerate(found):
         if count >= MAX_PACKETS:

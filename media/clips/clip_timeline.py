@@ -72,6 +72,8 @@ class Timeline:
             start: when its frame is shown, on the clip's own clock.
         """
         order = start if packet.dts is None else packet.dts
+        if self._broadcast:  # of a frame that is shown before it is decoded, the latter is guessed
+            order = min(order, start)
         if self._last is None:
             self._begin, self._delay = start, start - order
             self._step = packet.duration or 1
