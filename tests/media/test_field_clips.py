@@ -103,7 +103,7 @@ MESSAGES = {
     "cut": b"\x05\xff\x10abc",
     "cut-length": b"\x05\xff\xff\xff",
     "without-length": b"\xff\xff",
-    "empty": b"",
+    "of-nothing": b"\x05\x00",
     "captions-cut": b"\x04\x0a\xb5\x00\x31GA94",
     "of-unknown-headers": b"\x00\x04\xff\xff\xff\x80\x80",
     "turn-cut": b"\x2f\x20\x7f",
