@@ -6,8 +6,10 @@ asked for are dropped by the decoder unread.
 
 Where a plan does not hold (key frames that are none, a frame that does not come out), the clip is
 decoded once more, from its start and with nothing dropped. So is every clip of a type without an
-index of its own. What then fails is broken: every fault that a decoder notices. Files carry no
-checksums, so it does not notice all.
+index of its own, and every one with alpha, whose key frames are not those of its colours. Where
+that fails, H.264 and HEVC are decoded without the messages (SEI) that they carry beside frames.
+What then fails is broken: every fault that a decoder notices. Files carry no checksums, so it does
+not notice all.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def decode(clip: Clip, wanted: Sequence[int], shape: Shape) -> Decoded:
 
 
 def _without_messages(clip: Clip) -> Clip:
-    """The clip less what H.264 and HEVC carry beside the pixels, where that may be at fault."""
+    """The clip less what its packets carry beside their frames."""
     header = clip.decoder.extradata or b""
     packets = [
         dataclasses.replace(one, packet=without_messages(clip.codec, header, one.packet))

@@ -5,7 +5,8 @@ whatever checksum and length: of an animation the default image is shown, text i
 significant bits that an sBIT tells change nothing: samples fill the whole range in any case.
 
 A tRNS decides what is seen, so a broken one (its checksum, or too short) is damage of the pixels.
-It counts where the colour type allows it. Of a PLTE only the palette of colour type 3 counts.
+It counts where the colour type allows it. Of a PLTE only the palette of colour type 3 counts, which
+must be there. A critical chunk of an unknown name and a wrong checksum may have been one of these.
 """
 
 from __future__ import annotations
@@ -57,10 +58,14 @@ def open_png(data: bytes) -> Opened:
     """
     chunks: dict[bytes, list[Chunk]] = {}
     for chunk in _chunks(data):
+        if chunk.name[:1].isupper() and chunk.name not in NEEDED and not _is_sound(chunk):
+            raise BrokenMedia("a chunk of the PNG that may be one of its pixels is damaged")
         chunks.setdefault(chunk.name, []).append(chunk)
     turn = turn_of(*_turning_data(chunks))
     header, *palette = (part for name in (b"IHDR", b"PLTE") for part in chunks.get(name, [])[:1])
     pixels = chunks.get(b"IDAT", [])
+    if header.whole[COLOUR_TYPE] == PALETTE and not palette:
+        raise BrokenMedia("the PNG has lost its palette")
     if b"tRNS" not in chunks:
         return Opened(open_as("PNG", _joined(header, *palette, *pixels)), turn)
     return _open_transparent(header, palette, chunks[b"tRNS"][-1], pixels, turn)
@@ -74,7 +79,7 @@ def _open_transparent(
     samples = {GREY: 1, COLOUR: 3}.get(kind, 0)
     body = transparency.body
     if kind in (GREY, COLOUR, PALETTE):
-        if _checksum(b"tRNS" + body) != transparency.whole[-4:] or len(body) < 2 * samples:
+        if not _is_sound(transparency) or len(body) < 2 * samples:
             raise BrokenMedia("the transparent colour of the PNG is damaged")
         body = body[: 2 * samples or 256]
     clear = [level % 2**depth for level in struct.unpack(f">{samples}H", body[: 2 * samples])]
@@ -129,6 +134,10 @@ def _joined(*chunks: Chunk) -> bytes:
 
 def _chunk(name: bytes, body: bytes) -> Chunk:
     return Chunk(name, struct.pack(">I", len(body)) + name + body + _checksum(name + body))
+
+
+def _is_sound(chunk: Chunk) -> bool:
+    return _checksum(chunk.whole[4:-4]) == chunk.whole[-4:]
 
 
 def _checksum(data: bytes) -> bytes:

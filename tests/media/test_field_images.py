@@ -218,6 +218,16 @@ def test_broken_transparent_colour_is_damage_of_the_pixels(body: bytes, crc: int
         shown(with_chunks([chunk(b"tRNS", body, crc)]))
 
 
+def test_chunk_whose_name_is_damaged_is_not_passed_over() -> None:
+    """A palette or pixels under another name are lost, and no note that may be left out."""
+    stream = io.BytesIO()
+    Image.fromarray(picture()).quantize(16).save(stream, "PNG")
+    file = stream.getvalue()
+    for name, other in ((b"PLTE", b"QLTE"), (b"PLTE", b"pLTE"), (b"IDAT", b"IDIT")):
+        with pytest.raises(BrokenMedia, match="damaged|lost its palette|corrupt"):
+            shown(file.replace(name, other))
+
+
 def test_transparent_colour_beside_alpha_means_nothing() -> None:
     """Colour types with an alpha channel have none; whatever its state, it is left out."""
     rgba = np.dstack([picture(), np.full((HEIGHT, WIDTH), 255, np.uint8)])
