@@ -77,7 +77,7 @@ class Timeline:
         if self._last is None:
             self._begin, self._delay = start, start - order
             self._step = packet.duration or 1
-        elif self._breaks(order - self._last, packet):
+        elif packet.dts is not None and self._breaks(order - self._last, packet):
             self._pass_seam(order, start, packet)
         else:
             gap = order - self._last
