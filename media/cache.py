@@ -31,7 +31,7 @@ from media.files import atomic_directory
 from media.spec import InputSpec, to_json
 
 #: Part of every key. Raise it with any change of what the readers in ``media`` give.
-PREPROCESSING = 1
+PREPROCESSING = 2
 #: Distributions whose versions are part of every key: another decoder may give other pixels.
 DECODERS = ("av", "nibabel", "numpy", "pillow", "pydicom")
 PIXELS, NOTES, LOCK = "pixels.npy", "notes.json", ".lock"

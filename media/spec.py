@@ -139,6 +139,8 @@ class InputSpec:
         interpolation: resampling filter; both are anti-aliased when shrinking.
         background: RGB value that transparent pixels are blended onto.
         video, volume: what that modality needs besides; None for the others.
+        grey_bits: how many of its 16 bits grey uses where its file does not say, 8 to 16: the
+            largest number of so many is white, and so is what lies above. 0 for all. Images alone.
     """
 
     modality: Literal["image", "video", "volume"] = "image"
@@ -151,6 +153,7 @@ class InputSpec:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     video: VideoSpec | None = None
     volume: VolumeSpec | None = None
+    grey_bits: int = 0
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -179,6 +182,11 @@ class InputSpec:
             )
         if self.dtype == "float32" and self.modality != "volume":
             raise SpecError(f"dtype float32 is for volumes, got modality {self.modality}")
+        if self.grey_bits and not (self.modality == "image" and 8 <= self.grey_bits <= 16):
+            raise SpecError(
+                "grey_bits must be 0, or from 8 to 16 for images, "
+                f"got {self.grey_bits} for modality {self.modality}"
+            )
 
     @property
     def views(self) -> int:

@@ -6,21 +6,27 @@ asked for are dropped by the decoder unread.
 
 Where a plan does not hold (key frames that are none, a frame that does not come out), the clip is
 decoded once more, from its start and with nothing dropped. So is every clip of a type without an
-index of its own. What then fails is broken: every fault that a decoder notices. Files carry no
-checksums, so it does not notice all.
+index of its own, and every one with alpha, whose key frames are not those of its colours. Where
+that fails, H.264 and HEVC are decoded without the messages (SEI) that they carry beside frames.
+What then fails is broken: every fault that a decoder notices. Files carry no checksums, so it does
+not notice all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 
 import av
 import numpy as np
+from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
+from media.clips.clip_codecs import MESSAGES, without_messages
 from media.clips.clip_file import Clip
 from media.clips.clip_types import INDEXED
 from media.errors import BrokenMedia, MediaTooLarge
@@ -75,9 +81,29 @@ def decode(clip: Clip, wanted: Sequence[int], shape: Shape) -> Decoded:
         MediaTooLarge: too much would have to be decoded for them.
         BrokenMedia: a frame is damaged or missing; FFmpeg's errors besides.
     """
-    wanted = sorted(set(wanted))
-    result = Decoded()
-    if clip.demuxer in INDEXED or clip.codec == "mjpeg":
+    wanted, result = sorted(set(wanted)), Decoded()
+    try:
+        return _decode_soundly(clip, wanted, shape, result)
+    except (av.FFmpegError, BrokenMedia):
+        if clip.codec not in MESSAGES:
+            raise
+        return _decode_soundly(_without_messages(clip), wanted, shape, result)
+
+
+def _without_messages(clip: Clip) -> Clip:
+    """The clip less what its packets carry beside their frames."""
+    header = clip.decoder.extradata or b""
+    packets = [
+        dataclasses.replace(one, packet=without_messages(clip.codec, header, one.packet))
+        for one in clip.packets
+    ]
+    return dataclasses.replace(clip, packets=packets)
+
+
+def _decode_soundly(clip: Clip, wanted: list[int], shape: Shape, result: Decoded) -> Decoded:
+    """By the plan where there is one and it holds, else from the start."""
+    planned = (clip.demuxer in INDEXED or clip.codec == "mjpeg") and not clip.alpha
+    if planned:
         with contextlib.suppress(av.FFmpegError, NotShownError):
             return _decode(clip, _plan(clip, wanted), shape, result, sparing=True)
     try:
@@ -152,19 +178,28 @@ def _droppable(clip: Clip) -> bool:
 
 def _frames(clip: Clip, stretch: Stretch, result: Decoded, dropping: bool) -> Iterator[VideoFrame]:
     """The frames of a run as they are shown, one after another, each with its time."""
-    clip.decoder.flush_buffers()
     wanted = set(stretch.wanted)
     in_order = iter(clip.starts) if _by_order(clip) else None
-    for coded in (*clip.packets[stretch.first : stretch.last + 1], None):  # None: give what is left
-        if coded and coded.packet.is_corrupt:  # bytes are missing: cut off, or lost on the way
-            raise NotShownError
-        needed = coded is None or coded.start in wanted
+    for packet in _fed(clip, stretch):
+        needed = packet is None or packet.pts in wanted
         clip.decoder.skip_frame = "NONREF" if dropping and not needed else "DEFAULT"
-        for frame in clip.decoder.decode(coded.packet if coded else None):
+        for frame in clip.decoder.decode(packet):
             result.decoded += 1
             if in_order:
                 frame.pts = next(in_order, clip.starts[-1])
             yield frame
+
+
+def _fed(clip: Clip, stretch: Stretch) -> Iterator[Packet[VideoStream] | None]:
+    """The packets of a run; None, which asks for all that is left, at the end of every part."""
+    coded = clip.packets[stretch.first : stretch.last + 1]
+    for _, part in itertools.groupby(coded, key=lambda one: one.part):
+        clip.decoder.flush_buffers()
+        for one in part:
+            if one.damaged:
+                raise NotShownError
+            yield one.packet
+        yield None
 
 
 def _shown(

@@ -11,52 +11,34 @@ import dataclasses
 import io
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import av
-from av.codec.context import Flags, ThreadType
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from media.clips.clip_codecs import (
+    DECODER_LIMIT,
+    DECODERS,
+    MAX_PIXELS,
+    coded_aspect,
+    decoder_of,
+    has_alpha,
+)
+from media.clips.clip_timeline import Coded, Timeline
 from media.clips.clip_types import STREAMED, check_whole, demuxer_of
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 
 MAX_BYTES = 100 * 2**20
 MAX_SECONDS = 60
-MAX_PIXELS = 8_300_000  # of a frame; 3840x2160 has 8,294,400
 MAX_STREAMS = 16
 MAX_PACKETS = 100_000  # looked at; ``clip_decode`` says how many may be decoded
 
-#: Codec -> its decoder. No other is ever opened, not even to look at a stream's headers.
-DECODERS = {
-    "h264": "h264",
-    "hevc": "hevc",
-    "vp8": "vp8",
-    "vp9": "vp9",
-    "av1": "libdav1d",
-    "mpeg1video": "mpeg1video",
-    "mpeg2video": "mpeg2video",
-    "mpeg4": "mpeg4",
-    "mjpeg": "mjpeg",
-    "gif": "gif",
-}
-#: A decoder rounds sizes up before it compares them; shown frames are checked to the pixel.
-DECODER_LIMIT = {"max_pixels": str(2 * MAX_PIXELS)}
 #: FFmpeg decodes frames to learn what headers do not tell it; those of QuickTime tell enough.
 PROBING = {"mov": {"skip_frame": "all"}}
-#: Faults end the decoding: a frame that had to be made up is never handed out.
-STRICT = {"err_detect": "explode"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Coded:
-    """A packet, and the tick at which its frame begins to be shown."""
-
-    packet: Packet[VideoStream]
-    start: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +48,19 @@ class Clip:
     Attributes:
         demuxer: a key of ``SIGNATURES``.
         codec: a key of ``DECODERS``.
-        decoder: not open yet; one thread, and the same pixels on every processor.
+        decoder: not open yet.
+        alpha: whether its frames come with an alpha channel that every packet adds to.
         packets: in the order of decoding, from the first key frame on.
         starts: when each frame begins to be shown, rising, in ticks.
         duration: seconds from there to the end of the last.
         tick: seconds.
-        pixel_aspect: width of a pixel over its height.
+        pixel_aspect: width of a pixel over its height; where the file says nothing, its codec does.
     """
 
     demuxer: str
     codec: str
     decoder: VideoCodecContext
+    alpha: bool
     packets: list[Coded]
     starts: list[int]
     duration: Fraction
@@ -101,22 +85,19 @@ def open_clip(data: bytes) -> Iterator[Clip]:
     if len(data) > MAX_BYTES:
         raise MediaTooLarge(f"a clip may have at most {MAX_BYTES} bytes; this one has {len(data)}")
     with _open_container(data, demuxer) as container:
-        stream = _choose_stream(container)
+        stream = _choose_stream(container, demuxer in STREAMED)
         tick = stream.time_base
         if not tick:
             raise BrokenMedia("the video does not say in which unit its times are")
-        packets = _scan(container, stream, tick, joined=demuxer in STREAMED)
+        packets = _scan(container, stream, Timeline(tick, demuxer, data), demuxer)
         check_whole(demuxer, data, stream)
         starts, duration = _times(packets, tick)
+        codec = stream.codec_context.codec.canonical_name
+        alpha = has_alpha(codec, (one.packet for one in packets))
+        aspect = stream.sample_aspect_ratio or coded_aspect(stream, packets[0].packet)
+        decoder = decoder_of(stream, alpha)
         yield Clip(
-            demuxer,
-            stream.codec_context.codec.canonical_name,
-            _set_up(stream.codec_context),
-            packets,
-            starts,
-            duration,
-            tick,
-            stream.sample_aspect_ratio or Fraction(1),
+            demuxer, codec, decoder, alpha, packets, starts, duration, tick, aspect or Fraction(1)
         )
 
 
@@ -140,8 +121,12 @@ def _refuse_to_open(*_: object) -> NoReturn:
     raise PermissionError("a clip is one file")
 
 
-def _choose_stream(container: InputContainer) -> VideoStream:
-    """The video that FFmpeg would play; cover pictures are none. The others are not read."""
+def _choose_stream(container: InputContainer, broadcast: bool) -> VideoStream:
+    """The video that FFmpeg would play; cover pictures are none. The others are not read.
+
+    Args:
+        broadcast: whether where they lie in the file is to be known all the same.
+    """
     streams = container.streams
     if len(streams) > MAX_STREAMS:
         raise MediaTooLarge(
@@ -153,7 +138,7 @@ def _choose_stream(container: InputContainer) -> VideoStream:
     best = streams.best("video")
     chosen = next((one for one in videos if one is best), videos[0])
     for one in streams:
-        if one is not chosen:
+        if one is not chosen and not (broadcast and one in videos):
             one.discard = Discard.all
     _check_codec(chosen)
     return chosen
@@ -172,31 +157,44 @@ def _check_codec(stream: VideoStream) -> None:
 
 
 def _scan(
-    container: InputContainer, stream: VideoStream, tick: Fraction, joined: bool
+    container: InputContainer, stream: VideoStream, timeline: Timeline, demuxer: str
 ) -> list[Coded]:
     """All packets from the first key frame on, each with a time at which it is shown.
 
-    Args:
-        joined: whether there may be others before it, because a broadcast was joined late.
+    In a broadcast there may be others before it, because somebody tuned in late.
     """
-    packets: list[Coded] = []
-    for count, packet in enumerate(container.demux(stream)):
+    watched = list(container.streams.video) if demuxer in STREAMED else [stream]
+    found = cast("Iterator[Packet[VideoStream]]", container.demux(watched))
+    places: dict[int, list[int]] = {one.index: [] for one in watched}  # in the file, by video
+    for count, packet in enumerate(found):
         if count >= MAX_PACKETS:
             raise MediaTooLarge(f"a clip may have at most {MAX_PACKETS} packets")
-        if not packet.size:  # AVI repeats a frame so; to a decoder it would mean the end
-            continue
+        if packet.pos is not None:
+            places[packet.stream_index].append(packet.pos)
+        if not packet.size or packet.stream_index != stream.index:
+            continue  # AVI repeats a frame by an empty one, which would mean the end to a decoder
         start = packet.dts if packet.pts is None else packet.pts
         if start is None:
             raise BrokenMedia("the video has frames without a time")
-        if not (packets or joined or packet.is_keyframe):
+        if timeline.packets or packet.is_keyframe:
+            timeline.add(packet, start)
+            _check_seconds(timeline.seconds)
+        elif demuxer not in STREAMED:
             raise BrokenMedia("the video does not begin with a key frame, or that is damaged")
-        if packets or packet.is_keyframe:
-            packet.pts = start  # from here the decoder takes the times of its frames
-            packets.append(Coded(packet, start))
-            _check_seconds((start - packets[0].start) * tick)
-    if not packets:
+    if not timeline.packets:
         raise BrokenMedia("the video has no key frame, so none can be decoded")
-    return packets
+    _check_sequels(places, stream)
+    return timeline.packets
+
+
+def _check_sequels(places: dict[int, list[int]], stream: VideoStream) -> None:
+    """Refuse a second video that begins where the first has ended: one of them would be unseen."""
+    own = places.pop(stream.index)
+    for other in filter(None, places.values()):
+        if own and (min(other) > max(own) or max(other) < min(own)):
+            raise UnsupportedMedia(
+                "expected one video all along; here one ends, and another begins in its place"
+            )
 
 
 def _check_seconds(seconds: Fraction) -> None:
@@ -222,11 +220,3 @@ def _times(packets: list[Coded], tick: Fraction) -> tuple[list[int], Fraction]:
     duration = (span + last) * tick
     _check_seconds(duration)
     return starts, duration
-
-
-def _set_up(decoder: VideoCodecContext) -> VideoCodecContext:
-    decoder.thread_count = 1
-    decoder.thread_type = ThreadType.NONE
-    decoder.flags |= Flags.bitexact
-    decoder.options = DECODER_LIMIT | STRICT
-    return decoder

@@ -7,6 +7,7 @@ they are. Fields are not separated.
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import cast
 
@@ -14,15 +15,18 @@ import numpy as np
 from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
+from PIL import Image
 
-from media.clips.clip_file import MAX_PIXELS
+from media.clips.clip_codecs import MAX_PIXELS
 from media.errors import MediaTooLarge, UnsupportedMedia
 
 #: The same result on every processor; that costs ten times the fastest conversion.
 EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+PLAIN, STRETCHING = Interpolation.BILINEAR, Interpolation.BICUBIC
 #: AVColorSpace: RGB, BT.709, unspecified, FCC, BT.470BG, SMPTE 170M, SMPTE 240M, BT.2020.
 MATRICES = (0, 1, 2, 4, 5, 6, 7, 9)
 UNSPECIFIED, RESERVED = 2, 3
+ONE_DEGREE = math.tan(math.radians(1))
 
 
 class Painter:
@@ -39,22 +43,22 @@ class Painter:
             UnsupportedMedia: colours or a display matrix that are not read.
             MediaTooLarge: more pixels than a frame may have; sizes may change inside a clip.
         """
-        width, height = self._square(frame.width, frame.height)
+        stored, square = (frame.width, frame.height), self._square(frame.width, frame.height)
         alpha = any(component.is_alpha for component in frame.format.components)
         if frame.colorspace == RESERVED:
             frame.colorspace = UNSPECIFIED
         if frame.colorspace not in MATRICES:
             raise UnsupportedMedia(f"video of colour matrix {frame.colorspace} is not read")
-        stretched = (width, height) != (frame.width, frame.height)
         painted = self._reformatter.reformat(
             frame,
-            width,
-            height,
+            *(stored if alpha else square),
             format="rgba" if alpha else "rgb24",
-            interpolation=EXACT | (Interpolation.BICUBIC if stretched else Interpolation.BILINEAR),
+            interpolation=EXACT | (PLAIN if alpha or stored == square else STRETCHING),
             threads=1,
-        )
-        return _upright(painted.to_ndarray(), _display_matrix(frame))
+        ).to_ndarray()  # [h, w, C]
+        if alpha and stored != square:
+            painted = _stretched(painted, square)
+        return _upright(painted, _display_matrix(frame))
 
     def _square(self, width: int, height: int) -> tuple[int, int]:
         """Width and height with square pixels: the side that is too short is stretched."""
@@ -70,6 +74,12 @@ class Painter:
         return stretched
 
 
+def _stretched(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[h, w, 4] -> [height, width, 4]; colours that hide under clear pixels do not spread."""
+    shares = Image.fromarray(picture).convert("RGBa")  # colour times alpha
+    return np.asarray(shares.resize(size, Image.Resampling.BICUBIC).convert("RGBA"))
+
+
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """a, b, c, d of x' = ax + cy, y' = bx + dy: how the stored picture is turned to be shown."""
     for data in cast(SideDataContainer, frame.side_data):
@@ -81,14 +91,25 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
 
 
 def _upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """Quarter turns and mirrors, as the display matrix says; [h, w, C] may become [w, h, C]."""
+    """Quarter turns and mirrors, as the display matrix says; [h, w, C] may become [w, h, C].
+
+    A matrix that was never filled in turns nothing, and one is rounded: a degree beside a quarter
+    is a quarter, as FFmpeg's own programs have it.
+    """
     a, b, c, d = matrix
-    if a and d and not b and not c:
+    if not any(matrix):
+        return picture
+    if _beside(b, a) and _beside(c, d):
         across, down = a, d
-    elif b and c and not a and not d:
+    elif _beside(a, b) and _beside(d, c):
         picture = picture.transpose(1, 0, 2)  # [w, h, C]
         across, down = c, b
     else:
         raise UnsupportedMedia("expected video turned by quarters; this one is turned otherwise")
     picture = picture[:: 1 if down > 0 else -1, :: 1 if across > 0 else -1]
     return np.ascontiguousarray(picture)
+
+
+def _beside(small: int, large: int) -> bool:
+    """Whether a number of a display matrix is the rounding of zero beside the other."""
+    return large != 0 and abs(small) <= ONE_DEGREE * abs(large)

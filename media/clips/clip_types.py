@@ -7,22 +7,21 @@ from collections.abc import Callable
 from av.video.stream import VideoStream
 
 from media.errors import BrokenMedia, UnsupportedMedia
+from media.images.heif import none_of_them, still_named
 
 QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-#: ISO files that hold still images.
-STILL_BRANDS = (b"mif1", b"msf1", b"heic", b"heix", b"hevc", b"hevx", b"avif", b"avis", b"crx ")
+MAX_BOXES = 10_000  # of an MP4, looked at
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # the two outer elements of Matroska
-TRANSPORT_PACKET = 188  # bytes; each begins with the letter G
+#: Bytes of a packet of MPEG-TS, and before the letter G in it; M2TS puts a time in front of each.
+TRANSPORT_PACKETS = ((188, 0), (192, 4))
 
 
 def _is_quicktime(data: bytes) -> bool:
-    still = data[4:8] == b"ftyp" and data[8:12] in STILL_BRANDS
-    return data[4:8] in QUICKTIME_BOXES and not still
+    return data[4:8] in QUICKTIME_BOXES and not still_named(data)
 
 
 def _is_transport(data: bytes) -> bool:
-    starts = range(0, 3 * TRANSPORT_PACKET, TRANSPORT_PACKET)
-    return all(data[place : place + 1] == b"G" for place in starts)
+    return any(data[begin : begin + 3 * size : size] == b"GGG" for size, begin in TRANSPORT_PACKETS)
 
 
 #: FFmpeg's demuxer -> what its files begin with; everything else is refused unread.
@@ -46,15 +45,21 @@ def demuxer_of(data: bytes) -> str:
     for demuxer, begins in SIGNATURES.items():
         if begins(data):
             return demuxer
-    raise UnsupportedMedia(f"expected {TYPES} bytes; these are none of them")
+    raise UnsupportedMedia(f"expected {TYPES} bytes; {none_of_them(data)}")
 
 
 def check_whole(demuxer: str, data: bytes, stream: VideoStream) -> None:
-    """BrokenMedia where a file promises more than it holds; streamed types promise nothing.
+    """Refuse a file of which a part would not be seen; streamed types promise nothing.
 
     Args:
         stream: looked through to its end: some types have their index by then only.
+
+    Raises:
+        BrokenMedia: it promises more than it holds.
+        UnsupportedMedia: it holds a second movie behind the first.
     """
+    if demuxer == "mov" and _movies(data) > 1:
+        raise UnsupportedMedia("expected one movie in a file; here several were joined")
     if demuxer in ENDS:
         end = ENDS[demuxer](data)
     else:
@@ -62,6 +67,19 @@ def check_whole(demuxer: str, data: bytes, stream: VideoStream) -> None:
     promised = stream.frames if demuxer == "avi" else 0
     if end > len(data) or promised > len(stream.index_entries):
         raise BrokenMedia("the video is cut off: it promises more than there is")
+
+
+def _movies(data: bytes) -> int:
+    """How many tables of frames an MP4 has; of one in fragments the others repeat the first."""
+    kinds: list[bytes] = []
+    place = 0
+    while place + 8 <= len(data) and len(kinds) < MAX_BOXES:
+        size = int.from_bytes(data[place : place + 4], "big")
+        kinds.append(data[place + 4 : place + 8])
+        if size == 1:  # it does not fit into four bytes
+            size = int.from_bytes(data[place + 8 : place + 16], "big")
+        place += max(size, 8) if size else len(data)  # without a size: all the rest
+    return 1 if b"moof" in kinds else kinds.count(b"moov")
 
 
 def _segment_end(data: bytes) -> int:

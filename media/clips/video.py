@@ -4,9 +4,10 @@ What is decided here and in the ``clip_*`` modules, once: frames are chosen by t
 (``clip_times``), and the frame at a moment is the last that has begun; a clip begins with its
 first key frame; a single frame repeats; each frame is turned upright and stretched to square
 pixels (``clip_picture``), then shaped as a still image would be, so that a size which changes
-inside a clip does no harm; transparency is blended onto ``InputSpec.background``; a GIF is played
-once. A frame that is damaged or cut off makes the clip broken if it is needed, and is never
-replaced by grey. Sound is not read.
+inside a clip does no harm; transparency, of GIF and of VP8 and VP9 in WebM, is blended onto
+``InputSpec.background``; a GIF is played once; clips that were joined, or whose clock jumps, are
+seen whole (``clip_timeline``). A frame that is damaged or cut off makes the clip broken if it is
+needed, and is never replaced by grey. Sound and messages beside the frames are not read.
 """
 
 from __future__ import annotations

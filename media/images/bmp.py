@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from io import BytesIO
 
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
+from media.images.opened import Opened, open_as
 
 #: Sizes of the information header, by which its versions are told apart.
 HEADERS = (12, 40, 52, 56, 64, 108, 124)
@@ -29,7 +29,7 @@ def is_bmp(data: bytes) -> bool:
     return data.startswith(b"BM") and len(data) >= 18 and _header_size(data) in HEADERS
 
 
-def open_bmp(data: bytes) -> ImageFile:
+def open_bmp(data: bytes) -> Opened:
     """Open by the header alone.
 
     Raises:
@@ -52,12 +52,12 @@ def open_bmp(data: bytes) -> ImageFile:
     image = _open(data, compression)
     if GREY_BITS.get(image.mode, bits) != bits:
         raise UnsupportedMedia(f"expected a BMP whose {bits} bits choose more than steps of grey")
-    return image
+    return Opened(image, settle=settle)
 
 
 def _open(data: bytes, compression: int) -> ImageFile:
     try:
-        return Image.open(BytesIO(data), formats=("BMP",))
+        return open_as("BMP", data)
     except OSError as error:
         if compression != BIT_FIELDS:
             raise

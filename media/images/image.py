@@ -2,25 +2,29 @@
 
 What is decided here, once: the first frame of an animation and the first page of a document;
 orientation applied; palettes expanded; transparency, and what the first frame of a GIF leaves
-free, blended onto ``InputSpec.background`` before any resampling; grey of 12 and 16 bits scaled
-(not clipped) to 8 bits, colour of 16 bits cut to its high byte; CMYK and Lab converted; embedded
-ICC profiles ignored. What single types need besides stands in ``tiff``, ``bmp`` and ``gif``.
+free, blended onto ``InputSpec.background`` before any resampling; grey of 12 and 16 bits scaled to
+8 bits (``grey``), colour of 16 bits cut to its high byte; CMYK and Lab converted; embedded ICC
+profiles ignored. Whatever else stands beside the pixels is not looked at (``opened``). What single
+types need besides stands in the module of their name.
 """
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
-from PIL.ImageFile import ImageFile
+from PIL import Image
 
 from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
-from media.images import bmp, gif, tiff
-from media.images.grey import levels
+from media.images import bmp, tiff
+from media.images.gif import open_gif
+from media.images.grey import eight_bits
+from media.images.heif import none_of_them
+from media.images.jpeg import open_jpeg
+from media.images.opened import Opened
+from media.images.png import SIGNATURE, open_png
+from media.images.webp import open_webp
 from media.limits import MAX_PIXELS, check_size
 from media.sample import Media, Sample
 from media.spec import InputSpec
@@ -28,25 +32,26 @@ from media.spec import InputSpec
 #: Only decoders we mean to expose, each with what its files begin with; the rest is refused unread.
 SIGNATURES: dict[str, Callable[[bytes], bool]] = {
     "JPEG": lambda data: data.startswith(b"\xff\xd8\xff"),
-    "PNG": lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
+    "PNG": lambda data: data.startswith(SIGNATURE),
     "WEBP": lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP",
     "TIFF": lambda data: data.startswith(tiff.SIGNATURES),
     "BMP": bmp.is_bmp,
     "GIF": lambda data: data.startswith((b"GIF87a", b"GIF89a")),
 }
 FORMATS = tuple(SIGNATURES)
-#: How a file is opened, and what its loaded picture needs to be like the others.
-OPEN: dict[str, Callable[[bytes], ImageFile]] = {"TIFF": tiff.open_tiff, "BMP": bmp.open_bmp}
-SETTLE: dict[str, Callable[[Any], Image.Image]] = {
-    "TIFF": tiff.settle,
-    "BMP": bmp.settle,
-    "GIF": gif.settle,
+#: How a file is opened by its header, less what its pixels do not need.
+OPEN: dict[str, Callable[[bytes], Opened]] = {
+    "JPEG": open_jpeg,
+    "PNG": open_png,
+    "WEBP": open_webp,
+    "TIFF": tiff.open_tiff,
+    "BMP": bmp.open_bmp,
+    "GIF": open_gif,
 }
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # refused at twice this, before WebP allocates its canvas
 #: Left, top, right, bottom in pixels; edges may lie inside a pixel.
 Box = tuple[float, float, float, float]
-#: EXIF orientation -> what turns the picture upright. Pillow's own exif_transpose also writes all
-#: EXIF data anew, which takes a minute where a file brings enough of them.
+#: EXIF orientation -> what turns the picture upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -96,17 +101,13 @@ def _decode(data: bytes, at_least: int) -> tuple[Image.Image, Box]:
     """Bytes -> loaded, upright image, and the part of it that the source covers."""
     kind = next((kind for kind, begins in SIGNATURES.items() if begins(data)), None)
     if kind is None:
-        raise UnsupportedMedia(f"expected {', '.join(FORMATS)} bytes; these are none of them")
+        raise UnsupportedMedia(f"expected {', '.join(FORMATS)} bytes; {none_of_them(data)}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about EXIF and animation oddities
-            image = OPEN[kind](data) if kind in OPEN else Image.open(io.BytesIO(data), "r", (kind,))
-            check_size(image.size)
-            if kind not in SETTLE:
-                return _load_photograph(image, at_least)
-            image.load()
-            settled = SETTLE[kind](image)
-            return settled, (0, 0, *settled.size)
+            warnings.simplefilter("ignore")  # Pillow warns about animation and palette oddities
+            opened = OPEN[kind](data)
+            check_size(opened.image.size)
+            return _load(opened, at_least)
     except MediaError:
         raise
     except Image.DecompressionBombError as error:
@@ -115,22 +116,21 @@ def _decode(data: bytes, at_least: int) -> tuple[Image.Image, Box]:
         raise BrokenMedia("the image is truncated or corrupt and cannot be decoded") from error
 
 
-def _load_photograph(image: ImageFile, at_least: int) -> tuple[Image.Image, Box]:
-    """JPEG, PNG, WebP: loaded and turned upright as their EXIF data say.
+def _load(opened: Opened, at_least: int) -> tuple[Image.Image, Box]:
+    """Loaded, settled and turned upright.
 
     JPEGs may be scaled down in the DCT, never below at_least. A side that is no multiple of the
     scale then ends in a pixel that the source covers in part only.
     """
-    box: Box = (0, 0, *image.size)
+    image = opened.image
     ratio = at_least / min(image.size)
-    if ratio < 1:
-        wanted = (int(image.width * ratio), int(image.height * ratio))
-        if scaled := image.draft(None, wanted):  # JPEG only
-            box = scaled[1]
+    wanted = (int(image.width * ratio), int(image.height * ratio))
+    scaled = image.draft(None, wanted) if ratio < 1 else None  # JPEG only
     image.load()
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-    return upright, _upright_box(box, image.size, upright.size, orientation)
+    stored = opened.settle(image)
+    upright = stored.transpose(UPRIGHT[opened.turn]) if opened.turn in UPRIGHT else stored
+    box = scaled[1] if scaled else (0, 0, *stored.size)
+    return upright, _upright_box(box, stored.size, upright.size, opened.turn)
 
 
 def _upright_box(
@@ -162,24 +162,13 @@ def _from_array(array: np.ndarray) -> Image.Image:
 def _flatten(image: Image.Image, spec: InputSpec) -> Image.Image:
     """Any mode -> RGB or L, transparency blended onto the background."""
     if image.mode.startswith("I;16"):
-        image = _sixteen_to_eight(image)
+        image = eight_bits(image, spec.grey_bits)
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, (*spec.background, 255))
         image = Image.alpha_composite(canvas, image)
     image = image.convert("RGB")
     return image if spec.channels == 3 else image.convert("L")
-
-
-def _sixteen_to_eight(image: Image.Image) -> Image.Image:
-    """16-bit grey -> 8 bits by scaling with 255 / 65535; Pillow's own convert would clip."""
-    wide = np.asarray(image)  # [h, w]
-    grey = Image.fromarray(levels(65_535)[wide])
-    transparent = image.info.get("transparency")
-    if transparent is None:
-        return grey
-    alpha = np.where(wide == transparent, 0, 255).astype(np.uint8)  # [h, w]
-    return Image.merge("LA", (grey, Image.fromarray(alpha)))
 
 
 def _centre_box(source: Box, target: tuple[int, int]) -> Box:

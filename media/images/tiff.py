@@ -8,34 +8,48 @@ Refused with a reason: floating point, signed numbers and 32 bits, because nothi
 says which number is white, and any guess would clip or darken; compressions not in the table.
 
 Everything that a decoder would allocate or loop over is checked here first, from the directory.
+The decoder then gets a directory of only those tags that its pixels need; whatever the others hold,
+they are not looked at.
+
+Grey of fewer bits in a file of 16 is told by MaxSampleValue, or else by SMaxSampleValue, where that
+is the largest number of so many bits and no pixel is above it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
-from typing import NamedTuple
+from itertools import islice
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from media.errors import BrokenMedia, UnsupportedMedia
-from media.images.grey import levels
+from media.images.directory import (
+    BIGTIFF,
+    MAX_ENTRIES,
+    Form,
+    entries,
+    first_value,
+    place_of,
+)
+from media.images.grey import white_of
+from media.images.opened import Opened
+from media.images.orientation import turn_of
 from media.limits import check_size
 
 #: Pillow's own reader of uncompressed files takes planes of 16 bits for planes of 8.
 TiffImagePlugin.READ_LIBTIFF = True
 
-LITTLE, BIG_ENDIAN, BIGTIFF = b"II*\0", b"MM\0*", b"II+\0"
-SIGNATURES = (LITTLE, BIG_ENDIAN, BIGTIFF)
+SIGNATURES = (b"II*\0", b"MM\0*", BIGTIFF)
 COMPRESSIONS = {
     1: "none", 2: "CCITT RLE", 3: "CCITT group 3", 4: "CCITT group 4", 5: "LZW", 7: "JPEG",
     8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "Zstandard",
 }  # fmt: skip
 MAX_BITS = 16
-MAX_ENTRIES = 1024  # of a directory
 #: Numbers in one entry, which are unpacked one by one: strips and tiles, a palette.
 MAX_VALUES = 2**18
 #: Types whose values are taken as one string of bytes: BYTE, ASCII, UNDEFINED.
@@ -45,17 +59,16 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 SAMPLES, PLANES, COLOUR_MAP, SAMPLE_FORMAT = 277, 284, 320, 339
 STRIPS, TILE_WIDTH, TILE_HEIGHT, TILES = (273, 279), 322, 323, (324, 325)  # offsets, byte counts
 WHITE_IS_ZERO, PALETTE, UNSIGNED = 0, 3, 1
+LARGEST = (281, 341)  # MaxSampleValue, SMaxSampleValue: the first that is there counts
+#: Tags without which pixels cannot be decoded: those above, the order of bits, rows per strip,
+#: options of the fax codes, predictor, inks, extra samples, tables of JPEG, and what YCbCr needs.
+NEEDED = {WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, COLOUR_MAP, SAMPLE_FORMAT}
+NEEDED |= {*STRIPS, TILE_WIDTH, TILE_HEIGHT, *TILES}
+NEEDED |= {266, 278, 292, 293, 317, 332, 338, 347, 529, 530, 531, 532}
+XMP = 700
 
 
-class Entry(NamedTuple):
-    """What a directory says about one tag before its values are read."""
-
-    tag: int
-    type: int
-    values: int  # their number
-
-
-def open_tiff(data: bytes) -> TiffImageFile:
+def open_tiff(data: bytes) -> Opened:
     """Open the first page, after its directory alone has shown that it may be decoded.
 
     Raises:
@@ -63,23 +76,46 @@ def open_tiff(data: bytes) -> TiffImageFile:
         MediaTooLarge: the picture or one of its tiles is over the limits.
         BrokenMedia: the directory contradicts itself or the length of the file.
     """
-    tags = _check(data)
+    pared = _pared(data)
+    tags = _check(pared, len(data))
     try:
-        image = TiffImageFile(BytesIO(data))
+        image = TiffImageFile(BytesIO(pared))
     except SyntaxError as error:
         bits, photometric = _numbers(tags, BITS, 1), _number(tags, PHOTOMETRIC)
         raise UnsupportedMedia(
             "expected a TIFF of grey, palette, RGB, CMYK, YCbCr or Lab of a usual depth; "
             f"got photometric {photometric} with samples of {', '.join(map(str, bits))} bits"
         ) from error
-    image.is_animated = True  # else Pillow unpacks all numbers of the EXIF data, however many
-    return image
+    xmp, largest = _told(data)
+    return Opened(image, turn_of(data, xmp), partial(settle, largest=largest))
 
 
-def settle(image: TiffImageFile) -> Image.Image:
-    """A loaded TIFF in a mode that other types have too, with white at its top."""
+def _pared(data: bytes) -> bytes:
+    """The file with a new first directory behind its end, which lists only tags that are needed.
+
+    Raises:
+        BrokenMedia: the directory has too many entries.
+    """
+    form = Form.of(data)
+    listed = list(islice(entries(data), MAX_ENTRIES + 1))
+    if len(listed) > MAX_ENTRIES:
+        raise BrokenMedia(f"expected a TIFF directory of at most {MAX_ENTRIES} entries")
+    kept = [entry.raw for entry in listed if entry.tag in NEEDED]
+    gap = bytes(len(data) % 2)  # a directory begins at a word
+    place = struct.pack(form.offset, len(data) + len(gap))
+    header = data[: len(place)] + place  # the first offset is as long as what is before it
+    count, end = struct.pack(form.number, len(kept)), struct.pack(form.offset, 0)
+    return b"".join([header, data[len(header) :], gap, count, *kept, end])
+
+
+def settle(image: TiffImageFile, largest: float) -> Image.Image:
+    """A loaded TIFF in a mode that other types have too.
+
+    Args:
+        largest: value of a sample that the file tells; 0 where it tells none.
+    """
     if image.mode.startswith("I;16"):
-        return _eight_bits(image)
+        return _with_white(image, largest)
     if image.mode == "La":
         return image.convert("LA")
     if image.mode == "LAB":
@@ -89,17 +125,35 @@ def settle(image: TiffImageFile) -> Image.Image:
     return image
 
 
-def _eight_bits(image: TiffImageFile) -> Image.Image:
-    """Grey of 12 or 16 bits and either polarity as 8 bits with black at zero."""
-    table = levels(2 ** _number(image.tag_v2, BITS) - 1)
-    if _number(image.tag_v2, PHOTOMETRIC) == WHITE_IS_ZERO:
-        table = 255 - table
-    return Image.fromarray(table[np.asarray(image)])  # [h, w]
+def _with_white(image: TiffImageFile, largest: float) -> Image.Image:
+    """Grey of 12 or 16 bits that says which level is white, where that is known, and its polarity.
+
+    A largest value that a pixel exceeds is none.
+    """
+    bits = _number(image.tag_v2, BITS)
+    white = 2**bits - 1 if bits < MAX_BITS else white_of(largest)
+    if white and np.asarray(image).max() <= white:
+        image.info["white"] = white
+    image.info["inverted"] = _number(image.tag_v2, PHOTOMETRIC) == WHITE_IS_ZERO
+    return image
 
 
-def _check(data: bytes) -> ImageFileDirectory_v2:
-    """The tags of the first directory, once nothing in them is out of bounds."""
-    for entry in _entries(data):
+def _told(data: bytes) -> tuple[bytes, float]:
+    """XMP data, and the largest value of a sample: empty and 0 where they are not told plainly."""
+    xmp, largest = b"", dict[int, float]()
+    with contextlib.suppress(struct.error):
+        for entry in entries(data):
+            if entry.tag == XMP and entry.type in OPAQUE:
+                held, place = place_of(data, entry, 1)
+                xmp = held[place : place + entry.values]
+            elif entry.tag in LARGEST:
+                largest[entry.tag] = first_value(data, entry)
+    return xmp, next((largest[tag] for tag in LARGEST if tag in largest), 0)
+
+
+def _check(data: bytes, file_bytes: int) -> ImageFileDirectory_v2:
+    """The tags of a pared file, once nothing in them is out of bounds."""
+    for entry in entries(data):
         if entry.values > MAX_VALUES and entry.type not in OPAQUE:
             raise BrokenMedia(f"TIFF tag {entry.tag} has {entry.values} values, over {MAX_VALUES}")
     tags = _tags(data)
@@ -108,21 +162,8 @@ def _check(data: bytes) -> ImageFileDirectory_v2:
         raise BrokenMedia(f"expected a TIFF with pixels, got {size[0]}x{size[1]}")
     check_size(size)
     _check_layout(tags)
-    _check_pieces(tags, size, len(data))
+    _check_pieces(tags, size, file_bytes)
     return tags
-
-
-def _entries(data: bytes) -> Iterator[Entry]:
-    """The first directory, by its raw entries; their values are not touched."""
-    order, big = "<" if data.startswith(b"II") else ">", data.startswith(BIGTIFF)
-    (start,) = struct.unpack_from("<Q" if big else order + "I", data, 8 if big else 4)
-    count_format, entry_format, step = ("Q", "HHQ", 20) if big else ("H", "HHI", 12)
-    (count,) = struct.unpack_from(order + count_format, data, start)
-    if count > MAX_ENTRIES:
-        raise BrokenMedia(f"expected a TIFF directory of at most {MAX_ENTRIES} entries")
-    first = start + struct.calcsize(count_format)
-    for number in range(count):
-        yield Entry(*struct.unpack_from(order + entry_format, data, first + number * step))
 
 
 def _tags(data: bytes) -> ImageFileDirectory_v2:

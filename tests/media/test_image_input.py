@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, TiffImagePlugin
 
@@ -470,7 +470,6 @@ def test_crop_drops_what_stretch_keeps() -> None:
     assert stretched[:, :, 0].max() > 189
 
 
-@settings(deadline=None, max_examples=60)
 @example(source=(23, 23), target=(336, 336), fit="crop")  # 336 * (23 / 336) is more than 23
 @example(source=(1039, 446), target=(443, 215), fit="crop")
 @given(
@@ -563,7 +562,6 @@ STARTS = {
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
-@settings(deadline=None, max_examples=60)
 @given(rest=st.binary(max_size=200))
 def test_bytes_behind_a_right_start_end_as_a_media_error(start: bytes, rest: bytes) -> None:
     """Whatever follows a right beginning, the only way out besides an array is a MediaError."""

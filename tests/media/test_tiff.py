@@ -15,15 +15,16 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
+from media.images.directory import MAX_ENTRIES
 from media.images.image import prepare
-from media.images.tiff import COMPRESSIONS, MAX_ENTRIES, MAX_VALUES
+from media.images.tiff import COMPRESSIONS, MAX_VALUES
 from media.limits import MAX_PIXELS
 from media.spec import InputSpec
 
 HEIGHT, WIDTH = 22, 37  # of no side a multiple of a tile
 RGB = InputSpec(background=(10, 200, 90))
-BYTE, SHORT, LONG, RATIONAL, LONG8 = 1, 3, 4, 5, 16
-FORMATS = {BYTE: "B", SHORT: "H", LONG: "I", RATIONAL: "II", LONG8: "Q"}
+BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, LONG8 = 1, 2, 3, 4, 5, 7, 16
+FORMATS = {BYTE: "B", ASCII: "B", UNDEFINED: "B", SHORT: "H", LONG: "I", RATIONAL: "II", LONG8: "Q"}
 ORDERS = {"<": b"II", ">": b"MM"}
 WHITE_IS_ZERO, BLACK_IS_ZERO, COLOUR, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 
@@ -437,7 +438,7 @@ def tiled(width: int, height: int, tags: Tags = GREY) -> Tags:
         (tiled(16, 0), "truncated or corrupt"),
         (tiled(16, 16), "truncated or corrupt"),  # nine tiles, and only one is there
         (tiled(1, 1, layout(BLACK_IS_ZERO, [8], 7000, 7000)), f"at most {MAX_VALUES} tiles"),
-        (GREY | {282: (RATIONAL, [1, 1] * (MAX_VALUES + 1))}, "TIFF tag 282 has 262145 values"),
+        (GREY | {320: (SHORT, [1] * (MAX_VALUES + 1))}, "TIFF tag 320 has 262145 values"),
         (
             GREY | {tag: (SHORT, [0]) for tag in range(40_000, 40_000 + MAX_ENTRIES)},
             f"directory of at most {MAX_ENTRIES} entries",
