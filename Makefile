@@ -21,7 +21,8 @@ endif
 # A docker that answers by itself; through DOCKER_HOST it may be podman, whose own build is better.
 ENGINE ?= $(shell env -u DOCKER_HOST docker info >/dev/null 2>&1 && echo docker \
 	|| { podman info >/dev/null 2>&1 && echo podman; })
-BENCH ?= training_step export_overhead rotations_input server decode_video decode_volume
+BENCH ?= training_step validation_memory export_overhead rotations_input server decode_video \
+	decode_volume
 
 ifeq ($(filter $(EXTRA),cpu gpu),)
 $(error EXTRA is cpu or gpu, got '$(EXTRA)')
