@@ -68,7 +68,7 @@ manifest.json. The golden inputs are {source["goldens"]}.
 
 {_trained(description, data)}
 ({source["checkpoint_sha256"][:16]}..., step {source["step"]}).{_began(description)}
-{_recipe(description)}"""
+{_recipe(description)}{_changes(description)}"""
 
 
 def _recipe(description: Description) -> str:
@@ -83,9 +83,26 @@ def _settings(description: Description) -> list[tuple[str, Any]]:
     for key, value in sorted(description.notes.get("config", {}).items()):
         if key in UNTOLD:
             continue
-        inner = value if isinstance(value, dict) else {"": value}
+        inner = value if isinstance(value, dict) else {"": _told(key, value)}
         found += [(f"{key}.{name}".rstrip("."), inner[name]) for name in sorted(inner)]
     return found
+
+
+def _changes(description: Description) -> str:
+    """A table of the settings that changed while it was trained; nothing where none did."""
+    rows = [
+        f"| {change['step']} | {key} | {_told(key, old)} | {_told(key, new)} |\n"
+        for change in description.notes.get("history", [])
+        for key, (old, new) in change["changed"].items()
+    ]
+    head = "\nSettings changed while it was trained; above are the last ones.\n\n"
+    head += "| after step | setting | was | is |\n| --- | --- | --- | --- |\n"
+    return head + "".join(rows) if rows else ""
+
+
+def _told(key: str, value: Any) -> Any:
+    """A setting's value; ids of items may name people and are counted."""
+    return f"{len(value)} items" if key == "skip" else value
 
 
 def _trained(description: Description, data: Mapping[str, Any]) -> str:

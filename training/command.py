@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from media.spec import SpecError
@@ -15,11 +17,14 @@ from training.compare import compare
 from training.config import Augment, TrainConfig
 from training.failures import BAD_INPUT, FAILED
 from training.finetune import recipe_for
+from training.history import going_on
 from training.loop import train
+from training.memory import OutOfMemory, told
 from training.presets import PRESETS
 from training.report import report
 from training.run import Run
-from training.settings import override
+from training.settings import MAY_CHANGE, override
+from training.step import NotFinite
 from training.stopping import Stopped
 
 #: Commands beside the presets: a function of the remaining arguments that gives the exit status.
@@ -35,40 +40,76 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments and arguments[0] in OTHERS:
         return OTHERS[arguments[0]](arguments[1:])
     options = _parser().parse_args(arguments)
+    config = None
     try:
-        best = train(_config(options), options.out, options.resume)
+        config = _config(options)
+        with told("while training"):
+            best = train(config, options.out, options.resume, not options.no_report)
     except BAD_INPUT as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except FAILED as error:
-        print(f"error: {error}{_kept(options.out)}", file=sys.stderr)
+        ways = _ways_on(error, config) if config else []
+        print(f"error: {error}{_kept(options.out, ways, arguments)}", file=sys.stderr)
         return 1
     except Stopped as stopped:
         print(f"stopped by {stopped}{_kept(options.out)}", file=sys.stderr)
         return stopped.status
+    report = f"figures and pictures: {options.out}/report/index.html"
+    if options.no_report:
+        report = f"no report was made; python -m training report {options.out} makes it"
     print(
         f"best: val top-1 {best['val_top1']:.4f} at epoch {best['epoch']}, in {options.out}/best; "
-        f"figures and pictures: {options.out}/report/index.html"
+        f"{report}"
     )
     return 0
 
 
 def _config(options: argparse.Namespace) -> TrainConfig:
-    config = PRESETS[options.preset](str(options.data))
+    config, run = PRESETS[options.preset](str(options.data)), Run(options.out)
     if options.init_from:
         known = options.out / "last" if options.resume else options.init_from
         config = recipe_for(config, known)
         config = dataclasses.replace(config, init_from=str(options.init_from))
     elif options.preset == "finetune":
         raise SpecError("finetune starts from a checkpoint: expected --init-from RUN, got none")
+    if options.resume and run.exists():  # what may change stays as it is until it is named
+        config = going_on(config, run.notes(), run.history())
     return override(config, options.set)
 
 
-def _kept(out: Path) -> str:
-    """What a run that stopped leaves behind, as a line of its own."""
+def _ways_on(error: BaseException, config: TrainConfig) -> list[str]:
+    """Settings that a run may go on with after it failed, the best first; as they are typed."""
+    if isinstance(error, OutOfMemory):
+        return [f"--set {setting}" for setting in error.settings]
+    if not isinstance(error, NotFinite):
+        return []
+    ways = [
+        f"--set learning_rate={config.learning_rate / 10:g}",
+        f"--set clip_norm={config.clip_norm / 10 or 1:g}",
+        f"--set seed={config.seed + 1}",
+    ]
+    if config.precision != "fp32":
+        ways.append("--set precision=fp32")
+    if 0 < len(error.samples) <= min(8, config.batch - 1):  # it is they, and not the weights
+        skip = (f"--set {shlex.quote(f'skip={id_}')}" for id_ in error.samples)
+        return [" ".join(skip), *ways]
+    return [*ways, "--set skip=ID, for an item above that is to blame"] if error.samples else ways
+
+
+def _kept(out: Path, ways: Sequence[str] = (), arguments: Sequence[str] = ()) -> str:
+    """What a run that stopped leaves behind and how to go on, as lines of their own."""
     if not Run(out).exists():
         return ""
-    return f"\nthe last good checkpoint is kept in {out}/last; --resume continues from it"
+    kept = f"\nthe last good checkpoint is kept in {out}/last"
+    if not ways:
+        return f"{kept}; --resume continues from it"
+    first, *others = ways
+    again = shlex.join([argument for argument in arguments if argument != "--resume"])
+    lines = [f"{kept}. To go on from it with another setting:"]
+    lines.append(f"  python -m training {again} --resume {first}")
+    lines += [f"or with {other}" for other in others]
+    return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,7 +145,17 @@ def _parser() -> argparse.ArgumentParser:
         "preset gives the recipe and must be for the same modality. Another image size: "
         "--set model.grid=12x12",
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help=f"continue the run in --out. With --set it may go on with another "
+        f"{', '.join(MAY_CHANGE)}, which it keeps from then on and remembers",
+    )
+    parser.add_argument(
+        "--no-report",
+        action="store_true",
+        help="end without the report; python -m training report RUN makes it later",
+    )
     parser.add_argument(
         "--set",
         action="append",

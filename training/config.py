@@ -12,9 +12,6 @@ from media.spec import AXES, InputSpec, SpecError
 from models.encodings import make_encoding
 from models.spec import ModelSpec
 
-#: Fields that may change when a run is resumed: they decide nothing. The data's content, which
-#: does, is compared by its hash.
-OUTSIDE_THE_RECIPE = ("data", "init_from", "cache", "workers", "skip_unreadable")
 #: Options of ``Augment`` that only some modalities have.
 ONLY = {
     "colour": ("image", "video"),
@@ -135,8 +132,13 @@ class TrainConfig:
             them and the encoding; 0 for none.
         items: training items at most, drawn alike from every class, the same ones for every seed;
             0 for all.
+        skip: ids of training items to leave out, one more with every ``--set skip=ID``. Order and
+            number of steps stay; in their places other items of their classes come once more.
+        epochs: the rate falls to 0 at the end of so many, also where a run goes on with another
+            number of them.
         batch: items per update; a last, smaller batch of an epoch is left out.
-        accumulate: parts that a batch is computed in, one after the other, to need less memory.
+        accumulate: parts that a batch is computed in, one after the other, to need less memory;
+            as many items at a time are measured.
         learning_rate: the peak, reached after ``warmup_steps``; then a cosine down to 0.
         warmup_steps: never more than a fifth of all steps.
         layer_decay: what the rate is multiplied by with every layer away from the head.
@@ -166,6 +168,7 @@ class TrainConfig:
     head: Literal["auto", "keep", "new"] = "auto"
     freeze: int = 0
     items: int = 0
+    skip: tuple[str, ...] = ()
     epochs: int = 20
     batch: int = 128
     accumulate: int = 1
@@ -189,6 +192,11 @@ class TrainConfig:
     cache: str | None = None
     skip_unreadable: bool = False
 
+    @property
+    def items_at_a_time(self) -> int:
+        """That go through the network together."""
+        return self.batch // self.accumulate
+
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "save_every", "workers"):
             _at_least(self, name, 1)
@@ -203,6 +211,7 @@ class TrainConfig:
                 raise SpecError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.batch % self.accumulate:
             raise SpecError(f"batch {self.batch} is not divisible by accumulate {self.accumulate}")
+        object.__setattr__(self, "skip", tuple(dict.fromkeys(self.skip)))
         if self.freeze > self.model.depth:
             raise SpecError(f"freeze must be at most depth {self.model.depth}, got {self.freeze}")
         if self.class_weights == self.sampling == "balanced":
@@ -211,6 +220,11 @@ class TrainConfig:
             )
         if self.init_from is None and (self.freeze or self.head != "auto"):
             raise SpecError("freeze and head are for fine-tuning: expected --init-from, got none")
+        if self.augment.mixes and self.batch == 1:
+            raise SpecError(
+                "augment.mixup and augment.cutmix mix the items of a batch: expected batch to be "
+                "at least 2, got 1"
+            )
         axes = AXES[self.input.modality]
         if len(self.model.grid) != len(axes):
             raise SpecError(

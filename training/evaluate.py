@@ -10,7 +10,7 @@ from torch import Tensor
 
 from media.dataset import Prepared
 from media.spec import Grid
-from models.vit import VisionTransformer
+from models.vit import Encoded, VisionTransformer
 
 #: Values that a batch of pixels holds at most; as float32 they take 256 MiB.
 VALUES = 2**26
@@ -22,17 +22,24 @@ def logits_of(
     pixels: np.ndarray,
     batch: int = 256,
     check: Callable[[], None] = lambda: None,
+    encoded: Encoded | None = None,
 ) -> Tensor:
     """Float32 logits [N, classes] for pixels [N, *pixels per axis, C], in order.
 
-    Rotations are computed once, in float64, whatever the training precision was. At most ``batch``
-    rows go through the network at a time, fewer where they are large. ``check`` is called before
-    every batch and may raise.
+    Rotations are computed once, as in a training step: in float32, a cacheful at a time.
+
+    Args:
+        batch: rows that go through the network at a time; fewer where they are large, and at a
+            larger grid than the trained one, where attention sees more pairs of tokens.
+        check: called before every batch; it may raise.
+        encoded: ``encode_for`` the grid of the pixels, where it is known already.
     """
     device = model.head.weight.device
     sides = zip(pixels.shape[1:-1], model.spec.patch, strict=True)
-    encoded = model.encode(Grid(tuple(side // patch for side, patch in sides)), torch.float64)
-    batch = max(1, min(batch, VALUES // pixels[0].size))
+    grid = Grid(tuple(side // patch for side, patch in sides))
+    encoded = encoded or encode_for(model, grid)
+    pairs = max(1, grid.tokens / model.spec.training_grid.tokens) ** 2
+    batch = max(1, min(int(batch / pairs), VALUES // pixels[0].size))
     pieces = []
     with torch.compiler.set_stance("force_eager"):  # every odd batch would be compiled anew
         for start in range(0, len(pixels), batch):
@@ -42,17 +49,29 @@ def logits_of(
     return torch.cat(pieces)
 
 
+@torch.inference_mode()
+def encode_for(model: VisionTransformer, grid: Grid) -> Encoded:
+    """What all items at a grid share, without the room that gradients would take."""
+    return model.encode(grid)
+
+
 def evaluate(
-    model: VisionTransformer, prepared: Prepared, check: Callable[[], None] = lambda: None
+    model: VisionTransformer,
+    prepared: Prepared,
+    batch: int = 256,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Measure in evaluation mode; an item's logits are the mean over its views.
+
+    Args:
+        batch, check: as of ``logits_of``.
 
     Returns:
         ``top1`` (fraction right), ``balanced_accuracy`` (mean over the classes that are there of
         the fraction right) and ``loss`` (cross-entropy, nats).
     """
     model.eval()
-    views = logits_of(model, prepared.pixels, check=check)  # [N * V, classes]
+    views = logits_of(model, prepared.pixels, batch, check)  # [N * V, classes]
     logits = torch.from_numpy(prepared.of_items(views.numpy()))  # [N, classes]
     targets = torch.from_numpy(prepared.labels)
     right = (logits.argmax(1) == targets).double()

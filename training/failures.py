@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from media.sources import SourceError
 from media.spec import SpecError
 from models.checkpoint import CheckpointError
 
 BAD_INPUT = (SpecError, SourceError, CheckpointError, FileExistsError, FileNotFoundError)
-FAILED = (OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)
+FAILED = (OSError, FloatingPointError, MemoryError)

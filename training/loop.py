@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from media.spec import SpecError, from_json, to_json
+from media.spec import to_json
 from models.vit import VisionTransformer
-from training import data, finetune
-from training.augment.draws import balanced_order, epoch_order
+from training import data, finetune, history, memory
+from training.checks import (
+    check_compiler,
+    check_modality,
+    check_skipped,
+    check_steps,
+    pick_device,
+)
 from training.config import TrainConfig
 from training.curves import Curves
 from training.evaluate import evaluate
 from training.optim import freeze, learning_rate, make_average, make_optimiser
+from training.order import order_of
 from training.progress import Progress
 from training.report.report import make_report
 from training.run import Run, State
-from training.settings import differences
 from training.step import NotFinite, Setup, train_step
 from training.stopping import Stop, Stopped
 
@@ -43,6 +47,7 @@ def train(
         SpecError, SourceError, CheckpointError: bad input, with what was expected and what came.
         FileExistsError: the folder is in use and ``resume`` was not asked for.
         FloatingPointError: the loss, a gradient or a weight is not finite.
+        OutOfMemory: with what to lower.
         Stopped: SIGTERM or SIGINT came; the last whole step is saved.
     """
     run = Run(root)
@@ -60,17 +65,26 @@ def train(
 def set_up(
     config: TrainConfig, run: Run, resume: bool, progress: Progress
 ) -> tuple[Setup, dict[str, Any]]:
-    """Everything that the steps need, and what the run remembers; the quick checks come first."""
+    """Everything that the steps need, and what the run remembers.
+
+    Whatever can be known without decoding is checked first.
+    """
     device = pick_device(config.device)
     check_compiler(config, device)
     source = data.open_data(config)
     config = dataclasses.replace(config, model=data.with_classes(config.model, source))
-    notes: dict[str, Any] = {"step": 0, "measured": 0, "losses": 0.0, "best": None}
+    notes: dict[str, Any] = {"step": 0, "measured": 0, "losses": 0.0, "best": None, "history": []}
     if resume:
         notes = run.notes()
         data.check_labels(notes, source)
-        check_config(notes, config)
+        if change := history.change_to(config, notes):
+            progress.goes_on(change)
+            notes["history"] = [*notes.get("history", []), to_json(change)]
         finetune.check_origin(notes, config)
+    used = data.thin(source, "train", config.items)
+    used.split("val")
+    check_steps(config, len(used.split("train")), notes["step"])
+    check_skipped(config, source, used)
     torch.manual_seed(config.seed)  # initial weights only; every later draw names its step
     model = VisionTransformer(config.model, config.input)
     if config.init_from and not resume:
@@ -80,11 +94,14 @@ def set_up(
     state = State(model, make_optimiser(model, config), make_average(model, config.ema))
     if resume:
         run.restore(state)
+    if not config.skip_unreadable:
+        check_modality(config, used)
     cache = run.cache(config.cache)
-    used = data.thin(source, "train", config.items)
-    training, validation = (
-        data.prepare(used, split, config, progress, cache) for split in ("train", "val")
-    )
+    with memory.told("while decoding", memory.smaller_decoding(config)):
+        training, validation = (
+            data.prepare(used, split, config, progress, cache) for split in ("train", "val")
+        )
+    check_steps(config, len(training.ids), notes["step"])  # unreadable items may be left out
     described = data.describe(source, training, validation)
     if resume:
         data.check_data(notes, described)
@@ -98,11 +115,10 @@ def set_up(
 
 def fit(setup: Setup, run: Run, notes: dict[str, Any], stop: Stop, progress: Progress) -> None:
     """Every step from ``notes["step"]`` to the last; ``notes`` follows along."""
-    items, batch = len(setup.training.ids), setup.config.batch
-    if items < batch:
-        raise SpecError(f"batch {batch} is larger than the training split ({items} items)")
     with stop.deferred():
-        if not run.exists():
+        if run.exists():
+            run.keep_history(history.read_changes(notes.get("history", [])))
+        else:
             run.begin()
             run.save(setup.state, setup.config.input, setup.labels, notes)
         if setup.config.compile:
@@ -164,7 +180,11 @@ class Fit:
         samples = self.order[position * config.batch : (position + 1) * config.batch]
         rate = learning_rate(config, step, self.total)
         began = time.perf_counter()
-        with self.stop.at_once(step == self.saved):  # torch.compile may take minutes in there
+        doing = f"in step {step}, {config.items_at_a_time} items at a time"
+        with (
+            self.stop.at_once(step == self.saved),  # torch.compile may take minutes in there
+            memory.told(doing, memory.smaller_passes(config)),
+        ):
             taken = train_step(setup, samples, step, rate, self.stop)
         self.seconds.append(time.perf_counter() - began)
         self.notes["losses"] += taken.loss
@@ -178,7 +198,10 @@ class Fit:
         """Measure on the validation split, and remember the result if it is the best so far."""
         setup, notes = self.setup, self.notes
         check_finite(setup.model, notes["step"])
-        measured = evaluate(setup.state.measured(), setup.validation, self.stop.check)
+        items = setup.config.items_at_a_time
+        doing = f"while measuring after step {notes['step']}, {items} items at a time"
+        with memory.told(doing, memory.smaller_passes(setup.config)):
+            measured = evaluate(setup.state.measured(), setup.validation, items, self.stop.check)
         rate = learning_rate(setup.config, notes["step"] - 1, self.total)
         record = {
             "step": notes["step"],
@@ -212,19 +235,11 @@ class Fit:
         self.saved = self.notes["step"]
 
 
-def order_of(setup: Setup, epoch: int) -> np.ndarray:
-    """Indices into the training split, in the order of one epoch; int64 [items]."""
-    config, labels = setup.config, setup.training.labels
-    if config.sampling == "balanced":
-        return balanced_order(config.seed, epoch, labels)
-    return epoch_order(config.seed, epoch, len(labels))
-
-
 def check_finite(model: VisionTransformer, step: int) -> None:
-    """FloatingPointError names a weight that is not finite."""
+    """NotFinite names a weight that is not finite."""
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
-            raise FloatingPointError(f"{name} is not finite after step {step}")
+            raise NotFinite(f"{name} is not finite after step {step}", step, [])
 
 
 def is_better(record: dict[str, Any], best: dict[str, Any] | None, choose: str) -> bool:
@@ -233,25 +248,3 @@ def is_better(record: dict[str, Any], best: dict[str, Any] | None, choose: str) 
         return True
     key = f"val_{choose}"
     return record[key] < best[key] if choose == "loss" else record[key] > best[key]
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` takes a GPU where there is one; an explicit ``cuda`` without one is an error."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SpecError("device is cuda and torch sees no GPU")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def check_compiler(config: TrainConfig, device: torch.device) -> None:
-    """torch.compile for a CPU writes C++; without a compiler it would fail at the first step."""
-    if config.compile and device.type == "cpu" and not shutil.which("g++"):
-        raise SpecError("compile=true on a CPU needs a C++ compiler: expected g++, found none")
-
-
-def check_config(notes: dict[str, Any], config: TrainConfig) -> None:
-    """Refuse to continue a run with other settings."""
-    old = from_json(TrainConfig, notes["config"], "config")
-    if changed := differences(old, config):
-        raise SpecError(f"the run to resume was made with other values of: {', '.join(changed)}")

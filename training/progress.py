@@ -10,6 +10,8 @@ from typing import Any, Self
 from rich import progress as bars
 from rich.console import Console
 
+from training.history import Change
+
 
 class Progress:
     """A live bar with items/s, loss and time left; plain lines where there is no terminal."""
@@ -55,6 +57,10 @@ class Progress:
             f"({origin['labels']} labels); head: {origin['head']}",
             markup=False,
         )
+
+    def goes_on(self, change: Change) -> None:
+        """Say what is different from here on."""
+        self.console.print(f"goes on from step {change.step}: {change.in_words()}", markup=False)
 
     def absent(self, split: str, labels: list[str]) -> None:
         """Name the classes that a split has no items of."""

@@ -8,6 +8,7 @@ Layout::
         metrics.jsonl                one object a line
         tensorboard/                 the same figures and more, for TensorBoard
         not-finite.json              where a run stopped that could not go on
+        history.json                 settings that changed when it went on (training/history.py)
         report                       link to reports/N: figures and pictures, replaced as a whole
 
 Step 0 is a checkpoint too, so a run can be resumed from its first moment on.
@@ -27,7 +28,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from media.files import atomic_directory, sha256_file, sync_directory, write_atomic
-from media.spec import InputSpec
+from media.spec import InputSpec, read_json, to_json
 from models.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -37,9 +38,10 @@ from models.checkpoint import (
     save_tensors,
 )
 from models.vit import VisionTransformer
+from training.history import Change, read_changes, same
 
 TRAINING_STATE = "training.safetensors"
-EVIDENCE = "not-finite.json"
+EVIDENCE, HISTORY = "not-finite.json", "history.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +101,12 @@ class Run:
         return (self.root / "last").is_symlink()
 
     def check(self, resume: bool) -> None:
-        """Refuse a folder that holds a run, or anything else, before any work is done.
+        """Refuse a folder that holds a run or anything else, or where nothing can be written.
 
         Raises:
             FileExistsError: it is in use and ``resume`` was not asked for.
             FileNotFoundError: there is nothing to resume.
+            PermissionError: this user may not write there.
         """
         if resume and not self.exists():
             raise FileNotFoundError(f"{self.root} holds no checkpoint to resume from")
@@ -113,6 +116,11 @@ class Run:
             )
         if not resume and self.root.exists() and not self._only_remains():
             raise FileExistsError(f"{self.root} exists and is not empty; choose another folder")
+        there = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise FileExistsError(f"{self.root} cannot be made: {there} is a file")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(f"{self.root} cannot be written: no permission for {there}")
 
     def begin(self) -> None:
         """Make the folder of a new run, or empty it of what a killed start left."""
@@ -163,6 +171,19 @@ class Run:
             raise CheckpointError(f"{self.root / 'last'} does not say its {missing[0]}")
         return notes
 
+    def history(self) -> list[Change]:
+        """What changed of its settings, with what no checkpoint knows yet."""
+        path = self.root / HISTORY
+        return read_changes(read_json(path)) if path.exists() else []
+
+    def keep_history(self, history: list[Change]) -> None:
+        """Write history.json, before the first step that is taken by it."""
+        if not history:  # of a change that was taken back before any step
+            (self.root / HISTORY).unlink(missing_ok=True)
+        elif not same(self.history(), history):
+            text = json.dumps([to_json(change) for change in history], indent=1)
+            write_atomic(self.root / HISTORY, (text + "\n").encode())
+
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl, on disk before the checkpoint that follows it."""
         with self.metrics.open("a", encoding="utf-8") as stream:
@@ -195,7 +216,7 @@ class Run:
         for folder in self.checkpoints.iterdir():
             if os.path.realpath(folder) not in kept:
                 shutil.rmtree(folder)
-        for name in (self.metrics.name, EVIDENCE):
+        for name in (self.metrics.name, EVIDENCE, HISTORY):
             for remains in self.root.glob(f".{name}.*"):
                 remains.unlink()
 

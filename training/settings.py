@@ -1,4 +1,4 @@
-"""Settings from the command line, and what differs between two configs."""
+"""Settings from the command line, what differs between two configs, and which of it may differ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,36 @@ from typing import Any
 
 from media.spec import SpecError, from_json, to_json
 from models.encodings import complete
-from training.config import OUTSIDE_THE_RECIPE, TrainConfig
+from training.config import TrainConfig
+
+#: Where things lie. Data are compared by their content; a checkpoint to begin from is needed once.
+PLACES = ("data", "init_from", "cache")
+#: What decides no weight and no figure.
+WITHOUT_EFFECT = ("save_every", "workers", "skip_unreadable")
+#: What may change when a run goes on: how far its next steps go, how they are computed, what they
+#: draw, and how many there are.
+MAY_CHANGE = (
+    "learning_rate", "warmup_steps", "weight_decay", "clip_norm", "precision", "accumulate",
+    "compile", "device", "seed", "skip", "epochs",
+)  # fmt: skip
+#: Why nothing else may.
+FIXED = {
+    "model": "its weights are those of that model",
+    "input": "its weights have learned from that input",
+    "head": "it belongs to the beginning",
+    "items": "it decides which items are trained on",
+    "batch": "it decides what a step is; accumulate makes one need less memory",
+    "freeze": "the state of the optimiser is of those layers",
+    "layer_decay": "the state of the optimiser is of those groups",
+    "ema": "the average of the steps so far is of that decay",
+    "label_smoothing": "the losses of its epochs could not be compared",
+    "class_weights": "the losses of its epochs could not be compared",
+    "sampling": "an epoch would be half of each",
+    "augment": "the losses of its epochs could not be compared",
+    "choose": "the best checkpoint so far was chosen by it",
+}
+#: Settings that a name is added to; a JSON list stands for all of them.
+LISTS = ("skip",)
 
 
 def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
@@ -30,18 +59,16 @@ def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
         known = isinstance(node, dict) and (leaf in node or parents == ["model", "encoding"])
         if not known or isinstance(node.get(leaf), dict):
             raise SpecError(_unknown_key(key, data))
-        node[leaf] = _value(text, node.get(leaf))
+        value = _value(text, node.get(leaf))
+        node[leaf] = [*node[leaf], text] if key in LISTS and not isinstance(value, list) else value
     return from_json(TrainConfig, data, "config")
 
 
-def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Dotted names of the fields in which two configs differ, but for those outside the recipe."""
+def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, ...]]:
+    """What each setting was and is, by its dotted name, where it differs; places do not count."""
     before, after = _flat(_whole(old)), _flat(_whole(new))
-    return sorted(
-        name
-        for name in before | after
-        if before.get(name) != after.get(name) and name not in OUTSIDE_THE_RECIPE
-    )
+    pairs = {name: (before.get(name), after.get(name)) for name in sorted(before | after)}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name not in PLACES}
 
 
 def _whole(config: TrainConfig) -> dict[str, Any]:

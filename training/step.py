@@ -50,15 +50,16 @@ class Taken(NamedTuple):
 
 
 class NotFinite(FloatingPointError):
-    """A loss or a gradient is infinite or not a number.
+    """A loss, a gradient or a weight is infinite or not a number.
 
     Attributes:
-        samples: ids of the items that it came from.
+        samples: ids of the items that it came from; none where nobody knows.
     """
 
     def __init__(self, what: str, step: int, samples: list[str]) -> None:
         shown = ", ".join(samples[:8]) + (", ..." if len(samples) > 8 else "")
-        super().__init__(f"{what} at step {step}; from {len(samples)} items: {shown}")
+        known = f" at step {step}; from {len(samples)} items: {shown}" if samples else ""
+        super().__init__(what + known)
         self.step, self.samples = step, samples
 
 

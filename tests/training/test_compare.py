@@ -311,25 +311,6 @@ def test_run_of_another_process_is_left_to_it(
     assert starts(out) == {1}
 
 
-def test_run_that_fails_does_not_stop_the_others(
-    pictures: Path, tmp_path: Path, capsys: Chatter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One encoding's loss may be infinite: it is named, missing in the table, and the status 1."""
-    step = training_runs.pkgutil.resolve_name("training.loop.train_step")
-
-    def diverging(setup: Any, *rest: Any) -> Any:
-        if setup.config.model.encoding.name == "liere":
-            setup.model.head.weight.data.fill_(math.inf)
-        return step(setup, *rest)
-
-    monkeypatch.setattr("training.loop.train_step", diverging)
-    assert main(arguments_for(pictures, tmp_path / "out", seeds="1")) == 1
-    assert "error: liere_4-seed0: the loss is nan at step 0" in capsys.readouterr().err
-    text = (tmp_path / "out" / "compare.md").read_text()
-    assert "| absolute | 1 of 1 |" in text
-    assert "| liere_4 | 0 of 1 | missing |" in text
-
-
 # --- one recipe ---------------------------------------------------------------------------------
 
 

@@ -13,10 +13,12 @@ from media.dataset import Prepared
 from media.spec import InputSpec, SpecError
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
+from training.checks import check_compiler
 from training.config import Augment, TrainConfig
 from training.data import class_weights
-from training.loop import check_compiler, is_better, order_of
+from training.loop import is_better
 from training.optim import learning_rate, make_average, make_optimiser
+from training.order import order_of
 from training.run import State
 from training.settings import override
 from training.step import Setup, make_batch, train_step

@@ -116,11 +116,15 @@ def test_resume_needs_a_run(pictures: Path, tmp_path: Path, capsys: Chatter) -> 
 def test_resume_with_other_settings_is_refused(
     finished: Path, pictures: Path, capsys: Chatter
 ) -> None:
-    """Every changed field is named, and only those."""
-    changed = ("batch=4", "model.encoding.block=4", "model.dropout=0.2")
+    """Every changed field that decides what came before is named with its reason, and no other."""
+    changed = ("batch=4", "learning_rate=0.5", "model.encoding.block=4", "model.dropout=0.2")
     arguments = command(pictures, finished, *changed, resume=True)
+    why = r"\(its weights are those of that model\)"
     check_refused(
-        arguments, capsys, r"other values of: batch, model\.dropout, model\.encoding\.block\n$"
+        arguments,
+        capsys,
+        r"other values of: batch \(it decides what a step is; .*\), "
+        rf"model\.dropout {why}, model\.encoding\.block {why}; it may go on with another learning_",
     )
 
 

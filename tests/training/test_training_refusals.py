@@ -46,14 +46,61 @@ pictures = training_runs.pictures
         (["model.channels=1"], ["model has 1 channels, its input 3"]),
         (["model.classes=7"], ["labels do not match the head", "3 classes, model.classes is 7"]),
         (["batch=43"], [r"batch 43 is larger than the training split \(42 items\)"]),
+        (["items=7"], [r"batch 8 is larger than the training split \(7 items\)"]),
+        (["items=2"], ["at least one item of each of 3 classes in split 'train', got 2 items"]),
+        (["accumulate=3"], ["batch 8 is not divisible by accumulate 3"]),
+        (["batch=1", "augment.cutmix=1"], ["mix the items of a batch: .* at least 2, got 1"]),
+        (
+            ["model.encoding.name=comrope_ap", "model.encoding.block=16"],
+            ["head_dim / block divisible by 2 axes"],
+        ),
+        (["augment.rotate=3"], ["augment.rotate is for volume input; expected 0 for image"]),
+        (["class_weights=balanced", "sampling=balanced"], ["expected one of them balanced"]),
     ],
 )
 def test_setting_that_cannot_be_met_is_refused(
-    pictures: Path, tmp_path: Path, capsys: Chatter, settings: list[str], messages: list[str]
+    pictures: Path,
+    tmp_path: Path,
+    capsys: Chatter,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: list[str],
+    messages: list[str],
 ) -> None:
-    """The message says what was expected and what came, and no run is begun."""
+    """The message says what was expected and what came; no run is begun, nothing is decoded."""
+    monkeypatch.setattr("media.dataset.read", None)
+    monkeypatch.setattr("training.checks.read", None)
     check_refused(command(pictures, tmp_path / "run", *settings), capsys, *messages)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", ["smoke-clips", "smoke-volumes"])
+def test_preset_of_another_modality_is_refused_before_all_is_read(
+    pictures: Path,
+    tmp_path: Path,
+    capsys: Chatter,
+    monkeypatch: pytest.MonkeyPatch,
+    preset: str,
+) -> None:
+    """The first items tell, by name; an item of the right kind among them sends them to be read."""
+    monkeypatch.setattr("media.dataset.read", None)
+    arguments = [preset, "--data", str(pictures), "--out", str(tmp_path / "run")]
+    kind = "video" if preset == "smoke-clips" else "volume"
+    message = rf"the items are no {kind} input as it is asked for; train/blue/0\.png: expected .*"
+    check_refused(arguments, capsys, message + "these are none of them")
+    assert not (tmp_path / "run").exists()
+
+
+def test_place_where_nothing_can_be_written_is_refused_before_all_is_read(
+    pictures: Path, tmp_path: Path, capsys: Chatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding may take an hour; the folder of the run comes after it."""
+    monkeypatch.setattr("media.dataset.read", None)
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "run"
+    check_refused(command(pictures, out), capsys, "file/run cannot be made: .*/file is a file")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    arguments = command(pictures, tmp_path / "runs" / "run")
+    check_refused(arguments, capsys, "cannot be written: no permission for", status=1)
 
 
 def test_device_that_is_not_there_is_refused(

@@ -12,6 +12,10 @@ command goes on after a stop or a kill. Started several times at once, on one fo
 work. More encodings or seeds may be asked for later; another recipe needs another folder. With one
 seed all encodings begin with the same weights outside the encoding and see the same batches.
 
+A run whose loss is not finite, or that finds too little memory, is marked as failed, with the
+reason, and the others go on. The same command leaves it at that; --retry takes it up again where it
+was (with --set accumulate=N for less memory), --drop takes an encoding out of the comparison.
+
 An encoding is written like liere_8 (its block) or masa:basis=givens,factors=8 (its options).
 """
 
@@ -31,6 +35,7 @@ from models.encodings import options_help, parse_encoding, short_name
 from models.spec import EncodingSpec
 from models.vit import VisionTransformer
 from training import data
+from training.checks import check_skipped, check_steps
 from training.compare import table as compare_table
 from training.compare.comparison import (
     MEASURED,
@@ -38,6 +43,7 @@ from training.compare.comparison import (
     Entry,
     Recipe,
     claimed,
+    drop,
     join,
     load,
     write_json,
@@ -47,6 +53,7 @@ from training.compare.step_times import measure_steps, step_times
 from training.config import TrainConfig
 from training.failures import BAD_INPUT, FAILED
 from training.loop import train
+from training.memory import OutOfMemory, told
 from training.presets import PRESETS
 from training.progress import Progress
 from training.run import Run
@@ -61,13 +68,18 @@ GIVEN = ("model.encoding", "seed", "init_from")
 def main(arguments: list[str]) -> int:
     """Run the command; the exit status is the same as of a training.
 
-    1 also where a run failed and all others were finished.
+    1 also where a run failed, now or before, and all others are finished.
     """
     options = _parser().parse_args(arguments)
     try:
         with Stop():  # a signal ends the work at once; a training keeps its last step
-            failed = {} if options.table_only else work(options)
-            print(compare_table.write(load(options.out)))
+            dropped = split_names(options.drop, "--drop") if options.drop else []
+            if not options.table_only:
+                work(options, dropped)
+            elif dropped:
+                drop(options.out, dropped)
+            comparison = load(options.out)
+            print(compare_table.write(comparison))
     except BAD_INPUT as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -79,13 +91,16 @@ def main(arguments: list[str]) -> int:
     except Stopped as stopped:
         print(f"stopped by {stopped}; the same command goes on", file=sys.stderr)
         return stopped.status
-    for name, reason in failed.items():
-        print(f"error: {name}: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+    failures = {} if options.table_only else comparison.failures()
+    for (name, seed), reason in failures.items():
+        print(f"error: {name}-seed{seed}: {reason}", file=sys.stderr)
+    if failures:
+        print("--retry takes up again what failed, --drop NAME leaves it out", file=sys.stderr)
+    return 1 if failures else 0
 
 
-def work(options: argparse.Namespace) -> dict[str, str]:
-    """Train and measure what is left; why runs failed, by their names."""
+def work(options: argparse.Namespace, dropped: list[str]) -> None:
+    """Train and measure what is left."""
     if not (options.preset and options.data and options.encodings):
         raise SpecError("expected --preset, --data and --encodings, or --table-only")
     if options.seeds < 1 or options.rounds < 1:
@@ -93,20 +108,26 @@ def work(options: argparse.Namespace) -> dict[str, str]:
             f"expected 1 or more, got --seeds {options.seeds} --rounds {options.rounds}"
         )
     encodings = split_names(options.encodings)
+    if both := set(encodings) & set(dropped):
+        raise SpecError(f"--drop {min(both)}: expected it not to be among --encodings too")
     config = _config(options)
     source = data.open_data(config)
+    used = data.thin(source, "train", config.items)
+    check_steps(config, len(used.split("train")), 0)  # refused here rather than in every run
+    check_skipped(config, source, used)
     digests = {split: split_sha256(source, split) for split in ("train", "val", options.split)}
     recipe = Recipe(config, tuple(options.scales), options.split, options.test_items, digests)
-    data.thin(source, options.split, options.test_items)  # refused here rather than in the end
+    data.thin(source, options.split, options.test_items)
     check_encodings(recipe, encodings, source)
     comparison = join(options.out, recipe, encodings, range(options.seeds))
-    failed = share(comparison, source)
-    if len(comparison.finished()) + len(failed) == len(comparison.entries()):
+    if dropped:
+        comparison = drop(options.out, dropped)
+    share(comparison, source, options.retry)
+    if len({*comparison.finished(), *comparison.failures()}) == len(comparison.entries()):
         time_steps(comparison, options.rounds)
-    return failed
 
 
-def split_names(text: str) -> list[str]:
+def split_names(text: str, option: str = "--encodings") -> list[str]:
     """``a,masa:basis=givens,factors=8,b`` -> three: what only sets a value belongs to its left.
 
     Each as ``short_name`` writes it, so that no encoding is trained twice under two spellings.
@@ -117,17 +138,17 @@ def split_names(text: str) -> list[str]:
             names[-1] += f",{part}"
         else:
             names.append(part)
-    short = [short_name(_parse(name)) for name in names]
+    short = [short_name(_parse(name, option)) for name in names]
     if len(set(short)) < len(short):
-        raise SpecError(f"--encodings: expected each one once, got {text}")
+        raise SpecError(f"{option}: expected each one once, got {text}")
     return short
 
 
-def _parse(name: str) -> EncodingSpec:
+def _parse(name: str, option: str) -> EncodingSpec:
     try:
         return parse_encoding(name)
     except SpecError as error:
-        raise SpecError(f"--encodings {name}: {error}") from error
+        raise SpecError(f"{option} {name}: {error}") from error
 
 
 def check_encodings(recipe: Recipe, encodings: list[str], source: Source) -> None:
@@ -143,29 +164,44 @@ def check_encodings(recipe: Recipe, encodings: list[str], source: Source) -> Non
             raise SpecError(f"--encodings {name}: {error}") from error
 
 
-def share(comparison: Comparison, source: Source) -> dict[str, str]:
-    """Train and measure runs that nobody is at, until there are none; why some failed."""
-    entries, failed, say = comparison.entries(), dict[str, str](), _console()
+def share(comparison: Comparison, source: Source, retry: bool = False) -> None:
+    """Train and measure runs that nobody is at, until there are none.
+
+    Args:
+        retry: take up again, once, what had failed before.
+    """
+    entries, say = comparison.entries(), _console()
+    again = {entry.name for entry in entries if retry and entry.failed()}
     busy = True
     while busy:  # again: another process may have died meanwhile
         busy = False
         for number, entry in enumerate(entries, 1):
-            if entry.name in failed or entry.measured():
+            if entry.measured() or (entry.failed() and entry.name not in again):
                 continue
             with claimed(comparison.root, entry.name) as ours:
-                if not ours or entry.measured():
+                if not ours or entry.measured() or (entry.failed() and entry.name not in again):
                     continue
                 busy = True
+                again.discard(entry.name)
                 say.print(f"{entry.name} (run {number} of {len(entries)})")
-                try:
-                    _complete(comparison, entry, source)
-                except FloatingPointError as error:  # one encoding's own; the others go on
-                    failed[entry.name] = str(error)
-    done = len(comparison.finished())
-    taken = len(entries) - done - len(failed)
-    others = f"; {taken} are with other processes" if taken else ""
+                _try(comparison, entry, source)
+    done, failed = len(comparison.finished()), len(comparison.failures())
+    taken = len(entries) - done - failed
+    others = f"; {failed} failed" if failed else ""
+    others += f"; {taken} are with other processes" if taken else ""
     say.print(f"{done} of {len(entries)} runs are finished{others}; nothing is left to take")
-    return failed
+
+
+def _try(comparison: Comparison, entry: Entry, source: Source) -> None:
+    """Complete a run, or mark it: what is one encoding's own does not stop the others."""
+    entry.forget_failure()
+    try:
+        with told("in the run"):
+            _complete(comparison, entry, source)
+    except FloatingPointError as error:
+        entry.mark_failed(str(error))
+    except OutOfMemory as error:
+        entry.mark_failed(error.reason)
 
 
 def _complete(comparison: Comparison, entry: Entry, source: Source) -> None:
@@ -179,9 +215,14 @@ def _complete(comparison: Comparison, entry: Entry, source: Source) -> None:
 def time_steps(comparison: Comparison, rounds: int) -> None:
     """Once all runs are done; one process does it."""
     with claimed(comparison.root, "steps") as ours, Progress() as progress:
-        if ours and not step_times(comparison):
-            _console().print("training steps side by side")
-            measure_steps(comparison, rounds, progress)
+        if not ours or step_times(comparison) or not comparison.finished():
+            return
+        _console().print("training steps side by side")
+        try:
+            with told("with all encodings side by side"):
+                measure_steps(comparison, rounds, progress)
+        except (OutOfMemory, FloatingPointError) as error:  # each was trained, by itself
+            _console().print(f"their times stay unknown: {error}")
 
 
 def _config(options: argparse.Namespace) -> TrainConfig:
@@ -220,6 +261,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", choices=SPLITS, default="test", help="to measure on (default test)")
     add("--test-items", type=int, default=0, metavar="N", help="measure on N items of that split "
         "at most, drawn alike from every class (default 0: all)")  # fmt: skip
+    add("--retry", action="store_true", help="take up again what failed, where it was")
+    add("--drop", metavar="A,B,...", help="take these encodings out of the comparison; their runs "
+        "stay in the folder")  # fmt: skip
     add("--rounds", type=int, default=20, help="training steps of every encoding when they are "
         "timed side by side at the end (default 20)")  # fmt: skip
     add("--table-only", action="store_true", help="make table and pictures of what is finished so "

@@ -5,6 +5,7 @@ Layout::
     FOLDER/compare.json              the recipe, the encodings and the seeds
            runs/ENCODING-seedN/      a run (training/run.py)
                measured.json         what was measured of it; a run that has one is finished
+           failed/ENCODING-seedN.json    why a run cannot go on; nobody takes it until it is retried
            cache/                    decoded splits, shared by all runs
            step-time.json            training steps side by side (training/compare/step_times.py)
            compare.md .csv           the table; compare-*.png its pictures
@@ -30,10 +31,13 @@ from media.spec import SpecError, from_json, read_json, to_json
 from models.encodings import parse_encoding, short_name
 from models.spec import EncodingSpec, encoding_from_schema_1, of_known_schema
 from training.config import TrainConfig
-from training.settings import differences
+from training.settings import WITHOUT_EFFECT, differences
 
-RECIPE, MEASURED, LOCKS = "compare.json", "measured.json", ".locks"
+RECIPE, MEASURED, FAILED, LOCKS = "compare.json", "measured.json", "failed", ".locks"
 SCHEMA = 2
+#: Settings in which processes that share a comparison may differ: a batch that is computed in
+#: parts is the same batch.
+MAY_DIFFER = (*WITHOUT_EFFECT, "accumulate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +72,8 @@ class Recipe:
         """Names of the fields in which two recipes differ."""
         names = [f.name for f in dataclasses.fields(self) if f.name != "config"]
         changed = [name for name in names if getattr(self, name) != getattr(other, name)]
-        return differences(self.config, other.config) + changed
+        settings = differences(self.config, other.config)
+        return [name for name in settings if name not in MAY_DIFFER] + changed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +98,27 @@ class Entry:
         """What was measured of the finished run; None while there is nothing."""
         path = self.root / MEASURED
         return read_json(path) if path.exists() else None
+
+    def failed(self) -> str | None:
+        """Why the run cannot go on; None where nothing says so."""
+        try:
+            return read_json(self._failure)["reason"]
+        except FileNotFoundError:  # another process may be retrying it
+            return None
+
+    def mark_failed(self, reason: str) -> None:
+        """For this process and all others."""
+        self._failure.parent.mkdir(exist_ok=True)
+        write_json(self._failure, {"reason": reason})
+
+    def forget_failure(self) -> None:
+        """Before it is tried again."""
+        self._failure.unlink(missing_ok=True)
+
+    @property
+    def _failure(self) -> Path:
+        """Not in the run's own folder, which need not have begun."""
+        return self.root.parent.parent / FAILED / f"{self.name}.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +151,11 @@ class Comparison:
         measured = {(e.encoding, e.seed): e.measured() for e in self.entries()}
         return {key: value for key, value in measured.items() if value is not None}
 
+    def failures(self) -> dict[tuple[str, int], str]:
+        """Why runs failed, by encoding and seed."""
+        reasons = {(e.encoding, e.seed): e.failed() for e in self.entries()}
+        return {key: reason for key, reason in reasons.items() if reason is not None}
+
 
 def join(root: Path, recipe: Recipe, encodings: Sequence[str], seeds: Sequence[int]) -> Comparison:
     """Begin a comparison, or take part in one; what was not in it yet is added.
@@ -148,14 +179,38 @@ def join(root: Path, recipe: Recipe, encodings: Sequence[str], seeds: Sequence[i
             encodings = [*old.encodings, *new]
             seeds = sorted({*old.seeds, *seeds})
         joined = Comparison(root, recipe, tuple(encodings), tuple(seeds))
-        content = {
-            "schema": SCHEMA,
-            "recipe": to_json(recipe),
-            "encodings": list(encodings),
-            "seeds": list(seeds),
-        }
-        write_json(root / RECIPE, content)
+        _write(joined)
     return joined
+
+
+def drop(root: Path, names: Sequence[str]) -> Comparison:
+    """Take encodings out of a comparison; their runs stay, should they be asked for again.
+
+    Raises:
+        SpecError: it has no such encoding, or would have none left.
+    """
+    with held(root, "recipe"):
+        comparison = load(root)
+        known = comparison.encodings
+        if strange := [name for name in names if name not in known]:
+            raise SpecError(f"--drop {strange[0]}: the comparison has {', '.join(known)}")
+        left = tuple(name for name in known if name not in names)
+        if not left:
+            raise SpecError(f"--drop {','.join(names)}: expected to leave an encoding")
+        comparison = dataclasses.replace(comparison, encodings=left)
+        _write(comparison)
+    return comparison
+
+
+def _write(comparison: Comparison) -> None:
+    """compare.json."""
+    content = {
+        "schema": SCHEMA,
+        "recipe": to_json(comparison.recipe),
+        "encodings": list(comparison.encodings),
+        "seeds": list(comparison.seeds),
+    }
+    write_json(comparison.root / RECIPE, content)
 
 
 def load(root: Path) -> Comparison:

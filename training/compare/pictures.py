@@ -49,7 +49,7 @@ def accuracy_over_size(rows: Sequence[Row]) -> Picture:
             axes.plot(*_means(other.accuracy), color=PALE, linewidth=0.8, zorder=1)
         _band(axes, row.accuracy)
         if not row.finished:
-            axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center", color=GREY)
+            axes.text(0.5, 0.5, row.lacking, transform=axes.transAxes, ha="center", color=GREY)
     return picture
 
 
@@ -67,7 +67,7 @@ def accuracy(rows: Sequence[Row]) -> Picture:
     reference = rows[0].accuracy[1.0]
     if reference:
         axes.axvline(100 * reference.mean, color=ORANGE, linewidth=1, linestyle=":")
-    names = [row.encoding + ("" if row.finished else " (missing)") for row in rows]
+    names = [row.encoding + ("" if row.finished else f" ({row.lacking})") for row in rows]
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     return picture

@@ -15,9 +15,9 @@ from models.checkpoint import load_checkpoint
 from models.vit import VisionTransformer
 from training import data
 from training.augment.draws import Draws
+from training.checks import pick_device
 from training.compare.comparison import Recipe
 from training.evaluate import evaluate
-from training.loop import pick_device
 from training.progress import Progress
 from training.run import Run
 from training.step import autocast
@@ -29,7 +29,7 @@ SEED = 0
 def measure(root: Path, recipe: Recipe, source: Source, progress: Progress) -> dict[str, Any]:
     """The best checkpoint of a finished run, as plain JSON; accuracies are top-1, 0 to 1.
 
-    The network runs in the precision of the recipe, rotations are computed in float64.
+    The network runs in the precision of the recipe, rotations are computed in float32.
 
     Raises:
         FloatingPointError: the model gives an answer that is no number.
@@ -48,8 +48,11 @@ def measure(root: Path, recipe: Recipe, source: Source, progress: Progress) -> d
     plain = prepare(trained)
     mixed = Prepared(shuffled(plain.pixels, model.spec.patch), plain.labels, plain.ids, "")
     with autocast(device, recipe.config.precision):
-        accuracy = {scale: _top1(model, prepare(grid), grid) for scale, grid in grids.items()}
-        without_order = _top1(model, mixed, trained)
+        batch = recipe.config.items_at_a_time
+        accuracy = {
+            scale: _top1(model, prepare(grid), grid, batch) for scale, grid in grids.items()
+        }
+        without_order = _top1(model, mixed, trained, batch)
     return {
         "accuracy": {f"{scale:g}": value for scale, value in accuracy.items()},
         "grids": {f"{scale:g}": str(grid) for scale, grid in grids.items()},
@@ -87,8 +90,8 @@ def shuffled(pixels: np.ndarray, patch: tuple[int, ...], seed: int = SEED) -> np
     return moved.transpose(np.argsort(there)).reshape(pixels.shape)
 
 
-def _top1(model: VisionTransformer, prepared: Prepared, grid: Grid) -> float:
-    figures = evaluate(model, prepared)
+def _top1(model: VisionTransformer, prepared: Prepared, grid: Grid, batch: int) -> float:
+    figures = evaluate(model, prepared, batch)
     if not math.isfinite(figures["loss"]):
         raise FloatingPointError(f"logits at grid {grid} are not finite")
     return figures["top1"]

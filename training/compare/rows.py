@@ -34,6 +34,7 @@ class Row:
 
     Attributes:
         finished: seeds whose run is.
+        failed: why the runs of other seeds cannot go on, by seed.
         accuracy: by scale of the training grid.
         points: of every finished seed, at scale 1.
         difference: to the first encoding, at scale 1.
@@ -43,6 +44,7 @@ class Row:
 
     encoding: str
     finished: int
+    failed: dict[int, str]
     accuracy: dict[float, SeedMean | None]
     points: tuple[float, ...]
     difference: SeedMean | None
@@ -52,10 +54,15 @@ class Row:
     step_seconds: float | None
     step_ratio: float | None
 
+    @property
+    def lacking(self) -> str:
+        """What stands in the place of a figure that is not there."""
+        return "failed" if self.failed and not self.finished else "missing"
+
 
 def rows_of(comparison: Comparison) -> list[Row]:
     """One row an encoding, in the order in which they were asked for."""
-    finished = comparison.finished()
+    finished, failures = comparison.finished(), comparison.failures()
     times = (step_times(comparison) or {}).get("seconds", {})
     first = comparison.encodings[0]
     base = {seed: top1(run) for (name, seed), run in finished.items() if name == first}
@@ -67,6 +74,7 @@ def rows_of(comparison: Comparison) -> list[Row]:
         row = Row(
             encoding=name,
             finished=len(runs),
+            failed={seed: why for (encoding, seed), why in failures.items() if encoding == name},
             accuracy={
                 scale: over_seeds([top1(run, scale) for run in runs.values()])
                 for scale in comparison.recipe.scales
@@ -77,7 +85,7 @@ def rows_of(comparison: Comparison) -> list[Row]:
             parameters=size.get("parameters"),
             encoding_parameters=size.get("encoding_parameters"),
             step_seconds=times.get(name),
-            step_ratio=times[name] / times[first] if times else None,
+            step_ratio=times[name] / times[first] if {name, first} <= set(times) else None,
         )
         rows.append(row)
     return rows

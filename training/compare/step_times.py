@@ -1,4 +1,4 @@
-"""What a training step costs with every encoding, side by side.
+"""What a training step costs with every encoding that can be trained, side by side.
 
 Runs that train at the same time slow each other down, each by another amount. So in the end all
 encodings take steps in turn, round by round, inside one process: whatever else the machine does
@@ -15,7 +15,8 @@ import torch
 
 from media.spec import read_json
 from training.compare.comparison import Comparison, write_json
-from training.loop import order_of, set_up
+from training.loop import set_up
+from training.order import order_of
 from training.progress import Progress
 from training.run import Run
 from training.step import Setup, train_step
@@ -27,12 +28,18 @@ def step_times(comparison: Comparison) -> dict[str, Any] | None:
     """What was measured of all encodings together; None where one is missing."""
     path = comparison.root / STEP_TIME
     times = read_json(path) if path.exists() else None
-    return times if times and not set(comparison.encodings) - set(times["seconds"]) else None
+    return times if times and not set(_trainable(comparison)) - set(times["seconds"]) else None
+
+
+def _trainable(comparison: Comparison) -> list[str]:
+    """Encodings that a run was finished with: what ran out of memory alone would do so here."""
+    finished = {encoding for encoding, _ in comparison.finished()}
+    return [name for name in comparison.encodings if name in finished]
 
 
 def measure_steps(comparison: Comparison, rounds: int, progress: Progress) -> None:
     """Write step-time.json: of each encoding the median of so many steps of training."""
-    setups = {name: _setup(comparison, name, progress) for name in comparison.encodings}
+    setups = {name: _setup(comparison, name, progress) for name in _trainable(comparison)}
     taken: dict[str, list[float]] = {name: [] for name in setups}
     for index in range(rounds + 1):
         for name, setup in setups.items():

@@ -2,7 +2,8 @@
 
 An interval is Student's t over the seeds, 95 %: what another set of seeds would do, on the same
 items. Differences to the first encoding are taken seed by seed before they are averaged: with one
-seed all encodings see the same batches. What is not there yet is said to be missing.
+seed all encodings see the same batches. What is not there yet is said to be missing; what
+cannot be there is said to have failed, and why.
 """
 
 from __future__ import annotations
@@ -56,10 +57,21 @@ def as_markdown(comparison: Comparison, rows: Sequence[Row]) -> str:
         cells += [percent(row.accuracy[scale]) for scale in others]
         cells += [percent(row.shuffled), _number(row.parameters, ",")]
         cells += [_number(row.encoding_parameters, ","), _number(row.step_ratio, ".3f")]
-        lines.append(cells)
+        lines.append([row.lacking if cell == MISSING else cell for cell in cells])
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     pictures = "\n".join(f"![{title}]({name})" for name, title in TITLES.items())
-    return f"{table}\n\n{_meaning(comparison)}\n\n{_recipe(comparison)}\n\n{pictures}\n"
+    told = f"{_meaning(comparison)}\n\n{_recipe(comparison)}"
+    return f"{table}\n{_failures(rows)}\n{told}\n\n{pictures}\n"
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    """Why runs failed, as a list; nothing where none did."""
+    lines = [
+        f"* {row.encoding}, seed {seed}, failed: {reason}"
+        for row in rows
+        for seed, reason in row.failed.items()
+    ]
+    return "\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def percent(figure: SeedMean | None, sign: str = "") -> str:
@@ -88,9 +100,10 @@ def _meaning(comparison: Comparison) -> str:
     times = step_times(comparison)
     steps = "not measured yet"
     if times:
+        own = times["seconds"].get(first)
         steps = (
             f"medians of {times['rounds']} training steps, encodings in turn, over {first}'s "
-            f"({1000 * times['seconds'][first]:.0f} ms; {times['device']}, threads: "
+            f"({f'{1000 * own:.0f} ms' if own else 'which failed'}; {times['device']}, threads: "
             f"{times['threads']})"
         )
     return (
@@ -126,7 +139,12 @@ def as_json(comparison: Comparison, rows: Sequence[Row]) -> dict[str, Any]:
         "recipe": recipe,
         "rows": [json.loads(json.dumps(dataclasses.asdict(row))) for row in rows],
         "runs": [
-            {"encoding": e.encoding, "seed": e.seed, "measured": e.measured()}
+            {
+                "encoding": e.encoding,
+                "seed": e.seed,
+                "measured": e.measured(),
+                "failed": e.failed(),
+            }
             for e in comparison.entries()
         ],
         "steps": step_times(comparison),
@@ -146,6 +164,7 @@ def _cells(row: Row) -> dict[str, Any]:
     figures = {f"top1_at_{scale:g}x": figure for scale, figure in row.accuracy.items()}
     figures |= {"difference": row.difference, "shuffled": row.shuffled}
     cells: dict[str, Any] = {"encoding": row.encoding, "seeds": row.finished}
+    cells["failed"] = "; ".join(f"seed {seed}: {why}" for seed, why in row.failed.items())
     for name, figure in figures.items():
         for field in ("mean", "deviation", "half"):
             cells[f"{name}_{field}"] = getattr(figure, field, None)

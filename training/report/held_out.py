@@ -13,9 +13,10 @@ import torch
 from media.dataset import Prepared, prepare_split, split_sha256
 from media.sources import Source, SourceError, open_source
 from models.checkpoint import Description
-from models.vit import VisionTransformer
+from models.vit import Encoded, VisionTransformer
 from training.data import check_labels
-from training.evaluate import logits_of
+from training.evaluate import encode_for, logits_of
+from training.memory import told
 from training.report.predictions import Predictions
 from training.report.thumbnails import thumbnails
 
@@ -38,6 +39,8 @@ def predict(
 ) -> dict[str, Predictions]:
     """The model's answers to every held-out split that has items, at its training grid.
 
+    As many items at a time go through the network as in training.
+
     Args:
         data: where the data lie; None for where training found them.
         cache: folder that keeps decoded splits (``media.cache``).
@@ -49,8 +52,10 @@ def predict(
     source = open_held_out(description, data)
     device = description.notes["config"].get("device")
     model = model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    encoded = encode_for(model, model.spec.training_grid)
     present = {item.split for item in source.items} | {"val"}
     options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "cache": cache}
+    options["encoded"] = encoded
     return {
         split: _predict_split(model, description, source, split, bar, **options)
         for split in SPLITS
@@ -81,25 +86,31 @@ def _predict_split(
     split: str,
     bar: Bars,
     *,
+    encoded: Encoded,
     skip_unreadable: bool,
     cache: Path | None,
 ) -> Predictions:
     config, items = description.notes["config"], source.split(split)
-    prepared = prepare_split(
-        source,
-        split,
-        description.input,
-        model.spec.training_grid,
-        model.spec.patch,
-        workers=config.get("workers", 1),
-        skip_unreadable=skip_unreadable or config.get("skip_unreadable", False),
-        advance=bar(f"decoding {split}", len(items)),
-        cache=cache,
-    )
+    with told(f"while decoding split {split}"):
+        prepared = prepare_split(
+            source,
+            split,
+            description.input,
+            model.spec.training_grid,
+            model.spec.patch,
+            workers=config.get("workers", 1),
+            skip_unreadable=skip_unreadable or config.get("skip_unreadable", False),
+            advance=bar(f"decoding {split}", len(items)),
+            cache=cache,
+        )
     _check_split(description, split, len(items), prepared.sha256)
     group_of = {item.id: item.group for item in items}
+    batch = config.get("batch", 256) // config.get("accumulate", 1)
+    with told(f"while measuring split {split}, {batch} items at a time"):
+        advance = bar(f"measuring {split}", len(items))
+        logits = _logits(model, encoded, prepared, batch, advance)
     answers = Predictions(
-        logits=_logits(model, prepared, bar(f"measuring {split}", len(items))),
+        logits=logits,
         labels=prepared.labels,
         ids=np.array(prepared.ids),
         groups=np.array([group_of[id_] for id_ in prepared.ids]),
@@ -113,12 +124,17 @@ def _predict_split(
 
 
 def _logits(
-    model: VisionTransformer, prepared: Prepared, advance: Callable[[int], None]
+    model: VisionTransformer,
+    encoded: Encoded,
+    prepared: Prepared,
+    batch: int,
+    advance: Callable[[int], None],
 ) -> np.ndarray:
     """Finite ones of the items, means over their views; float32 [N, classes]."""
     pieces, rows = [], PIECE * prepared.views
     for start in range(0, len(prepared.pixels), rows):
-        pieces.append(logits_of(model, prepared.pixels[start : start + rows]).float().numpy())
+        piece = prepared.pixels[start : start + rows]
+        pieces.append(logits_of(model, piece, batch, encoded=encoded).float().numpy())
         advance(len(pieces[-1]) // prepared.views)
     logits = prepared.of_items(np.concatenate(pieces))  # [N, classes]
     broken = np.flatnonzero(~np.isfinite(logits).all(1))

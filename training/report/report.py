@@ -25,8 +25,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from media.files import atomic_directory, sync_directory
+from media.spec import to_json
 from models.checkpoint import CheckpointError, Description, load_checkpoint
 from training.failures import BAD_INPUT, FAILED
+from training.history import read_changes
 from training.report.bootstrap import DRAWS
 from training.report.held_out import Bars, predict
 from training.report.html import page
@@ -97,6 +99,8 @@ def make_report(root: Path, data: Path | None = None, skip_unreadable: bool = Fa
             )
             advance(1)
     report = summary(root.resolve().name, description, predictions, measured)
+    known = read_changes(description.notes.get("history", []))  # up to that checkpoint
+    report["history"] = [to_json(change) for change in Run(root).history() or known]
     publish(root, page(report, records, predictions, measured), report, predictions)
     return root / LINK / "index.html"
 

@@ -1,0 +1,76 @@
+"""What a run needs and can be asked before anything is decoded."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import shutil
+
+import torch
+
+from media import MediaError, UnsupportedMedia, read
+from media.sources import Source
+from media.spec import Grid, SpecError
+from training.config import TrainConfig
+
+#: Items that are tried before all are decoded.
+TRIED = 8
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes a GPU where there is one; an explicit ``cuda`` without one is an error."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SpecError("device is cuda and torch sees no GPU")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def check_compiler(config: TrainConfig, device: torch.device) -> None:
+    """torch.compile for a CPU writes C++; without a compiler it would fail at the first step."""
+    if config.compile and device.type == "cpu" and not shutil.which("g++"):
+        raise SpecError("compile=true on a CPU needs a C++ compiler: expected g++, found none")
+
+
+def check_modality(config: TrainConfig, source: Source) -> None:
+    """SpecError where the first training items are all of another kind than the model takes.
+
+    One that is read ends it: files of another kind among those of the right one are told later,
+    all of them.
+    """
+    reason, one = "", (1,) * len(config.model.grid)  # pixel is enough
+    for item in source.split("train")[:TRIED]:
+        try:
+            read(source.read(item.id), config.input, Grid(one), one)
+        except UnsupportedMedia as error:
+            reason = reason or f"{item.id}: {error}"
+        except (MediaError, OSError):
+            return
+        else:
+            return
+    raise SpecError(f"the items are no {config.input.modality} input as it is asked for; {reason}")
+
+
+def check_steps(config: TrainConfig, items: int, step: int) -> None:
+    """SpecError where an epoch has no step, or a run has taken more steps than it shall have."""
+    if items < config.batch:
+        raise SpecError(f"batch {config.batch} is larger than the training split ({items} items)")
+    per_epoch = items // config.batch
+    if per_epoch * config.epochs < step:
+        raise SpecError(
+            f"the run has taken {step} steps, {per_epoch} an epoch: expected epochs to be at least "
+            f"{math.ceil(step / per_epoch)}, got {config.epochs}"
+        )
+
+
+def check_skipped(config: TrainConfig, source: Source, used: Source) -> None:
+    """SpecError where ``skip`` names no training item, or all of a class that are trained on."""
+    known = {item.id for item in source.split("train")}
+    for id_ in config.skip:
+        if id_ not in known:
+            near = difflib.get_close_matches(id_, known, n=1) or sorted(known)[:1]
+            raise SpecError(f"skip: expected ids of training items like {near[0]!r}, got {id_!r}")
+    left = {item.label for item in used.split("train") if item.id not in set(config.skip)}
+    for label, name in enumerate(source.labels):
+        if label not in left:
+            raise SpecError(f"skip: expected to leave items of class {name!r} to train on")

@@ -1,0 +1,45 @@
+"""Which items the steps of an epoch take: a pure function of (seed, epoch) and the items."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from media.spec import SpecError
+from training.augment.draws import balanced_order, epoch_order
+from training.step import Setup
+
+
+def order_of(setup: Setup, epoch: int) -> np.ndarray:
+    """Indices into the training split, in the order of one epoch; int64 [items]."""
+    config, labels = setup.config, setup.training.labels
+    if config.sampling == "balanced":
+        order = balanced_order(config.seed, epoch, labels)
+    else:
+        order = epoch_order(config.seed, epoch, len(labels))
+    if not config.skip:
+        return order
+    return with_stand_ins(order, labels, np.isin(setup.training.ids, config.skip))
+
+
+def with_stand_ins(order: np.ndarray, labels: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    """The order of an epoch without some items; int64, as long as before.
+
+    In the place of each comes another one of its class, one that comes least often, the first of
+    the order: so steps, epochs and the shares of the classes are what they were, and so is the rest
+    of the order.
+
+    Args:
+        order: indices into labels [items] and left_out [items], which is bool.
+    """
+    times = np.bincount(order, minlength=len(labels))  # [items]
+    first = np.full(len(labels), len(order))  # [items], where each comes first
+    first[order[::-1]] = np.arange(len(order))[::-1]
+    result = order.copy()
+    for label in np.unique(labels[left_out]):
+        places = np.flatnonzero((labels[order] == label) & left_out[order])
+        others = np.flatnonzero((labels == label) & ~left_out)
+        if not len(others):  # those that skip leaves could not be read
+            raise SpecError(f"skip: expected to leave items of class {label} to train on")
+        ranked = others[np.lexsort((first[others], times[others]))]
+        result[places] = np.resize(ranked, len(places))
+    return result
