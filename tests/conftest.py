@@ -67,6 +67,15 @@ def data_dir(repo_root: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def field_dir(repo_root: Path) -> Path:
+    """Small files of kinds that people have met in use, beside the checkout."""
+    path = repo_root.parent / "shared" / "field"
+    if not path.is_dir():
+        pytest.skip("the files from the field are not beside this checkout (../shared/field)")
+    return path
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """Where a small disk may be mounted; unmounted again."""
