@@ -64,6 +64,7 @@ def _options(words: argparse.Namespace) -> Options:
         parity_items=words.parity_items,
         max_table_mb=words.max_table_mb,
         goldens=tuple(words.golden),
+        allow_duplicates=words.allow_duplicates,
     )
 
 
@@ -105,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--data", type=Path, help="labelled data to measure on (default: what RUN trained on)")
     add("--split", default="test", help="split to measure on (default: test)")
+    add(
+        "--allow-duplicates",
+        action="store_true",
+        help="go on where the same bytes lie in two splits of the data; the card says so",
+    )
     add("--about", type=Path, metavar="FILE", help="Markdown about data, licence and limits")
     add(
         "--golden",

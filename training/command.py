@@ -60,6 +60,8 @@ def _config(options: argparse.Namespace) -> TrainConfig:
         config = dataclasses.replace(config, init_from=str(options.init_from))
     elif options.preset == "finetune":
         raise SpecError("finetune starts from a checkpoint: expected --init-from RUN, got none")
+    if options.allow_duplicates:
+        config = dataclasses.replace(config, allow_duplicates=True)
     return override(config, options.set)
 
 
@@ -89,8 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         help="CLASS/file or SPLIT/CLASS/file in a folder, .zip or .tar; "
-        ".csv (path,label,split,group) or .npz; without splits each item goes somewhere by itself: "
-        "keep items of one person together by a group. A DICOM series is one item, as a .zip",
+        ".csv (path,label,split,group) or .npz; splits that are missing are made, 80/10/10 of "
+        "every class: keep items of one person together by a group (training split). A DICOM "
+        "series is one item, as a .zip",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument(
@@ -102,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
         "--set model.grid=12x12",
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument(
+        "--allow-duplicates",
+        action="store_true",
+        help="go on where the same bytes lie in two splits; the report and the card say so",
+    )
     parser.add_argument(
         "--set",
         action="append",

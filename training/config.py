@@ -11,7 +11,10 @@ from models.spec import ModelSpec
 
 #: Fields that may change when a run is resumed: they decide nothing. The data's content, which
 #: does, is compared by its hash.
-OUTSIDE_THE_RECIPE = ("data", "init_from", "cache", "workers", "skip_unreadable")
+OUTSIDE_THE_RECIPE = (
+    *("data", "init_from", "cache", "workers", "skip_unreadable"),
+    "allow_duplicates",
+)
 #: Options of ``Augment`` that only some modalities have.
 ONLY = {
     "colour": ("image", "video"),
@@ -154,6 +157,7 @@ class TrainConfig:
             mapped and may be larger than the memory; a relative one begins beside the run. null:
             every run decodes for itself, into memory.
         skip_unreadable: leave broken items out, named, instead of stopping.
+        allow_duplicates: go on where the same bytes lie in two splits; report and card say so.
     """
 
     data: str
@@ -185,6 +189,7 @@ class TrainConfig:
     workers: int = 2
     cache: str | None = None
     skip_unreadable: bool = False
+    allow_duplicates: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "save_every", "workers"):

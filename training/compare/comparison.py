@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from media.files import write_atomic
+from media.sources import FIRST
 from media.spec import SpecError, from_json, read_json, to_json
 from models.encodings import parse_encoding
 from models.spec import EncodingSpec
@@ -46,6 +47,7 @@ class Recipe:
         split: that it is measured on.
         items: of that split at most; 0 for all.
         data: SHA-256 of every split used, by its name.
+        rule: by which missing splits are made (``media.sources.rules``).
     """
 
     config: TrainConfig
@@ -53,6 +55,7 @@ class Recipe:
     split: str
     items: int
     data: dict[str, str]
+    rule: int = FIRST  # of comparisons that do not say
 
     def __post_init__(self) -> None:
         if not all(0 < scale <= 8 for scale in self.scales):
