@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from media.sources import summary
 from media.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
 from models.checkpoint import Description
 from models.encodings import short_name
@@ -62,13 +63,44 @@ are {axes}.{_counted(description.input.views)}
 {FP16 if fp16 else FP32}
 
 Split `{entries[0].accuracy.split}` of {source["measured_on"]}; the hash of its items stands in
-manifest.json. The golden inputs are {source["goldens"]}.
+manifest.json. The golden inputs are {source["goldens"]}.{_in_common(source)}
 
 ## How it was made
 
 {_trained(description, data)}
 ({source["checkpoint_sha256"][:16]}..., step {source["step"]}).{_began(description)}
-{_recipe(description)}{_changes(description)}"""
+{_data(description.labels, data)}{_recipe(description)}{_changes(description)}"""
+
+
+def _in_common(source: Mapping[str, Any]) -> str:
+    """What makes the figures above too good."""
+    across = source.get("duplicates", {}).get("across")
+    if not across:
+        return ""
+    return (
+        "\n\n**Splits have items in common**, which makes figures too good: same bytes in two of "
+        f"train, val and test: {across}."
+    )
+
+
+def _data(labels: Sequence[str], data: Mapping[str, Any]) -> str:
+    """Items of each class and split, and what was not used; nothing where nobody counted."""
+    counts, told = data.get("classes", {}), []
+    if made := data.get("made"):
+        told.append(f"Splits made by rule {data['rule']}, not given: {', '.join(made)}.")
+    if left_out := data.get("left_out"):
+        told.append(f"Files of the data that were passed over: {summary(left_out)}.")
+    for split, repeats in data.get("duplicates", {}).get("within", {}).items():
+        told.append(f"Same bytes more than once within {split}: {repeats}.")
+    if counts:
+        told += ["", _row_of("items of class", *counts), _row_of(*["---"] * (1 + len(counts)))]
+        of_class = zip(*counts.values(), strict=True)
+        told += [_row_of(label, *row) for label, row in zip(labels, of_class, strict=True)]
+    return "".join(f"{line}\n" for line in told)
+
+
+def _row_of(*cells: Any) -> str:
+    return f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _recipe(description: Description) -> str:

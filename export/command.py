@@ -67,6 +67,7 @@ def _options(words: argparse.Namespace) -> Options:
         max_table_mb=words.max_table_mb,
         goldens=tuple(words.golden),
         workers=words.workers,
+        allow_duplicates=words.allow_duplicates,
     )
 
 
@@ -108,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--data", type=Path, help="labelled data to measure on (default: what RUN trained on)")
     add("--split", default="test", help="split to measure on (default: test)")
+    add(
+        "--allow-duplicates",
+        action="store_true",
+        help="go on where the same bytes lie in two splits of the data; the card says so",
+    )
     add("--about", type=Path, metavar="FILE", help="Markdown about data, licence and limits")
     add(
         "--golden",

@@ -34,8 +34,10 @@ from export.parity import (
 from export.plan import Plan, plan_of
 from export.reference import rounded_logits, torch_logits
 from media import read
-from media.dataset import Prepared, prepare_split, split_sha256
-from media.sources import SPLITS, Source, SourceError, open_source
+from media.contents import split_contents
+from media.dataset import Prepared, prepare_split
+from media.duplicates import Duplicates, find_duplicates
+from media.sources import FIRST, SPLITS, Source, SourceError, open_source
 from media.spec import Grid, SpecError
 from models.bundle import Bundle, write_bundle
 from models.checkpoint import Description, load_checkpoint
@@ -56,6 +58,7 @@ class Options:
             rounded as well.
         goldens: files to replay instead of generated ones; they travel in the bundle.
         workers: threads that decode the data.
+        allow_duplicates: go on where the same bytes lie in two splits; the card says so.
     """
 
     checkpoint: Path
@@ -71,6 +74,7 @@ class Options:
     max_table_mb: float = 256.0
     goldens: tuple[Path, ...] = ()
     workers: int = workers.DEFAULT
+    allow_duplicates: bool = False
 
 
 def make_bundle(options: Options, console: Console) -> Bundle:
@@ -90,8 +94,8 @@ def make_bundle(options: Options, console: Console) -> Bundle:
     model, description = load_checkpoint(options.checkpoint)
     plan = plan_of(model)
     announce_tables(plan, options, console)
-    source = open_test_data(options, description)
-    made = Maker(options, plan, description, source, console)
+    source, duplicates = open_test_data(options, description)
+    made = Maker(options, plan, description, source, duplicates, console)
     return write_bundle(root, made.fill)
 
 
@@ -116,23 +120,26 @@ def announce_tables(plan: Plan, options: Options, console: Console) -> None:
         )
 
 
-def open_test_data(options: Options, description: Description) -> Source:
-    """The data that measure the bundle: labels as trained, no item trained on, and enough."""
+def open_test_data(options: Options, description: Description) -> tuple[Source, Duplicates]:
+    """The data that measure the bundle: labels as trained, no item trained on, and enough.
+
+    Split by the rule of the training; and what their splits have in common.
+    """
     trained = description.notes.get("data", {})
     if missing := {"name", "train", "val"} - set(trained):
         raise SpecError(f"the checkpoint does not say its data's {', '.join(sorted(missing))}")
     path = options.data or description.notes.get("config", {}).get("data")
     if not path:
         raise SpecError("the checkpoint does not say where its data are: pass --data")
-    source = open_source(Path(path))
+    source = open_source(Path(path), trained.get("rule", FIRST))
     if source.labels != description.labels:
         raise SourceError(
             f"labels do not match the checkpoint: expected {list(description.labels)}, "
             f"got {list(source.labels)}"
         )
-    has_train = any(item.split == "train" for item in source.items)
     source.split(options.split)  # which is an error where there is none
-    if has_train and split_sha256(source, "train") != trained["train"]["sha256"]:
+    contents = {split: split_contents(source, split) for split in source.present()}
+    if "train" in contents and contents["train"].sha256 != trained["train"]["sha256"]:
         raise SourceError(
             "the data's train split is not the one that the checkpoint was trained on, so its test "
             "items may have been trained on: pass the original data, or test items alone"
@@ -143,7 +150,11 @@ def open_test_data(options: Options, description: Description) -> Source:
             f"parity needs {wanted} items and the data have {inputs}: "
             "lower --parity-items (at least 1) knowingly"
         )
-    return source
+    duplicates = find_duplicates(contents)
+    allowed = description.notes.get("config", {}).get("allow_duplicates")
+    if not (options.allow_duplicates or allowed):
+        duplicates.check(source.name)
+    return source, duplicates
 
 
 class Maker:
@@ -155,10 +166,12 @@ class Maker:
         plan: Plan,
         description: Description,
         source: Source,
+        duplicates: Duplicates,
         console: Console,
     ) -> None:
         self.options, self.plan, self.description = options, plan, description
         self.model, self.source, self.console = plan.model, source, console
+        self.duplicates = duplicates
 
     def fill(self, folder: Path) -> dict[str, Any]:
         """Write every file but the manifest; returns the manifest's fields."""
@@ -171,7 +184,9 @@ class Maker:
         entries = [self._measure(grid, folder) for grid in self.options.grids]
         goldens = [self._golden(name, folder, entries) for name in names]
         options, description = self.options, self.description
-        source = origin(description, self.source.name, bool(options.goldens))
+        source = origin(
+            description, self.source.name, self.duplicates.public(), bool(options.goldens)
+        )
         card = model_card(options.name, description, self.plan.form, entries, source, options.about)
         (folder / "README.md").write_text(card, encoding="utf-8")
         return {

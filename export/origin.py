@@ -14,14 +14,21 @@ from export.golden import NAMES
 from models.checkpoint import Description
 
 
-def origin(description: Description, measured_on: str, chosen_goldens: bool) -> dict[str, Any]:
-    """The manifest's ``source``."""
+def origin(
+    description: Description, measured_on: str, duplicates: dict[str, Any], chosen_goldens: bool
+) -> dict[str, Any]:
+    """The manifest's ``source``.
+
+    Args:
+        duplicates: of the data that it was measured on, counts alone.
+    """
     notes, made = description.notes, NAMES[description.input.modality]
     return {
         "checkpoint_sha256": description.weights_sha256,
         "step": notes.get("step"),
         "data": _public(notes["data"]),
         "measured_on": measured_on,
+        "duplicates": duplicates,
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "torch": torch.__version__,
@@ -31,8 +38,11 @@ def origin(description: Description, measured_on: str, chosen_goldens: bool) -> 
 
 
 def _public(data: dict[str, Any]) -> dict[str, Any]:
-    """Skipped items as a number: their ids may be paths."""
-    return data | {"skipped": len(data.get("skipped", ()))}
+    """Skipped items and duplicates as numbers: ids may be paths."""
+    public = data | {"skipped": len(data.get("skipped", ()))}
+    if found := data.get("duplicates"):
+        public["duplicates"] = {key: found[key] for key in ("across", "within")}
+    return public
 
 
 def _commit() -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from export.proofs import Proof, prove
 from export.workers import add_workers
-from media.sources import SPLITS, SourceError, open_source
+from media.sources import FIRST, RULE, SPLITS, SourceError, open_source
+from models.bundle import BundleError, read_manifest
 
 MARKS = {True: "ok    ", False: "FAILED", None: "--    "}
 
@@ -22,7 +23,7 @@ def main(arguments: list[str]) -> int:
     try:
         if not words.bundle.is_dir():
             raise FileNotFoundError(f"expected the folder of a bundle, got {words.bundle}")
-        source = open_source(words.data) if words.data else None
+        source = open_source(words.data, _rule(words.bundle)) if words.data else None
     except (SourceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -39,6 +40,14 @@ def main(arguments: list[str]) -> int:
     for proof in failed:
         print(f"not verified: {proof.what}: {proof.told}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _rule(bundle: Path) -> int:
+    """By which the bundle's data were split; what is wrong with a broken one, ``prove`` tells."""
+    try:
+        return int(read_manifest(bundle).source.get("data", {}).get("rule", FIRST))
+    except BundleError:
+        return RULE
 
 
 def _as_json(name: str, proofs: list[Proof], verified: bool) -> dict[str, object]:

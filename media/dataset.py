@@ -7,7 +7,6 @@ cache a split is decoded once for all runs, and may be larger than the memory.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,12 +18,10 @@ import numpy as np
 
 from media import Media, MediaError, read
 from media.cache import Add, cache_key, cached
+from media.contents import Contents, Hashes, contents_of, read_pieces
 from media.sources import Item, Source, SourceError
 from media.spec import Grid, InputSpec
 
-#: Items that a thread takes at a time, fewer where their files come to so many bytes. At most two
-#: pieces per thread are read ahead, so that a split of large files never lies in memory encoded.
-PIECE, PIECE_BYTES = 32, 32 * 2**20
 #: Unreadable items that an error names.
 TOLD = 10
 
@@ -45,6 +42,7 @@ class Prepared:
         ids: N item ids, in order.
         sha256: of ids, labels and contents, in order: the same data give the same hash.
         skipped: (id, reason) of the unreadable items that were left out on request.
+        contents: of all items of the split, also those that were left out.
     """
 
     pixels: np.ndarray
@@ -52,6 +50,7 @@ class Prepared:
     ids: tuple[str, ...]
     sha256: str
     skipped: tuple[tuple[str, str], ...] = ()
+    contents: Contents | None = None
 
     @property
     def views(self) -> int:
@@ -93,16 +92,20 @@ def prepare_split(
     """
     items = source.split(split)[:limit]
     wanted = _Wanted(source, split, items, spec, grid, patch, skip_unreadable)
-    digest = _digest(source, items) if cache else None
+    contents = contents_of(source, items) if cache else None
 
     def build(add: Add) -> Notes:
-        notes = wanted.decode(add, workers, advance)
-        if digest not in (None, notes["sha256"]):
+        nonlocal contents
+        hashes = Hashes()
+        skipped = wanted.decode(add, hashes, workers, advance)
+        found = hashes.contents(items)
+        if contents and contents.sha256 != found.sha256:
             raise SourceError(f"{source.name}: split {split!r} changed while it was read")
-        return notes
+        contents = found
+        return {"sha256": found.sha256, "skipped": skipped}
 
-    if cache and digest:
-        key = cache_key(digest, spec, grid.pixels(patch))
+    if cache and contents:
+        key = cache_key(contents.sha256, spec, grid.pixels(patch))
         pixels, notes = cached(cache, key, wanted.row, spec.dtype, build)
         wanted.check(notes["skipped"])  # whoever filled it may have left items out
     else:
@@ -111,7 +114,7 @@ def prepare_split(
     kept = [item for item in items if item.id not in skipped]
     labels = np.array([item.label for item in kept], dtype=np.int64)
     ids = tuple(item.id for item in kept)
-    return Prepared(pixels, labels, ids, notes["sha256"], tuple(skipped.items()))
+    return Prepared(pixels, labels, ids, notes["sha256"], tuple(skipped.items()), contents)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +134,12 @@ class _Wanted:
         """Shape of one view."""
         return (*self.grid.pixels(self.patch), self.spec.channels)
 
-    def decode(self, add: Add, workers: int, advance: Callable[[int], None]) -> Notes:
-        """Hand every item's views over, in order; the hash and what was left out."""
-        hasher = hashlib.sha256()
+    def decode(
+        self, add: Add, hashes: Hashes, workers: int, advance: Callable[[int], None]
+    ) -> list[tuple[str, str]]:
+        """Hand every item's views over, in order; what was left out."""
         skipped: list[tuple[str, str]] = []
-        pieces = _read(self.source, self.items, hasher)
+        pieces = read_pieces(self.source, self.items, hashes)
         for piece, results in _decode(pieces, self._views, workers):
             for item, result in zip(piece, results, strict=True):
                 if isinstance(result, str):
@@ -144,7 +148,7 @@ class _Wanted:
                     add(result)
             advance(len(piece))
         self.check(skipped)
-        return {"sha256": hasher.hexdigest(), "skipped": skipped}
+        return skipped
 
     def _views(self, medium: Media) -> np.ndarray:
         pixels = read(medium, self.spec, self.grid, self.patch).pixels
@@ -181,60 +185,12 @@ def _in_memory(
     return array[:filled], notes
 
 
-def split_sha256(source: Source, split: str) -> str:
-    """The hash that ``prepare_split`` gives, without decoding."""
-    return _digest(source, source.split(split))
-
-
-def _digest(source: Source, items: list[Item]) -> str:
-    hasher = hashlib.sha256()
-    for _ in _read(source, items, hasher):
-        pass
-    return hasher.hexdigest()
-
-
-def _read(
-    source: Source, items: list[Item], hasher: hashlib._Hash
-) -> Iterator[tuple[list[Item], list[Media | OSError]]]:
-    """Pieces of a split with their media, hashed on the way."""
-    piece: list[Item] = []
-    media: list[Media | OSError] = []
-    size = 0
-    for item in items:
-        content = _content(medium := _read_one(source, item))
-        digest = hashlib.sha256(content).hexdigest()
-        hasher.update(f"{item.id}\0{item.label}\0{digest}\n".encode())
-        piece.append(item)
-        media.append(medium)
-        size += len(content)
-        if len(piece) == PIECE or size >= PIECE_BYTES or item is items[-1]:
-            yield piece, media
-            piece, media, size = [], [], 0
-
-
-def _read_one(source: Source, item: Item) -> Media | OSError:
-    """A file that cannot be opened is an unreadable item like one that cannot be decoded."""
-    try:
-        return source.read(item.id)
-    except OSError as error:
-        return error
-
-
-def _content(medium: Media | OSError) -> bytes:
-    """What the hash covers: of an array its type and shape too."""
-    if isinstance(medium, OSError):
-        return b""
-    if isinstance(medium, bytes):
-        return medium
-    return f"{medium.dtype}{medium.shape}".encode() + medium.tobytes()
-
-
 def _decode(
     pieces: Iterable[tuple[list[Item], list[Media | OSError]]],
     decode: Callable[[Media], np.ndarray],
     workers: int,
 ) -> Iterator[tuple[list[Item], list[Result]]]:
-    """Each piece with its arrays, in order; a bounded number of pieces is under way."""
+    """Each piece with its arrays, in order; at most two for each worker are read ahead."""
     waiting: deque[tuple[list[Item], Future[list[Result]]]] = deque()
     # The decoders silence warnings each for itself, and the filters belong to the whole process:
     # with an outer filter of the same kind it does not matter in which order they restore them.

@@ -75,6 +75,8 @@ def _config(options: argparse.Namespace) -> TrainConfig:
         raise SpecError("finetune starts from a checkpoint: expected --init-from RUN, got none")
     if options.resume and run.exists():  # what may change stays as it is until it is named
         config = going_on(config, run.notes(), run.history())
+    if options.allow_duplicates:
+        config = dataclasses.replace(config, allow_duplicates=True)
     return override(config, options.set)
 
 
@@ -133,8 +135,9 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         help="CLASS/file or SPLIT/CLASS/file in a folder, .zip or .tar; "
-        ".csv (path,label,split,group) or .npz; without splits each item goes somewhere by itself: "
-        "keep items of one person together by a group. A DICOM series is one item, as a .zip",
+        ".csv (path,label,split,group) or .npz; splits that are missing are made, 80/10/10 of "
+        "every class: keep items of one person together by a group (training split). A DICOM "
+        "series is one item, as a .zip",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument(
@@ -155,6 +158,11 @@ def _parser() -> argparse.ArgumentParser:
         "--no-report",
         action="store_true",
         help="end without the report; python -m training report RUN makes it later",
+    )
+    parser.add_argument(
+        "--allow-duplicates",
+        action="store_true",
+        help="go on where the same bytes lie in two splits; the report and the card say so",
     )
     parser.add_argument(
         "--set",

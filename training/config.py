@@ -159,6 +159,7 @@ class TrainConfig:
             mapped and may be larger than the memory; a relative one begins beside the run. null:
             every run decodes for itself, into memory.
         skip_unreadable: leave broken items out, named, instead of stopping.
+        allow_duplicates: go on where the same bytes lie in two splits; report and card say so.
     """
 
     data: str
@@ -191,6 +192,7 @@ class TrainConfig:
     workers: int = 2
     cache: str | None = None
     skip_unreadable: bool = False
+    allow_duplicates: bool = False
 
     @property
     def items_at_a_time(self) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from media.dataset import Prepared, prepare_split, split_sha256
-from media.sources import Source, SourceError, open_source
+from media.contents import Contents, split_contents
+from media.dataset import Prepared, prepare_split
+from media.duplicates import find_duplicates
+from media.sources import FIRST, RULE, Source, SourceError, open_source
 from media.spec import AXES, Grid, InputSpec, SpecError
 from models.spec import ModelSpec
 from training.augment.draws import epoch_order, occurrences
@@ -18,9 +21,18 @@ from training.config import TrainConfig
 from training.progress import Progress
 
 
-def open_data(config: TrainConfig) -> Source:
-    """The labelled media of a run; SourceError where a class can never be learned or measured."""
-    source = open_source(Path(config.data))
+def rule_of(data: Mapping[str, Any]) -> int:
+    """The rule by which the splits of a run were made, from what it says of its data."""
+    return int(data.get("rule", FIRST))
+
+
+def open_data(config: TrainConfig, rule: int = RULE) -> Source:
+    """The labelled media of a run; SourceError where a class can never be learned or measured.
+
+    Args:
+        rule: by which missing splits are made (``media.sources.rules``).
+    """
+    source = open_source(Path(config.data), rule)
     counts = Counter(item.label for item in source.items)
     trained = {item.label for item in source.split("train")}
     for index, label in enumerate(source.labels):
@@ -126,19 +138,34 @@ def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
 
 
-def describe(source: Source, training: Prepared, validation: Prepared) -> dict[str, Any]:
+def describe(
+    source: Source, training: Prepared, validation: Prepared, *, allow_duplicates: bool = False
+) -> dict[str, Any]:
     """What was trained on, without saying where it lay.
 
     The hash of the training split is that of all of its items, whatever part of them was used:
     it tells which items were never in it.
+
+    Raises:
+        SourceError: the same bytes lie in two splits, and may not.
     """
-    whole = training.sha256
-    if len(training.ids) + len(training.skipped) < len(source.split("train")):
-        whole = split_sha256(source, "train")
+    contents: dict[str, Contents] = {}
+    for split in source.present():
+        read = {"train": training.contents, "val": validation.contents}.get(split)
+        whole = read and len(read.ids) == len(source.split(split))  # training may be by a part
+        contents[split] = read if read and whole else split_contents(source, split)
+    duplicates = find_duplicates(contents)
+    if not allow_duplicates:
+        duplicates.check(source.name)
     return {
         "name": source.name,
         "labels": list(source.labels),
-        "train": {"items": len(training.ids), "sha256": whole},
+        "rule": source.rule,
+        "made": list(source.made),
+        "classes": source.counts(),
+        "left_out": dict(source.left_out),
+        "duplicates": duplicates.as_json(),
+        "train": {"items": len(training.ids), "sha256": contents["train"].sha256},
         "val": {"items": len(validation.ids), "sha256": validation.sha256},
         "skipped": [list(pair) for pair in training.skipped + validation.skipped],
     }

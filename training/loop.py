@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from media.sources import RULE
 from media.spec import to_json
 from models.vit import VisionTransformer
 from training import data, finetune, history, memory
+from training.about_data import about_duplicates, about_source, how_split
 from training.checks import (
     check_compiler,
     check_modality,
@@ -36,12 +38,17 @@ CURVE_POINTS = 20
 
 
 def train(
-    config: TrainConfig, root: Path, resume: bool = False, report: bool = True
+    config: TrainConfig,
+    root: Path,
+    resume: bool = False,
+    report: bool = True,
+    rule: int = RULE,
 ) -> dict[str, Any]:
     """Train, or continue, one run; returns the metrics of its best checkpoint.
 
     Args:
         report: measure the best checkpoint and write the report page at the end.
+        rule: by which a new run makes missing splits; one that is resumed keeps its own.
 
     Raises:
         SpecError, SourceError, CheckpointError: bad input, with what was expected and what came.
@@ -54,16 +61,17 @@ def train(
     run.check(resume)
     with Stop() as stop:
         with Progress() as progress:
-            setup, notes = set_up(config, run, resume, progress)
+            setup, notes = set_up(config, run, resume, progress, rule)
             fit(setup, run, notes, stop, progress)
             del setup  # the report decodes its own splits
         if report:  # the checkpoint may know an older place of the data
-            make_report(root, Path(config.data), config.skip_unreadable)
+            allowed = config.skip_unreadable, config.allow_duplicates
+            make_report(root, Path(config.data), *allowed)
     return notes["best"]
 
 
 def set_up(
-    config: TrainConfig, run: Run, resume: bool, progress: Progress
+    config: TrainConfig, run: Run, resume: bool, progress: Progress, rule: int = RULE
 ) -> tuple[Setup, dict[str, Any]]:
     """Everything that the steps need, and what the run remembers.
 
@@ -71,7 +79,8 @@ def set_up(
     """
     device = pick_device(config.device)
     check_compiler(config, device)
-    source = data.open_data(config)
+    source = data.open_data(config, data.rule_of(run.notes()["data"]) if resume else rule)
+    progress.say([how_split(source.rule, source.made), *about_source(source)])
     config = dataclasses.replace(config, model=data.with_classes(config.model, source))
     notes: dict[str, Any] = {"step": 0, "measured": 0, "losses": 0.0, "best": None, "history": []}
     if resume:
@@ -102,7 +111,10 @@ def set_up(
             data.prepare(used, split, config, progress, cache) for split in ("train", "val")
         )
     check_steps(config, len(training.ids), notes["step"])  # unreadable items may be left out
-    described = data.describe(source, training, validation)
+    described = data.describe(
+        source, training, validation, allow_duplicates=config.allow_duplicates
+    )
+    progress.say(about_duplicates(described["duplicates"]))
     if resume:
         data.check_data(notes, described)
     notes |= {"config": to_json(config), "data": described}

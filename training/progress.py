@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 from rich import progress as bars
@@ -42,6 +42,11 @@ class Progress:
         task = self.bar.add_task(f"decoding {split}", total=items, status="")
         yield lambda done: self.bar.advance(task, done)
         self.bar.remove_task(task)
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Lines that stay."""
+        for line in lines:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def skipped(self, split: str, items: tuple[tuple[str, str], ...]) -> None:
         """Name the items of a split that were left out, one a line."""

@@ -14,7 +14,7 @@ from training.config import TrainConfig
 #: Where things lie. Data are compared by their content; a checkpoint to begin from is needed once.
 PLACES = ("data", "init_from", "cache")
 #: What decides no weight and no figure.
-WITHOUT_EFFECT = ("save_every", "workers", "skip_unreadable")
+WITHOUT_EFFECT = ("save_every", "workers", "skip_unreadable", "allow_duplicates")
 #: What may change when a run goes on: how far its next steps go, how they are computed, what they
 #: draw, and how many there are.
 MAY_CHANGE = (

@@ -1,8 +1,17 @@
-"""python -m training split FOLDER --out labels.csv: which items teach and which ones judge.
+"""python -m training split DATA --out labels.csv: which items teach and which ones judge.
 
 Photos of one person, clips of one film or slices of one patient belong into one split: a model
-that has seen the person recognises the photo, and the accuracy says nothing. Where such items
-carry neighbouring numbers, ``--order number`` keeps them together.
+that has seen the person recognises the photo, and the accuracy says nothing. Say what belongs
+together by one of --group-column, --group-level, --group-regex and --group-dicom-patient; groups
+that the data name already stay whole, and a way that would part one of them is refused. Where such
+items carry neighbouring numbers, --order number keeps them together.
+
+Splits that the data give are kept: then only a missing val is taken from train, and groups are
+written. A group in two given splits is refused by name.
+
+Of DICOM's PatientID only a digest is written, 16 hexadecimal digits of an HMAC-SHA-256 whose key is
+a hash of all the files: the same data give the same digests, and without the data nobody can try
+numbers. File names are written as they are.
 """
 
 from __future__ import annotations
@@ -15,11 +24,16 @@ import os
 import re
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from media.files import write_atomic
-from media.sources import COLUMNS, SPLITS, Item, Source, SourceError, assign, open_source
+from media.sources import COLUMNS, RULE, SPLITS, Item, Source, SourceError, list_source, with_splits
+from media.sources.rules import SHARES, VAL_SHARES
+from media.sources.tree import LABELS
 from media.spec import SpecError
+from training.about_data import about_source, how_split
+from training.groups import by_column, by_level, by_patient, by_regex, regroup
 
 
 def main(arguments: list[str]) -> int:
@@ -28,54 +42,111 @@ def main(arguments: list[str]) -> int:
     try:
         if options.out.exists():
             raise FileExistsError(f"{options.out} exists already and is never overwritten")
-        source = _open(options.folder)
-        items = ORDERS[options.order](source, options.fractions)
-        write_atomic(options.out, _table(source, items, options.folder, options.out).encode())
+        listed = _grouped(_open(options), options)
+        source = ORDERS[options.order](listed, options.fractions)
+        root = options.data if options.data.is_dir() else options.data.parent
+        write_atomic(options.out, _table(source, root, options.out).encode())
     except (SpecError, SourceError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    counts = Counter(item.split for item in items)
-    print(", ".join(f"{split} {counts[split]}" for split in SPLITS) + f" items in {options.out}")
+    by_rule = options.order == "hash"
+    print(how_split(source.rule, source.made) if by_rule else "splits: ranges of numbers")
+    print(*about_source(source), sep="\n")
+    groups = len({item.group for item in source.items} - {""})
+    counts = Counter(item.split for item in source.items)
+    shown = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+    print(f"{shown} items in {options.out}" + f", {groups} groups" * bool(groups))
     return 0
 
 
-def by_number(source: Source, fractions: tuple[float, ...]) -> list[Item]:
+def by_hash(source: Source, fractions: Mapping[str, float] | None) -> Source:
+    """The rule that training follows where splits are missing, for other shares too."""
+    if fractions is None:
+        return with_splits(source)
+    held = fractions["train"] + fractions["val"]
+    val_shares = {split: fractions[split] / held for split in VAL_SHARES}
+    return with_splits(source, RULE, fractions, val_shares)
+
+
+def by_number(source: Source, fractions: Mapping[str, float] | None) -> Source:
     """Contiguous ranges of the last number in the file name, in the order train, val, test.
 
-    Items with one number are a group, and a group is never cut: it goes where its middle lies.
+    Items with one number are never parted, nor is a group, nor groups whose numbers overlap: what
+    belongs together goes where its middle lies.
     """
-    items = [dataclasses.replace(item, group=str(_number(item, source))) for item in source.items]
-    items.sort(key=lambda item: (int(item.group), item.id))
-    sizes = Counter(item.group for item in items)
-    before, split_of = 0, {}
-    for group, size in sizes.items():
-        split_of[group] = _at((before + size / 2) / len(items), fractions)
-        before += size
-    return [dataclasses.replace(item, split=split_of[item.group]) for item in items]
-
-
-def by_hash(source: Source, fractions: tuple[float, ...]) -> list[Item]:
-    """The rule that training follows for a folder without splits: a hash of each item's id."""
-    _, val, test = fractions
-    bounds = {"test": test, "val": test + val}
-    return [assign(dataclasses.replace(item, group=""), bounds) for item in source.items]
+    if any(item.split for item in source.items):
+        raise SourceError(f"{source.name} is split already: --order number makes all three splits")
+    numbers = {item.id: _number(item, source) for item in source.items}
+    last: dict[str, int] = {}  # number of each group
+    for item in source.items:
+        if item.group:
+            last[item.group] = max(numbers[item.id], last.get(item.group, 0))
+    ordered = sorted(source.items, key=lambda item: (numbers[item.id], item.id))
+    units: list[list[Item]] = []
+    reach = -1  # up to this number the last unit holds everything
+    for item in ordered:
+        if numbers[item.id] > reach:
+            units.append([])
+        reach = max(reach, numbers[item.id], last.get(item.group, -1))
+        units[-1].append(item)
+    before, items = 0, []
+    for unit in units:
+        split = _at((before + len(unit) / 2) / len(ordered), fractions or SHARES)
+        before += len(unit)
+        items += [
+            Item(item.id, item.label, split, item.group or str(numbers[item.id])) for item in unit
+        ]
+    return dataclasses.replace(source, items=tuple(items), made=SPLITS)
 
 
 ORDERS = {"number": by_number, "hash": by_hash}
 
 
-def _open(folder: Path) -> Source:
-    """A CLASS/file folder; one that has splits already is refused."""
-    if not folder.is_dir():
-        raise SourceError(f"expected a folder with CLASS/file, got {folder}")
-    source = open_source(folder)
-    first = source.items[0]
-    if Path(first.id).parts[0] != source.labels[first.label]:
-        raise SourceError(f"{folder} is split already: expected CLASS/file, got {first.id}")
+def _open(options: argparse.Namespace) -> Source:
+    """A folder or a CSV, with the splits and groups that it gives."""
+    if not options.data.is_dir() and options.data.suffix.lower() != ".csv":
+        raise SourceError(f"expected a folder with CLASS/file or a CSV, got {options.data}")
+    source = list_source(options.data, extra_columns=options.group_column is not None)
+    given = {item.split for item in source.items}
+    if "val" in given and not _way(options):
+        raise SourceError(
+            f"{options.data} is split already: expected CLASS/file, or a way to group "
+            f"(--group-...), got {source.items[0].id}"
+        )
     return source
+
+
+def _way(options: argparse.Namespace) -> str:
+    """The option that says what belongs together; empty where there is none."""
+    ways = ("group_column", "group_level", "group_regex", "group_dicom_patient")
+    given = [way for way in ways if getattr(options, way) not in (None, False)]
+    return f"--{given[0].replace('_', '-')}" if given else ""
+
+
+def _grouped(source: Source, options: argparse.Namespace) -> Source:
+    """The source in the groups that the options ask for; those of the data stay whole."""
+    if not (way := _way(options)):
+        return source
+    if options.group_column is not None:
+        table = options.data / LABELS if options.data.is_dir() else options.data
+        if not table.is_file():
+            raise SourceError(f"--group-column needs a CSV or a folder with {LABELS}, got {table}")
+        name = by_column(table, options.group_column)
+    elif options.group_level is not None:
+        name = by_level(options.group_level)
+    elif options.group_regex is not None:
+        name = by_regex(options.group_regex)
+    else:
+        name = by_patient(source)
+    old = len({item.group for item in source.items} - {""})
+    items = regroup(source, way, name)
+    if old:
+        new = len({item.group for item in items})
+        print(f"groups: the data name {old}, each of them whole in one of the {new} of {way}")
+    return dataclasses.replace(source, items=tuple(items))
 
 
 def _number(item: Item, source: Source) -> int:
@@ -85,30 +156,30 @@ def _number(item: Item, source: Source) -> int:
     return int(numbers[-1])
 
 
-def _at(place: float, fractions: tuple[float, ...]) -> str:
+def _at(place: float, fractions: Mapping[str, float]) -> str:
     """The split that a place in [0, 1] of the ordered items belongs to."""
-    train, val, _ = fractions
+    train, val = fractions["train"], fractions["val"]
     return "train" if place < train else "val" if place < train + val else "test"
 
 
-def _table(source: Source, items: list[Item], folder: Path, out: Path) -> str:
+def _table(source: Source, root: Path, out: Path) -> str:
     """The CSV; paths relative to its own folder. SourceError where a split would be empty."""
-    counts = Counter(item.split for item in items)
-    if empty := [split for split in SPLITS if not counts[split]]:
+    counts = Counter(item.split for item in source.items)
+    if empty := [split for split in source.made if not counts[split]]:
         raise SourceError(
             f"{source.name}: expected items in every split, got none in {', '.join(empty)} "
-            f"of {len(items)} items"
+            f"of {len(source.items)} items, which may be too few, or too few groups"
         )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for item in items:
-        path = Path(os.path.relpath(folder / item.id, out.parent)).as_posix()
+    for item in source.items:
+        path = Path(os.path.relpath(root / item.id, out.parent)).as_posix()
         writer.writerow((path, source.labels[item.label], item.split, item.group))
     return text.getvalue()
 
 
-def _fractions(text: str) -> tuple[float, ...]:
+def _fractions(text: str) -> dict[str, float]:
     """``0.8,0.1,0.1``: shares of train, val and test."""
     try:
         shares = tuple(float(part) for part in text.split(","))
@@ -118,25 +189,51 @@ def _fractions(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(
             f"expected three positive shares of train,val,test that add up to 1, got {text!r}"
         )
-    return shares
+    return dict(zip(SPLITS, shares, strict=True))
+
+
+def _level(text: str) -> int:
+    """``2`` or ``-1``, not 0."""
+    if not re.fullmatch(r"-?[1-9]\d*", text, flags=re.ASCII):
+        raise argparse.ArgumentTypeError(
+            f"expected a folder's place, 1 from the data or -1 from the file, got {text!r}"
+        )
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
+    first, *rest = (__doc__ or "").split("\n\n")
     parser = argparse.ArgumentParser(
         prog="python -m training split",
-        description="Write the splits of a CLASS/file folder as a CSV (path,label,split,group).",
-        epilog="Train on it with --data labels.csv. " + " ".join((__doc__ or "").split("\n\n")[1:]),
+        description="Write the splits of a folder or a CSV as a CSV (path,label,split,group).",
+        epilog="Train on it with --data labels.csv.\n\n" + "\n\n".join(rest),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="one folder per class, files below it")
-    parser.add_argument("--out", type=Path, required=True, metavar="CSV")
-    parser.add_argument(
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="a folder (CLASS/file, or a labels.csv) or a CSV")
+    add("--out", type=Path, required=True, metavar="CSV")
+    add(
         "--order",
         choices=sorted(ORDERS),
         default="hash",
         help="number: contiguous ranges of the last number in the file name, never cutting "
-        "between two items with the same number; hash: at random, the same every time",
+        "between two items with the same number, nor through a group; hash: at random, the same "
+        "every time, alike from every class",
     )
-    parser.add_argument(
-        "--fractions", type=_fractions, default=(0.8, 0.1, 0.1), metavar="TRAIN,VAL,TEST"
-    )
+    add(
+        "--fractions", type=_fractions, metavar="TRAIN,VAL,TEST", help="(default 0.8,0.1,0.1; a "
+        "val that is taken from a given train: 5 percent of it)",
+    )  # fmt: skip
+    ways = parser.add_mutually_exclusive_group().add_argument
+    ways("--group-column", metavar="NAME", help="what has one value in this column of the CSV")
+    ways(
+        "--group-level", type=_level, metavar="N", help="what lies in folders of one name: 1 is "
+        "the first folder on the way to the file (of CLASS/PATIENT/file the class), 2 the next; "
+        "-1 the folder that holds the file",
+    )  # fmt: skip
+    ways(
+        "--group-regex", metavar="PATTERN", help="what the brackets of the pattern match in the "
+        "file's name, or in its path where the pattern has a /: '^(p[0-9]+)_'",
+    )  # fmt: skip
+    ways("--group-dicom-patient", action="store_true", help="scans with one PatientID")
     return parser

@@ -10,13 +10,15 @@
              pictures [N, H, W(, C)], clips [N, T, H, W, C] or scans [N, D, H, W]
 
 An item is one file: a picture, a clip, or a scan; the slices of a DICOM series are packed into one
-zip. Below a class a file counts by its ending; a CSV may name any file.
+zip. Below a class a file counts by its ending (``media.formats``); a CSV may name any file. Names
+are told in Unicode's form NFC and found in NFC and NFD. What is passed over is counted by kind.
 
-Splits are ``train``, ``val`` and ``test``. Where no item has one, a hash of its group (of its id,
-where it has no group) decides: 80, 10 and 10 percent. Where some have one, the others are
-``train``; where ``val`` is missing, the hash takes 5 percent of ``train`` for it. It depends on
-nothing else: the same files give the same splits to training and to export, which compares hashes
-to be sure, and a folder gives the same as its archive.
+Splits are ``train``, ``val`` and ``test``. Where no item has one, they are made: 80, 10 and 10
+percent of every class, groups whole. Where some have one, the others are ``train``; where ``val``
+is missing, 5 percent of ``train`` are taken for it. Given splits are never changed. What is made
+depends on ids, labels and groups alone (``media.sources.rules``): the same files give the same
+splits to training and to export, which compares hashes to be sure, and a folder gives the same as
+its archive.
 """
 
 from __future__ import annotations
@@ -24,39 +26,68 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from media.sources.items import SPLITS, Item, Source, SourceError, assign, assign_splits
+from media.sources.items import FIRST, RULE, SPLITS, Item, Source, SourceError
+from media.sources.names import summary
 from media.sources.npz import open_npz
+from media.sources.rules import assign_splits, with_splits
 from media.sources.table import COLUMNS, open_csv
 from media.sources.tars import open_tar, open_tar_gz
-from media.sources.tree import open_folder
+from media.sources.tree import Tree, open_folder, open_tree
 from media.sources.zips import open_zip
 
 __all__ = [
     "COLUMNS",
+    "FIRST",
+    "RULE",
     "SPLITS",
     "Item",
     "Source",
     "SourceError",
-    "assign",
     "assign_splits",
+    "list_source",
     "open_source",
+    "summary",
+    "with_splits",
 ]
 
-OPENERS: dict[str, Callable[[Path], Source]] = {
-    ".csv": open_csv,
-    ".npz": open_npz,
+ARCHIVES: dict[str, Callable[[Path], Tree]] = {
     ".zip": open_zip,
     ".tar": open_tar,
     ".tar.gz": open_tar_gz,
     ".tgz": open_tar_gz,
 }
+ENDINGS = (".csv", ".npz", *ARCHIVES)
 
 
-def open_source(path: Path) -> Source:
-    """Open a folder, or a file by its ending; SourceError says what is wrong with either."""
+def open_source(path: Path, rule: int = RULE) -> Source:
+    """Open a folder, or a file by its ending, with a split for every item.
+
+    Args:
+        rule: that of whoever made splits of these data before; the newest by default.
+
+    Raises:
+        SourceError: what is wrong with the data.
+    """
+    return with_splits(list_source(path, rule), rule)
+
+
+def list_source(path: Path, rule: int = RULE, extra_columns: bool = False) -> Source:
+    """The items as the data give them; ``split`` is empty where they give none.
+
+    Args:
+        extra_columns: whether a CSV may have others than ``COLUMNS``, which mean nothing here.
+
+    Raises:
+        SourceError: what is wrong with the data.
+    """
     if path.is_dir():
-        return open_folder(path)
-    for ending, open_file in OPENERS.items():
-        if path.name.lower().endswith(ending) and path.is_file():
-            return open_file(path)
-    raise SourceError(f"expected a folder or a {', '.join(OPENERS)} file, got {path}")
+        return open_folder(path, rule, extra_columns)
+    name = path.name.lower()
+    if path.is_file() and name.endswith(".csv"):
+        return open_csv(path, rule, extra_columns=extra_columns)
+    if path.is_file() and name.endswith(".npz"):
+        return open_npz(path)
+    for ending, open_archive in ARCHIVES.items():
+        if path.is_file() and name.endswith(ending):
+            return open_tree(open_archive(path), rule)
+    raise SourceError(f"expected a folder or a {', '.join(ENDINGS)} file, got {path}")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
-from media.sources.items import Source, SourceError
-from media.sources.tree import LABELS, Tree, is_junk, looks_like_split, open_tree
+from media.sources.items import SourceError
+from media.sources.names import is_junk, kind_of, kind_of_junk
+from media.sources.tree import LABELS, Tree, looks_like_split
 
 MAX_MEMBERS = 1_000_000
 MAX_MEMBER_BYTES = 512 * 2**20
@@ -38,8 +40,8 @@ def open_members(
     archive: str,
     members: Iterable[tuple[Member, Where]],
     read: Callable[[Where], bytes],
-) -> Source:
-    """The source that lies in an archive.
+) -> Tree:
+    """The tree that lies in an archive.
 
     Args:
         archive: its name without the ending.
@@ -47,21 +49,24 @@ def open_members(
         read: the bytes of one file; OSError where they are not what was declared.
 
     Raises:
-        SourceError: a name, a size or a layout that cannot be used.
+        SourceError: a name or a size that cannot be used.
     """
-    places, folders = _sort(archive, members)
+    places, folders, junk = _sort(archive, members)
     top = _common_top(places, folders)
-    files = {name.removeprefix(top): where for name, where in places.items()}
+    inside = {name: where for name, where in places.items() if name.startswith(top)}
+    files = {name.removeprefix(top): where for name, where in inside.items()}
     inner = frozenset(name.removeprefix(top) for name in folders if f"{name}/" != top)
-    return open_tree(Tree(archive, frozenset(files), inner, lambda name: read(files[name])))
+    left_out = Counter(map(kind_of_junk, junk)) + Counter(map(kind_of, places.keys() - inside))
+    return Tree(archive, frozenset(files), inner, lambda name: read(files[name]), left_out)
 
 
 def _sort(
     archive: str, members: Iterable[tuple[Member, Where]]
-) -> tuple[dict[str, Where], set[str]]:
-    """Files by their checked names, and every folder above one or declared; junk left out."""
+) -> tuple[dict[str, Where], set[str], set[str]]:
+    """Files by their checked names, every folder above one or declared, and what is junk."""
     places: dict[str, Where] = {}
     folders: set[str] = set()
+    junk: set[str] = set()
     for member, where in members:
         name = _clean(archive, member.name)
         if member.size > MAX_MEMBER_BYTES:
@@ -70,14 +75,16 @@ def _sort(
             )
         if name in places:
             raise SourceError(f"{archive}: {name!r} is there more than once")
-        if any(is_junk(part) for part in name.split("/")):
+        parts = name.split("/")
+        if any(map(is_junk, parts)):  # of a folder only the folder counts, as on disk
+            junk.add("/".join(parts[: 1 + list(map(is_junk, parts)).index(True)]))
             continue
         if member.is_folder:
             folders.add(name)
         else:
             places[name] = where
         folders |= _parents(name)
-    return places, folders - {""}  # the root itself, "./"
+    return places, folders - {""}, junk  # without the root itself, "./"
 
 
 def damaged(reason: str) -> OSError:
@@ -106,10 +113,11 @@ def _parents(name: str) -> set[str]:
 def _common_top(files: Iterable[str], folders: set[str]) -> str:
     """The folder around everything, with its ``/``; empty where there is none to take off.
 
-    A split is none, and a single class is none either: something to open must lie below.
+    Files beside it (a README, a licence, a table of other things) do not make it a class. A split
+    is none, and a single class is none either: something to open must lie below.
     """
-    tops = {name.split("/")[0] for name in (*files, *folders)}
-    if len(tops) != 1:
+    tops = {name.split("/")[0] for name in folders}
+    if len(tops) != 1 or LABELS in files:
         return ""
     (top,) = tops
     holds_source = f"{top}/{LABELS}" in files or any(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 SPLITS = ("train", "val", "test")
 ALIASES = {"valid": "val", "validation": "val"}
-#: Upper bounds of the hash, in order, for items without a split.
-SHARES = {"test": 0.1, "val": 0.2}
+#: The first and the newest rule of reading names and making splits (``media.sources.rules``).
+FIRST, RULE = 1, 2
 
 #: Item id -> encoded bytes, or an array that is stored decoded; OSError where it cannot be read.
 Read = Callable[[str], bytes | np.ndarray]
@@ -40,12 +39,18 @@ class Source:
         labels: class names; an item's label is an index into them.
         read: item id -> encoded bytes, or an array that is stored decoded. It opens what it needs
             and closes it again, so that any thread may call it at any time.
+        left_out: how many files of each kind were passed over, by its name, e.g. ``.txt``.
+        rule: by which names were read and missing splits made (``media.sources.rules``).
+        made: the splits that the rule made; the others were given.
     """
 
     name: str
     labels: tuple[str, ...]
     items: tuple[Item, ...]
     read: Read
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    rule: int = RULE
+    made: tuple[str, ...] = ()
 
     def split(self, name: str) -> list[Item]:
         """The items of one split, in order; SourceError if there are none."""
@@ -55,9 +60,26 @@ class Source:
             raise SourceError(f"{self.name}: expected items in split {name!r}, got {dict(counts)}")
         return items
 
+    def present(self) -> list[str]:
+        """The splits that have items."""
+        found = {item.split for item in self.items}
+        return [split for split in SPLITS if split in found]
 
-def make_source(name: str, labels: tuple[str, ...], items: list[Item], read: Read) -> Source:
-    """A source whose items have passed what is asked of every kind, and have their splits."""
+    def counts(self) -> dict[str, list[int]]:
+        """Items of every class, by split, for the splits that have any."""
+        found = Counter((item.split, item.label) for item in self.items)
+        classes = range(len(self.labels))
+        return {split: [found[split, label] for label in classes] for split in self.present()}
+
+
+def make_source(
+    name: str,
+    labels: tuple[str, ...],
+    items: list[Item],
+    read: Read,
+    left_out: Mapping[str, int] | None = None,
+) -> Source:
+    """A source as its data say it, whose items have passed what is asked of every kind."""
     if not items:
         raise SourceError(f"{name}: expected media of at least two classes, got none")
     if len(labels) < 2:
@@ -70,9 +92,7 @@ def make_source(name: str, labels: tuple[str, ...], items: list[Item], read: Rea
     empty = [label for index, label in enumerate(labels) if not counts[index]]
     if empty:
         raise SourceError(f"{name}: class {empty[0]!r} has no items")
-    items = assign_splits(items)
-    _check_groups(name, items)
-    return Source(name, labels, tuple(items), read)
+    return Source(name, labels, tuple(items), read, left_out or {})
 
 
 def _check_ids(name: str, items: list[Item]) -> None:
@@ -84,31 +104,3 @@ def _check_ids(name: str, items: list[Item]) -> None:
             item.id.encode()
         except UnicodeEncodeError:
             raise SourceError(f"{name}: expected names in UTF-8, got {item.id!a}") from None
-
-
-def _check_groups(name: str, items: list[Item]) -> None:
-    """One person, film or patient in two splits would let a model be judged on what it knows."""
-    home: dict[str, str] = {}
-    for item in items:
-        if item.group and home.setdefault(item.group, item.split) != item.split:
-            raise SourceError(
-                f"{name}: group {item.group!r} lies in {home[item.group]} and in {item.split}"
-            )
-
-
-def assign_splits(items: Iterable[Item]) -> list[Item]:
-    """Give every item a split, as the head of this package says."""
-    items = list(items)
-    shares = {} if any(item.split for item in items) else SHARES
-    items = [item if item.split else assign(item, shares) for item in items]
-    if any(item.split == "val" for item in items):
-        return items
-    return [assign(item, {"val": 0.05}) if item.split == "train" else item for item in items]
-
-
-def assign(item: Item, bounds: dict[str, float]) -> Item:
-    """The item in the first split whose bound its hash, uniform in [0, 1), stays below."""
-    digest = hashlib.sha256((item.group or item.id).encode()).digest()
-    value = int.from_bytes(digest[:8], "big") / 2**64
-    split = next((split for split, bound in bounds.items() if value < bound), "train")
-    return dataclasses.replace(item, split=split)

@@ -8,25 +8,47 @@ import os.path
 from collections.abc import Callable
 from pathlib import Path
 
-from media.sources.items import ALIASES, SPLITS, Item, Read, Source, SourceError, make_source
+from media.sources.items import (
+    ALIASES,
+    FIRST,
+    RULE,
+    SPLITS,
+    Item,
+    Read,
+    Source,
+    SourceError,
+    make_source,
+)
+from media.sources.names import composed, finder
 
 COLUMNS = ("path", "label", "split", "group")
 
 
-def open_csv(path: Path, name: str = "") -> Source:
+def open_csv(
+    path: Path, rule: int = RULE, name: str = "", extra_columns: bool = False
+) -> Source:
     """A CSV on disk; its paths are relative to its folder, and may lead out of it."""
-    root = path.parent
+    find = finder(path.parent)
     return read_table(
         path.read_bytes(),
         path.name,
         name or path.stem,
-        exists=lambda id_: (root / id_).is_file(),
-        read=lambda id_: (root / id_).read_bytes(),
+        exists=lambda id_: find(id_) is not None,
+        read=lambda id_: (find(id_) or path.parent / id_).read_bytes(),
+        rule=rule,
+        extra_columns=extra_columns,
     )
 
 
 def read_table(
-    data: bytes, file: str, name: str, exists: Callable[[str], bool], read: Read
+    data: bytes,
+    file: str,
+    name: str,
+    *,
+    exists: Callable[[str], bool],
+    read: Read,
+    rule: int = RULE,
+    extra_columns: bool = False,
 ) -> Source:
     """The source that a table describes.
 
@@ -34,9 +56,11 @@ def read_table(
         data: the CSV itself.
         file: its name, for messages; ``name`` is that of the source.
         exists, read: how to look up and read the path of a row.
+        rule: of ``media.sources.rules``.
+        extra_columns: whether there may be others than ``COLUMNS``; they mean nothing here.
     """
     try:
-        rows = _rows(data.decode("utf-8-sig"), file)
+        rows = _rows(_text(data, rule), file, extra_columns)
     except (UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{file}: expected a CSV in UTF-8: {error}") from error
     labels = tuple(sorted({row["label"] for row in rows}))
@@ -48,12 +72,25 @@ def read_table(
     return make_source(name, labels, items, read)
 
 
-def _rows(text: str, file: str) -> list[dict[str, str]]:
+def read_column(path: Path, column: str) -> dict[str, str]:
+    """What a column of a CSV says of every item; SourceError where there is no such column."""
+    rows = _rows(_text(path.read_bytes(), RULE), path.name, extra_columns=True)
+    if column not in rows[0]:
+        raise SourceError(f"{path.name}: expected a column {column!r}, got {','.join(rows[0])}")
+    return {row["path"]: row[column] for row in rows}
+
+
+def _text(data: bytes, rule: int) -> str:
+    text = data.decode("utf-8-sig")
+    return text if rule == FIRST else composed(text)
+
+
+def _rows(text: str, file: str, extra_columns: bool) -> list[dict[str, str]]:
     """Every row, stripped; SourceError where a column is unknown, missing or too many."""
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", restval="")
     header = tuple(reader.fieldnames or ())
-    wrong = not {"path", "label"} <= set(header) <= set(COLUMNS)
-    if wrong or len(set(header)) < len(header):
+    known = {"path", "label"} <= set(header) and (extra_columns or set(header) <= set(COLUMNS))
+    if not known or len(set(header)) < len(header):
         raise SourceError(
             f"{file}: expected columns path,label and optionally split,group; "
             f"got {','.join(header)}"

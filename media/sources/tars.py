@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from media.sources.archive import Member, check_count, damaged, open_members
-from media.sources.items import Source, SourceError
+from media.sources.items import SourceError
+from media.sources.tree import Tree
 
 MAX_INFLATED_BYTES = 2 * 2**30
 PIECE_BYTES = 2**20
@@ -30,12 +31,12 @@ class Place(NamedTuple):
     size: int
 
 
-def open_tar(path: Path) -> Source:
+def open_tar(path: Path) -> Tree:
     """Open a tar; SourceError for one that is damaged or holds more than files and folders."""
     return _open(path, path.name[: -len(".tar")], lambda: path.open("rb"))
 
 
-def open_tar_gz(path: Path) -> Source:
+def open_tar_gz(path: Path) -> Tree:
     """Open a tar.gz or tgz, which is then held in memory."""
     name = path.name[: -len(".tgz" if path.name.lower().endswith(".tgz") else ".tar.gz")]
     data = _inflate(path)
@@ -59,7 +60,7 @@ def _inflate(path: Path) -> bytes:
     return inflated.getvalue()
 
 
-def _open(path: Path, name: str, stream: Callable[[], BinaryIO]) -> Source:
+def _open(path: Path, name: str, stream: Callable[[], BinaryIO]) -> Tree:
     try:
         with stream() as opened:
             members = list(_members(name, opened))

@@ -1,8 +1,9 @@
 """Files below one root as a source, be it a folder or an archive: one set of rules for both.
 
 CLASS/file or SPLIT/CLASS/file, files at any depth below their class; or a ``labels.csv`` at the
-root, which then decides alone. Left out are names that begin with a dot, and ``__MACOSX``. Below a
-class one file is one item, whatever it holds: a zip there is a scan, not an archive to be opened.
+root, which then decides alone. Left out, and counted by kind, are names that begin with a dot,
+``__MACOSX``, files that are no media, and media that no class or table claims. Below a class one
+file is one item, whatever it holds: a zip there is a scan, not an archive to be opened.
 """
 
 from __future__ import annotations
@@ -10,27 +11,34 @@ from __future__ import annotations
 import dataclasses
 import os
 import posixpath
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from media.sources.items import ALIASES, SPLITS, Item, Source, SourceError, make_source
+from media.formats import ENDINGS, FIRST_ENDINGS, FOREIGN
+from media.sources.items import (
+    ALIASES,
+    FIRST,
+    RULE,
+    SPLITS,
+    Item,
+    Source,
+    SourceError,
+    make_source,
+)
+from media.sources.names import (
+    composed,
+    is_junk,
+    kind_of,
+    kind_of_junk,
+    most_frequent,
+    summary,
+)
 from media.sources.table import open_csv, read_table
 
 LABELS = "labels.csv"
 #: Folders of these names are splits that somebody meant, not classes.
 MISTAKEN = ("training", "testing")
-#: What the readers in ``media`` read.
-ENDINGS = (
-    *(".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
-    *(".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"),
-    *(".dcm", ".mha", ".nii", ".nii.gz", ".npy", ".npz", ".nrrd", ".zip"),
-)
-#: Media that no reader here reads: listed all the same, so that they are refused by name.
-FOREIGN = (
-    *(".avif", ".heic", ".heif", ".jp2", ".jxl"),
-    *(".flv", ".ogv", ".wmv"),
-    *(".hdr", ".img", ".mgz", ".mhd", ".mnc", ".nhdr"),
-)
 #: Symbolic links to folders are followed so far down: splits and classes may be links.
 LINKED_LEVELS = 2
 
@@ -45,53 +53,80 @@ class Tree:
         files: every file that is not junk, whether it is a medium or not.
         folders: every folder that is not junk, empty ones too where that is known.
         read: path of a file -> its bytes; OSError where it cannot be read.
+        left_out: how many files were passed over on the way, by their kind.
     """
 
     name: str
     files: frozenset[str]
     folders: frozenset[str]
     read: Callable[[str], bytes]
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def composed(self) -> Tree:
+        """The same with all names in NFC; SourceError where two files then have one name."""
+        stored = {composed(file): file for file in self.files if not file.isascii()}
+        files = frozenset(map(composed, self.files))
+        if len(files) < len(self.files):
+            first, second = min(_twins(self.files))
+            raise SourceError(f"{self.name}: {first!a} and {second!a} are the same name in Unicode")
+        folders = frozenset(map(composed, self.folders))
+
+        def read(id_: str) -> bytes:
+            return self.read(stored.get(id_, id_))
+
+        return Tree(self.name, files, folders, read, self.left_out)
 
 
-def open_folder(root: Path) -> Source:
+def open_folder(root: Path, rule: int = RULE, extra_columns: bool = False) -> Source:
     """A folder on disk."""
-    if (root / LABELS).is_file():
-        return open_csv(root / LABELS, root.name)
-    files, folders = _walk(root)
-    return read_classes(Tree(root.name, files, folders, lambda id_: (root / id_).read_bytes()))
+    if not (root / LABELS).is_file():
+        return open_tree(_walk(root, _refuse), rule)
+    source = open_csv(root / LABELS, rule, root.name, extra_columns)
+    return _with_unlisted(source, _walk(root))
 
 
-def open_tree(tree: Tree) -> Source:
-    """The tree of an archive; a table in it can name nothing outside."""
+def open_tree(tree: Tree, rule: int = RULE) -> Source:
+    """A folder or an archive; a table in it can name nothing outside.
+
+    Args:
+        rule: of ``media.sources.rules``.
+    """
+    tree = tree if rule == FIRST else tree.composed()
     if LABELS not in tree.files:
-        return read_classes(tree)
+        return read_classes(tree, rule)
     try:
         data = tree.read(LABELS)
     except OSError as error:
         raise SourceError(f"{tree.name}: {LABELS} cannot be read: {error.strerror}") from error
-    return read_table(
+    source = read_table(
         data,
         f"{tree.name}/{LABELS}",
         tree.name,
         exists=lambda id_: posixpath.normpath(id_) in tree.files,
         read=lambda id_: tree.read(posixpath.normpath(id_)),
+        rule=rule,
     )
+    return _with_unlisted(source, tree)
 
 
-def read_classes(tree: Tree) -> Source:
+def read_classes(tree: Tree, rule: int = RULE) -> Source:
     """CLASS/file or SPLIT/CLASS/file."""
-    classes = _classes(tree, 2 if _has_splits(tree) else 1)
+    endings = (FIRST_ENDINGS if rule == FIRST else ENDINGS) + FOREIGN
+    classes, left_out = _classes(tree, 2 if _has_splits(tree) else 1, endings)
     for place, files in classes.items():
         if not files:
-            endings = ", ".join(ENDINGS)
-            raise SourceError(f"class {place[-1]!r} is empty: expected files ending in {endings}")
+            inside = [file for file in tree.files if file.startswith(f"{'/'.join(place)}/")]
+            raise SourceError(
+                f"class {place[-1]!r} is empty: expected files ending in {', '.join(ENDINGS)}; "
+                f"got {summary(most_frequent(Counter(map(kind_of, inside)))) or 'none'}"
+            )
     labels = tuple(sorted({place[-1] for place in classes}))
     items = [
         Item("/".join(file), labels.index(place[-1]), _split(place))
         for place, files in sorted(classes.items())
         for file in sorted(files)
     ]
-    return make_source(tree.name, labels, items, tree.read)
+    return make_source(tree.name, labels, items, tree.read, most_frequent(left_out))
 
 
 def looks_like_split(name: str) -> bool:
@@ -99,9 +134,11 @@ def looks_like_split(name: str) -> bool:
     return name.lower() in {*SPLITS, *ALIASES, *MISTAKEN}
 
 
-def is_junk(part: str) -> bool:
-    """What systems leave behind beside the files: ``.DS_Store``, ``.git``, ``__MACOSX``."""
-    return part.startswith(".") or part == "__MACOSX"
+def _twins(names: frozenset[str]) -> list[tuple[str, str]]:
+    """Pairs of names that are one in NFC."""
+    first: dict[str, str] = {}
+    pairs = ((first.setdefault(composed(name), name), name) for name in sorted(names))
+    return [(one, other) for one, other in pairs if one != other]
 
 
 def _has_splits(tree: Tree) -> bool:
@@ -117,15 +154,35 @@ def _has_splits(tree: Tree) -> bool:
     return alike
 
 
-def _classes(tree: Tree, depth: int) -> dict[Parts, list[Parts]]:
-    """Class folder -> its media, both by their parts; folders ``depth`` below the root."""
+def _classes(
+    tree: Tree, depth: int, endings: tuple[str, ...]
+) -> tuple[dict[Parts, list[Parts]], Counter[str]]:
+    """Class folder -> its media, both by their parts; folders ``depth`` below the root.
+
+    And how many files were passed over, by kind.
+    """
     places = (tuple(folder.split("/")) for folder in tree.folders)
     classes: dict[Parts, list[Parts]] = {place: [] for place in places if len(place) == depth}
+    left_out = Counter(tree.left_out)
     for file in tree.files:
         parts = tuple(file.split("/"))
-        if len(parts) > depth and parts[-1].lower().endswith(ENDINGS + FOREIGN):
+        if not parts[-1].lower().endswith(endings):
+            left_out[kind_of(file)] += 1
+        elif len(parts) <= depth:
+            left_out[f"{kind_of(file)} outside a class"] += 1
+        else:
             classes[parts[:depth]].append(parts)
-    return classes
+    return classes, left_out
+
+
+def _with_unlisted(source: Source, tree: Tree) -> Source:
+    """The source of a table, and what lies beside it without being named there."""
+    listed = {composed(posixpath.normpath(item.id)) for item in source.items} | {LABELS}
+    left_out = Counter(tree.left_out)
+    for file in set(map(composed, tree.files)) - listed:
+        unlisted = file.lower().endswith(ENDINGS + FOREIGN)
+        left_out[kind_of(file) + " not in the table" * unlisted] += 1
+    return dataclasses.replace(source, left_out=most_frequent(left_out))
 
 
 def _split(place: Parts) -> str:
@@ -133,12 +190,13 @@ def _split(place: Parts) -> str:
     return ALIASES.get(place[0], place[0]) if len(place) > 1 else ""
 
 
-def _walk(root: Path) -> tuple[frozenset[str], frozenset[str]]:
+def _walk(root: Path, onerror: Callable[[OSError], None] | None = None) -> Tree:
     """Files and folders below a root. A dangling link is a file, and found unreadable later."""
-    files, folders = set(), set()
-    for place, below, names in os.walk(root, onerror=_refuse, followlinks=True):
+    files, folders, junk = set[str](), set[str](), Counter[str]()
+    for place, below, names in os.walk(root, onerror=onerror, followlinks=True):
         inner = Path(place).relative_to(root)
         linked = len(inner.parts) < LINKED_LEVELS
+        junk.update(kind_of_junk(name) for name in (*below, *names) if is_junk(name))
         below[:] = [
             name
             for name in below
@@ -146,7 +204,8 @@ def _walk(root: Path) -> tuple[frozenset[str], frozenset[str]]:
         ]
         folders |= {(inner / name).as_posix() for name in below}
         files |= {(inner / name).as_posix() for name in names if not is_junk(name)}
-    return frozenset(files), frozenset(folders)
+    read = lambda id_: (root / id_).read_bytes()  # noqa: E731
+    return Tree(root.name, frozenset(files), frozenset(folders), read, junk)
 
 
 def _refuse(error: OSError) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from media.sources.archive import Member, check_count, damaged, open_members
-from media.sources.items import Source, SourceError
+from media.sources.items import SourceError
+from media.sources.tree import Tree
 from media.sources.zip_entries import ZipError, entry_name, find_entries
 
 
@@ -24,7 +25,7 @@ class Place(NamedTuple):
     crc: int
 
 
-def open_zip(path: Path) -> Source:
+def open_zip(path: Path) -> Tree:
     """Open a zip; SourceError for one that is damaged, encrypted or made to deceive."""
     name = path.name[: -len(".zip")]
     try:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from media.clips.clip_times import MAX_FRAMES
+from media.formats import media_types
 from media.spec import MAX_VIEWS
 from service.engine.failures import Failure
 from service.http import problems
@@ -56,17 +57,14 @@ KINDS = {
         "classifyImage",
         "Rank the labels of one or more images",
         "one image (JPEG, PNG, WebP, TIFF, BMP or GIF; the first frame or page)",
-        ("image/jpeg", "image/png", "image/webp", "image/tiff", "image/bmp", "image/gif"),
+        media_types("image"),
     ),
     "video": Kind(
         "classifyVideo",
         "Rank the labels of one or more clips",
         "one clip (MP4, MOV, MKV, WebM, AVI, GIF, MPEG or MPEG-TS; of several video streams the "
         "one that a player would show)",
-        (
-            *("video/mp4", "video/quicktime", "video/x-matroska", "video/webm", "video/x-msvideo"),
-            *("video/mpeg", "video/mp2t", "image/gif"),
-        ),
+        media_types("video"),
         ClipAnswer,
     ),
     "volume": Kind(
@@ -74,7 +72,7 @@ KINDS = {
         "Rank the labels of one or more scans",
         "one scan (NIfTI, also gzipped; DICOM, or a zip of one series; NPY or NPZ; NRRD; "
         "MetaImage)",
-        ("application/dicom", "application/zip", "application/gzip"),
+        media_types("volume"),
         ScanAnswer,
     ),
 }

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from media.dataset import prepare_split, split_sha256
+from media.contents import split_sha256
+from media.dataset import prepare_split
 from media.sources import Source, SourceError, archive, open_source, tars
 from media.spec import Grid, InputSpec
 
@@ -156,6 +157,122 @@ def test_archive_leaves_out_junk(tmp_path: Path, kind: str) -> None:
     junk = ("__MACOSX/set/a/._1.png", ".DS_Store", "set/.git/x.png", "set/a/._1.png")
     files = {f"set/{name}": data for name, data in CLASSES.items()} | dict.fromkeys(junk, b"")
     assert contents(open_source(pack(tmp_path / f"set{kind}", files))) == CLASSES
+
+
+BESIDE = ("README", "README.md", "metadata.csv", "license.txt", ".DS_Store", "1.png", "3.png")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("beside", [*((name,) for name in BESIDE), BESIDE])
+@pytest.mark.parametrize("files", [CLASSES, SPLITS, TABLE], ids=["classes", "splits", "table"])
+def test_file_beside_the_one_folder_makes_it_no_class(
+    tmp_path: Path, kind: str, beside: tuple[str, ...], files: dict[str, bytes]
+) -> None:
+    """A README, a licence or a table of other things may lie beside the folder around all items."""
+    plain = open_source(pack(tmp_path / f"plain{kind}", files, "set/"))
+    named = {f"set/{name}": data for name, data in files.items()} | dict.fromkeys(beside, b"")
+    source = open_source(pack(tmp_path / f"set{kind}", named))
+    assert (source.labels, source.items) == (plain.labels, plain.items)
+    assert contents(source) == contents(plain)
+    told = sum(source.left_out.values()) - sum(plain.left_out.values())
+    assert told == len(beside)
+
+
+def test_table_beside_the_one_folder_decides(tmp_path: Path) -> None:
+    """A labels.csv at the root is the root's own, and names what lies in the folder."""
+    files = {"labels.csv": b"path,label\nset/1.png,a\nset/2.png,b\n"}
+    files |= {"set/1.png": b"1", "set/2.png": b"2"}
+    assert open_source(pack(tmp_path / "set.zip", files)).labels == ("a", "b")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_left_out_is_counted_by_kind(tmp_path: Path, kind: str) -> None:
+    """The same counts for a folder and its archive; of a hidden folder one, however full."""
+    files = CLASSES | dict.fromkeys(
+        ("a/notes.TXT", "b/x.txt", "b/LICENSE", "a/.DS_Store", "b/._1.png", "root.jpg",
+         "a/scan.001", ".git/1.png", ".git/2.png", "b/.cache/3.png"), b"",
+    )  # fmt: skip
+    expected = {
+        ".txt": 2, "without an ending": 2, ".DS_Store": 1, "._*": 1, "hidden": 2,
+        ".jpg outside a class": 1,
+    }  # fmt: skip
+    for source in (
+        open_source(unpack(tmp_path / "set", files)),
+        open_source(pack(tmp_path / f"set{kind}", files)),
+    ):
+        assert source.left_out == expected
+        assert len(source.items) == 4
+
+
+def test_what_a_table_does_not_name_is_counted(tmp_path: Path) -> None:
+    """Media beside the listed ones are told apart from notes."""
+    files = TABLE | {"x/notes.txt": b""}
+    for source in (
+        open_source(unpack(tmp_path / "set", files)),
+        open_source(pack(tmp_path / "set.zip", files)),
+    ):
+        assert source.left_out == {".png not in the table": 1, ".txt": 1}
+
+
+def test_kinds_that_are_told_are_bounded(tmp_path: Path) -> None:
+    """A thousand endings are no thousand lines: the most frequent twelve, and how many others."""
+    names = [f"a/{number}.x{number % 40}" for number in range(100)]
+    source = open_source(unpack(tmp_path / "set", CLASSES | dict.fromkeys(names, b"")))
+    assert sum(source.left_out.values()) == 100
+    assert (len(source.left_out), source.left_out["others"]) == (13, 64)
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize("form", [NFC, NFD], ids=["NFC", "NFD"])
+@pytest.mark.parametrize("kind", ["", *KINDS])
+def test_names_are_told_in_one_form(tmp_path: Path, kind: str, form: str) -> None:
+    """An archive from macOS, one from Linux and a folder give the same classes, ids and hash."""
+    files = {f"{form}/{form[3:]}.png": b"1", f"{form}/f.png": b"2", "b/3.png": b"3"}
+    path = tmp_path / f"set{kind}"
+    source = open_source(pack(path, files) if kind else unpack(path, files))
+    assert source.labels == ("b", NFC)
+    assert contents(source) == {f"{NFC}/{NFC[3:]}.png": b"1", f"{NFC}/f.png": b"2", "b/3.png": b"3"}
+    assert [item.id for item in source.items] == ["b/3.png", f"{NFC}/f.png", f"{NFC}/{NFC[3:]}.png"]
+
+
+@pytest.mark.parametrize("kind", ["", *KINDS])
+def test_one_class_in_two_forms_is_one(tmp_path: Path, kind: str) -> None:
+    """train from one system and val from another: no class is there twice."""
+    files = {f"train/{NFC}/1.png": b"1", f"val/{NFD}/2.png": b"2", "train/b/3.png": b"3"}
+    path = tmp_path / f"set{kind}"
+    source = open_source(pack(path, files) if kind else unpack(path, files))
+    assert source.labels == ("b", NFC)
+    assert contents(source)[f"val/{NFC}/2.png"] == b"2"
+
+
+@pytest.mark.parametrize("kind", ["", *KINDS])
+def test_two_files_of_one_name_in_two_forms_are_refused(tmp_path: Path, kind: str) -> None:
+    """Which of them is meant cannot be known."""
+    files = {f"a/{NFC}.png": b"1", f"a/{NFD}.png": b"2", "b/3.png": b"3"}
+    path = tmp_path / f"set{kind}"
+    path = pack(path, files) if kind else unpack(path, files)
+    with pytest.raises(SourceError, match="are the same name in Unicode"):
+        open_source(path)
+
+
+@pytest.mark.parametrize("listed", [NFC, NFD], ids=["listed-NFC", "listed-NFD"])
+@pytest.mark.parametrize("stored", [NFC, NFD], ids=["stored-NFC", "stored-NFD"])
+@pytest.mark.parametrize("kind", ["", "csv", *KINDS])
+def test_rows_find_their_files_in_either_form(
+    tmp_path: Path, kind: str, stored: str, listed: str
+) -> None:
+    """A table written on one system names the files of another, folders and labels included."""
+    table = f"path,label\n{listed}/{listed}.png,{listed}\n{NFC}/2.png,{NFC}\n3.png,b\n".encode()
+    files = {"labels.csv": table, f"{stored}/{stored}.png": b"1", f"{stored}/2.png": b"2"}
+    files["3.png"] = b"3"
+    path = tmp_path / f"set{kind}"
+    path = pack(path, files) if kind in KINDS else unpack(path, files)
+    source = open_source(path / "labels.csv" if kind == "csv" else path)
+    assert source.labels == ("b", NFC)
+    assert contents(source) == {f"{NFC}/{NFC}.png": b"1", f"{NFC}/2.png": b"2", "3.png": b"3"}
+    assert source.left_out == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)

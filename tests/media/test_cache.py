@@ -18,7 +18,8 @@ import pytest
 import media.cache
 from media import INPUTS
 from media.cache import Add, CacheError, cache_key, cached
-from media.dataset import PIECE, Prepared, prepare_split
+from media.contents import PIECE
+from media.dataset import Prepared, prepare_split
 from media.sources import Item, Source, SourceError
 from media.spec import Grid, InputSpec, VideoSpec, VolumeSpec
 from tests.helpers import clip_stub

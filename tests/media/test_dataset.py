@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from media import INPUTS, prepare, read
-from media.dataset import PIECE, Prepared, prepare_split
+from media.contents import PIECE
+from media.dataset import Prepared, prepare_split
 from media.sources import Item, Source, SourceError, open_source
 from media.spec import Grid, InputSpec, VideoSpec
 
@@ -218,7 +219,7 @@ def test_views_of_an_item_lie_side_by_side(monkeypatch: pytest.MonkeyPatch, work
 def test_split_is_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While clips are prepared there are the archive's array, the result, and little besides."""
     monkeypatch.setitem(INPUTS, "video", "tests.helpers.clip_stub")
-    monkeypatch.setattr("media.dataset.PIECE", 4)
+    monkeypatch.setattr("media.contents.PIECE", 4)
     images = np.full((360, 8, 20, 30, 3), 9, np.uint8)
     np.savez(tmp_path / "clips.npz", train_images=images, train_labels=np.arange(360)[:, None] % 2)
     spec = InputSpec(modality="video", video=VideoSpec())
@@ -239,7 +240,7 @@ def test_split_is_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_large_files_are_read_ahead_less(monkeypatch: pytest.MonkeyPatch) -> None:
     """What lies in memory encoded is bounded in bytes too, not in items alone."""
-    monkeypatch.setattr("media.dataset.PIECE_BYTES", 1000)
+    monkeypatch.setattr("media.contents.PIECE_BYTES", 1000)
     medium = picture(0)
     advanced: list[int] = []
     assert len(medium) > 1000

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from media.sources import SPLITS, Item, Source, SourceError, assign_splits, open_source
+from media.sources import FIRST, SPLITS, Item, Source, SourceError, assign_splits, open_source
 
 
 def write(root: Path, *names: str) -> None:
@@ -135,6 +135,8 @@ def test_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
         (("1.png", "2.png"), "expected media of at least two classes, got none"),
         (("a/1.png",), "at least two classes, got \\['a'\\]"),
         (("a/1.png", "b/notes.txt"), "class 'b' is empty: expected files ending in .bmp"),
+        (("a/1.png", "b/x.txt", "b/y.txt", "b/z"), "got 2 .txt, 1 without an ending$"),
+        (("a/1.png", "b/.DS_Store"), "class 'b' is empty: .*; got none$"),
     ],
 )
 def test_folder_without_two_filled_classes_is_refused(
@@ -341,10 +343,10 @@ def test_splits_are_drawn_in_the_promised_shares() -> None:
     assert abs(counts["val"] / 5000 - 0.1) < 0.015
 
 
-def test_splits_depend_on_the_item_alone() -> None:
-    """Adding or shuffling items moves none that was there: training and export always agree."""
-    few = {item.id: item.split for item in assign_splits(items(500))}
-    many = {item.id: item.split for item in assign_splits(reversed(items(900)))}
+def test_first_rule_looks_at_each_item_alone() -> None:
+    """Adding or shuffling items moves none that was there."""
+    few = {item.id: item.split for item in assign_splits(items(500), FIRST)}
+    many = {item.id: item.split for item in assign_splits(reversed(items(900)), FIRST)}
     assert few == {id_: many[id_] for id_ in few}
 
 

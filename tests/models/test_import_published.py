@@ -351,7 +351,7 @@ def test_export_takes_test_items_alone_for_an_imported_model(
         open_test_data(export_options(imported, None), described)
     with pytest.raises(SourceError, match="train split is not the one .* pass .*test items alone"):
         open_test_data(export_options(imported, mixed, split="val"), described)
-    source = open_test_data(export_options(imported, alone), described)
+    source, _ = open_test_data(export_options(imported, alone), described)
     assert source.labels == tuple(THREE)
 
 

@@ -186,7 +186,7 @@ def test_best_is_linked_though_the_kill_came_in_between(
 
 #: Where the signal comes, one after the other, and the step of the checkpoint that is then kept.
 PHASES = (
-    (Interruption("media.dataset._read_one", 5), None),  # decoding: nothing to keep
+    (Interruption("media.contents._read_one", 5), None),  # decoding: nothing to keep
     (Interruption("training.run.save_checkpoint"), 0),
     (Interruption("training.step.autocast", 5), 1),  # between the two parts of the second step
     (Interruption("training.loop.train_step", 2), 2),

@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 
 import training.report.report
-from media.dataset import prepare_split, split_sha256
+from media.contents import split_sha256
+from media.dataset import prepare_split
 from media.sources import Source, open_source
 from media.spec import Grid, InputSpec
 from models.checkpoint import load_checkpoint, save_checkpoint

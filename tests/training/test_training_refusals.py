@@ -23,7 +23,7 @@ pictures = training_runs.pictures
     ("settings", "messages"),
     [
         (["epoch=3"], ["unknown key 'epoch'", "did you mean epochs", "model.encoding.block, "]),
-        (["model=3"], ["unknown key 'model'", "valid keys: accumulate, augment"]),
+        (["model=3"], ["unknown key 'model'", "valid keys: accumulate, allow_duplicates, augment"]),
         (["epochs"], ["--set takes key=value, got 'epochs'"]),
         (["epochs=0"], ["epochs must be at least 1, got 0"]),
         (["epochs=2.5"], ["epochs: expected int, got float 2.5"]),
@@ -124,8 +124,11 @@ def only_validation(root: Path) -> Path:
 
 
 def no_validation(root: Path) -> Path:
+    """All items belong together, so that nothing can be taken from train."""
     make_data(root, {name: COLOURS[name] for name in ("red", "blue")}, train=2)
-    shutil.rmtree(root / "val")
+    files = [f"train/{name}/{number}.png" for name in ("red", "blue") for number in range(2)]
+    rows = [f"{file},{file.split('/')[1]},train,one" for file in files]
+    (root / "labels.csv").write_text("\n".join(["path,label,split,group", *rows]) + "\n")
     return root
 
 

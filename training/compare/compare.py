@@ -28,8 +28,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from media.dataset import split_sha256
-from media.sources import SPLITS, Source
+from media.contents import split_contents
+from media.duplicates import find_duplicates
+from media.sources import RULE, SPLITS, Source
 from media.spec import SpecError
 from models.encodings import options_help, parse_encoding, short_name
 from models.spec import EncodingSpec
@@ -39,6 +40,7 @@ from training.checks import check_skipped, check_steps
 from training.compare import table as compare_table
 from training.compare.comparison import (
     MEASURED,
+    RECIPE,
     Comparison,
     Entry,
     Recipe,
@@ -111,12 +113,18 @@ def work(options: argparse.Namespace, dropped: list[str]) -> None:
     if both := set(encodings) & set(dropped):
         raise SpecError(f"--drop {min(both)}: expected it not to be among --encodings too")
     config = _config(options)
-    source = data.open_data(config)
+    begun = (options.out / RECIPE).exists()
+    rule = load(options.out).recipe.rule if begun else RULE
+    source = data.open_data(config, rule)
+    source.split(options.split)  # which is an error where there is none
     used = data.thin(source, "train", config.items)
     check_steps(config, len(used.split("train")), 0)  # refused here rather than in every run
     check_skipped(config, source, used)
-    digests = {split: split_sha256(source, split) for split in ("train", "val", options.split)}
-    recipe = Recipe(config, tuple(options.scales), options.split, options.test_items, digests)
+    contents = {split: split_contents(source, split) for split in source.present()}
+    if not config.allow_duplicates:
+        find_duplicates(contents).check(source.name)
+    digests = {split: contents[split].sha256 for split in ("train", "val", options.split)}
+    recipe = Recipe(config, tuple(options.scales), options.split, options.test_items, digests, rule)
     data.thin(source, options.split, options.test_items)
     check_encodings(recipe, encodings, source)
     comparison = join(options.out, recipe, encodings, range(options.seeds))
@@ -206,7 +214,8 @@ def _try(comparison: Comparison, entry: Entry, source: Source) -> None:
 
 def _complete(comparison: Comparison, entry: Entry, source: Source) -> None:
     """One run to its end, from wherever it is."""
-    train(entry.config, entry.root, resume=Run(entry.root).exists(), report=False)
+    resume, rule = Run(entry.root).exists(), comparison.recipe.rule
+    train(entry.config, entry.root, resume=resume, report=False, rule=rule)
     with Progress() as progress:
         measured = measure(entry.root, comparison.recipe, source, progress)
     write_json(entry.root / MEASURED, measured)
@@ -232,7 +241,9 @@ def _config(options: argparse.Namespace) -> TrainConfig:
                 f"--set {setting}: a comparison trains every encoding from scratch; "
                 "expected --encodings and --seeds for these"
             )
-    return override(PRESETS[options.preset](str(options.data)), options.set)
+    config = PRESETS[options.preset](str(options.data))
+    config = dataclasses.replace(config, allow_duplicates=options.allow_duplicates)
+    return override(config, options.set)
 
 
 def _console() -> Console:
@@ -264,6 +275,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--retry", action="store_true", help="take up again what failed, where it was")
     add("--drop", metavar="A,B,...", help="take these encodings out of the comparison; their runs "
         "stay in the folder")  # fmt: skip
+    add("--allow-duplicates", action="store_true", help="go on where the same bytes lie in two "
+        "splits")  # fmt: skip
     add("--rounds", type=int, default=20, help="training steps of every encoding when they are "
         "timed side by side at the end (default 20)")  # fmt: skip
     add("--table-only", action="store_true", help="make table and pictures of what is finished so "

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from media.files import write_atomic
+from media.sources import FIRST
 from media.spec import SpecError, from_json, read_json, to_json
 from models.encodings import parse_encoding, short_name
 from models.spec import EncodingSpec, encoding_from_schema_1, of_known_schema
@@ -50,6 +51,7 @@ class Recipe:
         split: that it is measured on.
         items: of that split at most; 0 for all.
         data: SHA-256 of every split used, by its name.
+        rule: by which missing splits are made (``media.sources.rules``).
     """
 
     config: TrainConfig
@@ -57,6 +59,7 @@ class Recipe:
     split: str
     items: int
     data: dict[str, str]
+    rule: int = FIRST  # of comparisons that do not say
 
     def __post_init__(self) -> None:
         if not all(0 < scale <= 8 for scale in self.scales):

@@ -60,7 +60,7 @@ def measure_steps(comparison: Comparison, rounds: int, progress: Progress) -> No
 def _setup(comparison: Comparison, encoding: str, progress: Progress) -> Setup:
     """As a run of that encoding begins."""
     entry = comparison.entry(encoding, comparison.seeds[0])
-    setup, _ = set_up(entry.config, Run(entry.root), False, progress)
+    setup, _ = set_up(entry.config, Run(entry.root), False, progress, comparison.recipe.rule)
     if setup.config.compile:
         setup.model.compile(dynamic=False)
     return setup

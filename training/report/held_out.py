@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from media.dataset import Prepared, prepare_split, split_sha256
+from media.contents import split_contents
+from media.dataset import Prepared, prepare_split
+from media.duplicates import Duplicates, find_duplicates
 from media.sources import Source, SourceError, open_source
 from models.checkpoint import Description
 from models.vit import Encoded, VisionTransformer
-from training.data import check_labels
+from training.data import check_labels, rule_of
 from training.evaluate import encode_for, logits_of
 from training.memory import told
 from training.report.predictions import Predictions
@@ -34,48 +36,52 @@ def predict(
     description: Description,
     data: Path | None,
     bar: Bars,
+    *,
     skip_unreadable: bool = False,
     cache: Path | None = None,
-) -> dict[str, Predictions]:
+    allow_duplicates: bool = False,
+) -> tuple[dict[str, Predictions], Duplicates]:
     """The model's answers to every held-out split that has items, at its training grid.
 
-    As many items at a time go through the network as in training.
+    As many items at a time go through the network as in training. Beside the answers: what these
+    splits and the training split have in common.
 
     Args:
         data: where the data lie; None for where training found them.
+        allow_duplicates: go on where the same bytes lie in two splits.
         cache: folder that keeps decoded splits (``media.cache``).
 
     Raises:
-        SourceError: the data are not those of the run, or items cannot be read.
+        SourceError: the data are not those of the run, items cannot be read, or are in two splits.
         FloatingPointError: a logit is not finite; the message names the item.
     """
     source = open_held_out(description, data)
     device = description.notes["config"].get("device")
     model = model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     encoded = encode_for(model, model.spec.training_grid)
-    present = {item.split for item in source.items} | {"val"}
+    present = list(dict.fromkeys([*source.present(), "val"]))
+    contents = {split: split_contents(source, split) for split in present}
+    if {"train", "test"} <= set(present):  # test items are unseen only while train is what it was
+        _check_split(description, "train", len(contents["train"].ids), contents["train"].sha256)
+    duplicates = find_duplicates(contents)
+    if not allow_duplicates and not description.notes["config"].get("allow_duplicates"):
+        duplicates.check(source.name)
     options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "cache": cache}
     options["encoded"] = encoded
     return {
         split: _predict_split(model, description, source, split, bar, **options)
         for split in SPLITS
         if split in present
-    }
+    }, duplicates
 
 
 def open_held_out(description: Description, data: Path | None) -> Source:
-    """The data of the run; SourceError if they are others.
-
-    Its test items are unseen only while what it was trained on is still the training split.
-    """
+    """The data of the run, split by its rule; SourceError if their labels are others."""
     path = data or Path(description.notes["config"]["data"])
     if not path.exists():
         raise SourceError(f"the data of the run are not at {path}: say where with --data")
-    source = open_source(path)
+    source = open_source(path, rule_of(description.notes["data"]))
     check_labels(description.notes, source)
-    if {"train", "test"} <= {item.split for item in source.items}:
-        items = len(source.split("train"))
-        _check_split(description, "train", items, split_sha256(source, "train"))
     return source
 
 

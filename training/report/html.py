@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from media.sources import summary
 from training.report import pictures
 from training.report.measures import Measures
 from training.report.predictions import SHOWN, Predictions
@@ -52,6 +53,7 @@ def page(
         confused={s: confused(c, labels) for s, c in counts.items()},
         mistakes={s: mistakes(p, labels) for s, p in predictions.items()},
         numbered=len(labels) > pictures.NAMES,
+        left_out=summary(report["data"]["left_out"]),
     )
 
 

@@ -27,6 +27,8 @@ from rich.progress import Progress
 from media.files import atomic_directory, sync_directory
 from media.spec import to_json
 from models.checkpoint import CheckpointError, Description, load_checkpoint
+from training.about_data import how_split
+from training.data import rule_of
 from training.failures import BAD_INPUT, FAILED
 from training.history import read_changes
 from training.report.bootstrap import DRAWS
@@ -50,7 +52,9 @@ def main(arguments: list[str]) -> int:
     """Make the report of a run; the exit status is 0, 1 (it cannot be made) or 2 (bad input)."""
     options = _parser().parse_args(arguments)
     try:
-        made = make_report(options.run, options.data, options.skip_unreadable)
+        made = make_report(
+            options.run, options.data, options.skip_unreadable, options.allow_duplicates
+        )
     except BAD_INPUT as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -64,7 +68,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def make_report(root: Path, data: Path | None = None, skip_unreadable: bool = False) -> Path:
+def make_report(
+    root: Path,
+    data: Path | None = None,
+    skip_unreadable: bool = False,
+    allow_duplicates: bool = False,
+) -> Path:
     """Measure the best checkpoint of a run and write its report; returns the page.
 
     Predictions of an earlier report of the same checkpoint are used again, and no data are needed
@@ -72,6 +81,7 @@ def make_report(root: Path, data: Path | None = None, skip_unreadable: bool = Fa
 
     Args:
         skip_unreadable: leave items that cannot be read out, and name them in the report.
+        allow_duplicates: go on where the same bytes lie in two splits, and say so in the report.
 
     Raises:
         CheckpointError: the run, its metrics or its checkpoint cannot be used.
@@ -86,11 +96,19 @@ def make_report(root: Path, data: Path | None = None, skip_unreadable: bool = Fa
         raise ReportError(f"{root}/best does not say its {missing[0]}: training did not write it")
     records = read_metrics(root / "metrics.jsonl")
     predictions = {} if data else _kept(root / LINK, description, console)
+    duplicates = _kept_duplicates(root / LINK) if predictions else {}
     with _bars(console) as bar:
-        cache = Run(root).cache(description.notes["config"].get("cache"))
-        predictions = predictions or predict(
-            model, description, data, bar, skip_unreadable, cache
-        )
+        if not predictions:
+            predictions, found = predict(
+                model,
+                description,
+                data,
+                bar,
+                skip_unreadable=skip_unreadable,
+                cache=Run(root).cache(description.notes["config"].get("cache")),
+                allow_duplicates=allow_duplicates,
+            )
+            duplicates = found.as_json()
         measured = {}
         for split, answers in predictions.items():
             advance = bar(f"intervals {split}", 1)
@@ -98,7 +116,7 @@ def make_report(root: Path, data: Path | None = None, skip_unreadable: bool = Fa
                 answers.probabilities(), answers.labels, answers.groups.tolist()
             )
             advance(1)
-    report = summary(root.resolve().name, description, predictions, measured)
+    report = summary(root.resolve().name, description, predictions, measured, duplicates)
     known = read_changes(description.notes.get("history", []))  # up to that checkpoint
     report["history"] = [to_json(change) for change in Run(root).history() or known]
     publish(root, page(report, records, predictions, measured), report, predictions)
@@ -155,6 +173,12 @@ def _kept(folder: Path, description: Description, console: Console) -> dict[str,
         return {}
 
 
+def _kept_duplicates(folder: Path) -> dict[str, Any]:
+    """What an earlier report found in its data; nothing in one from before it looked."""
+    kept: dict[str, Any] = json.loads((folder / "report.json").read_bytes())["data"]
+    return kept.get("duplicates", {})
+
+
 # --- what comes out ---------------------------------------------------------------------------
 
 
@@ -163,6 +187,7 @@ def summary(
     description: Description,
     predictions: dict[str, Predictions],
     measured: dict[str, Measures],
+    duplicates: dict[str, Any],
 ) -> dict[str, Any]:
     """report.json. Numbers are finite or null."""
     notes, data = description.notes, description.notes["data"]
@@ -179,7 +204,13 @@ def summary(
         "labels": list(description.labels),
         "config": {k: v for k, v in notes["config"].items() if k not in PRIVATE},
         "data": {split: data[split] for split in ("train", "val")}
-        | {"name": data["name"], "skipped": len(data.get("skipped", ()))},
+        | {"name": data["name"], "skipped": len(data.get("skipped", ()))}
+        | {
+            "how_split": how_split(rule_of(data), data.get("made", ())) if "rule" in data else "",
+            "classes": data.get("classes", {}),
+            "left_out": data.get("left_out", {}),
+            "duplicates": duplicates,
+        },
         "definitions": DEFINITIONS,
         "draws": DRAWS,
         "splits": {
@@ -259,5 +290,10 @@ def _parser() -> argparse.ArgumentParser:
         "--skip-unreadable",
         action="store_true",
         help="leave items that cannot be read out, named, instead of stopping",
+    )
+    parser.add_argument(
+        "--allow-duplicates",
+        action="store_true",
+        help="go on where the same bytes lie in two splits; the report says so",
     )
     return parser

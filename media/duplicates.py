@@ -1,0 +1,78 @@
+"""The same bytes more than once: in two splits they let a model be judged on what it knows.
+
+Files are compared by their digests alone, so that a picture that was stored anew is another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from media.contents import Contents
+from media.sources import SourceError
+
+#: Pairs that are named.
+TOLD = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Duplicates:
+    """Which items of some splits have the bytes of another item.
+
+    Attributes:
+        across: how many contents lie in more than one split.
+        named: (split, id, split, id) of the first of them.
+        within: how many items repeat another one of their own split, by split.
+    """
+
+    across: int
+    named: tuple[tuple[str, str, str, str], ...]
+    within: Mapping[str, int]
+
+    def check(self, name: str) -> None:
+        """SourceError that names what lies in two splits."""
+        if not self.across:
+            return
+        told = "; ".join(f"{a!r} in {one} and {b!r} in {two}" for one, a, two, b in self.named)
+        more = f"; and {self.across - len(self.named)} more" * (self.across > len(self.named))
+        raise SourceError(
+            f"{name}: the same bytes lie in two splits: {told}{more}. Take one of each out, or "
+            "give both one group; --allow-duplicates goes on, and report and card will say so"
+        )
+
+    def public(self) -> dict[str, Any]:
+        """As plain JSON, without ids: they may be paths."""
+        return {"across": self.across, "within": dict(self.within)}
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return self.public() | {"named": [list(pair) for pair in self.named]}
+
+
+def find_duplicates(contents: Mapping[str, Contents]) -> Duplicates:
+    """Compare all items of some splits, given by name; that takes less than 100 bytes for each."""
+    splits = list(contents)
+    digests = np.concatenate([contents[split].digests for split in splits])  # [N, 16]
+    sizes = [len(contents[split].ids) for split in splits]
+    split_of = np.repeat(np.arange(len(splits)), sizes)  # [N]
+    place = np.concatenate([np.arange(size) for size in sizes])  # [N], in its split
+    halves = np.ascontiguousarray(digests).view(np.uint64)  # [N, 2]
+    order = np.lexsort((place, split_of, halves[:, 1], halves[:, 0]))
+    order = order[halves[order].any(axis=1)]  # without those that have no bytes
+    same = (halves[order[1:]] == halves[order[:-1]]).all(axis=1)
+    apart = split_of[order[1:]] != split_of[order[:-1]]
+    repeats = split_of[order[1:]][same & ~apart]
+    pairs = np.flatnonzero(same & apart)
+    named = []
+    for pair in pairs[:TOLD]:
+        one, two = order[pair], order[pair + 1]
+        named.append((
+            splits[split_of[one]], contents[splits[split_of[one]]].ids[place[one]],
+            splits[split_of[two]], contents[splits[split_of[two]]].ids[place[two]],
+        ))  # fmt: skip
+    counts = np.bincount(repeats, minlength=len(splits)).tolist()
+    within = {split: count for split, count in zip(splits, counts, strict=True) if count}
+    return Duplicates(len(pairs), tuple(sorted(named)), within)
