@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-#: The CPUs that this process may use: more threads gained nothing, see BENCHMARKS.md.
+#: The CPUs that this process may use; ``benchmarks.export_decoding`` measures other numbers.
 DEFAULT = len(os.sched_getaffinity(0))
 
 

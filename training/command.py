@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         + "\n".join(_teach(name) for name in PRESETS)
         + f"\n\nsettings (--set KEY=VALUE):\n{_settings(TrainConfig)}"
         + f"\n\nsettings (--set augment.KEY=VALUE):\n{_settings(Augment)}"
-        + "\n\nsettings (--set model.encoding.KEY=VALUE), by model.encoding.name:\n"
+        + "\n\nsettings (--set model.encoding.KEY=VALUE), by name; null takes one back:\n"
         + options_help()
         + "\n\nalso: python -m training split --help (a split that does not leak, as a CSV)"
         "\n      python -m training compare --help (encodings under one recipe, one table)"

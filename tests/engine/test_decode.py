@@ -541,8 +541,8 @@ def test_worker_imports_neither_server_nor_engine() -> None:
     """The process that touches untrusted bytes knows nothing of HTTP or of the model."""
     code = (
         "import sys, service.engine.decode.worker\n"
-        "print([m for m in ('fastapi', 'onnxruntime', 'uvicorn', 'pydantic', 'torch')"
-        " if m in sys.modules])"
+        "print([m for m in ('fastapi', 'starlette', 'onnxruntime', 'uvicorn', 'pydantic_settings',"
+        " 'torch') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True

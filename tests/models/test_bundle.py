@@ -255,6 +255,16 @@ def test_bundle_that_states_no_bound_was_held_to_the_first_one(bundle: Bundle) -
         assert (entry.parity.atol, entry.parity.rtol, entry.rounded) == (1e-5, 1e-4, None)
 
 
+def test_encoding_that_nobody_here_knows_is_kept(tmp_path: Path) -> None:
+    """Who serves needs nothing of it: name and options are read as they were written, flat."""
+    unheard = EncodingSpec("unheard_of", pitch=1.5, block=3, left=True, thread="fine")
+    written = write_bundle(tmp_path / "tiny", partial(fill, encoding=unheard))
+    stated = json.loads((written.root / "manifest.json").read_text())["encoding"]
+    assert stated == {"name": "unheard_of", "pitch": 1.5, "block": 3, "left": True,
+                      "thread": "fine"}  # fmt: skip
+    assert read_bundle(written.root).manifest.encoding == unheard
+
+
 def test_shipped_bundles_can_be_read(repo_root: Path) -> None:
     """What this checkout serves was written by older code."""
     for root in sorted((repo_root / "bundles").iterdir()):
