@@ -84,6 +84,7 @@ class Compose:
             | {
                 "COMPOSE_PROJECT_NAME": self.project,
                 "COMPOSE_FILE": "docker-compose.yml:debian.yml",
+                "COMPOSE_HTTP_TIMEOUT": "300",  # removing a container may take more than 60 s
                 "ENGINE": engine.name,
                 "PORT": str(self.port),
                 "PROMETHEUS_PORT": str(self.prometheus_port),

@@ -196,10 +196,11 @@ def test_images_are_tagged_with_the_version(engine: Engine, repo_root: Path) -> 
         assert engine(*identity, tagged).stdout == engine(*identity, f"{name}:latest").stdout
 
 
+#: Its own command line says the name too, in two words.
 COUNT = """
 import pathlib
 lines = [path.read_bytes() for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")]
-print(sum(b"decode.worker" in line for line in lines))
+print(sum(b"decode" b".worker" in line for line in lines))
 """
 
 
@@ -295,7 +296,7 @@ def test_killed_decode_worker_leaves_no_zombie(server: Compose, engine: Engine) 
     victim = """
 import os, pathlib
 for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
-    if b"decode.worker" in path.read_bytes():
+    if b"decode" b".worker" in path.read_bytes():
         os.kill(int(path.parent.name), 9)
         break
 else:
