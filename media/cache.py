@@ -32,8 +32,15 @@ from media.spec import InputSpec, to_json
 
 #: Part of every key. Raise it with any change of what the readers in ``media`` give.
 PREPROCESSING = 2
-#: Distributions whose versions are part of every key: another decoder may give other pixels.
-DECODERS = ("av", "nibabel", "numpy", "pillow", "pydicom")
+#: What decodes: distribution -> the package that is imported. Their versions are part of every key:
+#: another decoder may give other pixels.
+DECODERS = {
+    "av": "av",
+    "nibabel": "nibabel",
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "pydicom": "pydicom",
+}
 PIXELS, NOTES, LOCK = "pixels.npy", "notes.json", ".lock"
 #: Temporary folders that killed builds leave; the folder of a cache may hold other things too.
 REMAINS = f".{'[0-9a-f]' * 64}.*"

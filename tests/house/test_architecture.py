@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from media.cache import DECODERS
 from tests.conftest import ROOT
 
-DECODERS = {"PIL", "av", "nibabel", "pydicom"}
-MEDIA = {"numpy", "pydantic", "pydantic_core"} | DECODERS
+MEDIA = {"pydantic", "pydantic_core", *DECODERS.values()}
 WEB = {"fastapi", "starlette", "uvicorn", "uvloop", "httptools"}
 #: Folder or module -> the only packages from outside that it may import; the longest name decides.
 ALLOWED = {
