@@ -22,7 +22,7 @@ endif
 ENGINE ?= $(shell env -u DOCKER_HOST docker info >/dev/null 2>&1 && echo docker \
 	|| { podman info >/dev/null 2>&1 && echo podman; })
 # Tests of a group never run at the same time; a worker takes one thread.
-PARALLEL := --numprocesses auto --dist loadgroup
+PARALLEL := --numprocesses logical --dist loadgroup
 BENCH ?= training_step validation_memory export_overhead rotations_input server decode_video \
 	decode_volume
 
