@@ -418,6 +418,26 @@ def test_pieces_whose_clock_goes_on_may_be_joined(kind: str) -> None:
     assert_all_seen(broadcast(kind, 0, 12) + again, kind)
 
 
+@pytest.mark.parametrize("later", [0.15, 0.5, 2, 6, 9.8, 10.5])
+@pytest.mark.parametrize("kind", ["h264.ts", "hevc.ts", "mpeg2.ts"])
+def test_clock_of_what_is_joined_may_be_a_little_later(kind: str, later: float) -> None:
+    """A new stream begins there, and its counters: nothing is lost, however long the pause."""
+    begins = 5 + 12 / rate_of(kind) + later
+    assert_all_seen(broadcast(kind, 0, 12, 5) + broadcast(kind, 12, 24, begins), kind)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+@pytest.mark.parametrize("kind", ["h264.ts", "mpeg2.ts"])
+def test_frames_that_are_lost_up_to_a_key_frame_are_still_damage(kind: str, lost: int) -> None:
+    """With the tables between them: counters that go on from anywhere are no new stream."""
+    data = broadcast(kind, 0, 24)
+    tables = [place for place in range(0, len(data), 188) if data[place : place + 3] == b"G@\0"]
+    begin = next(place for place in tables if place > len(data) // 4)
+    end = tables[tables.index(begin) + lost]
+    with pytest.raises(BrokenMedia, match="damaged frames, or lacks some"):
+        shown(data[: begin - 188] + data[end:], 24 - 6 * lost)
+
+
 def test_clock_may_jump_between_key_frames() -> None:
     """Frames go on as if nothing had happened: no part is cut off before a frame of its own."""
     data = bytearray(broadcast("h264.ts", 0, 24))
