@@ -29,7 +29,7 @@ from media.clips.clip_codecs import (
     has_alpha,
 )
 from media.clips.clip_timeline import Coded, Timeline
-from media.clips.clip_types import STREAMED, check_whole, demuxer_of
+from media.clips.clip_types import STREAMED, check_single, check_whole, demuxer_of
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 
 MAX_BYTES = 100 * 2**20
@@ -84,6 +84,8 @@ def open_clip(data: bytes) -> Iterator[Clip]:
     demuxer = demuxer_of(data)
     if len(data) > MAX_BYTES:
         raise MediaTooLarge(f"a clip may have at most {MAX_BYTES} bytes; this one has {len(data)}")
+    if demuxer == "mov":
+        check_single(data)
     with _open_container(data, demuxer) as container:
         stream = _choose_stream(container, demuxer in STREAMED)
         tick = stream.time_base

@@ -528,6 +528,73 @@ def test_joined_mp4_is_refused() -> None:
         shown(plain() + plain(), 2)
 
 
+FRAGMENTS = {
+    "by-ffmpeg": "frag_keyframe+empty_moov",
+    "to-be-joined": "frag_keyframe+empty_moov+default_base_moof",
+    "frames-in-the-movie": "frag_keyframe+default_base_moof",
+    "dash": "frag_keyframe+empty_moov+default_base_moof+dash",
+    "one-frame-each": "frag_every_frame+empty_moov+default_base_moof",
+}
+
+
+@cache
+def fragmented(flags: str, first: int, last: int) -> bytes:
+    """An MP4 whose frames are told of by a table (moof) in front of each few of them."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4", options={"movflags": flags}) as file:
+        video: Any = file.add_stream("libx264", rate=RATE, options={"g": "5"})
+        video.height, video.width, video.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        for number in range(first, last):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame = frame.reformat(format="yuv420p", interpolation=EXACT)
+            frame.pts = number - first
+            file.mux(video.encode(frame))
+        file.mux(video.encode(None))
+    return stream.getvalue()
+
+
+def boxes(data: bytes) -> list[bytes]:
+    place, found = 0, []
+    while place < len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        found.append(data[place : place + size])
+        place += size
+    return found
+
+
+@pytest.mark.parametrize("flags", FRAGMENTS.values(), ids=FRAGMENTS)
+def test_joined_mp4_in_fragments_is_refused(flags: str) -> None:
+    """Two of them, or one and a plain one: frames of the second would be lost in silence."""
+    first, second = fragmented(flags, 0, 12), fragmented(flags, 12, 24)
+    for joined in (first + second, first + first, first + plain(), plain() + first):
+        with pytest.raises(UnsupportedMedia, match="several were joined"):
+            shown(joined, 12)
+
+
+@pytest.mark.parametrize("flags", FRAGMENTS.values(), ids=FRAGMENTS)
+def test_mp4_in_fragments_is_seen_whole(flags: str) -> None:
+    """Also behind a type or a message of its own in front of each."""
+    data = fragmented(flags, 0, 24)
+    assert numbers(data, 24) == list(range(24))
+    if "default_base_moof" in flags:  # others count bytes from the beginning of the file
+        beside = struct.pack(">I4s8xI4s4x", 16, b"styp", 12, b"emsg")
+        own = [beside * (box[4:8] == b"moof") + box for box in boxes(data)]
+        assert numbers(b"".join(own), 24) == list(range(24))
+
+
+def test_mp4_in_fragments_may_say_its_movie_again() -> None:
+    """As players store it: what is told of the movie is the same, and its fragments go on."""
+    data = boxes(fragmented(FRAGMENTS["to-be-joined"], 0, 24))
+    middle = [place for place, box in enumerate(data) if box[4:8] == b"moof"][2]
+    assert numbers(b"".join(data[:middle] + data[:2] + data[middle:]), 24) == list(range(24))
+
+
+def test_boxes_of_an_mp4_are_bounded() -> None:
+    """Millions of empty ones are refused before any is looked into."""
+    with pytest.raises(MediaTooLarge, match="at most 400000 boxes"):
+        shown(plain() + b"\0\0\0\x08free" * 400_000, 1)
+
+
 @pytest.mark.parametrize(("name", "seconds"), [("clip_joined.mpg", 4.0), ("clip_joined.ts", 4.0)])
 def test_field_joined_clips_are_seen_whole(field_dir: Path, name: str, seconds: float) -> None:
     """Both halves, the second of which shows 255 less everything."""
