@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -493,6 +494,29 @@ def test_video_that_goes_on_under_another_number_is_refused(muxer: str) -> None:
     other = broadcast("h264.ts", 12, 24, 0, muxer)
     with pytest.raises(UnsupportedMedia, match="one ends, and another begins in its place"):
         shown(broadcast("h264.ts", 0, 12) + other, 24)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), list(permutations(["h264.ts", "hevc.ts", "mpeg2.ts"], 2))
+)
+@pytest.mark.parametrize("muxer", ["", "mpegts_m2ts_mode=1", "mpegts_pmt_start_pid=4352"])
+def test_joined_broadcasts_of_two_codecs_are_refused_by_name(
+    first: str, second: str, muxer: str
+) -> None:
+    """Under one number, which has one decoder: no frame is damaged, and that is not said."""
+    names = {"h264.ts": "h264", "hevc.ts": "hevc", "mpeg2.ts": "mpeg2video"}
+    one, other = broadcast(first, 0, 12, 0, muxer), broadcast(second, 12, 24, 0, muxer)
+    with pytest.raises(UnsupportedMedia, match=f"{names[first]} changes to {names[second]}"):
+        shown(one + other, 24)
+
+
+def test_damaged_table_of_streams_declares_no_codec() -> None:
+    """Its checksum is wrong: it is passed over, as FFmpeg does, and all frames are shown."""
+    data = bytearray(broadcast("h264.ts", 0, 24))
+    table = data.rindex(b"G\x50\0")
+    stream = data.index(b"\x1b\xe1\0", table, table + 188)
+    data[stream] = 2  # MPEG-2
+    assert_all_seen(bytes(data), "h264.ts")
 
 
 def test_lost_packets_are_still_damage() -> None:
