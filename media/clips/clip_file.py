@@ -29,7 +29,8 @@ from media.clips.clip_codecs import (
     has_alpha,
 )
 from media.clips.clip_timeline import Coded, Timeline
-from media.clips.clip_types import STREAMED, check_whole, demuxer_of
+from media.clips.clip_types import STREAMED, check_single, check_whole, demuxer_of
+from media.clips.transport import codec_change
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 
 MAX_BYTES = 100 * 2**20
@@ -84,6 +85,10 @@ def open_clip(data: bytes) -> Iterator[Clip]:
     demuxer = demuxer_of(data)
     if len(data) > MAX_BYTES:
         raise MediaTooLarge(f"a clip may have at most {MAX_BYTES} bytes; this one has {len(data)}")
+    if demuxer == "mov":
+        check_single(data)
+    elif demuxer == "mpegts":
+        _check_codecs(data)
     with _open_container(data, demuxer) as container:
         stream = _choose_stream(container, demuxer in STREAMED)
         tick = stream.time_base
@@ -185,6 +190,17 @@ def _scan(
         raise BrokenMedia("the video has no key frame, so none can be decoded")
     _check_sequels(places, stream)
     return timeline.packets
+
+
+def _check_codecs(data: bytes) -> None:
+    """Refuse a broadcast behind which another was joined, whose codec its decoder cannot take."""
+    change = codec_change(data)
+    if change:
+        first, second, place = change
+        raise UnsupportedMedia(
+            f"expected one codec all along; here {first} changes to {second} at byte {place} "
+            f"of {len(data)}"
+        )
 
 
 def _check_sequels(places: dict[int, list[int]], stream: VideoStream) -> None:

@@ -16,13 +16,11 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from media.clips.clip_types import STREAMED
+from media.clips.transport import all_restart, tables_restart
 
 #: A longer gap between two packets of a broadcast is a clock that jumps and no picture that is
 #: held: there the standard (ISO 13818-1) asks for a time at least every 0.7 s.
 JUMP_SECONDS = 10
-#: How a packet begins that tells which programs there are (PAT); its counter is in the next byte.
-TABLES = b"G@\0"
-LOOK_BACK = 2**20  # bytes, within which there are two of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +78,7 @@ class Timeline:
         elif packet.dts is not None and self._breaks(order - self._last, packet):
             self._pass_seam(order, start, packet)
         else:
-            gap = order - self._last
-            if packet.is_keyframe and gap < 2 * self._step and self._is_joined_at(packet):
-                self._forgive()  # pieces of one broadcast (HLS), whose clock goes on
-            self._step = gap if gap > 0 else self._step
+            self._go_on(order, start, packet)
         self._last = order
         if self._guessed and start - order > self._jump:  # guessed from what is behind a seam
             start = order + self._delay
@@ -99,6 +94,17 @@ class Timeline:
         if gap > self._jump or (self._broadcast and gap == 0 and packet.is_keyframe):
             return True
         return gap < 0 if packet.is_keyframe else gap < -self._step
+
+    def _go_on(self, order: int, start: int, packet: Packet[VideoStream]) -> None:
+        assert self._last is not None
+        gap = order - self._last
+        joined = self._joins(gap, packet)
+        if joined and gap >= 2 * self._step:  # after a pause, or a clock of its own
+            self._pass_seam(order, start, packet)
+            return
+        if joined:  # pieces of one broadcast (HLS)
+            self._forgive()
+        self._step = gap if gap > 0 else self._step
 
     def _pass_seam(self, order: int, start: int, packet: Packet[VideoStream]) -> None:
         assert self._last is not None
@@ -127,20 +133,17 @@ class Timeline:
                 break
         self._end = latest + self._step
 
-    def _is_joined_at(self, packet: Packet[VideoStream]) -> bool:
-        """Whether the tables of MPEG-TS in front of a packet count anew, as at a file's beginning.
-
-        A loss on the way rarely meets these few packets, which have a counter of their own.
-        """
-        if self._demuxer != "mpegts" or packet.pos is None:
+    def _joins(self, gap: int, packet: Packet[VideoStream]) -> bool:
+        """Whether another MPEG-TS begins with a key frame, however far on its clock is."""
+        first, last = self.packets[0].packet.pos, self.packets[-1].packet.pos
+        if self._demuxer != "mpegts" or not packet.is_keyframe:
             return False
-        farthest = max(packet.pos - LOOK_BACK, 0)
-        last = self._data.rfind(TABLES, farthest, packet.pos)
-        before = self._data.rfind(TABLES, farthest, max(last, 0))
-        if before < 0:
+        if first is None or last is None or packet.pos is None:
             return False
-        counters = (self._data[place + len(TABLES)] & 15 for place in (before, last))
-        return (next(counters) + 1) % 16 != next(counters)
+        tables = tables_restart(self._data, last, packet.pos)
+        if tables is None or gap < 2 * self._step:
+            return tables is not None
+        return all_restart(self._data, tables, packet.pos, first)
 
     def _forgive(self) -> None:
         """Where streams are joined their packets count anew: that looks like a loss and is none.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from av.video.stream import VideoStream
 
-from media.errors import BrokenMedia, UnsupportedMedia
+from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 from media.images.heif import none_of_them, still_named
 
 QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-MAX_BOXES = 10_000  # of an MP4, looked at
+MAX_BOXES = 400_000  # outer ones of an MP4; a fragment of one frame has two or more
+FRAGMENT = 20  # where a fragment (moof) has its number: in a box (mfhd) that comes first
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # the two outer elements of Matroska
 #: Bytes of a packet of MPEG-TS, and before the letter G in it; M2TS puts a time in front of each.
 TRANSPORT_PACKETS = ((188, 0), (192, 4))
@@ -48,6 +49,17 @@ def demuxer_of(data: bytes) -> str:
     raise UnsupportedMedia(f"expected {TYPES} bytes; {none_of_them(data)}")
 
 
+def check_single(data: bytes) -> None:
+    """Refuse an MP4 with a second movie behind the first, before FFmpeg mixes their frames.
+
+    Raises:
+        UnsupportedMedia: it has one.
+        MediaTooLarge: it has more boxes than a movie needs.
+    """
+    if _is_joined(data):
+        raise UnsupportedMedia("expected one movie in a file; here several were joined")
+
+
 def check_whole(demuxer: str, data: bytes, stream: VideoStream) -> None:
     """Refuse a file of which a part would not be seen; streamed types promise nothing.
 
@@ -56,10 +68,7 @@ def check_whole(demuxer: str, data: bytes, stream: VideoStream) -> None:
 
     Raises:
         BrokenMedia: it promises more than it holds.
-        UnsupportedMedia: it holds a second movie behind the first.
     """
-    if demuxer == "mov" and _movies(data) > 1:
-        raise UnsupportedMedia("expected one movie in a file; here several were joined")
     if demuxer in ENDS:
         end = ENDS[demuxer](data)
     else:
@@ -69,17 +78,40 @@ def check_whole(demuxer: str, data: bytes, stream: VideoStream) -> None:
         raise BrokenMedia("the video is cut off: it promises more than there is")
 
 
-def _movies(data: bytes) -> int:
-    """How many tables of frames an MP4 has; of one in fragments the others repeat the first."""
-    kinds: list[bytes] = []
-    place = 0
-    while place + 8 <= len(data) and len(kinds) < MAX_BOXES:
+def _is_joined(data: bytes) -> bool:
+    """Whether a second movie begins in an MP4.
+
+    Between fragments the first may be said again, as players store it; then their numbers go on.
+    """
+    movie, last, repeated = b"", -1, False
+    for kind, place, end in _boxes(data):
+        if kind == b"moov":
+            repeated = bool(movie)
+            if repeated and (last < 0 or data[place:end] != movie):
+                return True
+            movie = data[place:end]
+        elif kind == b"moof":
+            number = int.from_bytes(data[place + FRAGMENT : place + FRAGMENT + 4], "big")
+            if repeated and number <= last:
+                return True
+            last, repeated = number, False
+    return False
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The name, the begin and the end of each outer box of an MP4."""
+    place = count = 0
+    while place + 8 <= len(data):
         size = int.from_bytes(data[place : place + 4], "big")
-        kinds.append(data[place + 4 : place + 8])
         if size == 1:  # it does not fit into four bytes
             size = int.from_bytes(data[place + 8 : place + 16], "big")
-        place += max(size, 8) if size else len(data)  # without a size: all the rest
-    return 1 if b"moof" in kinds else kinds.count(b"moov")
+        end = place + size if size else len(data)  # without a size: all the rest
+        if end < place + 8:  # not one of a movie
+            return
+        if (count := count + 1) > MAX_BOXES:
+            raise MediaTooLarge(f"a clip may have at most {MAX_BOXES} boxes")
+        yield data[place + 4 : place + 8], place, end
+        place = end
 
 
 def _segment_end(data: bytes) -> int:

@@ -4,9 +4,11 @@ Handed over to the decoder are IHDR, PLTE, tRNS and IDAT. All others are left ou
 whatever checksum and length: of an animation the default image is shown, text is not inflated. The
 significant bits that an sBIT tells change nothing: samples fill the whole range in any case.
 
-A tRNS decides what is seen, so a broken one (its checksum, or too short) is damage of the pixels.
-It counts where the colour type allows it. Of a PLTE only the palette of colour type 3 counts, which
-must be there. A critical chunk of an unknown name and a wrong checksum may have been one of these.
+Ancillary chunks with a wrong checksum are dropped, as libpng does: a turn that they tell, and the
+transparent colour of a tRNS, which must also have the length that its colour type asks for; without
+it the picture is opaque. Of a PLTE only the palette of colour type 3 counts, which must be there;
+that of another is a suggestion. A critical chunk of an unknown name and a wrong checksum may have
+been one that the pixels need.
 """
 
 from __future__ import annotations
@@ -27,14 +29,15 @@ from media.images.opened import Opened, open_as
 from media.images.orientation import turn_of
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-#: Chunks without which there is no picture. A search for them goes on where a length is wrong.
-NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
+HEAD = struct.Struct(">I4s")  # length and name
+#: What a search looks for where a length is wrong.
 SEARCHED = re.compile(rb"PLTE|tRNS|IDAT|IEND")
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 #: Texts that tell how a picture is turned: ImageMagick's EXIF data in hexadecimal, and XMP.
 RAW_EXIF, XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
 MAX_TEXT = 2**20  # bytes of such a text once inflated; the rest of it is not
 GREY, COLOUR, PALETTE = 0, 2, 3
+SAMPLES = {GREY: 1, COLOUR: 3}  # of a pixel, whose colour a tRNS may tell to be clear
 PALETTE_DEPTHS = (1, 2, 4, 8)
 DEPTH, COLOUR_TYPE = 16, 17  # where IHDR has them, in a chunk with its length and name
 
@@ -54,34 +57,34 @@ def open_png(data: bytes) -> Opened:
     """Open by the header alone.
 
     Raises:
-        BrokenMedia: the transparent colour is damaged; Pillow's errors besides.
+        BrokenMedia: the palette is missing, or what may have been pixels; Pillow's errors besides.
     """
-    chunks: dict[bytes, list[Chunk]] = {}
-    for chunk in _chunks(data):
-        if chunk.name[:1].isupper() and chunk.name not in NEEDED and not _is_sound(chunk):
-            raise BrokenMedia("a chunk of the PNG that may be one of its pixels is damaged")
-        chunks.setdefault(chunk.name, []).append(chunk)
-    turn = turn_of(*_turning_data(chunks))
-    header, *palette = (part for name in (b"IHDR", b"PLTE") for part in chunks.get(name, [])[:1])
-    pixels = chunks.get(b"IDAT", [])
-    if header.whole[COLOUR_TYPE] == PALETTE and not palette:
+    chunks, pixels = _collect(data)
+    turn, header = turn_of(*_turning_data(chunks)), chunks[b"IHDR"]
+    indexed = header.whole[COLOUR_TYPE] == PALETTE
+    palette = [chunks[b"PLTE"]] if indexed and b"PLTE" in chunks else []
+    if indexed and not palette:
         raise BrokenMedia("the PNG has lost its palette")
-    if b"tRNS" not in chunks:
+    clear = chunks.get(b"tRNS")
+    if clear is None or not _is_possible(clear, header, palette):
         return Opened(open_as("PNG", _joined(header, *palette, *pixels)), turn)
-    return _open_transparent(header, palette, chunks[b"tRNS"][-1], pixels, turn)
+    return _open_transparent(header, palette, clear.body, pixels, turn)
+
+
+def _is_possible(transparency: Chunk, header: Chunk, palette: list[Chunk]) -> bool:
+    """Whether a tRNS tells a level, a colour, or the alpha of some of a palette, as it has to."""
+    length, kind = len(transparency.body), header.whole[COLOUR_TYPE]
+    if kind == PALETTE:
+        return 1 <= length <= len(palette[0].body) // 3
+    return length == 2 * SAMPLES.get(kind, 0) > 0
 
 
 def _open_transparent(
-    header: Chunk, palette: list[Chunk], transparency: Chunk, pixels: list[Chunk], turn: int
+    header: Chunk, palette: list[Chunk], body: bytes, pixels: list[Chunk], turn: int
 ) -> Opened:
     """A PNG with a tRNS, which has a meaning of its own for every colour type."""
     depth, kind = header.whole[DEPTH], header.whole[COLOUR_TYPE]
-    samples = {GREY: 1, COLOUR: 3}.get(kind, 0)
-    body = transparency.body
-    if kind in (GREY, COLOUR, PALETTE):
-        if not _is_sound(transparency) or len(body) < 2 * samples:
-            raise BrokenMedia("the transparent colour of the PNG is damaged")
-        body = body[: 2 * samples or 256]
+    samples = SAMPLES.get(kind, 0)
     clear = [level % 2**depth for level in struct.unpack(f">{samples}H", body[: 2 * samples])]
     if kind == GREY and depth in PALETTE_DEPTHS:
         header, *palette = _as_palette(header, depth)
@@ -89,42 +92,80 @@ def _open_transparent(
     elif samples:
         body = struct.pack(f">{samples}H", *clear)
     keyed = kind == COLOUR and depth == 16  # Pillow would compare the high bytes alone
-    marked = [] if keyed or kind not in (GREY, COLOUR, PALETTE) else [_chunk(b"tRNS", body)]
+    marked = [] if keyed else [_chunk(b"tRNS", body)]
     file = _joined(header, *palette, *marked, *pixels)
     if not keyed:
         return Opened(open_as("PNG", file), turn)
     return Opened(open_as("PNG", file), turn, partial(_with_clear_colour, file=file, clear=clear))
 
 
-def _chunks(data: bytes) -> Iterator[Chunk]:
-    """What has the form of a chunk, in order.
+def _collect(data: bytes) -> tuple[dict[bytes, Chunk], list[Chunk]]:
+    """What is used of a file: a chunk for each name or keyword that counts, and those of pixels.
 
-    A chunk of no use that ends in the wrong place is passed over, up to the next that is needed.
-    Behind one that is needed and ends there nothing is looked for: the pixels are damaged.
+    The first of its kind counts. Pieces of pixels become one, so that millions of them cost little;
+    one that is cut off stays as it is.
     """
-    place = len(SIGNATURE)
-    while place + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, place)
+    kept: dict[bytes, Chunk] = {}
+    whole, cut = bytearray(), list[Chunk]()
+    for name, place, end in _chunks(data):
+        if name == b"IDAT" and end <= len(data):
+            whole += data[place + 8 : end - 4]
+        elif name == b"IDAT":
+            cut.append(Chunk(name, data[place:end]))
+        elif name[:1].islower():
+            key = _key(name, data, place)
+            if key and key not in kept and _is_sound(data, place, end):
+                kept[key] = Chunk(name, data[place:end])
+        elif name in (b"IHDR", b"PLTE"):
+            if name not in kept:
+                kept[name] = Chunk(name, data[place:end])
+        elif not _is_sound(data, place, end):
+            raise BrokenMedia("a chunk of the PNG that may be one of its pixels is damaged")
+    return kept, [_chunk(b"IDAT", bytes(whole)), *cut] if whole else cut
+
+
+def _key(name: bytes, data: bytes, place: int) -> bytes:
+    """What an ancillary chunk is kept for; nothing for most."""
+    if name not in TEXTS:
+        return name if name in (b"tRNS", b"eXIf") else b""
+    if data.startswith(RAW_EXIF, place + 8):
+        return RAW_EXIF
+    return XMP if data.startswith(XMP, place + 8) else b""
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The name, the begin and the end of what has the form of a chunk, in order.
+
+    One that the pixels can do without and that ends in the wrong place is passed over, up to the
+    next that may be of use. Behind any other that does, nothing is looked for: they are damaged.
+    """
+    indexed = data[len(SIGNATURE) + COLOUR_TYPE :][:1] == bytes([PALETTE])
+    needed = (b"IHDR", b"IDAT", b"PLTE") if indexed else (b"IHDR", b"IDAT")
+    place, size = len(SIGNATURE), len(data)
+    while place + 8 <= size:
+        length, name = HEAD.unpack_from(data, place)
         end = place + 12 + length
-        if name in NEEDED or (_is_chunk(data, place) and _goes_on(data, end)):
-            yield Chunk(name, data[place:end])
-            place = end
-        elif name.isalpha():
+        if name not in needed and not (name.isalpha() and _goes_on(data, end, needed)):
+            if not name.isalpha():
+                return
             found = (one.start() - 4 for one in SEARCHED.finditer(data, place + 8))
-            place = next((one for one in found if _is_chunk(data, one)), len(data))
-        else:
-            return
+            place = next((one for one in found if _is_chunk(data, one)), size)
+            continue
+        yield name, place, end
+        place = end
 
 
-def _goes_on(data: bytes, place: int) -> bool:
+def _goes_on(data: bytes, place: int, needed: tuple[bytes, ...]) -> bool:
     """Whether the file ends here, or another chunk begins; one of pixels may be cut off."""
-    needed = data[place + 4 : place + 8] in NEEDED
-    return needed or place == len(data) or _is_chunk(data, place)
+    if place + 8 > len(data):
+        return place == len(data)
+    length, name = HEAD.unpack_from(data, place)
+    return name in needed or (name.isalpha() and place + 12 + length <= len(data))
 
 
 def _is_chunk(data: bytes, place: int) -> bool:
-    length, name = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
-    return len(name) == 4 and name.isalpha() and place + 12 + length <= len(data)
+    length, _ = HEAD.unpack_from(data, place)
+    return place + 12 + int(length) <= len(data)
 
 
 def _joined(*chunks: Chunk) -> bytes:
@@ -136,8 +177,8 @@ def _chunk(name: bytes, body: bytes) -> Chunk:
     return Chunk(name, struct.pack(">I", len(body)) + name + body + _checksum(name + body))
 
 
-def _is_sound(chunk: Chunk) -> bool:
-    return _checksum(chunk.whole[4:-4]) == chunk.whole[-4:]
+def _is_sound(data: bytes, place: int, end: int) -> bool:
+    return _checksum(data[place + 4 : end - 4]) == data[end - 4 : end]
 
 
 def _checksum(data: bytes) -> bytes:
@@ -163,16 +204,14 @@ def _with_clear_colour(image: PngImageFile, file: bytes, clear: list[int]) -> Im
     return shown
 
 
-def _turning_data(chunks: dict[bytes, list[Chunk]]) -> tuple[bytes, bytes]:
-    """EXIF data and XMP data, the first of each; empty where there are none."""
-    exif = chunks[b"eXIf"][0].body if b"eXIf" in chunks else b""
-    texts = [chunk for name in TEXTS for chunk in chunks.get(name, [])]
-    if not exif and (raw := next((one for one in texts if one.body.startswith(RAW_EXIF)), None)):
-        lines = _text(raw).split(b"\n")[3:]  # a newline, the name, the length
+def _turning_data(chunks: dict[bytes, Chunk]) -> tuple[bytes, bytes]:
+    """EXIF data and XMP data; empty where there are none."""
+    exif = chunks[b"eXIf"].body if b"eXIf" in chunks else b""
+    if not exif and RAW_EXIF in chunks:
+        lines = _text(chunks[RAW_EXIF]).split(b"\n")[3:]  # a newline, the name, the length
         digits = re.sub(rb"[^0-9a-fA-F]", b"", b"".join(lines))
         exif = bytes.fromhex(digits[: len(digits) // 2 * 2].decode())
-    xmp = next((_text(one) for one in texts if one.body.startswith(XMP)), b"")
-    return exif, xmp
+    return exif, _text(chunks[XMP]) if XMP in chunks else b""
 
 
 def _text(chunk: Chunk) -> bytes:

@@ -34,14 +34,28 @@ class ForeignMethod(ZipError):
     """An entry that is packed in another way than those that are read."""
 
 
-def entry_name(entry: zipfile.ZipInfo) -> str:
-    r"""The name as it is stored, with ``/`` between its parts; it may lead anywhere.
+def read_directory(stream: BinaryIO) -> tuple[list[tuple[str, zipfile.ZipInfo]], int]:
+    """Every entry behind its name, and where the directory begins.
 
-    A ``\`` stays behind a letter beyond ASCII, unless the name is marked as UTF-8: in Shift-JIS,
-    Big5 and GBK that byte is the second half of many letters.
+    Names without a mark of their encoding are UTF-8 where all can be, else cp437.
     """
-    half = r"(?<![^\0-\x7f])" if not entry.flag_bits & UTF_8 else ""
-    return re.sub(half + r"\\", "/", entry.orig_filename)
+    try:
+        archive, utf_8 = zipfile.ZipFile(stream, metadata_encoding="utf-8"), UTF_8
+    except UnicodeDecodeError:
+        archive, utf_8 = zipfile.ZipFile(stream), 0
+    entries = archive.infolist()
+    named = [(_name(one.orig_filename, one.flag_bits | utf_8), one) for one in entries]
+    return named, archive.start_dir
+
+
+def _name(stored: str, flags: int) -> str:
+    r"""A name with ``/`` between its parts; it may lead anywhere.
+
+    A ``\`` stays behind a letter beyond ASCII in a name that is not UTF-8: in Shift-JIS, Big5 and
+    GBK that byte is the second half of many letters.
+    """
+    half = "" if flags & UTF_8 else r"(?<![^\0-\x7f])"
+    return re.sub(half + r"\\", "/", stored)
 
 
 def find_entries(

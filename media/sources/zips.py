@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 from media.sources.archive import Member, check_count, damaged, open_members
 from media.sources.items import SourceError
 from media.sources.tree import Tree
-from media.sources.zip_entries import ZipError, entry_name, find_entries
+from media.sources.zip_entries import ZipError, find_entries, read_directory
 
 
 class Place(NamedTuple):
@@ -29,10 +29,10 @@ def open_zip(path: Path) -> Tree:
     """Open a zip; SourceError for one that is damaged, encrypted or made to deceive."""
     name = path.name[: -len(".zip")]
     try:
-        with path.open("rb") as stream, _directory(stream) as archive:
-            entries = archive.infolist()
+        with path.open("rb") as stream:
+            entries, directory = read_directory(stream)
             check_count(name, len(entries))
-            members = list(_members(name, stream, entries, archive.start_dir))
+            members = list(_members(name, stream, entries, directory))
     except SourceError:
         raise
     except ZipError as error:
@@ -42,24 +42,17 @@ def open_zip(path: Path) -> Tree:
     return open_members(name, members, lambda place: _read(path, place))
 
 
-def _directory(stream: BinaryIO) -> zipfile.ZipFile:
-    """Names without a mark of their encoding are UTF-8 where they can be, else cp437."""
-    try:
-        return zipfile.ZipFile(stream, metadata_encoding="utf-8")
-    except UnicodeDecodeError:
-        return zipfile.ZipFile(stream)
-
-
 def _members(
-    name: str, stream: BinaryIO, entries: list[zipfile.ZipInfo], directory: int
+    name: str, stream: BinaryIO, entries: list[tuple[str, zipfile.ZipInfo]], directory: int
 ) -> Iterator[tuple[Member, Place]]:
     """Every entry, with where its bytes are."""
-    called = [(f"{name}: {entry.orig_filename!a}", entry) for entry in entries]
+    inside = {entry.header_offset: shown for shown, entry in entries}
+    called = [(f"{name}: {entry.orig_filename!a}", entry) for _, entry in entries]
     for entry, start in find_entries(stream, called, directory):
         deflated = entry.compress_type == zipfile.ZIP_DEFLATED
         place = Place(start, entry.compress_size, entry.file_size, deflated, entry.CRC)
-        inside = entry_name(entry)
-        yield Member(inside, entry.file_size, inside.endswith("/")), place
+        shown = inside[entry.header_offset]
+        yield Member(shown, entry.file_size, shown.endswith("/")), place
 
 
 def _read(path: Path, place: Place) -> bytes:

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +419,26 @@ def test_pieces_whose_clock_goes_on_may_be_joined(kind: str) -> None:
     assert_all_seen(broadcast(kind, 0, 12) + again, kind)
 
 
+@pytest.mark.parametrize("later", [0.15, 0.5, 2, 6, 9.8, 10.5])
+@pytest.mark.parametrize("kind", ["h264.ts", "hevc.ts", "mpeg2.ts"])
+def test_clock_of_what_is_joined_may_be_a_little_later(kind: str, later: float) -> None:
+    """A new stream begins there, and its counters: nothing is lost, however long the pause."""
+    begins = 5 + 12 / rate_of(kind) + later
+    assert_all_seen(broadcast(kind, 0, 12, 5) + broadcast(kind, 12, 24, begins), kind)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+@pytest.mark.parametrize("kind", ["h264.ts", "mpeg2.ts"])
+def test_frames_that_are_lost_up_to_a_key_frame_are_still_damage(kind: str, lost: int) -> None:
+    """With the tables between them: counters that go on from anywhere are no new stream."""
+    data = broadcast(kind, 0, 24)
+    tables = [place for place in range(0, len(data), 188) if data[place : place + 3] == b"G@\0"]
+    begin = next(place for place in tables if place > len(data) // 4)
+    end = tables[tables.index(begin) + lost]
+    with pytest.raises(BrokenMedia, match="damaged frames, or lacks some"):
+        shown(data[: begin - 188] + data[end:], 24 - 6 * lost)
+
+
 def test_clock_may_jump_between_key_frames() -> None:
     """Frames go on as if nothing had happened: no part is cut off before a frame of its own."""
     data = bytearray(broadcast("h264.ts", 0, 24))
@@ -475,6 +496,29 @@ def test_video_that_goes_on_under_another_number_is_refused(muxer: str) -> None:
         shown(broadcast("h264.ts", 0, 12) + other, 24)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), list(permutations(["h264.ts", "hevc.ts", "mpeg2.ts"], 2))
+)
+@pytest.mark.parametrize("muxer", ["", "mpegts_m2ts_mode=1", "mpegts_pmt_start_pid=4352"])
+def test_joined_broadcasts_of_two_codecs_are_refused_by_name(
+    first: str, second: str, muxer: str
+) -> None:
+    """Under one number, which has one decoder: no frame is damaged, and that is not said."""
+    names = {"h264.ts": "h264", "hevc.ts": "hevc", "mpeg2.ts": "mpeg2video"}
+    one, other = broadcast(first, 0, 12, 0, muxer), broadcast(second, 12, 24, 0, muxer)
+    with pytest.raises(UnsupportedMedia, match=f"{names[first]} changes to {names[second]}"):
+        shown(one + other, 24)
+
+
+def test_damaged_table_of_streams_declares_no_codec() -> None:
+    """Its checksum is wrong: it is passed over, as FFmpeg does, and all frames are shown."""
+    data = bytearray(broadcast("h264.ts", 0, 24))
+    table = data.rindex(b"G\x50\0")
+    stream = data.index(b"\x1b\xe1\0", table, table + 188)
+    data[stream] = 2  # MPEG-2
+    assert_all_seen(bytes(data), "h264.ts")
+
+
 def test_lost_packets_are_still_damage() -> None:
     """Inside a part nothing is forgiven: a packet of 188 bytes that is missing is noticed."""
     data = broadcast("mpeg2.ts", 0, 12)
@@ -506,6 +550,73 @@ def test_joined_mp4_is_refused() -> None:
     """Every player shows the first movie alone; so it is said."""
     with pytest.raises(UnsupportedMedia, match="several were joined"):
         shown(plain() + plain(), 2)
+
+
+FRAGMENTS = {
+    "by-ffmpeg": "frag_keyframe+empty_moov",
+    "to-be-joined": "frag_keyframe+empty_moov+default_base_moof",
+    "frames-in-the-movie": "frag_keyframe+default_base_moof",
+    "dash": "frag_keyframe+empty_moov+default_base_moof+dash",
+    "one-frame-each": "frag_every_frame+empty_moov+default_base_moof",
+}
+
+
+@cache
+def fragmented(flags: str, first: int, last: int) -> bytes:
+    """An MP4 whose frames are told of by a table (moof) in front of each few of them."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4", options={"movflags": flags}) as file:
+        video: Any = file.add_stream("libx264", rate=RATE, options={"g": "5"})
+        video.height, video.width, video.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        for number in range(first, last):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame = frame.reformat(format="yuv420p", interpolation=EXACT)
+            frame.pts = number - first
+            file.mux(video.encode(frame))
+        file.mux(video.encode(None))
+    return stream.getvalue()
+
+
+def boxes(data: bytes) -> list[bytes]:
+    place, found = 0, []
+    while place < len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        found.append(data[place : place + size])
+        place += size
+    return found
+
+
+@pytest.mark.parametrize("flags", FRAGMENTS.values(), ids=FRAGMENTS)
+def test_joined_mp4_in_fragments_is_refused(flags: str) -> None:
+    """Two of them, or one and a plain one: frames of the second would be lost in silence."""
+    first, second = fragmented(flags, 0, 12), fragmented(flags, 12, 24)
+    for joined in (first + second, first + first, first + plain(), plain() + first):
+        with pytest.raises(UnsupportedMedia, match="several were joined"):
+            shown(joined, 12)
+
+
+@pytest.mark.parametrize("flags", FRAGMENTS.values(), ids=FRAGMENTS)
+def test_mp4_in_fragments_is_seen_whole(flags: str) -> None:
+    """Also behind a type or a message of its own in front of each."""
+    data = fragmented(flags, 0, 24)
+    assert numbers(data, 24) == list(range(24))
+    if "default_base_moof" in flags:  # others count bytes from the beginning of the file
+        beside = struct.pack(">I4s8xI4s4x", 16, b"styp", 12, b"emsg")
+        own = [beside * (box[4:8] == b"moof") + box for box in boxes(data)]
+        assert numbers(b"".join(own), 24) == list(range(24))
+
+
+def test_mp4_in_fragments_may_say_its_movie_again() -> None:
+    """As players store it: what is told of the movie is the same, and its fragments go on."""
+    data = boxes(fragmented(FRAGMENTS["to-be-joined"], 0, 24))
+    middle = [place for place, box in enumerate(data) if box[4:8] == b"moof"][2]
+    assert numbers(b"".join(data[:middle] + data[:2] + data[middle:]), 24) == list(range(24))
+
+
+def test_boxes_of_an_mp4_are_bounded() -> None:
+    """Millions of empty ones are refused before any is looked into."""
+    with pytest.raises(MediaTooLarge, match="at most 400000 boxes"):
+        shown(plain() + b"\0\0\0\x08free" * 400_000, 1)
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("clip_joined.mpg", 4.0), ("clip_joined.ts", 4.0)])

@@ -208,13 +208,88 @@ def test_damage_in_the_pixels_of_a_png_is_still_refused() -> None:
         shown(bytes(spoilt))
 
 
-@pytest.mark.parametrize(
-    ("body", "crc"), [(b"\0\1\0\2\0\3", 1), (b"\0\1\0", None)], ids=["checksum", "cut"]
-)
-def test_broken_transparent_colour_is_damage_of_the_pixels(body: bytes, crc: int | None) -> None:
-    """It decides what is seen, so nobody knows what the picture shows."""
-    with pytest.raises(BrokenMedia, match="transparent colour of the PNG is damaged"):
-        shown(with_chunks([chunk(b"tRNS", body, crc)]))
+#: States of a tRNS -> its chunk, from a body as it should be.
+BROKEN_CLEAR = {
+    "wrong-checksum": lambda body: chunk(b"tRNS", body, crc=1),
+    "cut": lambda body: chunk(b"tRNS", body[:-1]),
+    "empty": lambda body: chunk(b"tRNS", b""),
+    "too-long": lambda body: chunk(b"tRNS", body + b"\0"),
+    "announces-less": lambda body: chunk(b"tRNS", body, length=len(body) - 1),
+    "announces-more": lambda body: chunk(b"tRNS", body, length=len(body) + 9),
+    "announces-gigabytes": lambda body: chunk(b"tRNS", body, length=0x7FFFFFFF),
+}
+
+
+@pytest.mark.parametrize("state", BROKEN_CLEAR)
+@pytest.mark.parametrize(("depth", "samples"), [(2, 1), (8, 1), (16, 1), (8, 3), (16, 3)])
+def test_broken_transparent_colour_is_dropped(depth: int, samples: int, state: str) -> None:
+    """It is ancillary: the picture is shown opaque, as libpng does, in every colour type."""
+    levels = np.full((HEIGHT, WIDTH, samples), 2**depth - 1)  # the colour that would be clear
+    levels[:, ::3] = 0
+    levels = levels if samples == 3 else levels[..., 0]
+    body = struct.pack(f">{samples}H", *[2**depth - 1] * samples)
+    whole = prepare(png(levels, depth, [chunk(b"tRNS", body)]), GREEN, (HEIGHT, WIDTH))
+    assert (whole[:, 1] == BACKGROUND).all()
+    pixels = prepare(png(levels, depth, [BROKEN_CLEAR[state](body)]), GREEN, (HEIGHT, WIDTH))
+    expected = np.where(np.arange(WIDTH) % 3 == 0, 0, 255)[:, None]  # [w, 1]
+    assert (pixels == expected).all()
+
+
+@pytest.mark.parametrize("body", [b"", bytes(17)], ids=["empty", "more-than-colours"])
+@pytest.mark.parametrize("crc", [None, 1])
+def test_broken_alpha_of_a_palette_is_dropped(body: bytes, crc: int | None) -> None:
+    """All zeros would leave nothing of the picture."""
+    stream = io.BytesIO()
+    Image.fromarray(picture()).quantize(16).save(stream, "PNG")
+    file = stream.getvalue()
+    place = file.index(b"IDAT") - 4
+    for extra in (chunk(b"tRNS", body, crc), chunk(b"tRNS", bytes(16), crc=1)):
+        np.testing.assert_array_equal(shown(file[:place] + extra + file[place:]), shown(file))
+    clear = shown(file[:place] + chunk(b"tRNS", bytes(16)) + file[place:])
+    assert (clear == 255).all()
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_palette_that_is_only_suggested_changes_nothing(state: str) -> None:
+    """RGB has colours of its own."""
+    np.testing.assert_array_equal(shown(with_chunks([STATES[state](b"PLTE")])), picture())
+
+
+def test_turn_with_a_wrong_checksum_is_dropped() -> None:
+    """As any ancillary chunk; the next that is sound counts."""
+    upright = chunk(b"eXIf", exif_of(SHORT, 1, b"\1\0"))
+    quarter = chunk(b"eXIf", exif_of(SHORT, 1, b"\6\0"), crc=1)
+    np.testing.assert_array_equal(shown(with_chunks([quarter, upright])), picture())
+    np.testing.assert_array_equal(shown(with_chunks([], [quarter])), picture())
+
+
+@pytest.mark.parametrize("name", [b"IDAT", b"tEXt", b"tRNS", b"PLTE"])
+def test_chunks_without_end_take_no_memory_of_their_own(name: bytes) -> None:
+    """Of a megabyte of them, empty or of a byte, a few copies are made and no objects."""
+    file = with_chunks([])
+    place = file.index(b"IDAT") - 4
+    bodies = b"" if name == b"IDAT" else b"a"
+    data = file[:place] + chunk(name, bodies) * 80_000 + file[place:]
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(shown(data), picture())
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(data)
+    finally:
+        tracemalloc.stop()
+
+
+def test_pixels_in_pieces_of_any_size_are_joined() -> None:
+    """Some programs write one for each row, or of a byte."""
+    levels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3))
+    file = png(levels, 8)
+    place, end = file.index(b"IDAT") - 4, file.index(b"IEND") - 4
+    body = file[place + 8 : end - 4]
+    for size in (1, 7, 1000):
+        pieces = [chunk(b"IDAT", body[at : at + size]) for at in range(0, len(body), size)]
+        data = file[:place] + b"".join(pieces) + file[end:]
+        np.testing.assert_array_equal(shown(data), levels)
+        with pytest.raises(BrokenMedia, match="truncated or corrupt"):
+            shown(data[: place + len(b"".join(pieces)) // 2])
 
 
 def test_chunk_whose_name_is_damaged_is_not_passed_over() -> None:

@@ -69,6 +69,27 @@ def test_names_of_windows_are_names_like_any_others() -> None:
         np.testing.assert_array_equal(series.load(data).voxels, PIXELS)
 
 
+def unmarked(files: dict[str, bytes]) -> bytes:
+    """A zip whose names are UTF-8 and do not say so, as many tools of Windows write them."""
+    data = bytearray(zipped(files))
+    for magic, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        place = data.find(magic)
+        while place >= 0:
+            data[place + flags + 1] &= ~8
+            place = data.find(magic, place + 1)
+    return bytes(data)
+
+
+def test_folders_of_windows_may_end_in_any_letter() -> None:
+    """In UTF-8 no letter has a `\\` in it, whether its names are marked as that or not."""
+    folders = {"schädel\\": b"", "schädel\\caé\\": b""}
+    data = unmarked(folders | slices("schädel\\caé", "\\"))
+    assert "caé\\".encode() in data
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert not any(entry.flag_bits & 0x800 for entry in archive.infolist())
+    np.testing.assert_array_equal(series.load(data).voxels, PIXELS)
+
+
 BESIDE: dict[str, bytes] = {
     "S1/scans/4/scan_4_catalog.xml": b"<?xml version='1.0'?><cat:DCMCatalog/>",
     "DICOMDIR": b"not an index",
@@ -200,6 +221,17 @@ def test_training_zip_may_mix_both_separators(tmp_path: Path) -> None:
     empty = training_zip(tmp_path / "empty.zip", ["a\\1.png", "b\\"])
     with pytest.raises(SourceError, match="class 'b' is empty"):
         open_source(empty)
+
+
+def test_classes_of_a_training_zip_of_windows_may_end_in_any_letter(tmp_path: Path) -> None:
+    """Names in UTF-8 that do not say so, with folders of their own and without."""
+    names = ["set\\", "set\\caé\\", "set\\caé\\0.png", "set\\猫\\0.png", "set\\猫\\ü\\1.png"]
+    path = tmp_path / "set.zip"
+    path.write_bytes(unmarked({name: name.encode() for name in names}))
+    source = open_source(path)
+    assert source.labels == ("caé", "猫")
+    assert {item.id for item in source.items} == {"caé/0.png", "猫/0.png", "猫/ü/1.png"}
+    assert source.read("caé/0.png") == "set\\caé\\0.png".encode()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 from media.scans.dicom.dicom_limits import inflate
 from media.scans.inflate import most, too_large
-from media.sources.zip_entries import ForeignMethod, ZipError, entry_name, find_entries
+from media.sources.zip_entries import ForeignMethod, ZipError, find_entries, read_directory
 
 MAX_ENTRIES = 2000
 MAX_DIRECTORY = MAX_ENTRIES * 1024  # bytes
@@ -43,19 +43,19 @@ def read_zip(data: bytes) -> list[Member]:
     """
     told = _check_end(data)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries, directory = archive.infolist(), archive.start_dir
+        named, directory = read_directory(io.BytesIO(data))
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise BrokenMedia("expected a whole zip; its directory cannot be read") from error
+    entries = [entry for _, entry in named]
     _check_sizes(entries)
     if len(entries) != told:
         raise BrokenMedia(f"expected {told} entries, as the zip declares; got {len(entries)}")
-    _check_names([entry_name(entry) for entry in entries])
+    _check_names([name for name, _ in named])
     packed = _pack(data, entries, directory)
     return [
         Member(packed[entry.header_offset], entry.file_size,
                entry.compress_type == zipfile.ZIP_DEFLATED, entry.CRC)
-        for entry in entries if entry.file_size or not entry_name(entry).endswith("/")
+        for name, entry in named if entry.file_size or not name.endswith("/")
     ]  # fmt: skip
 
 
