@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+#: What is mounted, where, its kind and its options; proc(5), mountinfo.
+MOUNT = re.compile(r"\S+ \S+ \S+ (\S+) (\S+) .* - (\S+) \S* (\S+)$")
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
@@ -26,16 +30,18 @@ def usable_cpus(root: Path = Path("/")) -> int:
 def _groups(root: Path) -> Iterator[Path]:
     """The folders of this process's control groups that may hold a CPU quota, parents too."""
     try:
-        member = (root / "proc/self/cgroup").read_text().splitlines()
-        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+        member = _lines(root / "proc/self/cgroup")
+        mounts = _lines(root / "proc/self/mountinfo")
     except OSError:  # no proc: nothing says that there is a limit
         return
-    paths = {controllers: path for _, controllers, path in (one.split(":", 2) for one in member)}
+    rows = (one.split(":", 2) for one in member)
+    paths = {row[1]: row[2] for row in rows if len(row) == 3}
     of_cpu = next((path for name, path in paths.items() if "cpu" in name.split(",")), None)
     for mount in mounts:
-        before, _, after = mount.partition(" - ")
-        top, point = before.split()[3:5]
-        kind, _, options = after.split()
+        words = MOUNT.match(mount)
+        if words is None:
+            continue
+        top, point, kind, options = words.groups()
         path = None
         if kind == "cgroup2":
             path = paths.get("")
@@ -43,6 +49,11 @@ def _groups(root: Path) -> Iterator[Path]:
             path = of_cpu
         if path is not None:
             yield from _chain(root / point.lstrip("/"), top, path)
+
+
+def _lines(path: Path) -> list[str]:
+    """With the names of files in them, which may be of any bytes."""
+    return os.fsdecode(path.read_bytes()).split("\n")
 
 
 def _chain(mounted: Path, top: str, path: str) -> Iterator[Path]:
@@ -57,13 +68,14 @@ def _chain(mounted: Path, top: str, path: str) -> Iterator[Path]:
 
 
 def _quota(group: Path) -> float | None:
-    """CPUs that a group may use at once; None where it sets no limit."""
+    """CPUs that a group may use at once; None where it sets no limit, or says what is none."""
     try:
         if (both := group / "cpu.max").exists():
             quota, period = both.read_text().split()
         else:
             quota = (group / "cpu.cfs_quota_us").read_text().strip()
             period = (group / "cpu.cfs_period_us").read_text()
-    except OSError:
+        cpus = int(quota) / int(period)
+    except (OSError, ValueError, ArithmeticError):  # "max" is no number
         return None
-    return None if quota in ("max", "-1") else int(quota) / int(period)
+    return cpus if cpus > 0 else None  # -1 is none

@@ -178,7 +178,8 @@ class Settings(BaseSettings):
     retry_start: bool = Field(
         False,
         description="where bundles, keys file, device or address are not there at start, try again "
-        "after a while that grows to a minute, instead of ending; for containers",
+        "after a while that grows to a minute, instead of ending; for containers. A wrong setting "
+        "ends the server: so does a default_bundle that is none of the bundles that are there",
     )
     grace_seconds: int = Field(
         20, ge=0, description="time that requests get to finish after SIGTERM"

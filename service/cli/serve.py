@@ -9,7 +9,7 @@ import time
 
 from service import logs
 from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain, end_at_once
-from service.engine.catalog import NoBundles, bundle_folders
+from service.engine.catalog import NoBundles, bundle_folders, check_defaults, name_bundles
 from service.engine.device.session import DeviceError, check_device
 from service.http.app import create_app
 from service.http.keys import KeysNotThere
@@ -64,11 +64,13 @@ def _serve(settings: Settings) -> int:
     """One server, from its first look at the bundles to its end.
 
     Raises:
-        SettingsError: a key is none, or there are none where they are needed.
+        SettingsError: a key is none, or there are none where they are needed; a default bundle is
+            none of the bundles that are there.
         CannotStart: it never became ready.
     """
     try:
-        bundle_folders(settings.bundles)
+        bundles = name_bundles(bundle_folders(settings.bundles))
+        check_defaults(settings.default_bundle, bundles)  # soon known, and then it is the setting
         application = create_app(settings)
     except (NoBundles, KeysNotThere) as error:
         raise CannotStart(str(error), WRONG_COMMAND) from error

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from media.spec import AXES
-from models.bundle import MAX_MANIFEST_BYTES, BundleError, read_bundle, read_manifest
+from models.bundle import MAX_MANIFEST_BYTES, Bundle, BundleError, read_bundle, read_manifest
 from models.manifest import MANIFEST
 from service.engine.device.session import DeviceError
 from service.engine.failures import BundleRefused, Failure, NotReady, UnknownBundle, UnknownGrid
 from service.engine.model import ExaminedBundle, State, Target
 from service.engine.proof import Prover
+from service.settings import SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,54 @@ def modality_of(folder: Path) -> str | None:
         return None
     stated = {word.decode() for word in STATED.findall(text)} & set(AXES)
     return stated.pop() if len(stated) == 1 else None
+
+
+def name_bundles(folders: Iterable[Path]) -> dict[str, Path]:
+    """Name -> folder: its manifest's name where that can be read and is free, else the folder's."""
+    named: dict[str, Path] = {}
+    for folder in folders:
+        names = [_stated(folder)[0], folder.name, f"{folder.name} (again)"]
+        named[next(name for name in names if name not in named)] = folder
+    return named
+
+
+def check_defaults(defaults: Sequence[str], bundles: Mapping[str, Path]) -> None:
+    """Whether the operator's defaults are among the bundles, one for each modality.
+
+    Raises:
+        SettingsError: there are bundles, and others than these.
+        NoBundles: there is none yet.
+    """
+    for name in defaults:
+        if name not in bundles:
+            found = sorted(one for one, folder in bundles.items() if not _is_no_bundle(folder))
+            kind = SettingsError if found else NoBundles
+            known = ", ".join(found) or "none"
+            raise kind(f"--default-bundle {name}: no such bundle; known: {known}")
+    for modality, count in Counter(_stated(bundles[name])[1] for name in defaults).items():
+        if modality is not None and count > 1:
+            given = ",".join(defaults)
+            raise SettingsError(f"--default-bundle {given}: {count} are for modality {modality}")
+
+
+def _stated(folder: Path) -> tuple[str, str | None]:
+    """Name and modality of a bundle by its manifest, or what is left of them without it."""
+    try:
+        manifest = read_manifest(folder)
+    except (BundleError, OSError):
+        return folder.name, modality_of(folder)
+    return manifest.name, manifest.modality
+
+
+def _read(folder: Path) -> Bundle:
+    """A verified bundle; one that may not be read is refused as any other that is damaged."""
+    try:
+        any(folder.iterdir())  # of one that may not be listed every file seems to be missing
+        return read_bundle(folder)
+    except OSError as error:
+        inside = os.path.relpath(error.filename or folder, folder)
+        what = "the folder" if inside == "." else inside
+        raise BundleError(f"{what} cannot be read: {error.strerror}") from error
 
 
 def _is_no_bundle(folder: Path) -> bool:
@@ -95,13 +144,14 @@ class Catalog:
 
         Raises:
             DeviceError: the operator's device is not there, so nothing can be served.
-            NoBundles: a default bundle is not among them, or two are for one modality.
+            SettingsError, NoBundles: what ``check_defaults`` says.
         """
-        for folder in folders:
-            one = await self._examine(folder)
+        bundles = name_bundles(folders)
+        check_defaults(self._named, bundles)
+        for name, folder in bundles.items():
+            one = await self._examine(name, folder)
             self.bundles[one.name] = one
             on_examined(one)
-        self._check_named()
         found = {modality: self._default(modality) for modality in AXES}
         self.defaults = {modality: one for modality, one in found.items() if one is not None}
         for modality in self.modalities("refused"):
@@ -152,22 +202,11 @@ class Catalog:
         found = [one for one in fitting if not one.empty]
         return next(iter(named or found), None)
 
-    def _check_named(self) -> None:
-        """NoBundles unless the operator's defaults are there, one for each modality."""
-        for name in self._named:
-            if name not in self.bundles:
-                known = ", ".join(sorted(self.bundles))
-                raise NoBundles(f"--default-bundle {name}: no such bundle; known: {known}")
-        for modality, count in Counter(self.bundles[n].modality for n in self._named).items():
-            if modality is not None and count > 1:
-                given = ",".join(self._named)
-                raise NoBundles(f"--default-bundle {given}: {count} are for modality {modality}")
-
-    async def _examine(self, folder: Path) -> ExaminedBundle:
+    async def _examine(self, name: str, folder: Path) -> ExaminedBundle:
         """One folder: read, open, replay; any failure is a reason that may be told."""
         try:
-            bundle = await self._prover.on_device(read_bundle, folder)
-            if bundle.manifest.name in self.bundles:
+            bundle = await self._prover.on_device(_read, folder)
+            if bundle.manifest.name != name:
                 raise BundleError(
                     f"another folder already gave a bundle named {bundle.manifest.name}"
                 )
@@ -184,14 +223,6 @@ class Catalog:
             log.info("bundle %s %s is ready on %s", proven.name, version, proven.device)
             return proven
         log.error("bundle %s is refused: %s", folder.name, reason)
-        name = self._free_name(folder)
         return ExaminedBundle(
             name, "refused", modality_of(folder), reason, empty=_is_no_bundle(folder)
         )
-
-    def _free_name(self, folder: Path) -> str:
-        """What a refused bundle goes by: its own name where that can be read, else its folder's."""
-        names = [folder.name, f"{folder.name} (again)"]
-        with contextlib.suppress(BundleError, OSError):
-            names.insert(0, read_manifest(folder).name)
-        return next(name for name in names if name not in self.bundles)

@@ -18,9 +18,12 @@ from service.engine.device.session import DeviceError, OpenSession, open_session
 from service.engine.model import ExaminedBundle
 from service.engine.proof import Prover
 from service.metrics import Metrics
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
+
+#: Their message is all that the operator needs to know; others are traced.
+TOLD = (SettingsError, DeviceError, NoBundles, DecodeError)
 
 
 class Service:
@@ -62,7 +65,7 @@ class Service:
         try:
             await self.start(bundle_folders(self.settings.bundles))
         except Exception as error:
-            told = isinstance(error, (DeviceError, NoBundles, DecodeError))  # in their message
+            told = isinstance(error, TOLD)
             log.error("the server cannot become ready: %s", error, exc_info=not told)
             self.failure = error
             self.on_failure()
@@ -74,7 +77,7 @@ class Service:
         """Start the workers and examine these folders.
 
         Raises:
-            DeviceError, NoBundles, DecodeError: nothing can be answered.
+            SettingsError, DeviceError, NoBundles, DecodeError: nothing can be answered.
         """
         modalities = {modality for folder in folders if (modality := modality_of(folder))}
         await self.pool.start(modalities)

@@ -90,13 +90,18 @@ class Parameters(dict[str, str]):
         self.check(name)
         self[name] = value
 
-    def check(self, name: str) -> None:
-        """Refuse, with 422, a name that is unknown here, or came before."""
+    def check(self, name: str, is_part: bool = False) -> None:
+        """Refuse, with 422, a name that is unknown here, or came before.
+
+        Args:
+            is_part: it is that of a part of a form, which may have been meant as a file.
+        """
         if name not in self._known:
-            raise UnknownParameter(
-                f"unknown parameter {_shown(name)}; known: {', '.join(self._known)} "
-                f"(a file must be a part of a form called {FILE})"
-            )
+            wrong = f"unknown parameter {_shown(name)}"
+            if is_part:
+                wrong = f"the part {_shown(name)} of the form is no parameter: "
+                wrong += f"a file must be a part called {FILE}"
+            raise UnknownParameter(f"{wrong}; known parameters: {', '.join(self._known)}")
         if name in self:
             raise RepeatedParameter(f"{name} is given more than once")
 
@@ -132,7 +137,7 @@ async def _read_form(
                 raise TooManyFiles(f"a request may have at most {limits.files} files")
             files.append(await _read_file(form, len(files) + 1, limits))
         else:
-            parameters.check(name)  # before its data, which may be a file's
+            parameters.check(name, is_part=True)  # before its data, which may be a file's
             parameters.add(name, await _read_value(form, name))
     if not files:
         raise NoFile(f"expected at least one part named {FILE}")

@@ -145,8 +145,7 @@ def details(modality: str) -> dict[type[failures.Failure], str]:
         ),
         failures.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}",
         problems.UnknownParameter: (
-            f"unknown parameter 'topk'; known: {', '.join(PARAMETERS[modality])} "
-            "(a file must be a part of a form called file)"
+            f"unknown parameter 'topk'; known parameters: {', '.join(PARAMETERS[modality])}"
         ),
         failures.BadParameter: "top_k: expected a whole number from 1 to 10, got '0'",
         problems.BodyTooLarge: f"a request body may have at most {limits.body_bytes} bytes",

@@ -48,16 +48,17 @@ class _Gathering:
             self._held = b""
         else:
             self._held = data
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
-        if self._held:
+    def flush(self) -> None:
+        """Let go of what is held; where the loop is about to close the transport, it is due now."""
+        if self._held and not self._transport.is_closing():
             self._transport.write(self._held)
-            self._held = b""
+        self._held = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -86,7 +87,8 @@ class HttpProtocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(cast(asyncio.Transport, _Gathering(transport)))
+        self._gathering = _Gathering(transport)
+        super().connection_made(cast(asyncio.Transport, self._gathering))
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -123,16 +125,19 @@ class HttpProtocol(HttpToolsProtocol):
 
         RFC 9110, 7.8: a server may ignore an upgrade. The head is told to a new parser without it.
         """
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
             version = self.parser.get_http_version().encode()
             lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
             lines += [b"%s: %s" % one for one in self.headers if one[0] != b"upgrade"]
-            head = b"\r\n".join([*lines, b"\r\n"])
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-            self._feed(head + data[upgrade.args[0] :])
+            self.parser.feed_data(b"\r\n".join([*lines, b"\r\n"]))
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -185,12 +190,20 @@ class HttpProtocol(HttpToolsProtocol):
     def _refuse(self, failure: Failure) -> None:
         """Answer what is no request, unless the answer to one before it is due, and end."""
         self._refused = True
+        self._forget_half_sent()
         if not (self._is_idle or self.cycle.more_body):
             self.cycle.keep_alive = False
             return
         if self._is_idle or not (self._answered is self.cycle and self.cycle.response_started):
             self.transport.write(_encode(failure, self.server_state.default_headers))
         self.transport.close()
+
+    def _forget_half_sent(self) -> None:
+        """A request whose body ends too early, behind others whose answers are due, is none."""
+        if self.pipeline and self.cycle.more_body:
+            assert self._answered is not None  # others wait behind it alone
+            self.pipeline.popleft()  # the newest one
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._answered
 
     # --- who is still there ----------------------------------------------------------------------
 
@@ -201,10 +214,15 @@ class HttpProtocol(HttpToolsProtocol):
         with a reset where nobody does. There is an interim answer that may be written at any time,
         but not to HTTP/1.0; and who stops in the middle of a body has left.
         """
+        self._forget_half_sent()
         waiting = self._answered
-        if self._is_idle or self.cycle.more_body or waiting is None:
-            return False
-        if waiting.scope["http_version"] != "1.1":
+        if (
+            self._is_idle
+            or self.cycle.more_body
+            or waiting is None
+            or waiting.scope["http_version"] != "1.1"
+        ):
+            self._gathering.flush()
             return False
         self.cycle.keep_alive = False
         self._probe()

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from service.cli import serve
 from service.engine.catalog import NoBundles, bundle_folders, modality_of
 from service.engine.device.session import DeviceError
 from service.engine.engine import Service
-from service.settings import read_settings
+from service.settings import SettingsError, read_settings
 from tests.helpers.service_fixtures import (
     GRIDS,
     RunningServer,
@@ -367,6 +368,55 @@ def test_folder_that_may_not_be_read_is_told_as_that(
         assert serve.main(["--bundles", str(tmp_path / "bundles"), "--port", "0"]) == 2
     told = "bundles: the folder cannot be read: Permission denied\n"
     assert capsys.readouterr().err.endswith(told)
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ("", "the folder cannot be read: Permission denied"),
+        ("manifest.json", "manifest.json cannot be read: Permission denied"),
+        ("golden/1.png", "golden/1.png cannot be read: Permission denied"),
+    ],
+)
+def test_bundle_that_may_not_be_read_is_refused_in_one_line(
+    pair: Path, caplog: pytest.LogCaptureFixture, part: str, reason: str
+) -> None:
+    """The reason is the same without a path for HTTP and without a trace for the log."""
+    with tempfile.TemporaryDirectory() as name:  # tmp_path is nobody else's to look into
+        Path(name).chmod(0o755)
+        folder = shutil.copytree(pair / "a", Path(name) / "a")
+        (folder / part).chmod(0)
+        service = Service(read_settings(["--bundles", name]))
+        with ordinary_user():
+            asyncio.run(service.catalog.examine([folder], lambda one: None))
+    (refused,) = service.catalog.bundles.values()
+    assert (refused.name, refused.state, refused.reason) == ("a", "refused", reason)
+    told = [(one.getMessage(), one.exc_info) for one in caplog.records]
+    assert (f"bundle a is refused: {reason}", None) in told
+    assert not any(trace for _, trace in told)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "words"),
+    [
+        ("c", "--default-bundle c: no such bundle; known: a, b"),
+        ("a,b", "--default-bundle a,b: 2 are for modality image"),
+    ],
+)
+def test_wrong_default_ends_before_a_bundle_is_loaded(
+    pair: Path, defaults: str, words: str
+) -> None:
+    """Names and manifests tell it: no graph is opened for a server that cannot be."""
+    opened: list[Path] = []
+
+    def opener(graph: Path, *_: object) -> TinySession:
+        opened.append(graph)
+        return TinySession()
+
+    with serving(pair, opener, ready=False, default_bundle=defaults) as server:
+        wait_until(lambda: server.service.failure, "the failure to be told")
+    assert isinstance(server.service.failure, SettingsError)
+    assert (str(server.service.failure), opened) == (words, [])
 
 
 @contextlib.contextmanager

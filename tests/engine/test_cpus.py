@@ -93,6 +93,45 @@ def test_quota_of_cgroup_v1_counts(
     assert usable_cpus(machine(tmp_path, V1, V1_MOUNTS.format(top=top), files)) == expected
 
 
+@pytest.mark.parametrize(
+    "odd",
+    ["", "\n", "200000", "200000 0", "0 0", "0 100000", "many 100000", "1 2 3", "-5 100000",
+     "²000 1", "9" * 400 + " 1"],
+)  # fmt: skip
+@pytest.mark.parametrize("version", [1, 2], ids=["v1", "v2"])
+def test_group_that_says_no_quota_is_passed_over(tmp_path: Path, odd: str, version: int) -> None:
+    """What is written there is none: the group above it still counts."""
+    if version == 2:
+        mounts, files = V2_MOUNTS, {"a/cpu.max": odd, "cpu.max": "300000 100000"}
+    else:
+        quota, _, period = odd.partition(" ")
+        mounts, folder = V1_MOUNTS, "cpu,cpuacct"
+        files = {
+            f"{folder}/a/cpu.cfs_quota_us": quota, f"{folder}/a/cpu.cfs_period_us": period,
+            f"{folder}/cpu.cfs_quota_us": "300000", f"{folder}/cpu.cfs_period_us": "100000",
+        }  # fmt: skip
+    root = machine(tmp_path, "2:cpu,cpuacct:/a\n0::/a\n", mounts.format(top="/"), files)
+    assert usable_cpus(root) == 3
+
+
+@pytest.mark.parametrize("odd", ["", "33 31", "33 31 0:29 /", "1 2 3 4 5 - cgroup2", " - ", "-"])
+def test_line_of_proc_that_cannot_be_read_is_passed_over(tmp_path: Path, odd: str) -> None:
+    """The lines around it count; optional fields may be many or none."""
+    mounts = f"{odd}\n33 31 0:29 / /sys/fs/cgroup rw - cgroup2 none rw\n{odd}\n"
+    files = {"cpu.max": "200000 100000"}
+    assert usable_cpus(machine(tmp_path, f"{odd}\n0::/\n{odd}\n", mounts, files)) == 2
+
+
+def test_names_of_groups_and_mounts_may_be_of_any_bytes(tmp_path: Path) -> None:
+    """Linux knows no encoding; also a character that Python takes for the end of a line counts."""
+    name = os.fsdecode(b"\xff") + "\x85x"
+    mounts = f"20 1 0:1 / /{name} rw - tmpfs {name} rw\n" + V2_MOUNTS.format(top="/")
+    root = machine(tmp_path, "", "", {f"{name}/cpu.max": "200000 100000"})
+    (root / "proc/self/cgroup").write_bytes(os.fsencode(f"0::/{name}\n"))
+    (root / "proc/self/mountinfo").write_bytes(os.fsencode(mounts))
+    assert usable_cpus(root) == 2
+
+
 def test_affinity_counts_where_nothing_says_quota(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

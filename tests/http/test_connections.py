@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from tests.helpers.service_fixtures import (
 
 GOOD = picture(1)
 LEFT = {"modality": "image", "code": "499"}
+READ = ("/health/live", "/health/ready", "/metrics", "/v1/bundles", "/openapi.json", "/docs")
 LIVE = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 Start = Callable[..., tuple[RunningServer, TinySession]]
 
@@ -225,6 +227,64 @@ def test_every_address_answers_who_stopped_sending(start: Start, path: str) -> N
         ((status, headers, body),) = (one for one in connection.answers() if one[0] >= 200)
     assert status == (404 if path == "/nothing" else 200)
     assert len(body) == int(headers["content-length"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        *((method, path, 200) for method in ("HEAD", "GET") for path in READ),
+        *((method, "/nothing", 404) for method in ("HEAD", "GET", "OPTIONS")),
+        *((method, "/health/ready", 405) for method in ("DELETE", "OPTIONS")),
+        *((method, "/v1/classify/image", 405) for method in ("HEAD", "GET")),
+    ],
+)
+def test_end_of_sending_right_behind_a_request_costs_no_answer(
+    start: Start, method: str, path: str, expected: int
+) -> None:
+    """However short it is, on a connection of its own or behind others; every time."""
+    server, _ = start()
+    request = f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n"
+    for before in ["", LIVE] * 10:
+        with RawConnection(server.port) as connection:
+            connection.send(before + request)
+            stop_sending(connection)
+            text = connection.socket.makefile("rb").read().decode()
+        found = re.findall(r"HTTP/1.1 (?!100)(\d+)", text)
+        assert found == ["200"] * bool(before) + [str(expected)], text
+        assert method != "HEAD" or text.endswith("\r\n\r\n")
+
+
+HALF_BODIES = {
+    "length": "Content-Length: 99\r\n\r\nhalf",
+    "chunks": "Transfer-Encoding: chunked\r\n\r\n9\r\nhalf",
+}
+
+
+@pytest.mark.parametrize("half", HALF_BODIES.values(), ids=HALF_BODIES.keys())
+def test_half_a_body_behind_a_request_costs_no_answer(start: Start, half: str) -> None:
+    """Who stops sending there waits for those before it; it is itself nothing."""
+    server, session = start()
+    session.gate.clear()
+    with RawConnection(server.port) as connection:
+        ask(connection)
+        connection.send(LIVE, f"POST /v1/classify/image HTTP/1.1\r\nHost: x\r\n{half}")
+        stop_sending(connection)
+        wait_until(lambda: session.batches, "the batch to run")
+        assert connection.answer()[0] == 100  # so the end of sending was seen
+        session.gate.set()
+        assert statuses(connection) == [200, 200]
+    wait_until(lambda: connections(server) == 0, "the connection to end")
+    assert server.metric("liere_requests_total", **LEFT) == 0
+
+
+def test_refusal_before_the_end_of_a_body_is_told(start: Start) -> None:
+    """The answer was there before the client stopped sending, in the middle of its body."""
+    server, _ = start()
+    for _ in range(20):
+        with RawConnection(server.port) as connection:
+            connection.send_head("Content-Length: 9999", "Content-Encoding: gzip")
+            stop_sending(connection)
+            assert statuses(connection) == [415]
 
 
 def test_python_reads_its_answer_behind_the_interim_one(start: Start) -> None:

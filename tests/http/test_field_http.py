@@ -15,6 +15,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from service.http.body import PARAMETERS
 from tests.helpers.service_fixtures import (
     RawConnection,
     RunningServer,
@@ -96,8 +97,18 @@ def test_file_part_under_another_name_is_told_its_name(
     """A file that is called image is told that it must be called file."""
     status, headers, body = ask(server, (field_dir / "http_part_named_image.http").read_bytes())
     assert (status, headers["content-type"]) == (422, "application/problem+json")
-    assert "'image'" in json.loads(body)["detail"]
-    assert "a part of a form called file" in json.loads(body)["detail"]
+    assert json.loads(body)["detail"] == (
+        "the part 'image' of the form is no parameter: a file must be a part called file; "
+        f"known parameters: {', '.join(PARAMETERS['image'])}"
+    )
+
+
+def test_unknown_parameter_of_the_address_is_no_part(server: RunningServer) -> None:
+    """Nobody who mistyped one there is told about forms."""
+    response = server.classify(content=picture(), params={"topk": "1"})
+    assert (response.status_code, response.json()["type"]) == (422, "/problems/unknown-parameter")
+    known = ", ".join(PARAMETERS["image"])
+    assert response.json()["detail"] == f"unknown parameter 'topk'; known parameters: {known}"
 
 
 def bmp(size: tuple[int, int]) -> bytes:

@@ -18,6 +18,7 @@ from tests.helpers.service_fixtures import (
 )
 
 GOOD = picture(1)
+CLOSING = "GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 LIVE = {"status": "live"}
 H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQBAAAA"
 UPGRADES = {
@@ -96,6 +97,27 @@ def test_requests_behind_an_ignored_upgrade_are_answered(
         answers = [read_answer(stream) for _ in range(4)]
         assert [status for status, _, _ in answers] == [200, 404, 200, 200]
         assert json.loads(answers[0][2]) == json.loads(answers[2][2]) == LIVE
+
+
+def test_any_number_of_ignored_upgrades_is_answered(server: RunningServer) -> None:
+    """However many come at once, each is answered."""
+    count = 2000
+    with RawConnection(server.port) as connection:
+        one = f"HEAD /health/live HTTP/1.1\r\nHost: x\r\n{UPGRADES['TLS']}\r\n\r\n"
+        connection.send(one * count, CLOSING)
+        answers = connection.socket.makefile("rb").read()
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == answers.count(b"HTTP/1.1") == count + 1
+
+
+def test_noise_in_a_body_costs_no_answer_before_it(server: RunningServer) -> None:
+    """A request that breaks off in its body takes no answer from those before it."""
+    broken = "POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnoise"
+    with RawConnection(server.port) as connection:
+        connection.send_head(f"Content-Length: {len(GOOD)}")
+        connection.send(GOOD + CLOSING.replace("close", "keep-alive").encode() + broken.encode())
+        answers = connection.answers()
+    assert [status for status, _, _ in answers] == [200, 200]
+    assert answers[-1][1]["connection"] == "close"
 
 
 def test_upgrade_that_waits_for_100_gets_it(server: RunningServer) -> None:
