@@ -212,7 +212,8 @@ class HttpProtocol(HttpToolsProtocol):
 
         Both send the same FIN. What is written then is taken by a client that listens, and answered
         with a reset where nobody does. There is an interim answer that may be written at any time,
-        but not to HTTP/1.0; and who stops in the middle of a body has left.
+        but not to HTTP/1.0; and who stops in the middle of a body has left, unless answers to
+        requests before it are due.
         """
         self._forget_half_sent()
         waiting = self._answered

@@ -198,7 +198,7 @@ def test_folder_without_a_bundle_ends_with_a_sentence(tmp_path: Path) -> None:
 def test_default_bundle_that_is_not_there_ends_the_server(bundles: Path) -> None:
     """A mistyped --default-bundle is told at start, with the names that there are."""
     done = run("--bundles", bundles, "--default-bundle", "tinny", "--port", "0")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "--default-bundle tinny: no such bundle; known: tiny" in done.stderr
 
 

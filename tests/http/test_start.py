@@ -67,18 +67,24 @@ def test_bundles_that_come_later_are_served(tmp_path: Path, port: int) -> None:
     assert first == (f"--bundles {bundles}: there is no such folder; trying again in 1 seconds")
 
 
-@pytest.mark.parametrize("stray", ["bundles", "bundles/stray"], ids=["empty", "no bundle"])
-def test_default_bundle_may_come_with_the_bundles(tmp_path: Path, port: int, stray: str) -> None:
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [
+        ("bundles", "there is no bundle in this folder; trying"),
+        ("bundles/stray", "--default-bundle late: no such bundle; known: none; trying"),
+    ],
+)
+def test_default_bundle_may_come_with_the_bundles(
+    tmp_path: Path, port: int, folder: str, words: str
+) -> None:
     """While there is no bundle at all, nobody knows whether the one that is named is wrong."""
-    (tmp_path / stray).mkdir(parents=True)
+    (tmp_path / folder).mkdir(parents=True)
     bundles = tmp_path / "bundles"
     arguments = ("--bundles", bundles, "--port", str(port), "--default-bundle", "late")
     with waiting(tmp_path / "log", *arguments):
         write_tiny_bundle(bundles, "late")
         wait_until(lambda: is_ready(port), "the server to be ready")
-    assert "no such bundle; known: none; trying" in messages(tmp_path / "log")[0] or (
-        stray == "bundles" and "there is no bundle in this" in messages(tmp_path / "log")[0]
-    )
+    assert words in messages(tmp_path / "log")[0]
 
 
 def test_port_that_is_taken_is_waited_for(tmp_path: Path, port: int) -> None:
