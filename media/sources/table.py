@@ -28,7 +28,7 @@ def open_csv(
     path: Path, rule: int = RULE, name: str = "", extra_columns: bool = False
 ) -> Source:
     """A CSV on disk; its paths are relative to its folder, and may lead out of it."""
-    find = finder(path.parent)
+    find = finder(path.parent, exact=rule == FIRST)
     return read_table(
         path.read_bytes(),
         path.name,

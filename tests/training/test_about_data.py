@@ -234,7 +234,7 @@ def test_run_from_before_is_told_of_the_same_bytes(tmp_path: Path, capsys: Chatt
     longer = ["epochs=3"]
     assert main(command(data, out, *longer, resume=True)) == 0
     assert "same bytes in two splits: " in capsys.readouterr().err
-    assert data_of(out)["duplicates"]["across"] > 0
+    assert read_description(out / "last").notes["data"]["duplicates"]["across"] > 0
     assert main(command(data, out, *longer, resume=True)) == 0  # it says so itself by now
     assert main(["report", str(out), "--data", str(data)]) == 0
 
