@@ -77,11 +77,11 @@ def by_hash(
 
     Returns how it was split, too. Copies are groups by now.
     """
-    shares, val_shares = SHARES, VAL_SHARES
+    val_shares = VAL_SHARES
     if fractions is not None:
-        shares, held = fractions, fractions["train"] + fractions["val"]
+        held = fractions["train"] + fractions["val"]
         val_shares = {split: fractions[split] / held for split in VAL_SHARES}
-    made = with_splits(source, RULE, shares, val_shares)
+    made = with_splits(source, RULE, fractions or SHARES, val_shares)
     return made, how_split(made.rule, made.made)
 
 
