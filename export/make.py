@@ -36,7 +36,7 @@ from export.reference import rounded_logits, torch_logits
 from media import read
 from media.contents import split_contents
 from media.dataset import Prepared, prepare_split
-from media.duplicates import Duplicates, find_duplicates
+from media.duplicates import Duplicates, find_duplicates, let_through
 from media.sources import FIRST, SPLITS, Source, SourceError, open_source
 from media.spec import Grid, SpecError
 from models.bundle import Bundle, write_bundle
@@ -95,6 +95,8 @@ def make_bundle(options: Options, console: Console) -> Bundle:
     plan = plan_of(model)
     announce_tables(plan, options, console)
     source, duplicates = open_test_data(options, description)
+    if duplicates.across:
+        console.print(f"same bytes in two of train, val and test: {duplicates.across}")
     made = Maker(options, plan, description, source, duplicates, console)
     return write_bundle(root, made.fill)
 
@@ -151,9 +153,8 @@ def open_test_data(options: Options, description: Description) -> tuple[Source, 
             "lower --parity-items (at least 1) knowingly"
         )
     duplicates = find_duplicates(contents)
-    allowed = description.notes.get("config", {}).get("allow_duplicates")
-    if not (options.allow_duplicates or allowed):
-        duplicates.check(source.name)
+    if not (options.allow_duplicates or let_through(description.notes)):
+        duplicates.check(source)
     return source, duplicates
 
 

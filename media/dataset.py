@@ -42,7 +42,6 @@ class Prepared:
         ids: N item ids, in order.
         sha256: of ids, labels and contents, in order: the same data give the same hash.
         skipped: (id, reason) of the unreadable items that were left out on request.
-        contents: of all items of the split, also those that were left out.
     """
 
     pixels: np.ndarray
@@ -50,7 +49,6 @@ class Prepared:
     ids: tuple[str, ...]
     sha256: str
     skipped: tuple[tuple[str, str], ...] = ()
-    contents: Contents | None = None
 
     @property
     def views(self) -> int:
@@ -74,6 +72,7 @@ def prepare_split(
     advance: Callable[[int], None] = lambda items: None,
     limit: int | None = None,
     cache: Path | None = None,
+    contents: Contents | None = None,
 ) -> Prepared:
     """Decode a split for one grid.
 
@@ -85,24 +84,26 @@ def prepare_split(
         limit: take the first items only.
         cache: folder where decoded splits are kept (``media.cache``); the pixels are then a
             memory map. None keeps them in memory alone.
+        contents: of the split, where somebody has read it already; of no use with other items.
 
     Raises:
-        SourceError: unreadable items, counted and named.
+        SourceError: unreadable items, counted and named, or items that changed meanwhile.
         CacheError: a cache that cannot be written, or is damaged.
     """
     items = source.split(split)[:limit]
     wanted = _Wanted(source, split, items, spec, grid, patch, skip_unreadable)
-    contents = contents_of(source, items) if cache else None
+    if contents and contents.ids != tuple(item.id for item in items):
+        contents = None
+    if cache and not contents:
+        contents = contents_of(source, items)
 
     def build(add: Add) -> Notes:
-        nonlocal contents
         hashes = Hashes()
         skipped = wanted.decode(add, hashes, workers, advance)
-        found = hashes.contents(items)
-        if contents and contents.sha256 != found.sha256:
+        found = hashes.contents(items).sha256
+        if contents and contents.sha256 != found:
             raise SourceError(f"{source.name}: split {split!r} changed while it was read")
-        contents = found
-        return {"sha256": found.sha256, "skipped": skipped}
+        return {"sha256": found, "skipped": skipped}
 
     if cache and contents:
         key = cache_key(contents.sha256, spec, grid.pixels(patch))
@@ -114,7 +115,7 @@ def prepare_split(
     kept = [item for item in items if item.id not in skipped]
     labels = np.array([item.label for item in kept], dtype=np.int64)
     ids = tuple(item.id for item in kept)
-    return Prepared(pixels, labels, ids, notes["sha256"], tuple(skipped.items()), contents)
+    return Prepared(pixels, labels, ids, notes["sha256"], tuple(skipped.items()))
 
 
 @dataclasses.dataclass(frozen=True)

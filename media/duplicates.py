@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from media.contents import Contents
-from media.sources import SourceError
+from media.sources import Source, SourceError
 
 #: Pairs that are named.
 TOLD = 10
@@ -32,16 +32,24 @@ class Duplicates:
     named: tuple[tuple[str, str, str, str], ...]
     within: Mapping[str, int]
 
-    def check(self, name: str) -> None:
-        """SourceError that names what lies in two splits."""
+    def check(self, source: Source) -> None:
+        """SourceError that names what lies in two splits of the source, and what to do."""
         if not self.across:
             return
         told = "; ".join(f"{a!r} in {one} and {b!r} in {two}" for one, a, two, b in self.named)
         more = f"; and {self.across - len(self.named)} more" * (self.across > len(self.named))
         raise SourceError(
-            f"{name}: the same bytes lie in two splits: {told}{more}. Take one of each out, or "
-            "give both one group; --allow-duplicates goes on, and report and card will say so"
+            f"{source.name}: the same bytes lie in two splits: {told}{more}. "
+            f"{self._advice(source.made)}--allow-duplicates goes on, and report and card say so"
         )
+
+    def _advice(self, made: tuple[str, ...]) -> str:
+        """What keeps splits apart: what is made can be made otherwise, what is given cannot."""
+        movable = {"train", *made} if made else set()
+        among = [{one, two} <= movable for one, _, two, _ in self.named]
+        split = "python -m training split DATA --out CSV puts equal bytes into one split. "
+        remove = "Remove one of each where splits are given. "
+        return split * any(among) + remove * (not all(among))
 
     def public(self) -> dict[str, Any]:
         """As plain JSON, without ids: they may be paths."""
@@ -50,6 +58,15 @@ class Duplicates:
     def as_json(self) -> dict[str, Any]:
         """As plain JSON."""
         return self.public() | {"named": [list(pair) for pair in self.named]}
+
+
+def let_through(notes: Mapping[str, Any]) -> bool:
+    """Whether a run's notes say to go on where bytes lie in two splits, or nobody looked then.
+
+    What was begun before anybody looked keeps its splits.
+    """
+    allowed = notes.get("config", {}).get("allow_duplicates", False)
+    return bool(allowed) or "duplicates" not in notes.get("data", {})
 
 
 def find_duplicates(contents: Mapping[str, Contents]) -> Duplicates:

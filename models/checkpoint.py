@@ -117,8 +117,9 @@ def upgrade(document: dict[str, Any]) -> dict[str, Any]:
     2: an encoding names its own options alone, in the model and in the config of its training.
     """
     if document["schema"] == 1:
-        for path in (("model", "encoding"), ("notes", "config", "model", "encoding")):
-            document = encoding_from_schema_1(document, *path) | {"schema": 2}
+        document = encoding_from_schema_1(document, "model", "encoding")
+        document = encoding_from_schema_1(document, "notes", "config", "model", "encoding")
+        document = document | {"schema": 2}
     return document
 
 

@@ -65,26 +65,35 @@ def of_known_schema(document: Any, known: int, where: str) -> dict[str, Any]:
     return document
 
 
-#: What schema 1 wrote for options that were left to the encoding, besides null.
-_LEFT_IN_SCHEMA_1 = {"per_layer": True, "per_head": True, "position_rule": "constant-step"}
+#: Every option of schema 1, and what it wrote besides null where it was left to the encoding.
+_LEFT_IN_SCHEMA_1 = {
+    "per_layer": True, "per_head": True, "position_rule": "constant-step",
+    **dict.fromkeys((
+        "block", "base", "basis", "factors", "normalise", "shift", "jitter", "rescale", "learned",
+    )),
+}  # fmt: skip
 
 
 def encoding_from_schema_1(document: Any, *path: str) -> Any:
     """A document of schema 1 whose encoding, at ``path``, names its own options alone.
 
-    In schema 1 every encoding wrote the options of all. What is not there, or of another type,
-    stays as it is, for the reader to refuse.
+    In schema 1 every encoding wrote the options of all. What is not there, of another type, or
+    called otherwise stays as it is, for the reader to refuse.
     """
     if not isinstance(document, dict) or (path and path[0] not in document):
         return document
     if path:
         key, *below = path
         return document | {key: encoding_from_schema_1(document[key], *below)}
-    return {
-        key: value
-        for key, value in document.items()
-        if key == "name" or (value is not None and value != _LEFT_IN_SCHEMA_1.get(key))
-    }
+    return {key: value for key, value in document.items() if not _is_left(key, value)}
+
+
+def _is_left(option: str, value: Any) -> bool:
+    """Whether schema 1 left an option to the encoding; 1 is not True."""
+    if option not in _LEFT_IN_SCHEMA_1:
+        return False
+    left = _LEFT_IN_SCHEMA_1[option]
+    return value is None or (type(value) is type(left) and value == left)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from media.contents import Contents, split_contents
 from media.dataset import Prepared, prepare_split
-from media.duplicates import find_duplicates
+from media.duplicates import Duplicates
 from media.sources import FIRST, RULE, Source, SourceError, open_source
 from media.spec import AXES, Grid, InputSpec, SpecError
 from models.spec import ModelSpec
@@ -89,11 +89,14 @@ def prepare(
     progress: Progress,
     cache: Path | None = None,
     grid: Grid | None = None,
+    *,
+    contents: Contents | None = None,
 ) -> Prepared:
     """One split decoded, or found in the cache; that of training as large as its crops want it.
 
     Args:
         grid: another one than the model's; of scans it shows the same millimetres.
+        contents: of the split, where it has been read already.
     """
     sides = config.model.training_grid.pixels(config.model.patch)
     pixels = grid.pixels(config.model.patch) if grid else sides
@@ -114,6 +117,7 @@ def prepare(
             skip_unreadable=config.skip_unreadable,
             advance=advance,
             cache=cache,
+            contents=contents,
         )
     progress.skipped(split, prepared.skipped)
     absent = sorted(set(range(len(source.labels))) - set(prepared.labels.tolist()))
@@ -138,25 +142,23 @@ def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
 
 
+def read_contents(source: Source) -> dict[str, Contents]:
+    """What every split holds, by its name; decodes nothing."""
+    return {split: split_contents(source, split) for split in source.present()}
+
+
 def describe(
-    source: Source, training: Prepared, validation: Prepared, *, allow_duplicates: bool = False
+    source: Source,
+    contents: Mapping[str, Contents],
+    duplicates: Duplicates,
+    training: Prepared,
+    validation: Prepared,
 ) -> dict[str, Any]:
     """What was trained on, without saying where it lay.
 
     The hash of the training split is that of all of its items, whatever part of them was used:
     it tells which items were never in it.
-
-    Raises:
-        SourceError: the same bytes lie in two splits, and may not.
     """
-    contents: dict[str, Contents] = {}
-    for split in source.present():
-        read = {"train": training.contents, "val": validation.contents}.get(split)
-        whole = read and len(read.ids) == len(source.split(split))  # training may be by a part
-        contents[split] = read if read and whole else split_contents(source, split)
-    duplicates = find_duplicates(contents)
-    if not allow_duplicates:
-        duplicates.check(source.name)
     return {
         "name": source.name,
         "labels": list(source.labels),
@@ -180,13 +182,24 @@ def check_labels(notes: dict[str, Any], source: Source) -> None:
         )
 
 
-def check_data(notes: dict[str, Any], data: dict[str, Any]) -> None:
+def check_contents(notes: dict[str, Any], contents: Mapping[str, Contents]) -> None:
     """Refuse to continue a run on items that changed, came or went since it began."""
     for split in ("train", "val"):
-        old, new = notes["data"][split], data[split]
-        if old != new:
+        old, new = notes["data"][split], contents[split]
+        if old["sha256"] != new.sha256:
             raise SourceError(
                 f"split {split!r} is not the one that the run began with: expected "
                 f"{old['items']} items (sha256 {old['sha256'][:12]}...), "
-                f"got {new['items']} ({new['sha256'][:12]}...)"
+                f"got {len(new.ids)} ({new.sha256[:12]}...)"
+            )
+
+
+def check_read(notes: dict[str, Any], data: dict[str, Any]) -> None:
+    """Refuse to continue a run with more or fewer of its items: others can be read now."""
+    for split in ("train", "val"):
+        old, new = notes["data"][split]["items"], data[split]["items"]
+        if old != new:
+            raise SourceError(
+                f"split {split!r} is not the one that the run began with: expected {old} items "
+                f"that can be read, got {new}"
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -59,6 +59,23 @@ def _check_whole(source: Source, how: str, names: Sequence[str]) -> None:
                 f"{source.name}: {how} would part group {item.group!r} of the data, into "
                 f"{home[item.group]!r} and {found!r}"
             )
+
+
+def joined(keys: Sequence[Iterable[Hashable]]) -> list[int]:
+    """For every item the first of those that it belongs with: they share a key, or others do."""
+    home = list(range(len(keys)))
+
+    def root(place: int) -> int:
+        while home[place] != place:
+            home[place] = place = home[home[place]]
+        return place
+
+    first: dict[Hashable, int] = {}
+    for place, own in enumerate(keys):
+        for key in own:
+            one, two = sorted((root(first.setdefault(key, place)), root(place)))
+            home[two] = one
+    return [root(place) for place in range(len(keys))]
 
 
 def by_column(table: Path, column: str) -> Name:

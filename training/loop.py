@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from media.duplicates import find_duplicates, let_through
 from media.sources import RULE
 from media.spec import to_json
 from models.vit import VisionTransformer
@@ -105,18 +106,25 @@ def set_up(
         run.restore(state)
     if not config.skip_unreadable:
         check_modality(config, used)
+    contents = data.read_contents(source)
+    duplicates = find_duplicates(contents)
+    if resume:
+        data.check_contents(notes, contents)
+    if not (config.allow_duplicates or (resume and let_through(notes))):
+        duplicates.check(source)
+    if duplicates.across:  # known from here on, also to whoever goes on with this run
+        config = dataclasses.replace(config, allow_duplicates=True)
+    progress.say(about_duplicates(duplicates.as_json()))
     cache = run.cache(config.cache)
     with memory.told("while decoding", memory.smaller_decoding(config)):
         training, validation = (
-            data.prepare(used, split, config, progress, cache) for split in ("train", "val")
+            data.prepare(used, split, config, progress, cache, contents=contents[split])
+            for split in ("train", "val")
         )
     check_steps(config, len(training.ids), notes["step"])  # unreadable items may be left out
-    described = data.describe(
-        source, training, validation, allow_duplicates=config.allow_duplicates
-    )
-    progress.say(about_duplicates(described["duplicates"]))
+    described = data.describe(source, contents, duplicates, training, validation)
     if resume:
-        data.check_data(notes, described)
+        data.check_read(notes, described)
     notes |= {"config": to_json(config), "data": described}
     weights = None
     if config.class_weights == "balanced":

@@ -4,7 +4,12 @@ Photos of one person, clips of one film or slices of one patient belong into one
 that has seen the person recognises the photo, and the accuracy says nothing. Say what belongs
 together by one of --group-column, --group-level, --group-regex and --group-dicom-patient; groups
 that the data name already stay whole, and a way that would part one of them is refused. Where such
-items carry neighbouring numbers, --order number keeps them together.
+items carry neighbouring numbers, --order number keeps them together: in ranges over all classes
+or, where a class would then be absent from a split, in ranges within each class; the output says
+which.
+
+Files with the same bytes count as one item, of whatever name or class: they go into one split, and
+groups of the data that share such files become one group. The output says how many.
 
 Splits that the data give are kept: then only a missing val is taken from train, and groups are
 written. A group in two given splits is refused by name.
@@ -28,12 +33,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from media.files import write_atomic
-from media.sources import COLUMNS, RULE, SPLITS, Item, Source, SourceError, list_source, with_splits
+from media.sources import COLUMNS, RULE, SPLITS, Source, SourceError, list_source, with_splits
 from media.sources.rules import SHARES, VAL_SHARES
 from media.sources.tree import LABELS
 from media.spec import SpecError
 from training.about_data import about_source, how_split
+from training.copies import about_copies, first_copies, join_copies
 from training.groups import by_column, by_level, by_patient, by_regex, regroup
+from training.ranges import by_number
 
 
 def main(arguments: list[str]) -> int:
@@ -43,7 +50,10 @@ def main(arguments: list[str]) -> int:
         if options.out.exists():
             raise FileExistsError(f"{options.out} exists already and is never overwritten")
         listed = _grouped(_open(options), options)
-        source = ORDERS[options.order](listed, options.fractions)
+        copies = first_copies(listed)
+        source, how = ORDERS[options.order](
+            join_copies(listed, copies), options.fractions, copies
+        )
         root = options.data if options.data.is_dir() else options.data.parent
         write_atomic(options.out, _table(source, root, options.out).encode())
     except (SpecError, SourceError, FileExistsError) as error:
@@ -52,9 +62,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    by_rule = options.order == "hash"
-    print(how_split(source.rule, source.made) if by_rule else "splits: ranges of numbers")
-    print(*about_source(source), sep="\n")
+    print(how, *about_copies(listed, copies), *about_source(source), sep="\n")
     groups = len({item.group for item in source.items} - {""})
     counts = Counter(item.split for item in source.items)
     shown = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
@@ -62,44 +70,19 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def by_hash(source: Source, fractions: Mapping[str, float] | None) -> Source:
-    """The rule that training follows where splits are missing, for other shares too."""
-    if fractions is None:
-        return with_splits(source)
-    held = fractions["train"] + fractions["val"]
-    val_shares = {split: fractions[split] / held for split in VAL_SHARES}
-    return with_splits(source, RULE, fractions, val_shares)
+def by_hash(
+    source: Source, fractions: Mapping[str, float] | None, copies: Mapping[str, str]
+) -> tuple[Source, str]:
+    """The rule that training follows where splits are missing, for other shares too.
 
-
-def by_number(source: Source, fractions: Mapping[str, float] | None) -> Source:
-    """Contiguous ranges of the last number in the file name, in the order train, val, test.
-
-    Items with one number are never parted, nor is a group, nor groups whose numbers overlap: what
-    belongs together goes where its middle lies.
+    Returns how it was split, too. Copies are groups by now.
     """
-    if any(item.split for item in source.items):
-        raise SourceError(f"{source.name} is split already: --order number makes all three splits")
-    numbers = {item.id: _number(item, source) for item in source.items}
-    last: dict[str, int] = {}  # number of each group
-    for item in source.items:
-        if item.group:
-            last[item.group] = max(numbers[item.id], last.get(item.group, 0))
-    ordered = sorted(source.items, key=lambda item: (numbers[item.id], item.id))
-    units: list[list[Item]] = []
-    reach = -1  # up to this number the last unit holds everything
-    for item in ordered:
-        if numbers[item.id] > reach:
-            units.append([])
-        reach = max(reach, numbers[item.id], last.get(item.group, -1))
-        units[-1].append(item)
-    before, items = 0, []
-    for unit in units:
-        split = _at((before + len(unit) / 2) / len(ordered), fractions or SHARES)
-        before += len(unit)
-        items += [
-            Item(item.id, item.label, split, item.group or str(numbers[item.id])) for item in unit
-        ]
-    return dataclasses.replace(source, items=tuple(items), made=SPLITS)
+    val_shares = VAL_SHARES
+    if fractions is not None:
+        held = fractions["train"] + fractions["val"]
+        val_shares = {split: fractions[split] / held for split in VAL_SHARES}
+    made = with_splits(source, RULE, fractions or SHARES, val_shares)
+    return made, how_split(made.rule, made.made)
 
 
 ORDERS = {"number": by_number, "hash": by_hash}
@@ -109,7 +92,7 @@ def _open(options: argparse.Namespace) -> Source:
     """A folder or a CSV, with the splits and groups that it gives."""
     if not options.data.is_dir() and options.data.suffix.lower() != ".csv":
         raise SourceError(f"expected a folder with CLASS/file or a CSV, got {options.data}")
-    source = list_source(options.data, extra_columns=options.group_column is not None)
+    source = list_source(options.data, extra_columns=True)
     given = {item.split for item in source.items}
     if "val" in given and not _way(options):
         raise SourceError(
@@ -147,19 +130,6 @@ def _grouped(source: Source, options: argparse.Namespace) -> Source:
         new = len({item.group for item in items})
         print(f"groups: the data name {old}, each of them whole in one of the {new} of {way}")
     return dataclasses.replace(source, items=tuple(items))
-
-
-def _number(item: Item, source: Source) -> int:
-    numbers = re.findall(r"\d+", Path(item.id).stem, flags=re.ASCII)
-    if not numbers:
-        raise SourceError(f"{source.name}: expected a number in every file name, got {item.id!r}")
-    return int(numbers[-1])
-
-
-def _at(place: float, fractions: Mapping[str, float]) -> str:
-    """The split that a place in [0, 1] of the ordered items belongs to."""
-    train, val = fractions["train"], fractions["val"]
-    return "train" if place < train else "val" if place < train + val else "test"
 
 
 def _table(source: Source, root: Path, out: Path) -> str:
@@ -217,8 +187,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=sorted(ORDERS),
         default="hash",
         help="number: contiguous ranges of the last number in the file name, never cutting "
-        "between two items with the same number, nor through a group; hash: at random, the same "
-        "every time, alike from every class",
+        "between two items with the same number, nor through a group; over all classes, or within "
+        "each class where one would be absent from a split; hash: at random, the same every time, "
+        "alike from every class",
     )
     add(
         "--fractions", type=_fractions, metavar="TRAIN,VAL,TEST", help="(default 0.8,0.1,0.1; a "

@@ -6,10 +6,13 @@ packs archives). Here every name is told in NFC, and found in either.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+
+from media.sources.items import SourceError
 
 #: Kinds of files that a summary tells one by one.
 TOLD = 12
@@ -20,26 +23,44 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def finder(root: Path) -> Callable[[str], Path | None]:
-    """What finds the file of a relative path, in whatever form its name is stored."""
-    listings: dict[Path, dict[str, str]] = {}
+def finder(root: Path, exact: bool = False) -> Callable[[str], Path | None]:
+    """What finds the file of a relative path, in whatever form its name is stored.
 
-    def stored(folder: Path, part: str) -> str:
-        if (folder / part).exists() or not folder.is_dir():
-            return part
+    Where folders of both forms lie side by side, the file may be in either; where two files have
+    one name, SourceError names them.
+
+    Args:
+        exact: a file that is stored as it was asked for is that file, whatever lies beside it.
+    """
+    listings: dict[Path, dict[str, list[str]]] = {}
+
+    def stored(folder: Path, part: str) -> list[str]:
+        """All spellings of a name in a folder; the name itself where that cannot be listed."""
+        if part in ("/", "..") or not folder.is_dir() or not os.access(folder, os.R_OK):
+            return [part]
         if folder not in listings:
-            listings[folder] = {composed(path.name): path.name for path in folder.iterdir()}
-        return listings[folder].get(composed(part), part)
+            listings[folder] = {}
+            for name in sorted(path.name for path in folder.iterdir()):
+                listings[folder].setdefault(composed(name), []).append(name)
+        return listings[folder].get(composed(part), [part])
 
     def find(id_: str) -> Path | None:
-        path = root / id_
-        if not path.is_file() and not id_.isascii():
-            path = root
-            for part in PurePosixPath(id_).parts:
-                path /= stored(path, part)
-        return path if path.is_file() else None
+        if (root / id_).is_file() and (exact or id_.isascii()):
+            return root / id_
+        places = [Path()]
+        for part in PurePosixPath(id_).parts:
+            places = [place / name for place in places for name in stored(root / place, part)]
+        found = [place for place in places if (root / place).is_file()]
+        if len(found) > 1:
+            raise twins(root.name, *map(str, found[:2]))
+        return root / found[0] if found else None
 
     return find
+
+
+def twins(source: str, first: str, second: str) -> SourceError:
+    """The refusal of two files that differ in Unicode's form alone: which is meant is unknown."""
+    return SourceError(f"{source}: {first!a} and {second!a} are the same name in Unicode")
 
 
 def is_junk(part: str) -> bool:

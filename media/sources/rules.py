@@ -35,7 +35,7 @@ def with_splits(
         SourceError: a group lies in two splits.
     """
     items = assign_splits(source.items, rule, shares, val_shares)
-    _check_groups(source.name, items)
+    check_groups(source.name, items)
     return dataclasses.replace(source, items=tuple(items), rule=rule, made=_made(source.items))
 
 
@@ -86,8 +86,11 @@ def _place(item: Item, shares: Mapping[str, float]) -> str:
     return "train"
 
 
-def _check_groups(name: str, items: Sequence[Item]) -> None:
-    """One person, film or patient in two splits would let a model be judged on what it knows."""
+def check_groups(name: str, items: Sequence[Item]) -> None:
+    """SourceError where a group lies in two splits.
+
+    One person, film or patient there would let a model be judged on what it knows.
+    """
     home: dict[str, str] = {}
     for item in items:
         if item.group and home.setdefault(item.group, item.split) != item.split:

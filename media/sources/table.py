@@ -28,7 +28,7 @@ def open_csv(
     path: Path, rule: int = RULE, name: str = "", extra_columns: bool = False
 ) -> Source:
     """A CSV on disk; its paths are relative to its folder, and may lead out of it."""
-    find = finder(path.parent)
+    find = finder(path.parent, exact=rule == FIRST)
     return read_table(
         path.read_bytes(),
         path.name,
@@ -93,7 +93,7 @@ def _rows(text: str, file: str, extra_columns: bool) -> list[dict[str, str]]:
     if not known or len(set(header)) < len(header):
         raise SourceError(
             f"{file}: expected columns path,label and optionally split,group; "
-            f"got {','.join(header)}"
+            f"got {','.join(header)}" + _advice(header)
         )
     rows = []
     for row in reader:
@@ -103,6 +103,16 @@ def _rows(text: str, file: str, extra_columns: bool) -> list[dict[str, str]]:
         if not rows[-1]["path"] or not rows[-1]["label"]:
             raise SourceError(f"{file}: line {reader.line_num} lacks a path or a label")
     return rows
+
+
+def _advice(header: tuple[str, ...]) -> str:
+    """How columns of other names are put to use, if they are all that is wrong."""
+    if len(set(header)) < len(header) or not {"path", "label"} <= set(header):
+        return ""
+    return (
+        "; python -m training split makes a CSV with these columns alone of it, and --group-column "
+        "NAME a group of whatever has one value in another"
+    )
 
 
 def _split(row: dict[str, str], file: str) -> str:

@@ -33,6 +33,7 @@ from media.sources.names import (
     kind_of_junk,
     most_frequent,
     summary,
+    twins,
 )
 from media.sources.table import open_csv, read_table
 
@@ -67,8 +68,7 @@ class Tree:
         stored = {composed(file): file for file in self.files if not file.isascii()}
         files = frozenset(map(composed, self.files))
         if len(files) < len(self.files):
-            first, second = min(_twins(self.files))
-            raise SourceError(f"{self.name}: {first!a} and {second!a} are the same name in Unicode")
+            raise twins(self.name, *min(_twins(self.files)))
         folders = frozenset(map(composed, self.folders))
 
         def read(id_: str) -> bytes:

@@ -275,6 +275,33 @@ def test_rows_find_their_files_in_either_form(
     assert source.left_out == {}
 
 
+@pytest.mark.parametrize("kind", ["", "csv", *KINDS])
+def test_rows_find_their_files_in_folders_of_both_forms(tmp_path: Path, kind: str) -> None:
+    """A folder that is there twice, in two forms, hides nothing that lies in either."""
+    rows = [f"{NFC}/{NFC}/{n}.png" for n in range(4)] + ["b/4.png"]
+    table = "path,label\n" + "".join(f"{row},{row[0]}\n" for row in rows)
+    forms = [(one, two) for one in (NFC, NFD) for two in (NFC, NFD)]
+    files = {f"{one}/{two}/{n}.png": b"%d" % n for n, (one, two) in enumerate(forms)}
+    files |= {"labels.csv": table.encode(), "b/4.png": b"4"}
+    path = tmp_path / f"set{kind}"
+    path = pack(path, files) if kind in KINDS else unpack(path, files)
+    source = open_source(path / "labels.csv" if kind == "csv" else path)
+    assert contents(source) == {row: b"%d" % n for n, row in enumerate(rows)}
+
+
+@pytest.mark.parametrize("kind", ["", "csv", *KINDS])
+@pytest.mark.parametrize("place", ["{0}/1.png", "a/{0}.png"])
+def test_rows_that_mean_two_files_are_refused(tmp_path: Path, kind: str, place: str) -> None:
+    """Two files of one name in two forms: both are named, whichever the table spells."""
+    table = f"path,label\n{place.format(NFC)},a\nb/2.png,b\n".encode()
+    files = {place.format(form): form.encode() for form in (NFC, NFD)}
+    files |= {"labels.csv": table, "b/2.png": b"2"}
+    path = tmp_path / f"set{kind}"
+    path = pack(path, files) if kind in KINDS else unpack(path, files)
+    with pytest.raises(SourceError, match=r"cafe\\u0301.* and .*caf\\xe9.* are the same name"):
+        open_source(path / "labels.csv" if kind == "csv" else path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_archive_keeps_a_lone_split(tmp_path: Path, kind: str) -> None:
     """One folder around everything that is called train is a split, as it would be in a folder."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from media.contents import split_contents
+from media.contents import contents_of, split_contents
 from media.dataset import prepare_split
 from media.duplicates import TOLD, find_duplicates
 from media.sources import Source, SourceError, open_source
@@ -41,7 +42,7 @@ def test_same_bytes_in_two_splits_are_named(tmp_path: Path) -> None:
     )
     assert (found.across, found.within) == (2, {})
     with pytest.raises(SourceError, match="'train/a/1.png' in train and 'test/a/5.png' in test; "):
-        found.check(source.name)
+        found.check(source)
     assert found.public() == {"across": 2, "within": {}}
 
 
@@ -52,7 +53,7 @@ def test_same_bytes_within_a_split_are_counted(tmp_path: Path) -> None:
         "val/a/4.png": b"four", "val/b/5.png": b"five",
     })  # fmt: skip
     assert found_in(source) == {"across": 0, "within": {"train": 2}, "named": []}
-    find_duplicates({"train": split_contents(source, "train")}).check("set")
+    find_duplicates({"train": split_contents(source, "train")}).check(source)
 
 
 def test_only_some_of_many_are_named(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_only_some_of_many_are_named(tmp_path: Path) -> None:
     found = find_duplicates(contents)
     assert (found.across, len(found.named)) == (30, TOLD)
     with pytest.raises(SourceError, match=f"and {30 - TOLD} more") as caught:
-        found.check("set")
+        found.check(source)
     assert len(re.findall("in train and", str(caught.value))) == TOLD
 
 
@@ -91,19 +92,49 @@ def test_arrays_are_compared_with_type_and_shape(tmp_path: Path) -> None:
     assert ["train", "train/2", "val", "val/0"] in list(found["named"])  # type: ignore[call-overload]
 
 
-def test_decoded_split_knows_its_contents_with_a_cache_and_without(tmp_path: Path) -> None:
-    """What was decoded by an earlier run is compared like what is decoded now."""
-    pictures = {f"train/{'ab'[n % 2]}/{n}.png": picture(n) for n in range(6)}
-    source = make_set(tmp_path / "set", pictures | {"val/a/x.png": picture(3)})
-    prepared = [
-        prepare_split(source, "train", InputSpec(), Grid((3, 5)), (4, 2), cache=cache)
-        for cache in (None, tmp_path / "cache", tmp_path / "cache")
-    ]
-    for one in prepared:
-        assert one.contents is not None
-        assert one.contents.ids == one.ids
-        found = find_duplicates({"train": one.contents, "val": split_contents(source, "val")})
-        assert found.named == (("train", "train/b/3.png", "val", "val/a/x.png"),)
+@pytest.mark.parametrize("given", ["train", ""])
+def test_advice_fits_whoever_made_the_splits(tmp_path: Path, given: str) -> None:
+    """Splits that are made can be made otherwise; of those that are given a file has to go."""
+    files = {f"{'ab'[n % 2]}/{n}.png": b"one" for n in range(40)}
+    if given:
+        files = {f"train/{name}": data for name, data in files.items()}
+        files |= {"val/a/x.png": b"one", "val/b/y.png": b"two"}
+    source = make_set(tmp_path, files)
+    found = find_duplicates({name: split_contents(source, name) for name in source.present()})
+    with pytest.raises(SourceError, match="--allow-duplicates goes on") as caught:
+        found.check(source)
+    assert ("training split DATA --out CSV" in str(caught.value)) == (not given)
+    assert ("Remove one of each where splits are given" in str(caught.value)) == bool(given)
+
+
+def test_split_that_was_read_already_is_not_read_for_its_key(tmp_path: Path) -> None:
+    """Known contents find the cache at once; those of other items are of no use."""
+    made = {f"train/{'ab'[n % 2]}/{n}.png": picture(n) for n in range(6)}
+    source = make_set(tmp_path / "set", made | {"val/a/x.png": picture(9)})
+    train, reads = split_contents(source, "train"), list[str]()
+
+    def read(id_: str) -> bytes | np.ndarray:
+        reads.append(id_)
+        return source.read(id_)
+
+    watched = dataclasses.replace(source, read=read)
+    wanted = InputSpec(), Grid((3, 5)), (4, 2)
+    other = split_contents(source, "val")
+    for contents, expected in ((train, 6), (train, 0), (None, 6), (other, 6)):
+        reads.clear()
+        cache = tmp_path / "cache"
+        found = prepare_split(watched, "train", *wanted, cache=cache, contents=contents)
+        assert (len(reads), found.sha256) == (expected, train.sha256)
+
+
+def test_split_that_changed_since_it_was_read_is_refused(tmp_path: Path) -> None:
+    """Nobody trains on other bytes than those that were compared."""
+    made = {f"train/{'ab'[n % 2]}/{n}.png": picture(n) for n in range(6)}
+    source = make_set(tmp_path / "set", made)
+    contents = contents_of(source, source.split("train"))
+    (tmp_path / "set" / source.split("train")[0].id).write_bytes(picture(99))
+    with pytest.raises(SourceError, match="split 'train' changed while it was read"):
+        prepare_split(source, "train", InputSpec(), Grid((3, 5)), (4, 2), contents=contents)
 
 
 def test_real_pictures_repeat_where_they_are_known_to(data_dir: Path) -> None:

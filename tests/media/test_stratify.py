@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from media.sources import FIRST, RULE, SPLITS, Item, assign_splits, open_source
@@ -101,7 +101,6 @@ labelled_sets = st.lists(
 
 
 @given(labelled_sets, st.randoms(use_true_random=False), st.sampled_from(["", "train"]))
-@settings(max_examples=60, deadline=None)
 def test_splits_are_a_function_of_the_set(labelled: Labelled, random: object, given: str) -> None:
     """Whatever the order of the items, each gets the same split, and no group is cut."""
     items = split(labelled, given)
@@ -115,7 +114,6 @@ def test_splits_are_a_function_of_the_set(labelled: Labelled, random: object, gi
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5)), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None)
 def test_class_with_units_enough_is_in_every_split(units: list[tuple[int, int]]) -> None:
     """Groups of one class each: three of them reach all splits, two reach train and val."""
     labelled = [

@@ -126,6 +126,31 @@ def test_encoding_of_schema_1_keeps_what_was_said(name: str, said: dict[str, Any
     assert complete(EncodingSpec(**upgraded["encoding"])) == complete(parsed)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"per_layer": 1}, {"per_layer": 1.0}, {"per_head": 1}, {"position_rule": True},
+        {"zzz": 3}, {"block": True}, {"basis": 0},
+    ],
+)  # fmt: skip
+def test_what_schema_1_never_wrote_is_left_for_the_reader(
+    odd: dict[str, Any], tmp_path: Path
+) -> None:
+    """Values of another type and names that it did not know are neither dropped nor accepted."""
+    assert encoding_from_schema_1({"name": "liere", **ALL, **odd}) == {"name": "liere", **odd}
+    document = json.loads((RUN / "best/checkpoint.json").read_text())
+    document["model"]["encoding"] |= odd
+    (tmp_path / "checkpoint.json").write_text(json.dumps(document))
+    with pytest.raises(checkpoint.CheckpointError, match=next(iter(odd))):
+        checkpoint.read_description(tmp_path)
+
+
+def test_null_of_another_name_is_no_option_of_schema_1() -> None:
+    """The upgrade takes away what schema 1 wrote and nothing else."""
+    odd = {"name": "liere", "zzz": None}
+    assert encoding_from_schema_1(odd | ALL) == odd
+
+
 def test_schemas_are_named_where_one_is_newer(tmp_path: Path) -> None:
     """The message says which schemas are read, which came, and what to do."""
     (tmp_path / "checkpoint.json").write_text(json.dumps({"schema": 7, "unheard": "of"}))

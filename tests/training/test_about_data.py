@@ -164,14 +164,40 @@ def test_same_bytes_that_are_allowed_are_told(twice: Path, tmp_path: Path, capsy
     assert "known.png" not in json.dumps(source)
 
 
+def test_same_bytes_are_found_before_anything_is_decoded(
+    twice: Path, run: Path, tmp_path: Path, capsys: Chatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new run on them, and one that is resumed with other files, end before the long work."""
+
+    def decode(*_: Any, **__: Any) -> None:
+        pytest.fail("decoding has begun")
+
+    monkeypatch.setattr("training.loop.data.prepare", decode)
+    check_refused(command(twice, tmp_path / "run"), capsys, "the same bytes lie in two splits")
+    known = shutil.copytree(run, tmp_path / "known", symlinks=True)
+    changed = "split 'train' is not the one that the run began with: expected 114 items"
+    check_refused(command(twice, known, "epochs=1", resume=True), capsys, changed)
+
+
+def test_made_splits_with_the_same_bytes_become_good_ones(tmp_path: Path, capsys: Chatter) -> None:
+    """What the refusal says to do is done, and training reads the result."""
+    data, out = write_pictures(tmp_path / "set", "", 10), tmp_path / "l.csv"
+    for name in COLOURS:
+        for place in range(9):
+            shutil.copy(data / name / "0.png", data / name / f"again{place}.png")
+    advice = "python -m training split DATA --out CSV puts equal bytes"
+    check_refused(command(data, tmp_path / "run"), capsys, advice)
+    assert main(["split", str(data), "--out", str(out)]) == 0
+    assert main(command(out, tmp_path / "run", "epochs=1")) == 0
+    assert data_of(tmp_path / "run")["duplicates"]["across"] == 0
+
+
 # --- runs from before ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def old(tmp_path: Path) -> tuple[Path, Path]:
+def old_run(data: Path, out: Path) -> tuple[Path, Path]:
     """Data without splits, and a run on them as code that knew one rule left it."""
-    data, out = write_pictures(tmp_path / "set", "", 30), tmp_path / "run"
-    config = override(PRESETS["smoke"](str(data)), [*TINY, "epochs=1"])
+    config = override(PRESETS["smoke"](str(data)), [*TINY, "epochs=1", "allow_duplicates=true"])
     train(config, out, report=False, rule=FIRST)
     for name in ("last", "best"):
         path = (out / name).resolve() / DESCRIPTION
@@ -181,6 +207,36 @@ def old(tmp_path: Path) -> tuple[Path, Path]:
         description["notes"]["config"].pop("allow_duplicates", None)
         path.write_text(json.dumps(description))
     return data, out
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> tuple[Path, Path]:
+    return old_run(write_pictures(tmp_path / "set", "", 30), tmp_path / "run")
+
+
+def test_run_from_before_is_told_of_the_same_bytes(tmp_path: Path, capsys: Chatter) -> None:
+    """Nobody looked when it began: it goes on, is reported and exported as ever, and all say so."""
+    data = write_pictures(tmp_path / "set", "", 30)
+    for place in range(30):
+        shutil.copy(data / "cat" / "0.png", data / "cat" / f"again{place}.png")
+    source, out = open_source(data, FIRST), tmp_path / "run"
+    assert len({item.split for item in source.items if "again" in item.id}) > 1
+    old_run(data, out)
+    path = (out / "best").resolve() / DESCRIPTION
+    before, _ = path.read_bytes(), capsys.readouterr()
+    assert main(["report", str(out)]) == 0
+    assert "same bytes in two splits: " in capsys.readouterr().err
+    assert "Splits have items in common" in report_of(out)[1]
+    assert export(export_of(out, tmp_path / "bundles")) == 0
+    assert "same bytes in two of train, val and test: " in capsys.readouterr().err
+    assert "items in common" in (tmp_path / "bundles" / "run" / "README.md").read_text()
+    assert path.read_bytes() == before
+    longer = ["epochs=3"]
+    assert main(command(data, out, *longer, resume=True)) == 0
+    assert "same bytes in two splits: " in capsys.readouterr().err
+    assert read_description(out / "last").notes["data"]["duplicates"]["across"] > 0
+    assert main(command(data, out, *longer, resume=True)) == 0  # it says so itself by now
+    assert main(["report", str(out), "--data", str(data)]) == 0
 
 
 def test_run_from_before_keeps_its_splits(old: tuple[Path, Path], tmp_path: Path) -> None:

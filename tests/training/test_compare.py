@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from media.dataset import prepare_split
+from media.duplicates import find_duplicates
 from media.sources import Item, Source, open_source
 from media.spec import Grid, InputSpec, SpecError
 from models.checkpoint import load_checkpoint, read_description
@@ -35,7 +36,7 @@ from training.compare.comparison import claimed, load
 from training.compare.resolutions import scaled, shuffled
 from training.compare.rows import over_seeds
 from training.compare.table import percent
-from training.data import describe, thin
+from training.data import describe, read_contents, thin
 from training.loop import set_up
 from training.presets import PRESETS
 from training.progress import Progress
@@ -451,7 +452,9 @@ def test_run_on_a_part_of_the_items_can_be_reported_and_exported(
     prepared = [
         prepare_split(whole, split, InputSpec(), Grid((1, 1)), (8, 8)) for split in ("train", "val")
     ]
-    expected = describe(whole, *prepared)["train"]["sha256"]
+    contents = read_contents(whole)
+    described = whole, contents, find_duplicates(contents)
+    expected = describe(*described, *prepared)["train"]["sha256"]
     assert description.notes["data"]["train"]["sha256"] == expected
     part = dataclasses.replace(prepared[0], ids=prepared[0].ids[:9], sha256="of a part")
-    assert describe(whole, part, prepared[1])["train"] == {"items": 9, "sha256": expected}
+    assert describe(*described, part, prepared[1])["train"] == {"items": 9, "sha256": expected}

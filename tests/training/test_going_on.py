@@ -341,9 +341,9 @@ def break_item(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     marked = np.zeros((1,))
     prepare = training.loop.data.prepare
 
-    def look(source: Any, split: str, *rest: Any) -> Any:
+    def look(source: Any, split: str, *rest: Any, **named: Any) -> Any:
         nonlocal marked
-        prepared = prepare(source, split, *rest)
+        prepared = prepare(source, split, *rest, **named)
         if split == "train":
             marked = prepared.pixels[prepared.ids.index(name)]
         return prepared

@@ -169,6 +169,119 @@ def test_split_of_real_hands_leaks_no_number(data_dir: Path, tmp_path: Path) -> 
     assert 0.78 < len(ranges["train"]) / len(rows) < 0.82
 
 
+def shares_of_classes(path: Path) -> dict[str, Counter[str]]:
+    """How many items of each class are in each split of a CSV."""
+    found: dict[str, Counter[str]] = {}
+    for row in read_rows(path):
+        found.setdefault(row["split"], Counter())[row["label"]] += 1
+    return found
+
+
+def test_split_by_number_keeps_every_class(tmp_path: Path, capsys: Chatter) -> None:
+    """Files numbered through one class after the other: each class has ranges of its own."""
+    animals = ("ant", "bee", "cat", "dog")
+    names = [f"{animals[n // 30]}/frame_{n}.png" for n in range(120)]
+    folder, out = write_empty(tmp_path / "set", *names), tmp_path / "l.csv"
+    assert main(["split", str(folder), "--out", str(out), "--order", "number"]) == 0
+    assert "splits: ranges of numbers within each class" in capsys.readouterr().out
+    assert shares_of_classes(out) == {
+        split: Counter(dict.fromkeys(animals, count))
+        for split, count in (("train", 24), ("val", 3), ("test", 3))
+    }
+    numbers = {row["path"]: int(row["group"]) for row in read_rows(out)}
+    train = [numbers[row["path"]] for row in read_rows(out) if row["split"] == "train"]
+    assert sorted(train) == [30 * place + n for place in range(4) for n in range(24)]
+
+
+@pytest.mark.parametrize(
+    ("count", "present"),
+    [(1, {"train"}), (2, {"train", "val"}), (3, {"train", "val", "test"}),
+     (4, {"train", "val", "test"})],
+)  # fmt: skip
+def test_split_by_number_gives_scarce_classes_what_they_can_have(
+    tmp_path: Path, count: int, present: set[str]
+) -> None:
+    """A class of three numbers is in every split, whatever the shares; one of fewer is told."""
+    names = [f"a/{n}.png" for n in range(30)] + [f"b/{100 + n}.png" for n in range(count)]
+    folder, out = write_empty(tmp_path / "set", *names), tmp_path / "l.csv"
+    assert main(["split", str(folder), "--out", str(out), "--order", "number"]) == 0
+    found = shares_of_classes(out)
+    assert {split for split in found if found[split]["b"]} == present
+    assert all(found[split]["a"] for split in ("train", "val", "test"))
+
+
+def test_split_by_number_in_classes_never_cuts_a_number(tmp_path: Path) -> None:
+    """A number that two classes share stays whole where each class has ranges of its own."""
+    names = [f"{'ab'[n // 30]}/{n}.png" for n in range(60)] + [f"b/x_{n}.png" for n in range(20)]
+    folder, out = write_empty(tmp_path / "set", *names), tmp_path / "l.csv"
+    assert main(["split", str(folder), "--out", str(out), "--order", "number"]) == 0
+    found = shares_of_classes(out)
+    assert all(found[split][label] for split in found for label in "ab")
+    assert len(found) == 3
+    assert all(len(splits) == 1 for splits in split_of_groups(out).values())
+
+
+def test_split_by_number_names_no_group_that_the_data_name(tmp_path: Path) -> None:
+    """A patient called 115 is not the picture with that number; training reads what came out."""
+    rows = [f"{n}.png,{'ab'[n % 2]},{'115' if n < 5 else ''}" for n in range(120)]
+    table, out = write_table(tmp_path / "set", *rows), tmp_path / "l.csv"
+    assert main(["split", str(table), "--out", str(out), "--order", "number"]) == 0
+    found = split_of_groups(out)
+    assert (found["115"], found["number 115"]) == ({"train"}, {"test"})
+    assert len(open_source(out).items) == 120
+
+
+# --- the same bytes -----------------------------------------------------------------------------
+
+
+def fill(folder: Path, copies: dict[str, str]) -> Path:
+    """Give every file other bytes, but some those of another."""
+    for path in folder.rglob("*.png"):
+        name = path.relative_to(folder).as_posix()
+        path.write_text(copies.get(name, name))
+    return folder
+
+
+@pytest.mark.parametrize("order", ["hash", "number"])
+def test_same_bytes_are_one_item(tmp_path: Path, capsys: Chatter, order: str) -> None:
+    """Copies lie in one split, of whatever class, and are counted; the rest is dealt as ever."""
+    names = [f"{'ab'[n % 2]}/{n}.png" for n in range(120)]
+    copies = {f"b/{119 - 2 * n}.png": f"a/{2 * n}.png" for n in range(20)}
+    folder = fill(write_empty(tmp_path / "set", *names), copies)
+    out = tmp_path / "l.csv"
+    assert main(["split", str(folder), "--out", str(out), "--order", order]) == 0
+    assert "same bytes: 40 items are copies of 20" in capsys.readouterr().out
+    split_of = {row["path"].removeprefix("set/"): row["split"] for row in read_rows(out)}
+    assert all(split_of[one] == split_of[other] for one, other in copies.items())
+    found = shares_of_classes(out)
+    assert all(found[split][label] for split in ("train", "val", "test") for label in "ab")
+    assert len(open_source(out).items) == 120
+
+
+def test_same_bytes_join_the_groups_of_the_data(tmp_path: Path, capsys: Chatter) -> None:
+    """Two patients with one picture are one group, and that is told."""
+    rows = [f"{n}.png,{'ab'[n // 5 % 2]},p{n // 5}" for n in range(120)]
+    table, out = write_table(tmp_path / "set", *rows), tmp_path / "l.csv"
+    fill(table.parent, {"11.png": "0.png", "21.png": "12.png"})
+    assert main(["split", str(table), "--out", str(out)]) == 0
+    assert "one group: of 24 groups 22 are left" in capsys.readouterr().out
+    assert len(split_of_groups(out)) == 22
+    assert {row["group"] for row in read_rows(out) if int(row["path"][4:-4]) < 25} == {
+        "p0", "p1", "p3"
+    }  # fmt: skip
+
+
+def test_same_bytes_stay_where_splits_are_given(tmp_path: Path, capsys: Chatter) -> None:
+    """Of a given test split nothing moves, nor is a training picture that it repeats put there."""
+    names = [f"{s}/{'ab'[n % 2]}/{n}.png" for s in ("train", "test") for n in range(20)]
+    copies = {"test/a/0.png": "train/a/0.png", "train/b/3.png": "train/b/1.png"}
+    folder, out = fill(write_empty(tmp_path / "set", *names), copies), tmp_path / "l.csv"
+    assert main(["split", str(folder), "--out", str(out)]) == 0
+    assert "same bytes: 2 items are copies of 1" in capsys.readouterr().out
+    given = {row["path"] for row in read_rows(out) if row["split"] == "test"}
+    assert given == {f"set/{name}" for name in names if name.startswith("test")}
+
+
 # --- groups -------------------------------------------------------------------------------------
 
 
@@ -236,10 +349,23 @@ def test_groups_by_a_column(tmp_path: Path, capsys: Chatter) -> None:
     rows = [f"{n}.png,{'ab'[n % 2]},{n % 7},case {n // 5}" for n in range(120)]
     table = write_table(tmp_path / "set", *rows, header="path,label,age,who")
     out, command = tmp_path / "l.csv", ["split", str(table), "--out", str(tmp_path / "l.csv")]
-    check_refused(command, capsys, "expected columns path,label")
     check_refused([*command, "--group-column", "patient"], capsys, "'patient', got path,label,age")
     assert main([*command, "--group-column", "who"]) == 0
     check_patients_are_whole(out)
+
+
+@pytest.mark.parametrize("way", [[], ["--group-level", "1"], ["--group-regex", "^(s[0-9]+)/"]])
+def test_columns_of_others_mean_nothing(
+    tmp_path: Path, capsys: Chatter, way: list[str]
+) -> None:
+    """Whatever way to group, or none, reads a table; training itself names the way to use it."""
+    rows = [f"s{n // 5}/{n}.png,{'ab'[n % 2]},{n % 7}" for n in range(120)]
+    table = write_table(tmp_path / "set", *rows, header="path,label,age")
+    out = tmp_path / "l.csv"
+    assert main(["split", str(table), "--out", str(out), *way]) == 0
+    assert len(read_rows(out)) == 120
+    assert len(split_of_groups(out)) == (24 if way else 1)
+    check_refused(command(table, tmp_path / "run"), capsys, "got path,label,age", "--group-column")
 
 
 def test_groups_that_the_data_name_are_never_parted(tmp_path: Path, capsys: Chatter) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from media.duplicates import find_duplicates
 from media.sources import SourceError, open_source
 from media.spec import InputSpec, SpecError, VolumeSpec
 from models.spec import EncodingSpec, ModelSpec
 from training.config import Augment, TrainConfig
-from training.data import describe, open_data, prepare, with_classes
+from training.data import describe, open_data, prepare, read_contents, with_classes
 from training.progress import Progress
 
 MODEL = ModelSpec(
@@ -75,7 +76,8 @@ def test_training_items_are_as_large_as_their_crops_want(tmp_path: Path) -> None
         training, validation = (prepare(source, s, config, progress) for s in ("train", "val"))
     assert training.pixels.shape == (5, 16, 31, 3)  # 1.3 times 12 and 24, rounded
     assert validation.pixels.shape == (3, 12, 24, 3)
-    described = describe(source, training, validation)
+    contents = read_contents(source)
+    described = describe(source, contents, find_duplicates(contents), training, validation)
     assert (described["train"]["items"], described["val"]["items"]) == (5, 3)
     assert str(tmp_path) not in str(described)
 

@@ -122,7 +122,7 @@ def work(options: argparse.Namespace, dropped: list[str]) -> None:
     check_skipped(config, source, used)
     contents = {split: split_contents(source, split) for split in source.present()}
     if not config.allow_duplicates:
-        find_duplicates(contents).check(source.name)
+        find_duplicates(contents).check(source)
     digests = {split: contents[split].sha256 for split in ("train", "val", options.split)}
     recipe = Recipe(config, tuple(options.scales), options.split, options.test_items, digests, rule)
     data.thin(source, options.split, options.test_items)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from media.contents import split_contents
+from media.contents import Contents
 from media.dataset import Prepared, prepare_split
-from media.duplicates import Duplicates, find_duplicates
+from media.duplicates import Duplicates, find_duplicates, let_through
 from media.sources import Source, SourceError, open_source
 from models.checkpoint import Description
 from models.vit import Encoded, VisionTransformer
-from training.data import check_labels, rule_of
+from training.data import check_labels, read_contents, rule_of
 from training.evaluate import encode_for, logits_of
 from training.memory import told
 from training.report.predictions import Predictions
@@ -59,19 +59,21 @@ def predict(
     device = description.notes["config"].get("device")
     model = model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     encoded = encode_for(model, model.spec.training_grid)
-    present = list(dict.fromkeys([*source.present(), "val"]))
-    contents = {split: split_contents(source, split) for split in present}
-    if {"train", "test"} <= set(present):  # test items are unseen only while train is what it was
+    source.split("val")  # which is an error where there is none
+    contents = read_contents(source)
+    if {"train", "test"} <= contents.keys():  # unseen only while train is what it was
         _check_split(description, "train", len(contents["train"].ids), contents["train"].sha256)
     duplicates = find_duplicates(contents)
-    if not allow_duplicates and not description.notes["config"].get("allow_duplicates"):
-        duplicates.check(source.name)
+    if not (allow_duplicates or let_through(description.notes)):
+        duplicates.check(source)
     options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "cache": cache}
     options["encoded"] = encoded
     return {
-        split: _predict_split(model, description, source, split, bar, **options)
+        split: _predict_split(
+            model, description, source, split, bar, contents=contents[split], **options
+        )
         for split in SPLITS
-        if split in present
+        if split in contents
     }, duplicates
 
 
@@ -95,6 +97,7 @@ def _predict_split(
     encoded: Encoded,
     skip_unreadable: bool,
     cache: Path | None,
+    contents: Contents,
 ) -> Predictions:
     config, items = description.notes["config"], source.split(split)
     with told(f"while decoding split {split}"):
@@ -108,6 +111,7 @@ def _predict_split(
             skip_unreadable=skip_unreadable or config.get("skip_unreadable", False),
             advance=bar(f"decoding {split}", len(items)),
             cache=cache,
+            contents=contents,
         )
     _check_split(description, split, len(items), prepared.sha256)
     group_of = {item.id: item.group for item in items}

@@ -27,7 +27,7 @@ from rich.progress import Progress
 from media.files import atomic_directory, sync_directory
 from media.spec import to_json
 from models.checkpoint import CheckpointError, Description, load_checkpoint
-from training.about_data import how_split
+from training.about_data import about_duplicates, how_split
 from training.data import rule_of
 from training.failures import BAD_INPUT, FAILED
 from training.history import read_changes
@@ -109,6 +109,8 @@ def make_report(
                 allow_duplicates=allow_duplicates,
             )
             duplicates = found.as_json()
+            for line in about_duplicates(duplicates):
+                console.print(line, markup=False)
         measured = {}
         for split, answers in predictions.items():
             advance = bar(f"intervals {split}", 1)
