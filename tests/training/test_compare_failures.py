@@ -39,7 +39,7 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {
 
 
 def break_liere(monkeypatch: pytest.MonkeyPatch, fault: Callable[[Any], None]) -> list[str]:
-    """One encoding goes wrong at its fourth step, one after a checkpoint; returns who took a step."""
+    """One encoding goes wrong at its fourth step, one after a checkpoint; who took steps."""
     step = training_runs.pkgutil.resolve_name("training.loop.train_step")
     taken: list[str] = []
 
@@ -104,7 +104,9 @@ def test_same_command_leaves_it_at_that_and_says_so(
     said = capsys.readouterr().err
     assert f"error: liere_4-seed0: {reason}" in said
     assert "1 of 2 runs are finished; 1 failed; nothing is left to take" in said
-    assert "--retry takes up again what failed, --drop NAME leaves it out" in said
+    assert "--drop NAME leaves an encoding out" in said
+    assert ("--retry takes up again what ran out of memory" in said) == ("memory" in reason)
+    assert ("would be so again with --retry" in said) == ("nan" in reason)
     assert taken == []
     assert main(["compare", "--out", str(out), "--table-only"]) == 0
 
