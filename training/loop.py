@@ -88,7 +88,6 @@ def set_up(
         notes = run.notes()
         data.check_labels(notes, source)
         if change := history.change_to(config, notes):
-            progress.goes_on(change)
             notes["history"] = [*notes.get("history", []), to_json(change)]
         finetune.check_origin(notes, config)
     used = data.thin(source, "train", config.items)
@@ -118,6 +117,8 @@ def set_up(
     progress.say(about_duplicates(described["duplicates"]))
     if resume:
         data.check_data(notes, described)
+        if change:  # said once nothing refuses it
+            progress.goes_on(change)
     notes |= {"config": to_json(config), "data": described}
     weights = None
     if config.class_weights == "balanced":
