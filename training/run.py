@@ -190,9 +190,15 @@ class Run:
 
     def notes(self) -> dict[str, Any]:
         """What the last checkpoint remembers; CheckpointError if it is none of a run."""
-        notes = read_description(self.root / "last").notes
+        folder = self.root / "last"
+        notes = read_description(folder).notes
         if missing := sorted({"step", "measured", "losses", "best", "config", "data"} - set(notes)):
-            raise CheckpointError(f"{self.root / 'last'} does not say its {missing[0]}")
+            raise CheckpointError(f"{folder} does not say its {missing[0]}")
+        for name in ("step", "measured", "losses"):
+            if type(notes[name]) not in (int, float):
+                raise CheckpointError(
+                    f"{folder}: notes.{name}: expected a number, got {notes[name]!r:.100}"
+                )
         return notes
 
     def history(self) -> list[Change]:
