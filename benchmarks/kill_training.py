@@ -251,7 +251,8 @@ def place_of(out: Path) -> str:
     if temporaries(out):
         return INSIDE
     folders = sorted((out / "checkpoints").glob("step-*")) if out.exists() else []
-    links = {name: (out / name).resolve() for name in ("last", "best") if (out / name).exists()}
+    known = ("last", "best", "previous")
+    links = {name: (out / name).resolve() for name in known if (out / name).exists()}
     if not folders:
         return FIRST
     if folders[-1] != links.get("last"):

@@ -48,6 +48,20 @@ class Description:
     notes: dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Notes:
+    """The notes that more than one reader takes apart; any may be absent."""
+
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    init: dict[str, Any] | None = None
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+KNOWN = [field.name for field in dataclasses.fields(_Notes)]
+
+
 def save_checkpoint(
     folder: Path,
     model: VisionTransformer,
@@ -99,6 +113,7 @@ def read_description(folder: Path) -> Description:
         document = upgrade(of_known_schema(read_json(path), SCHEMA, DESCRIPTION))
         description = from_json(Description, document, DESCRIPTION)
         options_of(description.model.encoding)
+        from_json(_Notes, {k: v for k, v in description.notes.items() if k in KNOWN}, "notes")
     except SpecError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     if len(description.labels) != description.model.classes:

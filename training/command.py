@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from training.memory import OutOfMemory, told
 from training.presets import PRESETS
 from training.report import report
 from training.run import Run
-from training.settings import MAY_CHANGE, override
+from training.settings import LISTS, MAY_CHANGE, override
 from training.step import NotFinite
 from training.stopping import Stopped
 
@@ -107,11 +108,27 @@ def _kept(out: Path, ways: Sequence[str] = (), arguments: Sequence[str] = ()) ->
     if not ways:
         return f"{kept}; --resume continues from it"
     first, *others = ways
-    again = shlex.join([argument for argument in arguments if argument != "--resume"])
-    lines = [f"{kept}. To go on from it with another setting:"]
+    keys = {key for way in ways for key in re.findall(r"--set '?(\w+)=", way)} - {*LISTS}
+    again = shlex.join(_without(arguments, keys))  # the run keeps what it was given of them
+    lines = [f"{kept}. To go on from it with another setting, such as:"]
     lines.append(f"  python -m training {again} --resume {first}")
     lines += [f"or with {other}" for other in others]
     return "\n".join(lines)
+
+
+def _without(arguments: Sequence[str], keys: set[str]) -> list[str]:
+    """The arguments without ``--resume`` and without settings of these keys."""
+    kept: list[str] = []
+    for argument in arguments:
+        setting = argument.removeprefix("--set=")
+        named = setting.partition("=")[0] in keys
+        if named and setting != argument:
+            continue
+        if named and kept[-1] == "--set":
+            kept.pop()
+        elif argument != "--resume":
+            kept.append(argument)
+    return kept
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,12 +31,22 @@ class Change:
     changed: dict[str, tuple[Any, ...]]
 
     def in_words(self) -> str:
-        """``learning_rate 0.001 -> 0.0005``; ids may name people and are counted."""
+        """``learning_rate 0.001 -> 0.0005``."""
+        pairs = self.shown().changed
+        return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in pairs.items())
+
+    def shown(self) -> Change:
+        """As whoever reads of the run may see it."""
         pairs = {
-            name: [f"{len(value)} items" if name == "skip" else value for value in pair]
+            name: tuple(shown(name, value) for value in pair)
             for name, pair in self.changed.items()
         }
-        return ", ".join(f"{name} {old} -> {new}" for name, (old, new) in pairs.items())
+        return dataclasses.replace(self, changed=pairs)
+
+
+def shown(name: str, value: Any) -> Any:
+    """A setting's value; ids of items may name people and are counted."""
+    return f"{len(value)} items" if name == "skip" else value
 
 
 def read_changes(values: Any) -> list[Change]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
 from pathlib import Path
@@ -88,7 +89,6 @@ def set_up(
         notes = run.notes()
         data.check_labels(notes, source)
         if change := history.change_to(config, notes):
-            progress.goes_on(change)
             notes["history"] = [*notes.get("history", []), to_json(change)]
         finetune.check_origin(notes, config)
     used = data.thin(source, "train", config.items)
@@ -125,6 +125,8 @@ def set_up(
     described = data.describe(source, contents, duplicates, training, validation)
     if resume:
         data.check_read(notes, described)
+        if change:  # said once nothing refuses it
+            progress.goes_on(change)
     notes |= {"config": to_json(config), "data": described}
     weights = None
     if config.class_weights == "balanced":
@@ -179,6 +181,7 @@ class Fit:
                 elif step % config.save_every == 0 and self.saved < step:
                     self._save()
                 if step == self.total:
+                    self.run.prove()  # by its validation: no step follows
                     return
                 self.stop.check()
                 self._step(step)
@@ -188,6 +191,8 @@ class Fit:
             raise
         except NotFinite as error:
             self._keep_evidence(error)
+            if notes["step"] == self.saved:
+                raise self._from_before(error) from error
             raise
 
     def _step(self, step: int) -> None:
@@ -207,6 +212,8 @@ class Fit:
         ):
             taken = train_step(setup, samples, step, rate, self.stop)
         self.seconds.append(time.perf_counter() - began)
+        if step == self.saved:
+            self.run.prove()
         self.notes["losses"] += taken.loss
         self.notes["step"] = step + 1
         self.progress.step(taken.loss)
@@ -222,6 +229,9 @@ class Fit:
         doing = f"while measuring after step {notes['step']}, {items} items at a time"
         with memory.told(doing, memory.smaller_passes(setup.config)):
             measured = evaluate(setup.state.measured(), setup.validation, items, self.stop.check)
+        if not math.isfinite(measured["loss"]):
+            what = f"the validation loss is {measured['loss']} after step {notes['step']}"
+            raise NotFinite(what, notes["step"], [])
         rate = learning_rate(setup.config, notes["step"] - 1, self.total)
         record = {
             "step": notes["step"],
@@ -247,6 +257,17 @@ class Fit:
             self.run.keep_evidence(error.step, str(error), error.samples)
         except OSError as unwritten:
             raise FloatingPointError(f"{error} (not written down: {unwritten})") from error
+
+    def _from_before(self, error: NotFinite) -> NotFinite:
+        """Nothing finite came from ``last``, whose weights may be to blame: put it back by one."""
+        before = self.run.go_back()
+        then = f"; step {self.saved}'s weights gave no finite step: "
+        then += (
+            "no checkpoint is kept from before it; where no other setting helps, start anew"
+            if before is None
+            else f"went back to step {before}"
+        )
+        return NotFinite(error.what, error.step, error.samples, then)
 
     def _save(self) -> None:
         """A checkpoint of finite weights; anything else would replace the last good one."""

@@ -14,6 +14,10 @@ WORDS = (
 )  # fmt: skip
 
 
+#: What the reason of every ``OutOfMemory`` begins with.
+OUT_OF_MEMORY = "out of memory"
+
+
 class OutOfMemory(MemoryError):
     """There was not enough memory.
 
@@ -24,7 +28,7 @@ class OutOfMemory(MemoryError):
 
     def __init__(self, what: str, settings: Sequence[str] = ()) -> None:
         lower = f"; to need less: {', '.join(f'--set {one}' for one in settings)}"
-        self.reason, self.settings = f"out of memory {what}", tuple(settings)
+        self.reason, self.settings = f"{OUT_OF_MEMORY} {what}", tuple(settings)
         super().__init__(self.reason + lower if settings else self.reason)
 
 

@@ -5,6 +5,8 @@ Layout::
     RUN/checkpoints/step-00001500/   a checkpoint and the state of the training; "-measured"
                                      follows where it is the end of an epoch
         last, best                   links to two of them, replaced atomically
+        previous                     link to the one before last, until last has proved itself: the
+                                     step after it was finite. best waits for that too
         metrics.jsonl                one object a line
         tensorboard/                 the same figures and more, for TensorBoard
         not-finite.json              where a run stopped that could not go on
@@ -89,6 +91,7 @@ class Run:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.checkpoints = root / "checkpoints"
+        self.previous = root / "previous"
         self.metrics = root / "metrics.jsonl"
         self.curves = root / "tensorboard"
 
@@ -138,7 +141,8 @@ class Run:
     ) -> None:
         """Write the checkpoint of ``notes["step"]``, then point ``last`` (and ``best``) at it.
 
-        An error (a full disk, say) leaves the previous checkpoints and links as they were.
+        An error (a full disk, say) leaves the previous checkpoints and links as they were. The one
+        that ``last`` named is kept as ``previous``, unless it has not proved itself either.
         """
         folder = self._folder(notes)
         if folder.exists():  # complete, but killed before a link named it
@@ -148,8 +152,28 @@ class Run:
             digest = sha256_file(temporary / TRAINING_STATE)
             notes = notes | {"training_sha256": digest}
             save_checkpoint(temporary, state.measured(), input_spec, labels, notes)
+        if self.exists() and not self.previous.is_symlink():
+            self._link("previous", (self.root / "last").resolve())
         self._link("last", folder)
         self._settle(notes)
+
+    def prove(self) -> None:
+        """``last`` can be gone on from: what was kept in case it cannot is not needed."""
+        self.previous.unlink(missing_ok=True)
+        sync_directory(self.root)  # the link goes before what it names
+        self._settle(self.notes())
+
+    def go_back(self) -> int | None:
+        """Point ``last`` at the checkpoint before it; its step, or None where none is kept.
+
+        What was written of later steps is dropped at the resume.
+        """
+        last, before = ((self.root / name).resolve() for name in ("last", "previous"))
+        if not self.previous.is_symlink() or last == before:  # a kill came before last was linked
+            return None
+        self._link("last", before)
+        self.previous.unlink()
+        return int(self.notes()["step"])
 
     def restore(self, state: State) -> None:
         """Load ``last`` into a state of the same shape, bit for bit."""
@@ -166,9 +190,15 @@ class Run:
 
     def notes(self) -> dict[str, Any]:
         """What the last checkpoint remembers; CheckpointError if it is none of a run."""
-        notes = read_description(self.root / "last").notes
+        folder = self.root / "last"
+        notes = read_description(folder).notes
         if missing := sorted({"step", "measured", "losses", "best", "config", "data"} - set(notes)):
-            raise CheckpointError(f"{self.root / 'last'} does not say its {missing[0]}")
+            raise CheckpointError(f"{folder} does not say its {missing[0]}")
+        for name in ("step", "measured", "losses"):
+            if type(notes[name]) not in (int, float):
+                raise CheckpointError(
+                    f"{folder}: notes.{name}: expected a number, got {notes[name]!r:.100}"
+                )
         return notes
 
     def history(self) -> list[Change]:
@@ -207,12 +237,13 @@ class Run:
     def _settle(self, notes: dict[str, Any]) -> None:
         """What follows ``last``, now or at the resume after a kill in between.
 
-        ``best`` is pointed at this step if it is the best, and the folders that no link names
-        are removed, with whatever a kill left half written.
+        Once it has proved itself, ``best`` is pointed at this step if it is the best. The folders
+        that no link names are removed, with whatever a kill left half written.
         """
-        if notes["best"] and notes["best"]["step"] == notes["step"]:
+        proved = not self.previous.is_symlink()
+        if proved and notes["best"] and notes["best"]["step"] == notes["step"]:
             self._link("best", self._folder(notes))
-        kept = {os.path.realpath(self.root / name) for name in ("last", "best")}
+        kept = {os.path.realpath(self.root / name) for name in ("last", "best", "previous")}
         for folder in self.checkpoints.iterdir():
             if os.path.realpath(folder) not in kept:
                 shutil.rmtree(folder)
@@ -231,7 +262,7 @@ class Run:
     def _link(self, name: str, folder: Path) -> None:
         temporary = self.root / f".{name}.new"
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(folder.relative_to(self.root))
+        temporary.symlink_to(Path(self.checkpoints.name, folder.name))
         temporary.replace(self.root / name)
         sync_directory(self.root)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import re
 from typing import Any
 
 from media.spec import SpecError, from_json, to_json
-from models.encodings import complete
+from models.encodings import ENCODINGS, complete
 from training.config import TrainConfig
 
 #: Where things lie. Data are compared by their content; a checkpoint to begin from is needed once.
@@ -61,7 +62,20 @@ def override(config: TrainConfig, assignments: list[str]) -> TrainConfig:
             raise SpecError(_unknown_key(key, data))
         value = _value(text, node.get(leaf))
         node[leaf] = [*node[leaf], text] if key in LISTS and not isinstance(value, list) else value
-    return from_json(TrainConfig, data, "config")
+    try:
+        return from_json(TrainConfig, data, "config")
+    except SpecError as error:
+        raise SpecError(f"{error}{_left_over(data['model']['encoding'])}") from error
+
+
+def _left_over(encoding: dict[str, Any]) -> str:
+    """How to leave out what the encoding of the preset was told and the one asked for has not."""
+    if encoding["name"] not in ENCODINGS:
+        return ""
+    own = {field.name for field in dataclasses.fields(ENCODINGS[encoding["name"]].OPTIONS)}
+    strange = {name for name, value in encoding.items() if value is not None} - own - {"name"}
+    ways = ", ".join(f"--set model.encoding.{name}=null" for name in sorted(strange))
+    return f"; to leave out what it has not: {ways}" if strange else ""
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, ...]]:

@@ -53,14 +53,16 @@ class NotFinite(FloatingPointError):
     """A loss, a gradient or a weight is infinite or not a number.
 
     Attributes:
+        what: in words.
         samples: ids of the items that it came from; none where nobody knows.
+        then: what became of the run because of it, in words.
     """
 
-    def __init__(self, what: str, step: int, samples: list[str]) -> None:
+    def __init__(self, what: str, step: int, samples: list[str], then: str = "") -> None:
         shown = ", ".join(samples[:8]) + (", ..." if len(samples) > 8 else "")
         known = f" at step {step}; from {len(samples)} items: {shown}" if samples else ""
-        super().__init__(what + known)
-        self.step, self.samples = step, samples
+        super().__init__(what + known + then)
+        self.what, self.step, self.samples = what, step, samples
 
 
 def train_step(

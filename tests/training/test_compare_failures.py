@@ -33,20 +33,20 @@ def run_out(setup: Any) -> None:
 
 #: What goes wrong, and what the reason begins with.
 FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {
-    "nan": (diverge, "the loss is nan at step 2; from 8 items: train/"),
-    "memory": (run_out, "out of memory in step 2, 8 items at a time"),
+    "nan": (diverge, "the loss is nan at step 3; from 8 items: train/"),
+    "memory": (run_out, "out of memory in step 3, 8 items at a time"),
 }
 
 
 def break_liere(monkeypatch: pytest.MonkeyPatch, fault: Callable[[Any], None]) -> list[str]:
-    """One encoding goes wrong at its third step; returns who took a step."""
+    """One encoding goes wrong at its fourth step, one after a checkpoint; who took steps."""
     step = training_runs.pkgutil.resolve_name("training.loop.train_step")
     taken: list[str] = []
 
     def failing(setup: Any, samples: Any, number: int, *rest: Any) -> Any:
         name = setup.config.model.encoding.name
         taken.append(name)
-        if name == "liere" and number == 2:
+        if name == "liere" and number == 3:
             fault(setup)
         return step(setup, samples, number, *rest)
 
@@ -104,7 +104,9 @@ def test_same_command_leaves_it_at_that_and_says_so(
     said = capsys.readouterr().err
     assert f"error: liere_4-seed0: {reason}" in said
     assert "1 of 2 runs are finished; 1 failed; nothing is left to take" in said
-    assert "--retry takes up again what failed, --drop NAME leaves it out" in said
+    assert "--drop NAME leaves an encoding out" in said
+    assert ("--retry takes up again what ran out of memory" in said) == ("memory" in reason)
+    assert ("would be so again with --retry" in said) == ("nan" in reason)
     assert taken == []
     assert main(["compare", "--out", str(out), "--table-only"]) == 0
 
@@ -131,8 +133,8 @@ def test_retry_that_fails_again_is_tried_once(
     out = shutil.copytree(failed[0], tmp_path / "out", symlinks=True)
     taken = break_liere(monkeypatch, diverge)
     assert main([*arguments_for(pictures, out, seeds="1"), "--retry"]) == 1
-    assert taken == ["liere"]
-    assert "seed 0, failed: the loss is nan at step 2" in (out / "compare.md").read_text()
+    assert taken == ["liere"] * 2  # the steps 2 and 3
+    assert "seed 0, failed: the loss is nan at step 3" in (out / "compare.md").read_text()
 
 
 def test_retry_leaves_what_another_process_is_at(
@@ -211,7 +213,7 @@ def test_every_encoding_may_fail(
     break_liere(monkeypatch, run_out)
     out = tmp_path / "out"
     assert main(arguments_for(pictures, out, seeds="1", encodings="liere_4,liere_8")) == 1
-    assert (out / "compare.md").read_text().count("failed: out of memory in step 2") == 2
+    assert (out / "compare.md").read_text().count("failed: out of memory in step 3") == 2
     assert not (out / "step-time.json").exists()
 
 

@@ -22,15 +22,16 @@ from media.spec import SpecError, to_json
 from models.checkpoint import load_checkpoint, read_description
 from tests.helpers import training_runs
 from tests.helpers.forks import killable
-from tests.helpers.training_runs import Chatter, before, check_refused, command
+from tests.helpers.training_runs import Chatter, before, check_refused, command, names
 from tests.training.test_loop import make_setup
 from training.__main__ import main
+from training.command import _without
 from training.config import TrainConfig
 from training.history import Change
 from training.order import order_of, with_stand_ins
 from training.presets import PRESETS
 from training.report.report import make_report
-from training.run import HISTORY
+from training.run import HISTORY, Run
 from training.settings import FIXED, MAY_CHANGE, PLACES, WITHOUT_EFFECT, override
 
 pictures, finished = training_runs.pictures, training_runs.finished
@@ -156,6 +157,8 @@ def test_finished_run_may_be_longer_and_never_shorter(
     out = shutil.copytree(finished, tmp_path / "run", symlinks=True)
     arguments = command(pictures, out, "epochs=2", resume=True)
     check_refused(arguments, capsys, r"taken 15 steps, 5 an epoch: .*at least 3, got 2")
+    main(arguments)
+    assert "goes on from" not in capsys.readouterr().err
     assert not (out / HISTORY).exists()
     assert main(command(pictures, out, "epochs=5", resume=True)) == 0
     rates = [line["rate"] for line in lines_of(out)]
@@ -246,7 +249,9 @@ def test_report_shows_what_changed(pictures: Path, tmp_path: Path) -> None:
     page = (out / "report" / "index.html").read_text()
     row = r"<tr><td>7</td><td>{}</td><td[^>]*>{}</td><td[^>]*>{}</td></tr>"
     assert re.search(row.format("learning_rate", "0.001", "0.0001"), page)
-    assert re.search(row.format("skip", r"\[\]", r"\[&#39;train/red/0.png&#39;\]"), page)
+    assert re.search(row.format("skip", "0 items", "1 items"), page)
+    assert "train/red/0.png" not in page  # ids may name people
+    assert (changed["skip"], report["config"]["skip"]) == (["0 items", "1 items"], "0 items")
 
 
 def test_changes_are_told_in_words() -> None:
@@ -381,9 +386,196 @@ def test_rate_that_was_too_high_is_lowered_and_the_run_ends(
     named = [way[-1].partition("=")[0] for way in ways]
     assert named[:4] == ["learning_rate", "clip_norm", "seed", "precision"]
     assert ways[0][-1] == "learning_rate=1e+29"
+    for way in ways:  # what is set again is there once, what is not is as it was
+        keys = [word.partition("=")[0] for word in way if "=" in word]
+        assert sorted(set(keys)) == sorted(keys)
+        assert "batch=8" in way
     assert main([*ways[0][:-1], "learning_rate=0.001"]) == 0
     model, description = load_checkpoint(out / "last")
     assert description.notes["step"] == 15
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert changes(out) == [(0, {"learning_rate": [1e30, 0.001]})]
     assert changes(out, "best") == changes(out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["save_every=1"], "step 1's weights gave no finite step: went back to step 0"),
+        (["batch=42", "save_every=500"], "the validation loss is nan after step 1"),
+    ],
+)
+def test_checkpoint_that_gives_no_finite_step_is_gone_back_from(
+    pictures: Path, tmp_path: Path, capsys: Chatter, settings: list[str], message: str
+) -> None:
+    """Ruined weights, of which a step was saved or an epoch ended, end no run."""
+    out = tmp_path / "run"
+    arguments = command(pictures, out, *settings, "learning_rate=1e30", "warmup_steps=0")
+    check_refused(arguments, capsys, message, "the last good checkpoint is kept in", status=1)
+    assert read_description(out / "last").notes["step"] == 0
+    assert (names(out) & {"previous", "best"}, is_readable(out)) == (set(), True)
+    assert go_on(arguments, "learning_rate=0.001") == 0
+    model, description = load_checkpoint(out / "last")
+    assert description.notes["step"] in (3, 15)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert changes(out) == [(0, {"learning_rate": [1e30, 0.001]})]
+    steps = [line["step"] for line in lines_of(out)]
+    assert steps == sorted(set(steps))
+    assert names(out / "checkpoints") == {(out / name).resolve().name for name in ("last", "best")}
+
+
+def ruin(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Finite weights after a step that give no finite loss; the next one is called by them."""
+    original = training.loop.train_step
+
+    def ruining(setup: Any, samples: Any, number: int, *rest: Any) -> Any:
+        taken = original(setup, samples, number, *rest)
+        if number == step - 1:
+            for parameter in setup.model.parameters():
+                parameter.data.fill_(3e38)
+        return taken
+
+    monkeypatch.setattr(training.loop, "train_step", ruining)
+
+
+def test_run_that_went_back_ends_as_if_it_had_never_been_ruined(
+    finished: Path, pictures: Path, tmp_path: Path, capsys: Chatter
+) -> None:
+    """From a step in the middle: same bits, lines and checkpoints."""
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        ruin(patched, 8)
+        check_refused(command(pictures, out), capsys, "went back to step 6", status=1)
+    assert [line["step"] for line in lines_of(out)] == [5]
+    assert main(command(pictures, out, resume=True)) == 0
+    ended, calm = outcome(out), outcome(finished)
+    for key in ("hashes", "metrics", "checkpoints", "left half written"):
+        assert ended[key] == calm[key]
+
+
+def test_validation_that_is_not_finite_replaces_nothing(
+    pictures: Path, tmp_path: Path, capsys: Chatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of an epoch always saves: what cannot be measured there is no good checkpoint."""
+    out = tmp_path / "run"
+    ruin(monkeypatch, 10)
+    message = "the validation loss is nan after step 10"
+    check_refused(command(pictures, out), capsys, message, status=1)
+    assert read_description(out / "last").notes["step"] == 8
+    assert read_description(out / "best").notes["step"] == 5
+    assert [line["step"] for line in lines_of(out)] == [5]
+
+
+def test_best_waits_until_its_step_has_proved_itself(
+    pictures: Path, tmp_path: Path, capsys: Chatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of an epoch may measure well and give no gradient: best stays what it was."""
+    out = tmp_path / "run"
+    original = training.loop.train_step
+
+    def failing(setup: Any, samples: Any, number: int, *rest: Any) -> Any:
+        if number == 10:
+            setup.model.head.weight.data.fill_(torch.inf)
+        return original(setup, samples, number, *rest)
+
+    monkeypatch.setattr(training.loop, "train_step", failing)
+    check_refused(command(pictures, out, "choose=last"), capsys, "went back to step 8", status=1)
+    assert read_description(out / "last").notes["step"] == 8
+    assert (out / "best").resolve().name == "step-00000005-measured"
+    assert is_readable(out)
+
+
+def test_first_checkpoint_that_gives_no_finite_step_says_so(
+    pictures: Path, tmp_path: Path, capsys: Chatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing before it: said plainly, with what helps, and the run stays."""
+    out = tmp_path / "run"
+    original = training.loop.train_step
+
+    def failing(setup: Any, *rest: Any) -> Any:
+        setup.model.head.weight.data.fill_(torch.inf)
+        return original(setup, *rest)
+
+    monkeypatch.setattr(training.loop, "train_step", failing)
+    message = "step 0's weights gave no finite step: no checkpoint is kept from before it; .* anew"
+    check_refused(command(pictures, out), capsys, message, status=1)
+    check_refused(command(pictures, out, resume=True), capsys, message, status=1)
+    assert (names(out / "checkpoints"), is_readable(out)) == ({"step-00000000"}, True)
+
+
+def killed_going_back(arguments: list[str], place: str) -> None:
+    """A training process whose weights are ruined, and that dies while it goes back."""
+    ruin(pytest.MonkeyPatch(), 8)
+    keep_evidence = Run.keep_evidence
+
+    def kept(run: Run, *evidence: Any) -> None:
+        keep_evidence(run, *evidence)
+        setattr(*before(place, 1, lambda *_, **__: signal.raise_signal(signal.SIGKILL)))
+
+    Run.keep_evidence = kept  # type: ignore[assignment,method-assign]
+    torch.set_num_threads(1)
+    main(arguments)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["training.run.Run.go_back", "training.run.Run._link", "pathlib.Path.replace",
+     "pathlib.Path.unlink"],
+)  # fmt: skip
+def test_kill_while_it_goes_back_loses_nothing(
+    finished: Path, pictures: Path, tmp_path: Path, place: str
+) -> None:
+    """Before or after last is put back: the next start goes back, or is back already."""
+    out = tmp_path / "run"
+    process = killable().Process(target=killed_going_back, args=(command(pictures, out), place))
+    process.start()
+    process.join(100)
+    assert process.exitcode == -signal.SIGKILL
+    assert is_readable(out)
+    status = main(command(pictures, out, resume=True))
+    if status:  # last was not put back yet, and its weights are as ruined as before
+        assert status == 1
+        assert read_description(out / "last").notes["step"] == 6
+        assert main(command(pictures, out, resume=True)) == 0
+    ended, calm = outcome(out), outcome(finished)
+    for key in ("hashes", "checkpoints", "left half written"):
+        assert ended[key] == calm[key]
+
+
+def test_settings_are_left_out_however_they_are_written() -> None:
+    """Both spellings of --set; an item's name that looks like one stays."""
+    arguments = ["smoke", "--set=seed=1", "--set", "seed=2", "--resume", "--set", "skip=seed=1"]
+    assert _without(arguments, {"seed"}) == ["smoke", "--set", "skip=seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("config", 3, "notes.config: expected .*, got int 3"),
+        ("data", ["a"], "notes.data: expected .*, got list"),
+        ("best", "x", "notes.best: expected .*, got str 'x'"),
+        ("init", 1, "notes.init: expected .*, got int 1"),
+        ("history", {}, "notes.history: expected .*, got dict"),
+        ("step", "7", "notes.step: expected a number, got '7'"),
+    ],
+)
+def test_notes_of_the_wrong_type_are_refused(
+    finished: Path, pictures: Path, tmp_path: Path, capsys: Chatter,
+    name: str, value: Any, message: str,
+) -> None:  # fmt: skip
+    """A description that somebody has edited is no reason for a trace."""
+    out = shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    path = out / "last" / "checkpoint.json"
+    document = json.loads(path.read_text())
+    document["notes"][name] = value
+    path.write_text(json.dumps(document))
+    check_refused(command(pictures, out, resume=True), capsys, message)
+
+
+def test_encoding_that_lacks_an_option_of_the_preset_says_how_to_leave_it_out() -> None:
+    """The preset's block is none of axial_rope's; the setting that is named helps."""
+    config = override(PRESETS["smoke"]("data"), ["model.encoding.block=8"])
+    with pytest.raises(SpecError, match="has no block.*--set model.encoding.block=null$"):
+        override(config, ["model.encoding.name=axial_rope"])
+    taken = override(config, ["model.encoding.name=axial_rope", "model.encoding.block=null"])
+    assert taken.model.encoding.name == "axial_rope"

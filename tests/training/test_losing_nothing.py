@@ -120,7 +120,8 @@ DEATHS = (
     (Interruption("pathlib.Path.replace", 2), UNLINKED),  # the new link has its temporary name
     (Interruption("training.run.Run.log"), ELSEWHERE),  # an epoch's line is half written
     (Interruption("training.run.write_atomic"), ELSEWHERE),  # while that line is taken back
-    (Interruption("training.run.Run._settle", 2), UNSETTLED),  # last is linked, best is not
+    (Interruption("training.run.Run.prove", 2), ELSEWHERE),  # last is linked, best waits
+    (Interruption("training.run.Run._settle", 2), UNSETTLED),  # last has proved itself
     (Interruption("shutil.rmtree", 2), UNSETTLED),  # while old checkpoints are removed
     (Interruption("training.loop.Fit._save"), ELSEWHERE),  # an epoch's line without checkpoint
     (Interruption("training.curves.Curves.add", 2), ELSEWHERE),

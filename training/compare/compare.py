@@ -14,7 +14,8 @@ seed all encodings begin with the same weights outside the encoding and see the 
 
 A run whose loss is not finite, or that finds too little memory, is marked as failed, with the
 reason, and the others go on. The same command leaves it at that; --retry takes it up again where it
-was (with --set accumulate=N for less memory), --drop takes an encoding out of the comparison.
+was, which helps after memory ran out (with a larger --set accumulate=N). A loss that is not finite
+would be so again: --drop takes an encoding out, another recipe needs a new folder.
 
 An encoding is written like liere_8 (its block) or masa:basis=givens,factors=8 (its options).
 """
@@ -24,6 +25,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -55,7 +57,7 @@ from training.compare.step_times import measure_steps, step_times
 from training.config import TrainConfig
 from training.failures import BAD_INPUT, FAILED
 from training.loop import train
-from training.memory import OutOfMemory, told
+from training.memory import OUT_OF_MEMORY, OutOfMemory, told
 from training.presets import PRESETS
 from training.progress import Progress
 from training.run import Run
@@ -97,8 +99,21 @@ def main(arguments: list[str]) -> int:
     for (name, seed), reason in failures.items():
         print(f"error: {name}-seed{seed}: {reason}", file=sys.stderr)
     if failures:
-        print("--retry takes up again what failed, --drop NAME leaves it out", file=sys.stderr)
+        print(_ways_on(failures.values()), file=sys.stderr)
     return 1 if failures else 0
+
+
+def _ways_on(reasons: Iterable[str]) -> str:
+    """What helps after runs failed; the same steps of the same recipe come to the same NaN."""
+    short = [reason.startswith(OUT_OF_MEMORY) for reason in reasons]
+    ways = ["--drop NAME leaves an encoding out that failed"]
+    if any(short):
+        ways.append("--retry takes up again what ran out of memory: --set accumulate=N, larger "
+                    "than before, makes it need less")  # fmt: skip
+    if not all(short):
+        ways.append("what is not finite would be so again with --retry: it takes another recipe, "
+                    "such as a lower learning_rate, in a new --out folder")  # fmt: skip
+    return "\n".join(ways)
 
 
 def work(options: argparse.Namespace, dropped: list[str]) -> None:
@@ -272,7 +287,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", choices=SPLITS, default="test", help="to measure on (default test)")
     add("--test-items", type=int, default=0, metavar="N", help="measure on N items of that split "
         "at most, drawn alike from every class (default 0: all)")  # fmt: skip
-    add("--retry", action="store_true", help="take up again what failed, where it was")
+    add("--retry", action="store_true", help="take up again what failed, where it was; after "
+        "memory ran out, with a larger --set accumulate=N")  # fmt: skip
     add("--drop", metavar="A,B,...", help="take these encodings out of the comparison; their runs "
         "stay in the folder")  # fmt: skip
     add("--allow-duplicates", action="store_true", help="go on where the same bytes lie in two "

@@ -30,7 +30,7 @@ from models.checkpoint import CheckpointError, Description, load_checkpoint
 from training.about_data import about_duplicates, how_split
 from training.data import rule_of
 from training.failures import BAD_INPUT, FAILED
-from training.history import read_changes
+from training.history import read_changes, shown
 from training.report.bootstrap import DRAWS
 from training.report.held_out import Bars, predict
 from training.report.html import page
@@ -120,7 +120,7 @@ def make_report(
             advance(1)
     report = summary(root.resolve().name, description, predictions, measured, duplicates)
     known = read_changes(description.notes.get("history", []))  # up to that checkpoint
-    report["history"] = [to_json(change) for change in Run(root).history() or known]
+    report["history"] = [to_json(change.shown()) for change in Run(root).history() or known]
     publish(root, page(report, records, predictions, measured), report, predictions)
     return root / LINK / "index.html"
 
@@ -204,7 +204,7 @@ def summary(
             "init": notes.get("init"),
         },
         "labels": list(description.labels),
-        "config": {k: v for k, v in notes["config"].items() if k not in PRIVATE},
+        "config": {k: shown(k, v) for k, v in notes["config"].items() if k not in PRIVATE},
         "data": {split: data[split] for split in ("train", "val")}
         | {"name": data["name"], "skipped": len(data.get("skipped", ()))}
         | {
