@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from media.duplicates import find_duplicates, let_through
@@ -128,11 +129,17 @@ def set_up(
         if change:  # said once nothing refuses it
             progress.goes_on(change)
     notes |= {"config": to_json(config), "data": described}
-    weights = None
-    if config.class_weights == "balanced":
-        counted = data.class_weights(training.labels, len(source.labels))
-        weights = torch.from_numpy(counted).to(device)  # [classes]
+    weights = loss_weights(config, training.labels, len(source.labels), device)
     return Setup(config, state, training, validation, source.labels, weights), notes
+
+
+def loss_weights(
+    config: TrainConfig, labels: np.ndarray, classes: int, device: torch.device
+) -> torch.Tensor | None:
+    """What an item of each class counts in the loss, [classes]; None where all count alike."""
+    if config.class_weights != "balanced":
+        return None
+    return torch.from_numpy(data.class_weights(labels, classes)).to(device)
 
 
 def fit(setup: Setup, run: Run, notes: dict[str, Any], stop: Stop, progress: Progress) -> None:
