@@ -234,7 +234,7 @@ def test_views_are_unknown_where_there_are_none(
     sent: dict[str, Any] = {"files": {"file": MEDIA[modality]()}, where: {"views": "2"}}
     response = post(server, modality, **sent)
     assert (response.status_code, response.json()["type"]) == (422, "/problems/unknown-parameter")
-    assert "'views'; known: top_k, bundle, grid (" in response.json()["detail"]
+    assert "known parameters: top_k, bundle, grid" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
