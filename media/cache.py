@@ -28,7 +28,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from media.files import atomic_directory
-from media.spec import InputSpec, to_json
+from media.spec import InputSpec
+from media.strict_json import to_json
 
 #: Part of every key. Raise it with any change of what the readers in ``media`` give.
 PREPROCESSING = 2

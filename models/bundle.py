@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from media.files import atomic_directory, sha256_file, write_atomic
-from media.spec import SpecError, read_json, to_json
+from media.spec import SpecError
+from media.strict_json import read_json, to_json
 from models.manifest import MANIFEST, SCHEMA, Manifest, check_manifest, parse_manifest
 
 MAX_MANIFEST_BYTES = 8 * 2**20

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from media.files import sha256_file, write_atomic
-from media.spec import InputSpec, SpecError, from_json, read_json, to_json
+from media.spec import InputSpec, SpecError
+from media.strict_json import from_json, read_json, to_json
 from models.encodings import options_of
 from models.spec import ModelSpec, encoding_from_schema_1, of_known_schema
 from models.vit import VisionTransformer

@@ -6,7 +6,8 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from media.spec import AXES, Grid, InputSpec, SpecError, from_json
+from media.spec import AXES, Grid, InputSpec, SpecError
+from media.strict_json import from_json
 from models.spec import EncodingSpec, encoding_from_schema_1, of_known_schema
 
 SCHEMA = 2

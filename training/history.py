@@ -11,7 +11,8 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from media.spec import SpecError, from_json
+from media.spec import SpecError
+from media.strict_json import from_json
 from training.config import TrainConfig
 from training.settings import FIXED, MAY_CHANGE, WITHOUT_EFFECT, differences
 

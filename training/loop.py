@@ -14,7 +14,7 @@ import torch
 
 from media.duplicates import find_duplicates, let_through
 from media.sources import RULE
-from media.spec import to_json
+from media.strict_json import to_json
 from models.vit import VisionTransformer
 from training import data, finetune, history, memory
 from training.about_data import about_duplicates, about_source, how_split

@@ -30,7 +30,8 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from media.files import atomic_directory, sha256_file, sync_directory, write_atomic
-from media.spec import InputSpec, read_json, to_json
+from media.spec import InputSpec
+from media.strict_json import read_json, to_json
 from models.checkpoint import (
     CheckpointError,
     load_checkpoint,

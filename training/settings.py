@@ -8,7 +8,8 @@ import json
 import re
 from typing import Any
 
-from media.spec import SpecError, from_json, to_json
+from media.spec import SpecError
+from media.strict_json import from_json, to_json
 from models.encodings import ENCODINGS, complete
 from training.config import TrainConfig
 

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import re
 
-from media.spec import SpecError, from_json
+from media.spec import SpecError
+from media.strict_json import from_json
 from models.encodings.table import ENCODINGS, options_of
 from models.spec import EncodingSpec
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 
-from media.spec import SpecError, from_json
+from media.spec import SpecError
+from media.strict_json import from_json
 from models.encodings.absolute import Absolute
 from models.encodings.axial_rope import AxialRope
 from models.encodings.base import Encoding, Options, TransformerShape

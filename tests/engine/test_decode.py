@@ -23,7 +23,7 @@ from service.engine.decode import pool as decode
 from service.engine.decode import worker as decode_worker
 from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
-from service.engine.decode.wire import LENGTHS, Preparation, head
+from service.engine.decode.wire import LENGTHS, Preparation, head, parse_task
 from service.engine.failures import (
     BrokenMedia,
     DecodeTimeout,
@@ -45,6 +45,16 @@ def asked(modality: str = "image", views: int = 1, seconds: float = SECONDS) -> 
 
 
 HEADER = asked().header
+
+
+@pytest.mark.parametrize("modality", TINY)
+def test_worker_is_told_what_it_is_asked_for(modality: str) -> None:
+    """Every field of an InputSpec arrives as it left, windows and views of clips and scans too."""
+    tiny = TINY[modality]
+    spec, grid, patch, views, seconds = parse_task(asked(modality, 2).header)
+    assert (spec, str(grid), patch, views) == (tiny.input, tiny.grids[0], tiny.patch, 2)
+    assert seconds == 2 * SECONDS  # it ends by itself only where the service is gone
+
 
 #: A stand-in for the worker: it obeys the first byte of an item.
 OBEDIENT = """

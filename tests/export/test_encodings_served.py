@@ -28,7 +28,9 @@ pictures = training_runs.pictures
 
 #: Trained at the first, served at both; not square.
 GRIDS = (Grid((2, 3)), Grid((4, 3)))
-SETTINGS = [*training_runs.TINY, "model.grid=[2,3]", "model.pool=class", "epochs=1"]
+SETTINGS = [
+    *training_runs.TINY, "model.grid=[2,3]", "model.depth=1", "model.pool=class", "epochs=1",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ENCODINGS)

@@ -270,7 +270,6 @@ def test_half_a_body_behind_a_request_costs_no_answer(start: Start, half: str) -
         connection.send(LIVE, f"POST /v1/classify/image HTTP/1.1\r\nHost: x\r\n{half}")
         stop_sending(connection)
         wait_until(lambda: session.batches, "the batch to run")
-        assert connection.answer()[0] == 100  # so the end of sending was seen
         session.gate.set()
         assert statuses(connection) == [200, 200]
     wait_until(lambda: connections(server) == 0, "the connection to end")

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from media.files import sha256_file
-from media.spec import InputSpec, to_json
+from media.spec import InputSpec
+from media.strict_json import to_json
 from models.checkpoint import (
     DESCRIPTION,
     WEIGHTS,

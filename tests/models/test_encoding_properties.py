@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from media.spec import Grid, InputSpec, SpecError, from_json, to_json
+from media.spec import Grid, InputSpec, SpecError
+from media.strict_json import from_json, to_json
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.encodings import (
     ENCODINGS,

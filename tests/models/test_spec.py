@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from media.spec import Grid, InputSpec, SpecError, VideoSpec, from_json, read_json, to_json
+from media.spec import Grid, InputSpec, SpecError, VideoSpec
+from media.strict_json import from_json, read_json, to_json
 from models.spec import EncodingSpec, ModelSpec
 
 

@@ -18,7 +18,8 @@ import torch
 
 import training.loop
 from benchmarks.kill_training import is_readable, lines_of, outcome
-from media.spec import SpecError, to_json
+from media.spec import SpecError
+from media.strict_json import to_json
 from models.checkpoint import load_checkpoint, read_description
 from tests.helpers import training_runs
 from tests.helpers.forks import killable

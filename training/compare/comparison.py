@@ -28,7 +28,8 @@ from typing import Any
 
 from media.files import write_atomic
 from media.sources import FIRST
-from media.spec import SpecError, from_json, read_json, to_json
+from media.spec import SpecError
+from media.strict_json import from_json, read_json, to_json
 from models.encodings import parse_encoding, short_name
 from models.spec import EncodingSpec, encoding_from_schema_1, of_known_schema
 from training.config import TrainConfig

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from media.spec import read_json
+from media.strict_json import read_json
 from training.compare.comparison import Comparison, write_json
 from training.loop import set_up
 from training.order import order_of

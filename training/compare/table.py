@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from media.files import write_atomic
-from media.spec import Grid, to_json
+from media.spec import Grid
+from media.strict_json import to_json
 from training.compare.comparison import Comparison, held, write_json
 from training.compare.pictures import TITLES, draw
 from training.compare.rows import Row, SeedMean, rows_of

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from media.files import atomic_directory, sync_directory
-from media.spec import to_json
+from media.strict_json import to_json
 from models.checkpoint import CheckpointError, Description, load_checkpoint
 from training.about_data import about_duplicates, how_split
 from training.data import rule_of

@@ -1,14 +1,13 @@
 """A process that decodes untrusted bytes for the service and can be killed at any moment.
 
-Frames arrive on stdin and leave on stdout (see ``frames``). It imports numpy, the decoders and
-``models``; it holds no secret, no socket and no session. It ends when stdin does.
+What it is asked arrives on stdin and its answers leave on stdout (see ``wire``). It imports numpy
+and ``media``; it holds no secret, no socket and no session. It ends when stdin does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import json
 import math
 import os
@@ -19,9 +18,8 @@ import time
 from typing import Any, BinaryIO
 
 from media import MediaError, read
-from media.spec import Grid, InputSpec, from_json
 from service.engine.decode.warm import warm_up
-from service.engine.decode.wire import LENGTHS, head
+from service.engine.decode.wire import LENGTHS, head, parse_task
 
 ADDRESS_SPACE_BYTES = 1536 * 2**20
 OPEN_FILES = 64
@@ -49,7 +47,7 @@ def main(modalities: list[str]) -> None:
 
 def _answer(sink: BinaryIO, header: bytes, media: bytes) -> None:
     """Decode one item within its time; every failure is a status, never the end of the process."""
-    spec, grid, patch, views, seconds = _parse_task(header)
+    spec, grid, patch, views, seconds = parse_task(header)
     _limit_time(seconds)
     try:
         sample = read(media, spec, grid, patch, views)
@@ -62,13 +60,6 @@ def _answer(sink: BinaryIO, header: bytes, media: bytes) -> None:
         message = "the file cannot be decoded within the limits"
         _send(sink, {"status": "BrokenMedia", "message": message})
     signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-@functools.lru_cache(maxsize=64)
-def _parse_task(header: bytes) -> tuple[InputSpec, Grid, tuple[int, ...], int, float]:
-    task = json.loads(header)
-    spec = from_json(InputSpec, task["input"], "input")
-    return spec, Grid.parse(task["grid"]), tuple(task["patch"]), task["views"], task["seconds"]
 
 
 def _send(sink: BinaryIO, reply: dict[str, Any], body: bytes = b"") -> None:
