@@ -21,8 +21,10 @@ endif
 # A docker that answers by itself; through DOCKER_HOST it may be podman, whose own build is better.
 ENGINE ?= $(shell env -u DOCKER_HOST docker info >/dev/null 2>&1 && echo docker \
 	|| { podman info >/dev/null 2>&1 && echo podman; })
-# Tests of a group never run at the same time; a worker takes one thread.
-PARALLEL := --numprocesses logical --dist loadgroup
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# Tests of a group never run at the same time; a worker takes one thread. Those with torch compute;
+# those of servers wait for half of their time.
+PARALLEL := --dist loadgroup --numprocesses
 BENCH ?= training_step validation_memory export_overhead rotations_input server decode_video \
 	decode_volume
 
@@ -61,8 +63,8 @@ serve: serve-env  ## serve bundles/ on http://127.0.0.1:8000 (EXTRA=gpu for a GP
 	$(SERVE) -m service --bundles bundles $(ARGS)
 
 test: .venv/train .venv/serve-test  ## run every test: what needs torch where it is, the rest without
-	$(TRAIN) -m pytest --torch=present $(PARALLEL) $(ARGS)
-	.venv/serve-test/bin/python -m pytest --torch=absent $(PARALLEL) $(ARGS)
+	$(TRAIN) -m pytest --torch=present $(PARALLEL) $(CORES) $(ARGS)
+	.venv/serve-test/bin/python -m pytest --torch=absent $(PARALLEL) $$((2 * $(CORES))) $(ARGS)
 
 lint: train-env  ## ruff, mypy and the rooms' import rules
 	$(TRAIN) -m ruff check .

@@ -148,7 +148,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if name not in needed and not (name.isalpha() and _goes_on(data, end, needed)):
             if not name.isalpha():
                 return
-            found = (one.start() - 4 for one in SEARCHED.finditer(data, place + 8))
+            # By its length the one before may have ended too early, and this be a part of the next.
+            found = (one.start() - 4 for one in SEARCHED.finditer(data, place + 5))
             place = next((one for one in found if _is_chunk(data, one)), size)
             continue
         yield name, place, end

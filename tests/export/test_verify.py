@@ -311,17 +311,15 @@ def test_mutant_is_refused(
     assert [line for line in failed if line.startswith(proof) and words in line], err
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_model_of_another_bundle_is_refused(
-    precision: Precision,
     copy: Callable[[Precision], Path],
     exported: Exported,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Sound graphs of the same shapes with fitting hashes, and yet not the ones described."""
-    root = copy(precision)
+    root = copy("fp32")
     shutil.rmtree(root / "graphs")
-    shutil.copytree(exported(precision, 2).root / "graphs", root / "graphs")
+    shutil.copytree(exported("fp32", 2).root / "graphs", root / "graphs")
     seal(root)
     status, _, err = verify([root], capsys)
     failed = [line.split(":")[1].strip() for line in err.splitlines()]
