@@ -1,5 +1,6 @@
 """How long an export decodes the split that it measures on, by its number of threads (--workers).
 
+    python -m benchmarks.export_decoding  # 64 JPEGs of 1600x1200, made for it
     python -m benchmarks.export_decoding --data sign_digits.zip [--split test] [--size 64]
     python -m benchmarks.export_decoding --data adrenal.npz --modality volume --size 64
 
@@ -12,8 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from media.dataset import prepare_split
 from media.sources import open_source
@@ -32,7 +37,7 @@ def main() -> None:
     """Print a table, then one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="labelled data, as an export takes them")
+    add("--data", type=Path, help="labelled data, as an export takes them; else large pictures")
     add("--modality", choices=SPECS, default="image")
     add("--split", default="test")
     add("--size", type=int, default=64, help="pixels or voxels a side (8 frames of a clip)")
@@ -40,6 +45,26 @@ def main() -> None:
     add("--workers", type=int, nargs="+", default=[1, 2, 4], help="numbers of threads, one first")
     add("--rounds", type=int, default=5)
     options = parser.parse_args()
+    if options.data is not None:
+        return measure(options)
+    with tempfile.TemporaryDirectory() as folder:
+        options.data = write_pictures(Path(folder) / "1600x1200")
+        return measure(options)
+
+
+def write_pictures(root: Path) -> Path:
+    """64 JPEGs of 1600x1200 in one class, as a camera's: smooth colours, quality 90."""
+    generator, folder = np.random.default_rng(0), root / "test" / "picture"
+    folder.mkdir(parents=True)
+    for number in range(64):
+        coarse = generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((1600, 1200), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{number}.jpg", quality=90)
+    return root
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Decode with each number of threads in turn."""
     source, spec = open_source(options.data), SPECS[options.modality]
     sides = [options.size] * len(AXES[options.modality])
     if options.modality == "video":
