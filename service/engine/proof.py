@@ -15,7 +15,7 @@ from models.bundle import Bundle, BundleError
 from models.manifest import Golden, Tolerance
 from service.cpus import usable_cpus
 from service.engine.decode.pool import DecodePool
-from service.engine.device.batching import Batcher
+from service.engine.device.station import Batcher
 from service.engine.device.session import Device, DeviceError, OpenSession, Session, is_fallback
 from service.engine.model import ExaminedBundle, Target
 from service.settings import Settings

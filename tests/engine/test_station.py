@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.device.batching import Batcher, QueueState, next_batch, run_isolated
+from service.engine.device.station import Batcher, QueueState, next_batch, run_isolated
 from service.engine.failures import Draining, InferenceFailed
 
 POISON, NOT_A_NUMBER = 255, 254
