@@ -107,21 +107,43 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where graphs run; auto takes a GPU if it works, cuda insists on one"
     )
+    lanes: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="batches that run at the same time on one device; 0 is measured at start on a "
+        "CPU, lanes of one thread against one lane of all, and is one on a GPU",
+    )
     threads: int = Field(
         0,
         ge=0,
         le=1024,
-        description="threads that compute one batch on the CPU; 0 is one per CPU that this process "
-        "may use, by its affinity and by a container's limit",
+        description="threads that compute one batch on the CPU; 0 shares the CPUs that this "
+        "process may use, by its affinity and by a container's limit, among the lanes",
     )
     max_batch: int = Field(
         32, ge=1, le=4096, description="most images, scans or views of clips in one run of a graph"
+    )
+    batch_seconds: float = Field(
+        0.05,
+        gt=0,
+        le=60,
+        description="predicted time of one run of a graph, which a shorter item may have to wait "
+        "for; one image, scan or view always goes",
+    )
+    max_wait: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        description="seconds of work that may stand before a request; more is answered 429. 0 is "
+        "eight times what one item itself takes, but at least 0.5 and at most 2",
     )
     decode_workers: int = Field(
         0,
         ge=0,
         le=256,
-        description="processes that decode uploads; 0 is one per CPU, as for threads",
+        description="processes that decode uploads; 0 is one more than CPUs, as for threads: where "
+        "several modalities are served one is kept for small files",
     )
     decode_seconds: float = Field(
         5.0, gt=0, le=600, description="wall time for one image, then its worker is killed"
@@ -144,7 +166,9 @@ class Settings(BaseSettings):
     )
     max_files: int = Field(16, ge=1, description="most files in one request")
     max_in_flight: int = Field(
-        128, ge=1, description="requests inside at once; one more is answered 429"
+        1024,
+        ge=1,
+        description="requests inside at once, uploads among them; one more is answered 429",
     )
     max_in_flight_mib: float = Field(
         512.0, gt=0, description="bytes of request bodies inside at once, in MiB; more is 429"
@@ -158,6 +182,11 @@ class Settings(BaseSettings):
         validate_default=True,
         description="time for the body of one request, from the start of the request; at most "
         "deadline_seconds",
+    )
+    min_upload_kib: float = Field(
+        4.0,
+        gt=0,
+        description="KiB that a body must bring each second, after 5 seconds; a slower one is 408",
     )
     slow_deadline_seconds: float = Field(
         120.0, gt=0, description="deadline_seconds of requests with clips or scans"

@@ -1,6 +1,6 @@
 """``python -m service classify FILE...``: answers without a server, through the server's own code.
 
-Workers decode, the catalog has the bundles proven by their goldens, the batcher fills batches:
+Workers decode, the catalog has the bundles proven by their goldens, a station fills batches:
 everything of ``Service`` but HTTP. Answers come out in the order of the files, as soon as they are
 there. Where no bundle is named, the first reader that knows the type of a file answers it.
 """
@@ -190,6 +190,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     if options.bundle is not None:
         given["default_bundle"] = ()  # nobody is asked for it
     given |= {"keys_file": None, "key_sha256": ()}  # nobody comes in here
+    given["lanes"] = 1  # to measure lanes takes longer than most answers
     return make_settings(log_level="warning", log_format="text", **given)
 
 

@@ -6,6 +6,7 @@ The server and ``python -m service classify`` both come through ``choose`` and `
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,16 +77,32 @@ def choose(service: Service, modality: str, parameters: Mapping[str, str]) -> tu
     return target, parse_top_k(parameters.get("top_k"), len(target.labels))
 
 
-async def classify(service: Service, media: Encoded, target: Target, top_k: int) -> Result:
+async def classify(
+    service: Service,
+    media: Encoded,
+    target: Target,
+    top_k: int,
+    deadline: float = math.inf,
+    patient: bool = False,
+) -> Result:
     """One file through decoder, batch and graph; cancel the call to leave the queues.
 
+    Args:
+        deadline: of the answer, seconds, monotonic.
+        patient: wait however much work is inside.
+
     Raises:
-        Failure: of the bytes, or of the graph.
+        Failure: of the bytes, or of the graph, or because there is too much to do.
     """
-    started = time.monotonic()
-    item = await service.pool.prepare(target.preparation, media)
-    decoded = time.monotonic() - started
-    row = await service.batcher.submit(target.key, item.pixels)
+    started, work = time.monotonic(), service.predict(target, len(media))
+    with service.admission.work(work, deadline, patient) as charge:
+        run_seconds = work.parts["run"][1]
+        item = await service.pool.prepare(target.preparation, media, deadline, run_seconds)
+        decoded = time.monotonic() - started
+        service.backlog.done(charge, "decode")
+        row = await service.station.submit(target.key, item.pixels, deadline)
+        service.backlog.done(charge, "run")
+        service.backlog.correct(charge, started + decoded + row.queue_seconds)
     stages = service.metrics.stages[target.manifest.modality]
     stages["decode"].observe(decoded)
     stages["queue"].observe(row.queue_seconds)

@@ -9,19 +9,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from service.cpus import usable_cpus
-from service.engine.admission import Admission
+from service.engine.admission import Admission, Work
 from service.engine.catalog import Catalog, NoBundles, bundle_folders, modality_of
 from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
-from service.engine.device.station import Batcher
 from service.engine.device.session import DeviceError, OpenSession, open_session
-from service.engine.model import ExaminedBundle
+from service.engine.device.station import DeviceStation
+from service.engine.model import ExaminedBundle, Target
 from service.engine.proof import Prover
+from service.engine.schedule import CPU, DEVICE, Backlog
 from service.metrics import Metrics
 from service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
+#: Of the event loop for one answer: reading the request, ranking, writing.
+ANSWER_SECONDS = 0.0005
 #: Their message is all that the operator needs to know; others are traced.
 TOLD = (SettingsError, DeviceError, NoBundles, DecodeError)
 
@@ -43,21 +46,40 @@ class Service:
         self.failure: Exception | None = None
         self.on_failure: Callable[[], None] = lambda: None
         self.metrics = Metrics()
-        self.admission = Admission(settings.max_in_flight, settings.max_in_flight_bytes)
-        # One thread: everything that touches the device runs here, in order.
-        self.executor = ThreadPoolExecutor(1, thread_name_prefix="device")
+        cpus = usable_cpus()
+        self.backlog = Backlog({CPU: cpus, DEVICE: 1})
+        self.admission = Admission(
+            settings.max_in_flight,
+            settings.max_in_flight_bytes,
+            self.backlog,
+            settings.max_wait or None,
+            lambda kind, reason: self.metrics.refused.labels(kind, reason).inc(),
+        )
         self.pool = DecodePool(
-            settings.decode_workers or usable_cpus(),
+            settings.decode_workers or cpus + 1,
             on_restart=self.metrics.worker_restarts.inc,
         )
-        self.batcher = Batcher(self.executor, settings.max_batch, self._on_batch)
-        self.prover = Prover(self.pool, self.batcher, self.executor, opener, settings)
+        # Everything that touches the device runs in these threads, one for each lane.
+        self.executor = ThreadPoolExecutor(
+            max(cpus, settings.lanes), thread_name_prefix="device"
+        )
+        self.station = DeviceStation(
+            self.executor,
+            settings.max_batch,
+            batch_seconds=settings.batch_seconds,
+            on_batch=self._on_batch,
+            on_begin=self.pool.begin_next,
+        )
+        self.pool.ahead = self.station.ahead
+        self.prover = Prover(self.pool, self.station, self.executor, opener, settings)
         self.catalog = Catalog(self.prover, settings.default_bundle)
         self.metrics.watch(
             decode=lambda: self.pool.depth,
-            device=lambda: self.batcher.depth,
+            device=lambda: self.station.depth,
             in_flight=lambda: self.admission.requests,
             fell_back=lambda: self.prover.fell_back,
+            lanes=lambda: self.station.lanes,
+            wait=self.backlog.wait,
         )
 
     async def prepare(self) -> None:
@@ -80,14 +102,29 @@ class Service:
             SettingsError, DeviceError, NoBundles, DecodeError: nothing can be answered.
         """
         modalities = {modality for folder in folders if (modality := modality_of(folder))}
+        self.admission.kinds = max(1, len(modalities))
         await self.pool.start(modalities)
         await self.catalog.examine(folders, self._on_examined)
 
     async def close(self) -> None:
         self.draining = True
-        self.batcher.close()
+        self.station.close()
         await self.pool.close()
         self.executor.shutdown(wait=True, cancel_futures=True)
+
+    def predict(self, target: Target, size: int) -> Work:
+        """What a file of ``size`` bytes costs, before anything of it was looked at."""
+        modality = target.manifest.modality
+        decode, run = self.pool.costs[modality], self.station.costs(target.key)
+        views, threads = target.views, self.station.threads
+        seconds = views * run.row * threads
+        parts = {
+            "decode": (CPU, decode.mean(size)),
+            "run": (self.prover.resource, seconds),
+            "answer": (CPU, ANSWER_SECONDS),
+        }
+        own = decode.high(size) + run.high * views + ANSWER_SECONDS
+        return Work(modality, parts, own)
 
     def _on_batch(self, modality: str, size: int, seconds: float) -> None:
         self.metrics.batch_size[modality].observe(size)

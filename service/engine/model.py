@@ -49,6 +49,11 @@ class Target:
         return self.preparation.shape[1:-1]
 
     @property
+    def views(self) -> int:
+        """Rows of one item."""
+        return self.preparation.shape[0]
+
+    @property
     def frames(self) -> int:
         """Of one view of a clip: pixels along the first axis."""
         return self.pixels[0]

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from models.bundle import Bundle, BundleError
 from models.manifest import Golden, Tolerance
-from service.cpus import usable_cpus
+from service.engine.costs import RunCosts, ladder
 from service.engine.decode.pool import DecodePool
-from service.engine.device.station import Batcher
+from service.engine.device.lanes import Lanes, choose_lanes
 from service.engine.device.session import Device, DeviceError, OpenSession, Session, is_fallback
+from service.engine.device.station import DeviceStation, run_timed
 from service.engine.model import ExaminedBundle, Target
+from service.engine.schedule import CPU, DEVICE
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+#: Runs of one row that are measured at start; their median decides what everything else costs.
+WARM_ROUNDS = 3
 
 
 class Prover:
@@ -35,20 +42,20 @@ class Prover:
     def __init__(
         self,
         pool: DecodePool,
-        batcher: Batcher,
+        station: DeviceStation,
         executor: Executor,
         open_session: OpenSession,
         settings: Settings,
     ) -> None:
         self._pool = pool
-        self._batcher = batcher
+        self._station = station
         self._executor = executor
         self._open_session = open_session
         self._settings = settings
         self._device: Device = settings.device
         self._insists = settings.device == "cuda"  # later the device may be a finding
         self.fell_back = False  # to the CPU, although there is a GPU
-        self.threads = settings.threads or usable_cpus()
+        self._lanes: Lanes | None = None  # chosen by the first graph
 
     async def prove(self, bundle: Bundle) -> ExaminedBundle:
         """A bundle whose graphs gave the stored logits, with its queues open.
@@ -62,11 +69,12 @@ class Prover:
         seconds = self._settings.limits(manifest.modality).decode_seconds
         for entry in manifest.grids:
             target = Target.make(manifest, entry.grid, manifest.input.views, seconds)
-            session = await self._open_graph(bundle, entry.graph)
-            await self._replay(bundle, target, session)
-            targets[entry.grid], sessions[target.key] = target, session
-        for key, session in sessions.items():
-            self._batcher.add_queue(key, session, manifest.modality)
+            session = await self._open_graph(bundle, entry.graph, target)
+            pixels = await self._replay(bundle, target, session)
+            costs = await self.on_device(self._measure, session, pixels)
+            targets[entry.grid], sessions[target.key] = target, (session, costs)
+        for key, (session, costs) in sessions.items():
+            self._station.add_queue(key, session, manifest.modality, costs)
         return ExaminedBundle(
             manifest.name,
             "ready",
@@ -76,12 +84,10 @@ class Prover:
             targets=targets,
         )
 
-    async def _open_graph(self, bundle: Bundle, graph: str) -> Session:
+    async def _open_graph(self, bundle: Bundle, graph: str, target: Target) -> Session:
         """A session; after the first one, all must be on its device."""
         try:
-            session = await self.on_device(
-                self._open_session, bundle.path(graph), self._device, self.threads
-            )
+            session = await self.on_device(self._open_on_lanes, bundle.path(graph), target)
         except DeviceError as error:
             if self._insists:
                 raise
@@ -95,8 +101,39 @@ class Prover:
         self._device = "cuda" if session.device == "cuda" else "cpu"
         return session
 
-    async def _replay(self, bundle: Bundle, target: Target, session: Session) -> None:
-        """Send the goldens through the real decoder and device; BundleError unless all agree."""
+    def _open_on_lanes(self, graph: Path, target: Target) -> Session:
+        """A session for the lanes of the device, which the first one decides."""
+        if self._lanes is None:
+            asked = target.preparation
+            row = np.zeros((1, *asked.shape[1:]), asked.dtype)
+            self._lanes = choose_lanes(
+                self._settings, self._open_session, graph, self._device, row
+            )
+            self._station.lanes, self._station.threads = self._lanes
+        return self._open_session(graph, self._device, self._lanes.threads)
+
+    def _measure(self, session: Session, rows: np.ndarray) -> RunCosts:
+        """What runs cost at 1, 2, 4, 8 ... rows, up to the bound of a batch in seconds.
+
+        Args:
+            rows: ``[goldens * views, *pixels per axis, channels]``, which were run before.
+        """
+        costs = RunCosts()
+        for size in ladder(self._settings.max_batch):
+            batch = list(itertools.islice(itertools.cycle(rows), size))
+            rounds = WARM_ROUNDS if size == 1 else 1
+            for _ in range(rounds):
+                costs.learn(size, run_timed(session, batch, self._station.threads).cost)
+            if costs.seconds(2 * size) > self._settings.batch_seconds:
+                break
+        return costs
+
+    async def _replay(self, bundle: Bundle, target: Target, session: Session) -> np.ndarray:
+        """Send the goldens through the real decoder and device; BundleError unless all agree.
+
+        Returns:
+            Their rows, ``[goldens * views, *pixels per axis, channels]``.
+        """
         try:
             tolerance = bundle.manifest.tolerance(session.device)
         except KeyError:
@@ -116,6 +153,12 @@ class Prover:
                 raise BundleError(f"the graph of grid {target.grid} cannot be run") from error
             means = _of_items(logits, batch)  # [goldens, classes]
             _compare(means, goldens[: len(batch)], target.grid, tolerance)
+        return pixels.reshape(-1, *pixels.shape[2:])
+
+    @property
+    def resource(self) -> str:
+        """What runs are charged to: the CPUs that decode too, or a device of its own."""
+        return CPU if self._device == "cpu" else DEVICE
 
     async def on_device(self, call: Callable[..., T], *arguments: Any) -> T:
         """What a call gives, on the device's thread."""

@@ -13,7 +13,7 @@ from starlette.types import Receive
 from service.engine.classify import Result, choose, classify, encode_json
 from service.engine.decode.link import Encoded
 from service.engine.engine import Service
-from service.engine.failures import Failure
+from service.engine.failures import Failure, Overloaded
 from service.engine.model import Target
 from service.http.body import read_upload
 from service.http.exchange import Exchange
@@ -34,21 +34,22 @@ class Classify:
         target, top_k = choose(self.service, self.modality, upload.parameters)
         exchange.bundle, exchange.grid = target.key
         async with ClientWatch(request.receive):
-            results = await self._classify_all(upload.files, target, top_k)
+            deadline = exchange.monotonic_deadline
+            results = await self._classify_all(upload.files, target, top_k, deadline)
         document = {"id": exchange.id, "results": [result.document() for result in results]}
         headers = {"Server-Timing": _server_timing(results)}
         body = encode_json(document).encode()
         return Response(body, media_type="application/json", headers=headers)
 
     async def _classify_all(
-        self, files: Sequence[Encoded], target: Target, top_k: int
+        self, files: Sequence[Encoded], target: Target, top_k: int, deadline: float
     ) -> list[Result]:
         """Every file at once; the first failure ends the request and names its file."""
         if len(files) == 1:
-            return [await classify(self.service, files[0], target, top_k)]
+            return [await classify(self.service, files[0], target, top_k, deadline)]
         tasks = [
             asyncio.create_task(
-                _numbered(f"file {number} of {len(files)}", self.service, file, target, top_k)
+                self._numbered(f"file {number} of {len(files)}", file, target, top_k, deadline)
             )
             for number, file in enumerate(files, 1)
         ]
@@ -58,14 +59,15 @@ class Classify:
             for task in tasks:
                 task.cancel()
 
-
-async def _numbered(
-    which: str, service: Service, file: Encoded, target: Target, top_k: int
-) -> Result:
-    try:
-        return await classify(service, file, target, top_k)
-    except Failure as failure:
-        raise type(failure)(f"{which}: {failure.detail}") from failure
+    async def _numbered(
+        self, which: str, file: Encoded, target: Target, top_k: int, deadline: float
+    ) -> Result:
+        try:
+            return await classify(self.service, file, target, top_k, deadline)
+        except Overloaded as failure:
+            raise Overloaded(f"{which}: {failure.detail}", failure.retry_seconds) from failure
+        except Failure as failure:
+            raise type(failure)(f"{which}: {failure.detail}") from failure
 
 
 class ClientWatch:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 import time
+from typing import NamedTuple
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -22,6 +23,23 @@ LINGER_SECONDS = 2.0
 LINGER_BYTES = 2**26
 #: The same for someone without a key; of a larger body, or one of unknown size, nothing is read.
 STRANGER_BODY_BYTES = 2**16
+#: An upload may stand still for so long in all before its rate counts.
+STALL_SECONDS = 5.0
+
+
+class UploadTime(NamedTuple):
+    """How long a body may take; all of the event loop's clock, in seconds and bytes.
+
+    One that holds memory and hardly comes is ended long before ``until``.
+    """
+
+    began: float
+    until: float
+    least_rate: float  # bytes a second, after the first ``STALL_SECONDS``
+
+    def end(self, received: int) -> float:
+        """When to give up with so many bytes here."""
+        return min(self.until, self.began + STALL_SECONDS + received / self.least_rate)
 
 
 class Exchange:
@@ -38,21 +56,30 @@ class Exchange:
         key: whose key it came with.
         bundle, grid: who answers, once that is known.
         timeout: ends the request; ``deadline`` is where it moves when the body is complete.
+        upload: how long the body may take.
     """
 
     __slots__ = (
         "_receive", "_send", "admission", "answered", "authorization", "bundle", "content_length",
-        "deadline", "encoding", "grid", "held", "id", "key", "limit", "received", "started",
-        "status", "stranger", "timeout", "unread",
+        "deadline", "encoding", "grid", "held", "id", "key", "kind", "limit", "received",
+        "started", "status", "stranger", "timeout", "unread", "upload",
     )  # fmt: skip
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, limit: int, admission: Admission
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        limit: int,
+        admission: Admission,
+        kind: str,
     ) -> None:
         self._receive = receive
         self._send = send
         self.limit = limit
         self.admission = admission
+        self.kind = kind
         self.started = time.monotonic()
         self.answered = 0.0
         self.status = 0
@@ -63,6 +90,7 @@ class Exchange:
         self.bundle: str | None = None
         self.grid: str | None = None
         self.timeout: asyncio.Timeout | None = None
+        self.upload: UploadTime | None = None
         self.deadline = 0.0  # of the event loop's clock, seconds
         self._read_headers(scope["headers"])
 
@@ -102,13 +130,24 @@ class Exchange:
             self.received += size
             if self.received > self.limit:
                 raise self._too_large()
-            self.admission.hold(size)
-            self.held += size
-            if not self.unread and self.timeout is not None:
-                self.timeout.reschedule(self.deadline)
+            if self.received > self.held:  # of unknown length: counted as it comes
+                self.hold(self.received - self.held)
+            if self.timeout is not None and self.upload is not None:
+                end = self.upload.end(self.received) if self.unread else self.deadline
+                self.timeout.reschedule(end)
         else:
             self.unread = False
         return message
+
+    @property
+    def monotonic_deadline(self) -> float:
+        """``deadline`` of the clock that the engine goes by."""
+        return self.deadline - asyncio.get_running_loop().time() + time.monotonic()
+
+    def hold(self, size: int) -> None:
+        """Count bytes of the body, here or still to come, among those in memory."""
+        self.admission.hold(self.kind, size)
+        self.held += size
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

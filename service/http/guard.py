@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from media.spec import AXES
 from service.engine.engine import Service
 from service.engine.failures import DeadlinePassed, Draining, Failure, InternalError
-from service.http.exchange import Exchange
+from service.http.exchange import Exchange, UploadTime
 from service.http.keys import Keys
 from service.http.problems import BodyTimeout, ClientGone, Unauthorized, problem_of
 from service.logs import ACCESS
@@ -57,7 +57,8 @@ class Guard:
         modality = WORK.get(scope["path"]) if scope["method"] == "POST" else None
         limits = self._limits[modality or "image"]  # of other requests nobody reads the body
         exchange = Exchange(
-            scope, receive, send, limit=limits.body_bytes, admission=self.service.admission
+            scope, receive, send, limit=limits.body_bytes,
+            admission=self.service.admission, kind=modality or "image",
         )
         scope["exchange"] = exchange
         try:
@@ -92,26 +93,33 @@ class Guard:
         if self.service.draining:
             raise Draining("the server is shutting down; connect again")
         exchange.check()
-        admission = self.service.admission
         now = asyncio.get_running_loop().time()
         exchange.deadline = now + limits.deadline_seconds
-        until = now + limits.upload_seconds if exchange.unread else exchange.deadline
-        admission.enter()
+        least_rate = 1024 * self.service.settings.min_upload_kib
+        exchange.upload = UploadTime(now, now + limits.upload_seconds, least_rate)
+        until = exchange.upload.end(0) if exchange.unread else exchange.deadline
+        self.service.admission.enter(exchange.kind)
         try:
+            exchange.hold(exchange.content_length or 0)
             async with asyncio.timeout_at(until) as timeout:
                 exchange.timeout = timeout
                 await self.app(scope, exchange.receive, exchange.send)
         except TimeoutError:
             if not timeout.expired():
                 raise
-            if exchange.unread:
-                seconds = f"{limits.upload_seconds:g} seconds"
-                raise BodyTimeout(f"the body was not complete within {seconds}") from None
-            seconds = f"{limits.deadline_seconds:g} seconds"
-            raise DeadlinePassed(f"there was no answer within {seconds}") from None
+            raise self._too_slow(exchange, limits) from None
         finally:
             exchange.timeout = None
-            admission.leave(exchange.held)
+            self.service.admission.leave(exchange.kind, exchange.held)
+
+    def _too_slow(self, exchange: Exchange, limits: Limits) -> Failure:
+        """Whose time it was that ran out."""
+        if not exchange.unread:
+            return DeadlinePassed(f"there was no answer within {limits.deadline_seconds:g} seconds")
+        if time.monotonic() - exchange.started < limits.upload_seconds:
+            rate = self.service.settings.min_upload_kib
+            return BodyTimeout(f"the body came more slowly than {rate:g} KiB a second")
+        return BodyTimeout(f"the body was not complete within {limits.upload_seconds:g} seconds")
 
     async def _answer(self, exchange: Exchange, error: Exception) -> None:
         """An exception as an answer; what is not a Failure stays in the log."""

@@ -220,7 +220,7 @@ def test_tolerance_of_zero_lets_equal_logits_pass(tmp_path: Path) -> None:
     logits = (0.0, 1.5, -2.0, 3.25, 0.5)
 
     class Constant(TinySession):
-        def run(self, pixels: Any) -> Any:
+        def run(self, pixels: Any, stop: Any = None) -> Any:
             return np.tile(np.array(logits, np.float32), (len(pixels), 1))
 
     exact = (Tolerance("cpu", "fp32", 0, 0),)
@@ -240,7 +240,7 @@ def test_tolerance_is_that_of_the_device_the_session_got(tmp_path: Path) -> None
     class Rough(TinySession):
         device = "cuda"
 
-        def run(self, pixels: Any) -> Any:
+        def run(self, pixels: Any, stop: Any = None) -> Any:
             return super().run(pixels) + 0.05
 
     tolerances = (Tolerance("cpu", "fp32", 1e-4, 0), Tolerance("cuda", "fp32", 0.1, 0))

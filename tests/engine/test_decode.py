@@ -26,6 +26,7 @@ from service.engine.decode.pool import DecodePool
 from service.engine.decode.wire import LENGTHS, Preparation, head, parse_task
 from service.engine.failures import (
     BrokenMedia,
+    DeadlinePassed,
     DecodeTimeout,
     Failure,
     MediaTooLarge,
@@ -395,7 +396,7 @@ def test_pool_replaces_a_worker_one_at_a_time(
 
 def start_worker(*modalities: str, **options: Any) -> subprocess.Popen[bytes]:
     worker = subprocess.Popen(
-        [sys.executable, "-m", "service.engine.decode.worker", *modalities],
+        [sys.executable, "-m", "service.engine.decode.worker", "0", *modalities],
         cwd=ROOT,
         **options,
         stdin=subprocess.PIPE,
@@ -440,6 +441,7 @@ def test_worker_is_limited_and_deaf_to_the_services_signals() -> None:
         worker.stdin.write(head(HEADER, len(media)) + media)
         worker.stdin.flush()
         status, body = read_reply(worker)
+        assert 0 < status.pop("cpu") < SECONDS
         assert status == {"status": "ok", "seen": {}}
         assert len(body) == 288
         worker.stdin.close()
@@ -460,7 +462,7 @@ def test_worker_ends_itself_when_nobody_kills_it() -> None:
     code = (
         "import service.engine.decode.worker as w, time\n"
         "w.read = lambda *a: time.sleep(60)\n"
-        "w.main([])\n"
+        "w.main('0')\n"
     )
     assert status_of(code) == -signal.SIGALRM
 
@@ -492,7 +494,7 @@ def test_worker_ends_itself_when_threads_burn_the_time_of_an_item() -> None:
         "    for _ in range(3): threading.Thread(target=spin, daemon=True).start()\n"
         "    time.sleep(600)\n"
         "w.read, w._forbid_processes = burn, lambda: None\n"
-        "w.main([])\n"
+        "w.main('0')\n"
     )
     assert status_of(code) == -signal.SIGXCPU
 
@@ -567,3 +569,83 @@ def test_service_imports_no_decoder_and_no_pickle_of_the_worker() -> None:
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert done.stdout.strip() == "False False"
+
+
+# --- whose turn it is ------------------------------------------------------------------------
+
+
+def test_scans_leave_a_worker_for_images_and_are_ended_with_their_clients() -> None:
+    """The kept worker takes no scan although it is free; a scan that nobody waits for is killed."""
+    restarts: list[None] = []
+
+    async def story(pool: DecodePool) -> None:
+        pool.costs["volume"].learn(1, 3.0)
+        waiting = [
+            asyncio.create_task(pool.prepare(asked("volume", seconds=60), b"s")) for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        assert pool.depth == 1
+        with pytest.raises(BrokenMedia):
+            await ask(pool, b"x")  # it answers
+        assert (pool.depth, restarts) == (1, [])
+        for task in reversed(waiting):
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        while not restarts:
+            await asyncio.sleep(0.01)
+        assert pool.depth == 0
+
+    run(
+        story, workers=2, script=OBEDIENT, on_restart=lambda: restarts.append(None),
+        modalities=("image", "volume"),
+    )  # fmt: skip
+
+
+def test_earliest_deadline_is_decoded_first_and_what_is_late_is_not() -> None:
+    """An item that cannot be answered in time is refused undecoded."""
+    done: list[str] = []
+
+    async def story(pool: DecodePool) -> None:
+        async def one(name: str, seconds: float) -> None:
+            deadline = time.monotonic() + seconds
+            try:
+                await pool.prepare(asked(), b"w" + bytes(2**15), deadline, run_seconds=0.1)
+                done.append(name)
+            except DeadlinePassed:
+                done.append(f"{name} late")
+
+        async with asyncio.TaskGroup() as tasks:
+            for name, seconds in (("a", 9), ("b", 8), ("c", 7), ("d", 0.05), ("e", 6)):
+                tasks.create_task(one(name, seconds))
+        assert done == ["d late", "a", "e", "c", "b"]
+
+    run(story, script=OBEDIENT)
+
+
+def test_decoding_waits_for_a_device_that_is_behind() -> None:
+    """With a tenth of a second of decoded rows of a kind before it nothing more is decoded."""
+
+    async def story(pool: DecodePool) -> None:
+        behind = 0.2
+        pool.ahead = lambda modality: behind
+        asking = asyncio.create_task(ask(pool, picture()))
+        await asyncio.sleep(0.05)
+        assert (pool.depth, asking.done()) == (1, False)
+        behind = 0.05
+        pool.begin_next()
+        await asking
+
+    run(story)
+
+
+def test_what_decoding_takes_is_learnt_from_workers() -> None:
+    """Processor seconds of a real file, by its bytes."""
+
+    async def story(pool: DecodePool) -> None:
+        media = picture(1, (2000, 1500))
+        await ask(pool, media)
+        learnt = pool.costs["image"]
+        assert 1e-4 < learnt.mean(len(media)) < 5
+        assert learnt.mean(len(media)) == learnt.high(len(media))
+
+    run(story)

@@ -1,8 +1,9 @@
-"""Batching: the policy as a table, and the batcher with a session of a few lines."""
+"""The station of a device with a session of a few lines: batches, lanes, turns, departures."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -11,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from service.engine.device.station import Batcher, QueueState, next_batch, run_isolated
-from service.engine.failures import Draining, InferenceFailed
+from service.engine.costs import RunCosts
+from service.engine.device.session import Stop
+from service.engine.device.station import DeviceStation, run_isolated
+from service.engine.failures import DeadlinePassed, Draining, InferenceFailed
 
 POISON, NOT_A_NUMBER = 255, 254
 
@@ -31,7 +32,7 @@ class FakeSession:
         if not closed:
             self.gate.set()
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
+    def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
         self.batches.append(pixels[:, 0].tolist())
         assert self.gate.wait(10)
         if (pixels == POISON).any():
@@ -46,12 +47,12 @@ def entry(*views: int) -> np.ndarray:
     return np.array(views, np.uint8)[:, np.newaxis]  # [views, 1]
 
 
-def run(story: Callable[[Batcher], Coroutine[Any, Any, None]], max_batch: int = 8) -> None:
-    """Play a story with a batcher."""
+def run(story: Callable[[DeviceStation], Coroutine[Any, Any, None]], max_batch: int = 8) -> None:
+    """Play a story with a station."""
 
     async def play() -> None:
         with ThreadPoolExecutor(1) as executor:
-            await asyncio.wait_for(story(Batcher(executor, max_batch)), 20)
+            await asyncio.wait_for(story(DeviceStation(executor, max_batch)), 20)
 
     asyncio.run(play())
 
@@ -63,59 +64,16 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-# --- the policy ------------------------------------------------------------------------------
+# --- batches -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("busy", "queues", "expected"),
-    [
-        (False, [], None),
-        (False, [("a", 0, 0.0)], None),
-        (False, [("a", 1, 5.0)], ("a", 1)),
-        (True, [("a", 9, 5.0)], None),
-        (False, [("a", 9, 5.0)], ("a", 4)),
-        (False, [("a", 9, 5.0), ("b", 1, 4.0)], ("b", 1)),
-        (False, [("a", 3, 4.0), ("b", 4, 5.0)], ("a", 3)),
-        (False, [("a", 0, 1.0), ("b", 2, 5.0)], ("b", 2)),
-    ],
-    ids=["nothing", "empty", "one", "busy", "full", "oldest", "older-not-fuller", "skip-empty"],
-)
-def test_policy_runs_the_oldest_head_when_idle(
-    busy: bool, queues: list[tuple[str, int, float]], expected: tuple[str, int] | None
-) -> None:
-    """The idle device takes the queue whose head waited longest, up to max_batch (here 4)."""
-    assert next_batch(busy, [QueueState(*queue) for queue in queues], 4) == expected
-
-
-@given(
-    queues=st.lists(st.tuples(st.integers(0, 50), st.floats(0, 1e6)), max_size=6),
-    max_batch=st.integers(1, 64),
-)
-def test_policy_never_idles_with_work_and_never_exceeds_a_limit(
-    queues: list[tuple[int, float]], max_batch: int
-) -> None:
-    """For any queues: work is taken if there is any, from the oldest head, within both bounds."""
-    states = [QueueState(key, depth, oldest) for key, (depth, oldest) in enumerate(queues)]
-    choice = next_batch(False, states, max_batch)
-    filled = [state for state in states if state.depth]
-    assert (choice is None) == (not filled)
-    if choice is not None:
-        key, size = choice
-        (chosen,) = (state for state in states if state.key == key)
-        assert size == min(max_batch, chosen.depth) >= 1
-        assert chosen.oldest == min(state.oldest for state in filled)
-
-
-# --- the batcher -----------------------------------------------------------------------------
-
-
-def test_batcher_runs_at_once_when_idle() -> None:
+def test_station_runs_at_once_when_idle() -> None:
     """A single entry is run alone, without waiting for company."""
 
-    async def story(batcher: Batcher) -> None:
+    async def story(station: DeviceStation) -> None:
         session = FakeSession()
-        batcher.add_queue("q", session, "image")
-        row = await batcher.submit("q", entry(3))
+        station.add_queue("q", session, "image", RunCosts())
+        row = await station.submit("q", entry(3))
         assert row.logits.tolist() == [3, -3]
         assert session.batches == [[3]]
         assert 0 <= row.queue_seconds < 1
@@ -123,16 +81,16 @@ def test_batcher_runs_at_once_when_idle() -> None:
     run(story)
 
 
-def test_batcher_gathers_while_busy_up_to_max_batch() -> None:
+def test_station_gathers_while_busy_up_to_max_batch() -> None:
     """What arrives during a run leaves in the next ones, in order, at most max_batch at a time."""
 
-    async def story(batcher: Batcher) -> None:
+    async def story(station: DeviceStation) -> None:
         session = FakeSession(closed=True)
-        batcher.add_queue("q", session, "image")
-        tasks = [asyncio.create_task(batcher.submit("q", entry(0)))]
+        station.add_queue("q", session, "image", RunCosts())
+        tasks = [asyncio.create_task(station.submit("q", entry(0)))]
         await until(lambda: len(session.batches) == 1)
-        tasks += [asyncio.create_task(batcher.submit("q", entry(i))) for i in range(1, 12)]
-        await until(lambda: batcher.depth == 11)
+        tasks += [asyncio.create_task(station.submit("q", entry(i))) for i in range(1, 12)]
+        await until(lambda: station.depth == 11)
         session.gate.set()
         rows = await asyncio.gather(*tasks)
         assert [row.logits[0] for row in rows] == list(range(12))
@@ -141,29 +99,29 @@ def test_batcher_gathers_while_busy_up_to_max_batch() -> None:
     run(story)
 
 
-def test_batcher_runs_together_what_arrived_together() -> None:
+def test_station_runs_together_what_arrived_together() -> None:
     """Entries submitted in one turn of the loop share a batch even on an idle device."""
 
-    async def story(batcher: Batcher) -> None:
+    async def story(station: DeviceStation) -> None:
         session = FakeSession()
-        batcher.add_queue("q", session, "image")
-        await asyncio.gather(*(batcher.submit("q", entry(i)) for i in range(5)))
+        station.add_queue("q", session, "image", RunCosts())
+        await asyncio.gather(*(station.submit("q", entry(i)) for i in range(5)))
         assert session.batches == [[0, 1, 2, 3, 4]]
 
     run(story)
 
 
-def test_batcher_serves_queues_by_oldest_head() -> None:
+def test_station_serves_queues_by_oldest_head() -> None:
     """A busy queue cannot keep an older entry of another queue waiting."""
 
-    async def story(batcher: Batcher) -> None:
+    async def story(station: DeviceStation) -> None:
         order: list[str] = []
         first, second = FakeSession(closed=True), FakeSession()
-        batcher.add_queue("first", first, "image")
-        batcher.add_queue("second", second, "image")
+        station.add_queue("first", first, "image", RunCosts())
+        station.add_queue("second", second, "image", RunCosts())
 
         async def submit(key: str, value: int) -> None:
-            await batcher.submit(key, entry(value))
+            await station.submit(key, entry(value))
             order.append(f"{key}{value}")
 
         tasks = [asyncio.create_task(submit("first", 0))]
@@ -180,15 +138,15 @@ def test_batcher_serves_queues_by_oldest_head() -> None:
 
 @pytest.mark.parametrize("bad", [POISON, NOT_A_NUMBER])
 @pytest.mark.parametrize("position", range(5))
-def test_batcher_fails_only_the_guilty_row(bad: int, position: int) -> None:
+def test_station_fails_only_the_guilty_row(bad: int, position: int) -> None:
     """An exception or a NaN costs its own entry, wherever it stands, and no other."""
 
-    async def story(batcher: Batcher) -> None:
-        batcher.add_queue("q", FakeSession(), "image")
+    async def story(station: DeviceStation) -> None:
+        station.add_queue("q", FakeSession(), "image", RunCosts())
         values = [1, 2, 3, 4]
         values.insert(position, bad)
         results = await asyncio.gather(
-            *(batcher.submit("q", entry(value)) for value in values), return_exceptions=True
+            *(station.submit("q", entry(value)) for value in values), return_exceptions=True
         )
         for value, result in zip(values, results, strict=True):
             if value == bad:
@@ -214,7 +172,7 @@ def test_isolation_refuses_logits_of_another_shape(shape: tuple[int, ...]) -> No
     """A graph that answers with too few rows or axes fails; rows are never mixed up."""
 
     class Wrong(FakeSession):
-        def run(self, pixels: np.ndarray) -> np.ndarray:
+        def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
             return np.zeros(shape, np.float32)
 
     answers = run_isolated(Wrong(), [*entry(0, 1, 2)])
@@ -224,16 +182,16 @@ def test_isolation_refuses_logits_of_another_shape(shape: tuple[int, ...]) -> No
         assert all(isinstance(answer, Exception) for answer in answers)
 
 
-def test_batcher_never_runs_a_cancelled_entry() -> None:
+def test_station_never_runs_a_cancelled_entry() -> None:
     """An entry whose client left while it was queued is dropped before a batch is formed."""
 
-    async def story(batcher: Batcher) -> None:
+    async def story(station: DeviceStation) -> None:
         session = FakeSession(closed=True)
-        batcher.add_queue("q", session, "image")
-        tasks = [asyncio.create_task(batcher.submit("q", entry(0)))]
+        station.add_queue("q", session, "image", RunCosts())
+        tasks = [asyncio.create_task(station.submit("q", entry(0)))]
         await until(lambda: len(session.batches) == 1)
-        tasks += [asyncio.create_task(batcher.submit("q", entry(i))) for i in range(1, 5)]
-        await until(lambda: batcher.depth == 4)
+        tasks += [asyncio.create_task(station.submit("q", entry(i))) for i in range(1, 5)]
+        await until(lambda: station.depth == 4)
         tasks[2].cancel()
         await asyncio.sleep(0)
         session.gate.set()
@@ -249,14 +207,14 @@ def test_views_are_rows_whose_logits_are_averaged() -> None:
     the mean of their logits.
     """
 
-    async def story(batcher: Batcher) -> None:
+    async def story(station: DeviceStation) -> None:
         session = FakeSession(closed=True)
-        batcher.add_queue("q", session, "image")
-        tasks = [asyncio.create_task(batcher.submit("q", entry(0)))]
+        station.add_queue("q", session, "image", RunCosts())
+        tasks = [asyncio.create_task(station.submit("q", entry(0)))]
         await until(lambda: len(session.batches) == 1)
         for views in ((2, 4, 9), (5,), (1, 2, 3, 4, 5, 6)):
-            tasks.append(asyncio.create_task(batcher.submit("q", entry(*views))))
-        await until(lambda: batcher.depth == 10)
+            tasks.append(asyncio.create_task(station.submit("q", entry(*views))))
+        await until(lambda: station.depth == 10)
         session.gate.set()
         rows = await asyncio.gather(*tasks)
         assert [row.logits.tolist() for row in rows] == [[0, 0], [5, -5], [5, -5], [3.5, -3.5]]
@@ -271,13 +229,13 @@ def test_batch_keeps_the_type_of_the_pixels() -> None:
     """float32 pixels reach the graph as float32, unrounded."""
 
     class Echo(FakeSession):
-        def run(self, pixels: np.ndarray) -> np.ndarray:
+        def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
             assert pixels.dtype == np.float32
             return np.concatenate([pixels, -pixels], axis=1)  # [batch, 2]
 
-    async def story(batcher: Batcher) -> None:
-        batcher.add_queue("q", Echo(), "image")
-        row = await batcher.submit("q", np.array([[0.25], [0.5]], np.float32))
+    async def story(station: DeviceStation) -> None:
+        station.add_queue("q", Echo(), "image", RunCosts())
+        row = await station.submit("q", np.array([[0.25], [0.5]], np.float32))
         assert row.logits.tolist() == [0.375, -0.375]
 
     run(story)
@@ -286,12 +244,12 @@ def test_batch_keeps_the_type_of_the_pixels() -> None:
 def test_view_that_breaks_the_graph_fails_its_item_alone() -> None:
     """One guilty view of an item costs that item, not its neighbours, and runs nothing twice."""
 
-    async def story(batcher: Batcher) -> None:
+    async def story(station: DeviceStation) -> None:
         session = FakeSession()
-        batcher.add_queue("q", session, "image")
+        station.add_queue("q", session, "image", RunCosts())
         items = ((1, 3), (2, POISON, 4), (NOT_A_NUMBER, POISON), (5,))
         results = await asyncio.gather(
-            *(batcher.submit("q", entry(*views)) for views in items), return_exceptions=True
+            *(station.submit("q", entry(*views)) for views in items), return_exceptions=True
         )
         good, poisoned, both, single = results
         assert isinstance(poisoned, InferenceFailed)
@@ -299,7 +257,7 @@ def test_view_that_breaks_the_graph_fails_its_item_alone() -> None:
         assert not isinstance(good, BaseException)
         assert not isinstance(single, BaseException)
         assert (good.logits[0], single.logits[0]) == (2, 5)
-        assert batcher.depth == 0
+        assert station.depth == 0
 
     run(story)
 
@@ -307,14 +265,14 @@ def test_view_that_breaks_the_graph_fails_its_item_alone() -> None:
 def test_views_of_a_client_that_left_are_never_run() -> None:
     """All the views that still wait leave the queue with their item, also after one has failed."""
 
-    async def story(batcher: Batcher) -> None:
+    async def story(station: DeviceStation) -> None:
         session = FakeSession(closed=True)
-        batcher.add_queue("q", session, "image")
-        running = asyncio.create_task(batcher.submit("q", entry(POISON, 1, 2)))
+        station.add_queue("q", session, "image", RunCosts())
+        running = asyncio.create_task(station.submit("q", entry(POISON, 1, 2)))
         await until(lambda: len(session.batches) == 1)  # its first two views
-        gone = asyncio.create_task(batcher.submit("q", entry(3, 4, 5)))
-        last = asyncio.create_task(batcher.submit("q", entry(6)))
-        await until(lambda: batcher.depth == 5)
+        gone = asyncio.create_task(station.submit("q", entry(3, 4, 5)))
+        last = asyncio.create_task(station.submit("q", entry(6)))
+        await until(lambda: station.depth == 5)
         gone.cancel()
         await asyncio.sleep(0)
         session.gate.set()
@@ -328,38 +286,38 @@ def test_views_of_a_client_that_left_are_never_run() -> None:
     run(story, max_batch=2)
 
 
-def test_batcher_finishes_the_running_batch_and_refuses_the_rest_when_closed() -> None:
+def test_station_finishes_the_running_batch_and_refuses_the_rest_when_closed() -> None:
     """Closing loses nothing that runs; what waits, and what comes later, ends as Draining."""
 
-    async def story(batcher: Batcher) -> None:
+    async def story(station: DeviceStation) -> None:
         session = FakeSession(closed=True)
-        batcher.add_queue("q", session, "image")
-        running = asyncio.create_task(batcher.submit("q", entry(1)))
+        station.add_queue("q", session, "image", RunCosts())
+        running = asyncio.create_task(station.submit("q", entry(1)))
         await until(lambda: len(session.batches) == 1)
-        waiting = asyncio.create_task(batcher.submit("q", entry(2)))
-        await until(lambda: batcher.depth == 1)
-        batcher.close()
+        waiting = asyncio.create_task(station.submit("q", entry(2)))
+        await until(lambda: station.depth == 1)
+        station.close()
         session.gate.set()
         assert (await running).logits[0] == 1
         with pytest.raises(Draining):
             await waiting
         with pytest.raises(Draining):
-            await batcher.submit("q", entry(3))
+            await station.submit("q", entry(3))
 
     run(story)
 
 
-def test_batcher_tells_the_size_of_every_batch() -> None:
+def test_station_tells_the_size_of_every_batch() -> None:
     """The metrics hear of each run with its modality, its size and its seconds."""
 
     async def play() -> None:
         seen: list[tuple[str, int, float]] = []
         with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(executor, 2, lambda *told: seen.append(told))
-            batcher.add_queue("q", FakeSession(), "image")
-            batcher.add_queue("other", FakeSession(), "volume")
-            await asyncio.gather(*(batcher.submit("q", entry(i)) for i in range(3)))
-            await batcher.submit("other", entry(3))
+            station = DeviceStation(executor, 2, on_batch=lambda *told: seen.append(told))
+            station.add_queue("q", FakeSession(), "image", RunCosts())
+            station.add_queue("other", FakeSession(), "volume", RunCosts())
+            await asyncio.gather(*(station.submit("q", entry(i)) for i in range(3)))
+            await station.submit("other", entry(3))
         assert [(modality, size) for modality, size, _ in seen] == [
             ("image", 2),
             ("image", 1),
@@ -368,3 +326,157 @@ def test_batcher_tells_the_size_of_every_batch() -> None:
         assert all(seconds >= 0 for _, _, seconds in seen)
 
     asyncio.run(play())
+
+
+# --- bounds in seconds, lanes, deadlines -----------------------------------------------------
+
+
+def costing(seconds: float) -> RunCosts:
+    """A row takes so long, in a batch of any size."""
+    costs = RunCosts()
+    for size in (1, 2, 4, 8):
+        costs.learn(size, size * seconds)
+    return costs
+
+
+def with_lanes(
+    story: Callable[[DeviceStation], Coroutine[Any, Any, None]],
+    lanes: int,
+    batch_seconds: float = math.inf,
+) -> None:
+    """Play a story with a station of several lanes."""
+
+    async def play() -> None:
+        with ThreadPoolExecutor(lanes) as executor:
+            station = DeviceStation(executor, 8, lanes=lanes, batch_seconds=batch_seconds)
+            await asyncio.wait_for(story(station), 20)
+
+    asyncio.run(play())
+
+
+def test_batch_is_bounded_in_seconds() -> None:
+    """Rows of 20 ms and a bound of 50: two at a time, and one that is longer goes alone."""
+
+    async def story(station: DeviceStation) -> None:
+        session, slow = FakeSession(closed=True), FakeSession()
+        station.add_queue("q", session, "image", costing(0.02))
+        station.add_queue("slow", slow, "video", costing(0.3))
+        tasks = [asyncio.create_task(station.submit("q", entry(0)))]
+        await until(lambda: len(session.batches) == 1)
+        tasks += [asyncio.create_task(station.submit("q", entry(i))) for i in range(1, 6)]
+        tasks += [asyncio.create_task(station.submit("slow", entry(i))) for i in range(2)]
+        await until(lambda: station.depth == 7)
+        assert station.ahead("image") == pytest.approx(5 * 0.02)
+        assert station.ahead("video") == pytest.approx(2 * 0.3)
+        session.gate.set()
+        await asyncio.gather(*tasks)
+        assert session.batches[0] == [0]
+        assert all(len(batch) <= 2 for batch in session.batches[1:])
+        assert slow.batches == [[0], [1]]
+
+    with_lanes(story, 1, batch_seconds=0.05)
+
+
+def test_lanes_run_at_the_same_time() -> None:
+    """Two batches of one graph, neither waits for the other."""
+
+    async def story(station: DeviceStation) -> None:
+        session = FakeSession(closed=True)
+        station.add_queue("q", session, "image", RunCosts())
+        tasks = [asyncio.create_task(station.submit("q", entry(0)))]
+        await until(lambda: len(session.batches) == 1)
+        tasks.append(asyncio.create_task(station.submit("q", entry(1))))
+        await until(lambda: len(session.batches) == 2)
+        assert station.depth == 0
+        session.gate.set()
+        await asyncio.gather(*tasks)
+
+    with_lanes(story, 2)
+
+
+def test_one_lane_is_left_for_short_rows() -> None:
+    """Clips never hold all lanes: an image runs at once beside them, and the next clip waits."""
+
+    async def story(station: DeviceStation) -> None:
+        clips, images = FakeSession(closed=True), FakeSession()
+        station.add_queue("clips", clips, "video", costing(0.06))
+        station.add_queue("images", images, "image", costing(0.004))
+        tasks = [asyncio.create_task(station.submit("clips", entry(i))) for i in range(3)]
+        await until(lambda: len(clips.batches) == 1)
+        row = await station.submit("images", entry(7))
+        assert row.logits[0] == 7
+        assert clips.batches == [[0]]
+        clips.gate.set()
+        await asyncio.gather(*tasks)
+        assert clips.batches == [[0], [1], [2]]
+
+    with_lanes(story, 2, batch_seconds=0.05)
+
+
+def test_where_all_models_are_slow_they_have_all_lanes() -> None:
+    """There is no short work to keep a lane for."""
+
+    async def story(station: DeviceStation) -> None:
+        session = FakeSession(closed=True)
+        station.add_queue("q", session, "image", costing(0.08))
+        tasks = [asyncio.create_task(station.submit("q", entry(i))) for i in range(2)]
+        await until(lambda: len(session.batches) == 2)
+        session.gate.set()
+        await asyncio.gather(*tasks)
+
+    with_lanes(story, 2, batch_seconds=0.05)
+
+
+def test_earliest_deadline_runs_first_and_what_is_late_is_not_run() -> None:
+    """A row that cannot be in time is refused unrun, and takes nobody's place."""
+
+    async def story(station: DeviceStation) -> None:
+        session = FakeSession(closed=True)
+        station.add_queue("q", session, "image", costing(0.03))
+        tasks = [asyncio.create_task(station.submit("q", entry(0)))]
+        await until(lambda: len(session.batches) == 1)
+        now = time.monotonic()
+        for value, seconds in ((1, 90), (2, 60), (3, 0.02), (4, 30)):
+            tasks.append(asyncio.create_task(station.submit("q", entry(value), now + seconds)))
+        await until(lambda: station.depth == 4)
+        session.gate.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[3], DeadlinePassed)
+        assert session.batches == [[0], [4], [2], [1]]
+
+    with_lanes(story, 1, batch_seconds=0.05)
+
+
+class Endless(FakeSession):
+    """Runs until it is told to stop, as a graph does between two operators."""
+
+    def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
+        self.batches.append(pixels[:, 0].tolist())
+        end = time.monotonic() + 10
+        while stop is None or not stop.terminate:
+            assert time.monotonic() < end, "nobody told it to stop"
+            time.sleep(0.001)
+        raise RuntimeError("terminated")
+
+
+def test_run_that_nobody_waits_for_is_ended() -> None:
+    """One living client keeps it going; when the last one leaves the lane is free at once, its
+    rows are not tried one by one, and what it took is not learnt.
+    """
+
+    async def story(station: DeviceStation) -> None:
+        session, costs = Endless(), costing(5.0)
+        station.add_queue("q", session, "image", costs)
+        station.add_queue("other", FakeSession(), "image", costing(0.01))
+        tasks = [asyncio.create_task(station.submit("q", entry(i))) for i in range(2)]
+        await until(lambda: len(session.batches) == 1)
+        tasks[0].cancel()
+        waiting = asyncio.create_task(station.submit("other", entry(3)))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        tasks[1].cancel()
+        assert (await waiting).logits[0] == 3
+        assert session.batches == [[0, 1]]
+        assert costs.seconds(2) == pytest.approx(10.0)
+
+    with_lanes(story, 1)

@@ -32,6 +32,7 @@ from media.spec import Grid, InputSpec, VideoSpec, VolumeSpec
 from models.bundle import write_bundle
 from models.manifest import Accuracy, Golden, GridEntry, Parity, Tolerance
 from models.spec import EncodingSpec
+from service.engine.device.session import Stop
 from service.http.app import create_app
 from service.http.server import make_config
 from service.settings import Settings
@@ -222,7 +223,8 @@ def serving(
     bundles: Path, opener: Any = None, ready: bool = True, **settings: Any
 ) -> Iterator[RunningServer]:
     """A server on a free port; with ``ready``, only once its bundles were examined."""
-    chosen = Settings(bundles=bundles, **{"decode_workers": 1, "threads": 1, **settings})
+    modest = {"decode_workers": 1, "lanes": 1, "threads": 1}
+    chosen = Settings(bundles=bundles, **(modest | settings))
     app = create_app(chosen) if opener is None else create_app(chosen, opener)
     server = RunningServer(app)
     server.start()
@@ -255,7 +257,7 @@ class TinySession:
         self.gate.set()
         self.batches: list[int] = []
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
+    def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
         self.batches.append(len(pixels))
         assert self.gate.wait(30)
         if (pixels[:, 0, 0] == (255, 0, 0)).all(axis=1).any():

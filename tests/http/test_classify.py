@@ -424,7 +424,7 @@ def test_many_files_are_batched_and_stay_in_order(bundles: Path, tmp_path: Path)
 class SlowSession(TinySession):
     """A device that is busy for a while, so that items gather."""
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
+    def run(self, pixels: np.ndarray, stop: object = None) -> np.ndarray:
         self.gate.clear()
         self.gate.wait(0.05)
         self.gate.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -48,18 +49,41 @@ class Decoded:
 
 
 class Task:
-    """One item on its way through a worker."""
+    """One item on its way through a worker.
 
-    __slots__ = ("attempts", "future", "media", "preparation", "submitted")
+    Attributes:
+        deadline: seconds, monotonic.
+        predicted: processor seconds of decoding it.
+        own: those of all that it needs, the run after decoding included.
+        began: when a worker began with it, seconds, monotonic; 0 before.
+    """
+
+    __slots__ = (
+        "attempts", "began", "deadline", "future", "media", "own", "predicted", "preparation",
+    )  # fmt: skip
 
     def __init__(
-        self, preparation: Preparation, media: Encoded, future: asyncio.Future[Decoded]
+        self,
+        preparation: Preparation,
+        media: Encoded,
+        future: asyncio.Future[Decoded],
+        deadline: float = math.inf,
+        predicted: float = 0.0,
+        own: float = 0.0,
     ) -> None:
         self.preparation = preparation
         self.media = media
         self.future = future
-        self.submitted = time.monotonic()
+        self.deadline = deadline
+        self.predicted = predicted
+        self.own = own
+        self.began = 0.0
         self.attempts = 0
+
+    @property
+    def gone(self) -> bool:
+        """Nobody waits for it any more."""
+        return self.future.done()
 
     @property
     def is_small(self) -> bool:
@@ -71,7 +95,9 @@ class Worker(asyncio.SubprocessProtocol):
     """One process and the items it holds.
 
     Args:
+        small_only: it is kept for what is decoded at once.
         on_start: called when there is a process, which is not ready yet.
+        on_decoded: called with an item that was decoded and the processor seconds that it took.
         on_free: called when it can be given another item.
         on_death: called when the process has ended, whatever it still held.
     """
@@ -79,11 +105,15 @@ class Worker(asyncio.SubprocessProtocol):
     def __init__(
         self,
         *,
+        small_only: bool,
         on_start: Callable[[Worker], None],
+        on_decoded: Callable[[Task, float], None],
         on_free: Callable[[], None],
         on_death: Callable[[Worker], None],
     ) -> None:
+        self.small_only = small_only
         self._on_start = on_start
+        self._on_decoded = on_decoded
         self._on_free = on_free
         self._on_death = on_death
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -112,6 +142,7 @@ class Worker(asyncio.SubprocessProtocol):
     def _watch(self) -> None:
         """The first item begins: its time runs from now."""
         self.tasks[0].attempts += 1
+        self.tasks[0].began = time.monotonic()
         loop = asyncio.get_running_loop()
         self._alarm = loop.call_later(self.tasks[0].preparation.seconds, self._time_out)
 
@@ -144,9 +175,28 @@ class Worker(asyncio.SubprocessProtocol):
             self._alarm.cancel()
         if self.tasks:
             self._watch()
-        if not task.future.done():
-            _resolve(task, header, body)
+        self._resolve(task, header, body)
         return self._on_free()
+
+    def _resolve(self, task: Task, header: bytes, body: bytes) -> None:
+        """A reply as pixels or as the problem that it names; what it took is learnt in any case."""
+        failure: failures.Failure
+        try:
+            reply = json.loads(header)
+            if reply["status"] == "ok":
+                decoded = _decoded(task.preparation, reply["seen"], body)
+                elapsed, told = time.monotonic() - task.began, reply.get("cpu")
+                # The process touched untrusted bytes: it cannot have taken longer than it had.
+                credible = isinstance(told, float) and 0 <= told <= elapsed
+                self._on_decoded(task, told if credible else elapsed)
+                if not task.gone:
+                    task.future.set_result(decoded)
+                return
+            failure = FAILURES[reply["status"]](str(reply["message"]))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            failure = failures.BrokenMedia("the file cannot be decoded")
+        if not task.gone:
+            task.future.set_exception(failure)
 
     def _time_out(self) -> None:
         """Blame the first item now: once the process has ended, another may be the first."""
@@ -167,19 +217,6 @@ class Worker(asyncio.SubprocessProtocol):
             self.ready.set_exception(DecodeError("a decode worker ended before it was ready"))
         self._on_death(self)
         self.process.close()
-
-
-def _resolve(task: Task, header: bytes, body: bytes) -> None:
-    """A reply as pixels or as the problem that it names."""
-    try:
-        reply = json.loads(header)
-        if reply["status"] == "ok":
-            return task.future.set_result(_decoded(task.preparation, reply["seen"], body))
-        status, message = reply["status"], str(reply["message"])
-        failure: failures.Failure = FAILURES[status](message)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        failure = failures.BrokenMedia("the file cannot be decoded")
-    return task.future.set_exception(failure)
 
 
 def _decoded(preparation: Preparation, seen: object, body: bytes) -> Decoded:

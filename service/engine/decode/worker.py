@@ -29,8 +29,13 @@ TRIM_AFTER_SECONDS = 0.1
 TRIM_AFTER_BYTES = 2**23
 
 
-def main(modalities: list[str]) -> None:
-    """Warm up, say hello, then answer one frame after another until stdin closes."""
+def main(nice: str, *modalities: str) -> None:
+    """Warm up, say hello, then answer one frame after another until stdin closes.
+
+    Args:
+        nice: how far below the event loop and the device this process stands for the kernel.
+    """
+    os.nice(int(nice))
     _limit_resources()
     warm_up(modalities)
     _forbid_processes()
@@ -49,9 +54,12 @@ def _answer(sink: BinaryIO, header: bytes, media: bytes) -> None:
     """Decode one item within its time; every failure is a status, never the end of the process."""
     spec, grid, patch, views, seconds = parse_task(header)
     _limit_time(seconds)
+    started = time.process_time()
     try:
         sample = read(media, spec, grid, patch, views)
-        _send(sink, {"status": "ok", "seen": sample.evidence}, sample.pixels.tobytes())
+        body = sample.pixels.tobytes()
+        reply = {"status": "ok", "seen": sample.evidence, "cpu": time.process_time() - started}
+        _send(sink, reply, body)
     except MediaError as error:
         _send(sink, {"status": type(error).__name__, "message": str(error)[:500]})
     except BrokenPipeError:
@@ -106,5 +114,5 @@ def _trim_heap() -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError):
-        main(sys.argv[1:])
+        main(*sys.argv[1:])
     sys.stdout = None  # nothing to flush: the pipe may be gone

@@ -1,8 +1,10 @@
-"""Dynamic batching: run at once when the device is idle, gather while it is busy.
+"""One device: its lanes take batches while there is work; what arrives meanwhile waits for them.
 
-There is no timer. A batch is whatever has gathered in one queue while the device was busy with
-the one before, so an idle server answers without delay and a busy one fills its batches by itself.
-``next_batch`` is the whole policy; ``Batcher`` carries it out.
+There is no timer. A batch is whatever has gathered in one queue while all lanes were busy, so an
+idle server answers without delay and a busy one fills its batches by itself. A batch is bounded in
+predicted seconds: they are what a cancelled client, a shorter item or a swap waits for. Kinds take
+turns by the seconds that they used; within a kind the earliest deadline goes first. Of several
+lanes one is always left for short rows, so that an image does not wait for the end of a clip.
 """
 
 from __future__ import annotations
@@ -10,41 +12,24 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.device.session import Session
-from service.engine.failures import Draining, InferenceFailed
+from service.engine.costs import RunCosts
+from service.engine.device.session import Session, Stop, make_stop
+from service.engine.failures import DeadlinePassed, Draining, Failure, InferenceFailed
+from service.engine.schedule import Earliest, Turns
 
 log = logging.getLogger(__name__)
 
 Key = Hashable  # of one queue: (bundle, grid)
-
-
-@dataclass(frozen=True, slots=True)
-class QueueState:
-    """What the policy sees of one queue."""
-
-    key: Key
-    depth: int  # entries that wait
-    oldest: float  # when the first of them was submitted, seconds
-
-
-def next_batch(busy: bool, queues: Iterable[QueueState], max_batch: int) -> tuple[Key, int] | None:
-    """Which queue runs now and how many of its entries; None to wait.
-
-    The queue whose head has waited longest goes first, so no queue can starve another.
-    """
-    filled = [queue for queue in queues if queue.depth > 0]
-    if busy or not filled:
-        return None
-    chosen = min(filled, key=lambda queue: queue.oldest)
-    return chosen.key, min(chosen.depth, max_batch)
+#: A run that nobody waits for is ended where so much of it is left.
+WORTH_ENDING_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,135 +54,231 @@ class _Entry:
     pixels: np.ndarray  # uint8 or float32 [*pixels per axis, channels]
     future: asyncio.Future[Row]
     submitted: float  # seconds, monotonic
+    deadline: float
+
+    @property
+    def gone(self) -> bool:
+        return self.future.done()
 
 
 @dataclass(slots=True, eq=False)
 class _Queue:
     session: Session
     modality: str
-    entries: deque[_Entry]
+    costs: RunCosts
+    entries: Earliest[_Entry]
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A batch on a lane."""
+
+    queue: _Queue
+    entries: list[_Entry]
+    predicted: float
+    is_short: bool
+    stop: Stop
+    began: float
+
+    def end_if_unwanted(self) -> None:
+        left = self.began + self.predicted - time.monotonic()
+        if left > WORTH_ENDING_SECONDS and all(entry.gone for entry in self.entries):
+            self.stop.terminate = True
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What the executor's thread brings back."""
+class Outcome:
+    """What a lane's thread brings back."""
 
     rows: list[np.ndarray | Exception]
     started: float
-    seconds: float
+    seconds: float  # of the wall
+    cost: float  # seconds of the lane that count as its price
 
 
-class Batcher:
-    """One queue per (bundle, grid), one device, one batch at a time.
+class DeviceStation:
+    """One queue per (bundle, grid), the lanes of one device, one batch at a time on each.
 
     Args:
-        executor: a single thread; everything that touches the device runs there.
+        executor: at least as many threads as lanes; everything that touches the device runs there.
+        batch_seconds: bound of a batch, predicted; one row always goes.
         on_batch: called with the modality, the size and the seconds of every batch.
+        on_begin: called whenever rows may have been taken off a queue.
+
+    Attributes:
+        lanes: batches that run at the same time.
+        threads: of one lane.
     """
 
     def __init__(
         self,
         executor: Executor,
         max_batch: int,
+        *,
+        lanes: int = 1,
+        batch_seconds: float = math.inf,
         on_batch: Callable[[str, int, float], None] = lambda modality, size, seconds: None,
+        on_begin: Callable[[], None] = lambda: None,
     ) -> None:
+        self.lanes = lanes
+        self.threads = 1
         self._executor = executor
         self._max_batch = max_batch
+        self._batch_seconds = batch_seconds
         self._on_batch = on_batch
+        self._on_begin = on_begin
         self._queues: dict[Key, _Queue] = {}
-        self._busy = False
+        self._turns = Turns()
+        self._running: set[_Run] = set()
         self._scheduled = False
         self._closed = False
 
-    def add_queue(self, key: Key, session: Session, modality: str) -> None:
-        self._queues[key] = _Queue(session, modality, deque())
+    def add_queue(self, key: Key, session: Session, modality: str, costs: RunCosts) -> None:
+        self._queues[key] = _Queue(session, modality, costs, Earliest())
+
+    def costs(self, key: Key) -> RunCosts:
+        """What the runs of a queue cost."""
+        return self._queues[key].costs
 
     @property
     def depth(self) -> int:
         """Entries that wait for the device."""
         return sum(len(queue.entries) for queue in self._queues.values())
 
-    async def submit(self, key: Key, pixels: np.ndarray) -> Row:
+    def ahead(self, modality: str) -> float:
+        """Predicted seconds until all that waits of a modality is taken by a lane."""
+        waiting = (queue for queue in self._queues.values() if queue.modality == modality)
+        return sum(len(queue.entries) * queue.costs.row for queue in waiting) / self.lanes
+
+    async def submit(self, key: Key, pixels: np.ndarray, deadline: float = math.inf) -> Row:
         """Run one item in the next batches of its queue; cancel the call to leave the queue.
 
         Its views are rows like all others: they fill batches together with other items' rows.
 
         Args:
             pixels: ``[views, *pixels per axis, channels]`` of the graph's dtype.
+            deadline: of the answer, seconds, monotonic.
 
         Returns:
             The mean over the views.
 
         Raises:
             InferenceFailed: the session failed on this item, or gave logits that are no numbers.
-            Draining: the batcher was closed first.
+            DeadlinePassed: the device came to it too late.
+            Draining: the station was closed first.
         """
         if self._closed:
             raise Draining("the server is shutting down")
-        loop = asyncio.get_running_loop()
+        loop, queue = asyncio.get_running_loop(), self._queues[key]
         now = time.monotonic()
-        entries = [_Entry(view, loop.create_future(), now) for view in pixels]
-        self._queues[key].entries.extend(entries)
-        if not (self._busy or self._scheduled):
+        entries = [_Entry(view, loop.create_future(), now, deadline) for view in pixels]
+        for entry in entries:
+            queue.entries.push(entry)
+        if len(self._running) < self.lanes and not self._scheduled:
             # At the end of this turn of the loop: what arrived together runs together.
             self._scheduled = True
             loop.call_soon(self._dispatch)
-        if len(entries) == 1:
-            return await entries[0].future
-        return Row.of_views(await _all_of(entries))
+        try:
+            if len(entries) == 1:
+                return await entries[0].future
+            return Row.of_views(await _all_of(entries))
+        except asyncio.CancelledError:
+            queue.entries.drop_gone()
+            for run in self._running:
+                run.end_if_unwanted()
+            raise
 
     def close(self) -> None:
-        """Let the running batch finish and refuse everything else."""
+        """Let the running batches finish and refuse everything else."""
         self._closed = True
         for queue in self._queues.values():
-            for entry in queue.entries:
-                _fail(entry, Draining("the server is shutting down"))
-            queue.entries.clear()
+            while queue.entries.peek() is not None:
+                _fail(queue.entries.pop(), Draining("the server is shutting down"))
 
     def _dispatch(self) -> None:
         self._scheduled = False
-        for queue in self._queues.values():
-            _drop_departed(queue.entries)
-        states = [
-            QueueState(key, len(queue.entries), queue.entries[0].submitted)
-            for key, queue in self._queues.items()
-            if queue.entries
-        ]
-        if (choice := next_batch(self._busy, states, self._max_batch)) is None:
-            return
-        key, size = choice
-        queue = self._queues[key]
-        self._run(queue, [queue.entries.popleft() for _ in range(size)])
+        while len(self._running) < self.lanes and (run := self._next_run()) is not None:
+            self._begin(run)
+        self._on_begin()
 
-    def _run(self, queue: _Queue, entries: list[_Entry]) -> None:
-        self._busy = True
-        rows = [entry.pixels for entry in entries]
-        running = asyncio.get_running_loop().run_in_executor(
-            self._executor, _run_timed, queue.session, rows
+    def _next_run(self) -> _Run | None:
+        """The batch that a free lane takes now; None where nothing waits that it may take."""
+        now = time.monotonic()
+        heads = {
+            queue: head
+            for queue in self._queues.values()
+            if (head := _first_in_time(queue, now)) is not None
+        }
+        long_runs = sum(not run.is_short for run in self._running)
+        short_only = self.lanes > 1 and long_runs == self.lanes - 1
+        fitting = [queue for queue in heads if not short_only or self._is_short(queue)]
+        if not fitting:
+            return None
+        kind = self._turns.next(queue.modality for queue in fitting)
+        queue = min(
+            (one for one in fitting if one.modality == kind),
+            key=lambda one: (heads[one].deadline, heads[one].submitted),
         )
-        running.add_done_callback(functools.partial(self._deliver, queue.modality, entries))
+        entries = self._take(queue, now)
+        predicted = queue.costs.seconds(len(entries))
+        self._turns.use(kind, predicted, {one.modality for one in heads})
+        short = self._is_short(queue)
+        return _Run(queue, entries, predicted, short, make_stop(), now)
 
-    def _deliver(
-        self, modality: str, entries: list[_Entry], running: asyncio.Future[_Outcome]
-    ) -> None:
-        self._busy = False
+    def _is_short(self, queue: _Queue) -> bool:
+        """Whether a row is short work here: where all models are slow, the fastest one's is."""
+        least = min(one.costs.row for one in self._queues.values())
+        return queue.costs.row <= max(self._batch_seconds / 2, 2 * least)
+
+    def _take(self, queue: _Queue, now: float) -> list[_Entry]:
+        """The rows of one batch: at least one, as long as the first of them is still in time."""
+        taken = [queue.entries.pop()]
+        bound = min(self._batch_seconds, taken[0].deadline - now)
+        while len(taken) < self._max_batch and queue.costs.seconds(len(taken) + 1) <= bound:
+            if _first_in_time(queue, now) is None:
+                break
+            taken.append(queue.entries.pop())
+        return taken
+
+    def _begin(self, run: _Run) -> None:
+        self._running.add(run)
+        rows = [entry.pixels for entry in run.entries]
+        running = asyncio.get_running_loop().run_in_executor(
+            self._executor, run_timed, run.queue.session, rows, self.threads, run.stop
+        )
+        running.add_done_callback(functools.partial(self._deliver, run))
+
+    def _deliver(self, run: _Run, running: asyncio.Future[Outcome]) -> None:
+        self._running.discard(run)
         self._dispatch()  # first: the device should not wait while answers are written
         if error := running.exception():  # not the graph's: those come as rows
-            log.error("the device thread failed", exc_info=error)
-            for entry in entries:
+            log.error("a device's thread failed", exc_info=error)
+            for entry in run.entries:
                 _fail(entry, InferenceFailed("the model could not be run"))
             return
+        if run.stop.terminate:
+            return  # nobody waits for any of it, and its time says nothing
         outcome = running.result()
-        self._on_batch(modality, len(entries), outcome.seconds)
-        for entry, row in zip(entries, outcome.rows, strict=True):
+        run.queue.costs.learn(len(run.entries), outcome.cost)
+        self._on_batch(run.queue.modality, len(run.entries), outcome.seconds)
+        for entry, row in zip(run.entries, outcome.rows, strict=True):
             if isinstance(row, Exception):
                 _fail(entry, InferenceFailed("the model gave no finite answer for this input"))
-            elif not entry.future.done():
+            elif not entry.gone:
                 waited = outcome.started - entry.submitted
                 entry.future.set_result(Row(row, waited, outcome.seconds))
 
 
-async def _all_of(entries: list[_Entry]) -> list[Row]:
+def _first_in_time(queue: _Queue, now: float) -> _Entry | None:
+    """The next entry that can still be answered; the others are told that they cannot."""
+    while (head := queue.entries.peek()) is not None:
+        if now + queue.costs.seconds(1) <= head.deadline:
+            return head
+        _fail(queue.entries.pop(), DeadlinePassed("the model came to this file too late"))
+    return None
+
+
+async def _all_of(entries: Iterable[_Entry]) -> list[Row]:
     """Every row of an item; where one fails, or the client leaves, the others are not run."""
     try:
         return [await entry.future for entry in entries]
@@ -207,44 +288,53 @@ async def _all_of(entries: list[_Entry]) -> list[Row]:
                 entry.future.exception()  # seen: one failure of the item is enough
 
 
-def _drop_departed(entries: deque[_Entry]) -> None:
-    """Forget entries that were cancelled: their client left, or their deadline passed."""
-    if any(entry.future.done() for entry in entries):
-        kept = [entry for entry in entries if not entry.future.done()]
-        entries.clear()
-        entries.extend(kept)
+def _fail(entry: _Entry, failure: Failure) -> None:
+    if not entry.gone:
+        entry.future.set_exception(failure)
 
 
-def _fail(entry: _Entry, error: Exception) -> None:
-    if not entry.future.done():
-        entry.future.set_exception(error)
+def run_timed(
+    session: Session, rows: list[np.ndarray], threads: int, stop: Stop | None = None
+) -> Outcome:
+    """Run a batch in this thread, and price it.
+
+    On a CPU a lane of one thread is priced by the processor time that it used: what it waited for
+    others is no cost of its own. A lane of several, or of a GPU, uses its time elsewhere: there
+    the wall is the measure.
+    """
+    started, before = time.monotonic(), time.thread_time()
+    answers = run_isolated(session, rows, stop)
+    seconds, used = time.monotonic() - started, time.thread_time() - before
+    by_thread = session.device == "cpu" and threads == 1
+    return Outcome(answers, started, seconds, used if by_thread else seconds)
 
 
-def _run_timed(session: Session, rows: list[np.ndarray]) -> _Outcome:
-    started = time.monotonic()
-    answers = run_isolated(session, rows)
-    return _Outcome(answers, started, time.monotonic() - started)
-
-
-def run_isolated(session: Session, rows: list[np.ndarray]) -> list[np.ndarray | Exception]:
+def run_isolated(
+    session: Session, rows: list[np.ndarray], stop: Stop | None = None
+) -> list[np.ndarray | Exception]:
     """Run a batch; if it fails, halve it until only the guilty rows fail.
 
     Args:
         rows: ``[*pixels per axis, channels]`` each, of the graph's dtype.
+        stop: ends it; then every row fails.
 
     Returns:
         float32 ``[classes]`` or an exception, for every row.
     """
     try:
-        logits = session.run(np.stack(rows))  # [batch, classes]
+        logits = session.run(np.stack(rows), stop)  # [batch, classes]
         if logits.ndim != 2 or len(logits) != len(rows):
             raise ValueError(f"expected {len(rows)} rows of logits, got {list(logits.shape)}")
     except Exception as error:
+        if stop is not None and stop.terminate:
+            return [error] * len(rows)
         if len(rows) == 1:
             log.exception("a graph failed on one input")
             return [error]
         middle = len(rows) // 2
-        return run_isolated(session, rows[:middle]) + run_isolated(session, rows[middle:])
+        return run_isolated(session, rows[:middle], stop) + run_isolated(
+            session, rows[middle:], stop
+        )
     finite = np.isfinite(logits).all(axis=1)  # [batch]
     if not finite.all():
         log.error("a graph gave logits that are not finite for %d input(s)", (~finite).sum())
