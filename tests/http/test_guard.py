@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.admission import Admission
+from service.engine.costs import RunCosts
 from service.engine.failures import Failure, Overloaded
 from service.engine.schedule import CPU, Backlog
 from service.http.problems import PROBLEMS
@@ -164,8 +165,9 @@ def test_work_beyond_max_wait_is_refused_by_the_head_alone(start: Start) -> None
     """0.6 seconds of work inside and 0.5 allowed: 429 before a body, and when to come back."""
     server, session = start(max_wait=0.5)
     server.service.backlog.rates[CPU] = 1
-    for _ in range(16):
-        server.service.station.costs(("tiny", GRIDS[0])).learn(1, 0.3)
+    costs = RunCosts()
+    costs.learn(1, 0.3)
+    server.service.station.add_queue(("tiny", GRIDS[0]), session, "image", costs)
     session.gate.clear()
     with ExitStack() as stack:
         waiting = queue_up(server, 2, stack)
