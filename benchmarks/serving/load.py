@@ -24,7 +24,9 @@ import asyncio
 import contextlib
 import gc
 import json
+import math
 import resource
+import socket
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -37,7 +39,10 @@ import uvloop
 
 from benchmarks.serving.figures import Record, percentiles, summary
 
-TICK_SECONDS = 0.001
+#: Longest time between two looks at the clock: patience may last so much longer.
+TICK_SECONDS = 0.01
+#: Of a socket, so that a body of 100 kB leaves in one call; the kernel may grant less.
+SEND_BUFFER = 2**20
 #: After which a connection of a closed loop tries again, where it got no right answer.
 PAUSE_SECONDS = 0.05
 #: Two numbers of an option, like a rate and the seconds of a phase.
@@ -119,6 +124,8 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self.is_open = True
 
     def send(self, request: Request) -> None:
@@ -204,8 +211,8 @@ class Load:
             else:
                 self._loop.call_later(PAUSE_SECONDS, self._send_again)
 
-    # uvloop's own clock and timers have a resolution of a millisecond, hence another clock and one
-    # timer for all requests.
+    # uvloop's own clock and timers have a resolution of a millisecond, hence another clock. Waking
+    # costs about 0.02 ms of processor time: one timer for all requests, set to the next due one.
 
     def _now(self) -> float:
         return time.monotonic() - self._begin
@@ -223,7 +230,8 @@ class Load:
             if not self._finished.done():
                 self._finished.set_result(None)
         else:
-            self._loop.call_later(TICK_SECONDS, self._tick)
+            wait = due[self._sent] - now if self._sent < len(due) else TICK_SECONDS
+            self._loop.call_later(min(TICK_SECONDS, math.ceil(1000 * wait) / 1000), self._tick)
 
     def _send_again(self) -> None:
         if (now := self._now()) < self.plan.seconds:
