@@ -160,7 +160,6 @@ class Capacity:
 
     per_second: float
     cpu_ms: float  # of the server's process tree, per right answer
-    loop_ms: float  # of that the thread of the event loop
     p50_ms: float | None
 
 
@@ -168,16 +167,16 @@ def measure_capacity(
     server: Running, media: Sequence[Path], connections: int, seconds: float, expect: Sequence[str]
 ) -> Capacity:
     """Right answers a second, where every connection sends when it has its answer."""
-    cpu, loop = server.cpu_seconds(), server.loop_seconds()
-    loop_of = ("--closed", f"{connections}x{seconds}", "--patience", "60")
-    result = run_load(server.url(), media, *loop_of, expect=expect)
-    cpu, loop = server.cpu_seconds() - cpu, server.loop_seconds() - loop
+    before = server.cpu_seconds()
+    closed = ("--closed", f"{connections}x{seconds}", "--patience", "60")
+    result = run_load(server.url(), media, *closed, expect=expect)
+    cpu_ms = 1000 * (server.cpu_seconds() - before)
     right = sum(one.outcome == "200" for one in result.records)
     if not right:
         raise SystemExit(f"no right answer in {seconds} s: {summary(result.records, seconds)}")
     span = max(one.due + one.seconds for one in result.records)
     p50 = summary(result.records, span)["p50_ms"]
-    return Capacity(right / span, 1000 * cpu / right, 1000 * loop / right, p50)
+    return Capacity(right / span, cpu_ms / right, p50)
 
 
 # --- options of every row ----------------------------------------------------------------------
