@@ -16,7 +16,8 @@ import uvloop
 
 from benchmarks.serving.bare import Bare
 from benchmarks.serving.figures import Record, ended_between, recovery_seconds, summary
-from benchmarks.serving.load import Load, Plan, parse_answer, timetable
+from benchmarks.serving.generator import Load, Plan, parse_answer
+from benchmarks.serving.load import timetable
 from benchmarks.serving.running import tree_cpu_seconds
 from models.bundle import read_bundle
 from tests.conftest import ROOT
