@@ -10,11 +10,12 @@ from pathlib import Path
 
 from service.cpus import usable_cpus
 from service.engine.admission import Admission
-from service.engine.catalog import Catalog, NoBundles, bundle_folders, modality_of
+from service.engine.catalog import Catalog
 from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
 from service.engine.device.batching import Batcher
 from service.engine.device.session import DeviceError, OpenSession, open_session
+from service.engine.folders import NoBundles, bundle_folders, modality_of
 from service.engine.model import ExaminedBundle
 from service.engine.proof import Prover
 from service.metrics import Metrics
