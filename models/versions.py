@@ -177,7 +177,9 @@ def make_room(home: Path) -> None:
     """
     if (home / MANIFEST).exists():
         move(home, home.with_name(f"{home.name}@{flat_version(home)}"))
-    home.mkdir(exist_ok=True)
+    if not home.exists():
+        home.mkdir()
+        home.chmod(0o755)  # as of every bundle, whatever the umask
     sync_directory(home.parent)
     for aside in moved_aside(home):
         move(aside, home / aside.name.partition("@")[2])

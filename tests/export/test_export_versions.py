@@ -43,6 +43,8 @@ def test_version_is_written_beside_a_flat_bundle(
     wrote, answers = capsys.readouterr().out.splitlines()
     assert wrote == f"wrote {home}/1.1; serve it with: python -m service --bundles {home.parent}"
     assert answers == "version 1.1 of squares answers"
+    assert main(["verify", str(home)]) == 2
+    assert "has versions: name the folder of one: 1, 1.1" in capsys.readouterr().err
     promote(home, "1")
     monkeypatch.setattr(export.command, "make_bundle", lambda *_: read_version(home, "1.1"))
     assert main([*words, "--version", "1.1"]) == 0  # as if it had been written now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -291,16 +292,19 @@ def filler(made: Path, version: str) -> Callable[[Path], dict[str, Any]]:
 
 
 def test_first_version_of_a_new_bundle_makes_its_folder(three: Path, tmp_path: Path) -> None:
-    """And the second lies beside it; nothing else is left."""
+    """And the second lies beside it; nothing else is left, and whoever serves may read them."""
     home = tmp_path / "bundles/tiny"
+    umask = os.umask(0o077)
     for version in ("1.0", "1.1"):
         write_version(home, version, filler(three / "1", version))
+    os.umask(umask)
+    for version in ("1.0", "1.1"):
         assert read_version(home, version).manifest.version == version
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")) == [
         "bundles/tiny"
     ]
     assert sorted(path.name for path in home.iterdir()) == ["1.0", "1.1"]
-    assert home.stat().st_mode & 0o777 == 0o755
+    assert [path.stat().st_mode & 0o777 for path in (home, home / "1.1")] == [0o755, 0o755]
 
 
 def test_failed_version_changes_nothing(three: Path, tmp_path: Path) -> None:
