@@ -25,12 +25,12 @@ from service import logs
 from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain, end_at_once
 from service.cli.progress import Progress
 from service.engine.candidates import Candidates, find_candidates, first_answer, largest
-from service.engine.catalog import NoBundles, bundle_folders
 from service.engine.classify import Result
 from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceError, check_device
 from service.engine.engine import Service
 from service.engine.failures import EmptyFile, Failure, InternalError, UnreadableFile
+from service.engine.folders import NoBundles, bundle_folders
 from service.http.problems import problem_of
 from service.logs import printable
 from service.settings import Settings, SettingsError, make_settings
@@ -81,7 +81,8 @@ def _parameters(options: argparse.Namespace) -> dict[str, str]:
 def _folders(settings: Settings, bundle: str | None) -> list[Path]:
     """The folder of the bundle that is named, if it goes by that name; else all of them."""
     folders = bundle_folders(settings.bundles)
-    return [folder for folder in folders if folder.name == bundle] or folders
+    named = {bundle, bundle.partition("@")[0]} if bundle else set()
+    return [folder for folder in folders if folder.name in named] or folders
 
 
 async def _answers(
@@ -215,7 +216,12 @@ GIF is an image then.
     )
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="an image, a clip or a scan; - is standard input")
-    add("--bundle", metavar="NAME", help="who answers; else the default bundles of the server")
+    add(
+        "--bundle",
+        metavar="NAME",
+        help="who answers, NAME@VERSION to insist on its version; else the default bundles of the "
+        "server",
+    )
     add("--grid", help="one of the bundle's grids, like 8x8; its first when not given")
     add("--views", metavar="V", help="of clips: sampled so often; else as the bundle says")
     add("--top-k", metavar="K", help="number of labels; 5 (or all, if fewer) when not given")

@@ -9,8 +9,8 @@ import time
 
 from service import logs
 from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain, end_at_once
-from service.engine.catalog import NoBundles, bundle_folders, check_defaults, name_bundles
 from service.engine.device.session import DeviceError, check_device
+from service.engine.folders import NoBundles, bundle_folders, check_defaults, name_bundles
 from service.http.app import create_app
 from service.http.keys import KeysNotThere
 from service.http.server import Server, check_reach, find_address, is_loopback

@@ -102,12 +102,11 @@ def find_candidates(service: Service, parameters: Mapping[str, str]) -> Candidat
 
 def _modalities(service: Service, bundle: str | None) -> Sequence[str]:
     """Of the bundle that is named; else all that have a default."""
-    bundles = service.catalog.bundles
     if bundle is not None:
-        if bundle not in bundles:
-            known = ", ".join(sorted(bundles))
+        if (named := service.catalog.find(bundle)) is None:
+            known = ", ".join(sorted(service.catalog.bundles))
             raise UnknownBundle(f"unknown bundle {bundle[:64]!a}; known: {known}")
-        return [bundles[bundle].modality or OFFERED[0]]
+        return [named.modality or OFFERED[0]]
     return [one for one in OFFERED if one in service.catalog.defaults] or OFFERED
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from service.cpus import usable_cpus
 from service.engine.admission import Admission, Work
-from service.engine.catalog import Catalog, NoBundles, bundle_folders, modality_of
+from service.engine.catalog import Catalog
 from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
 from service.engine.device.session import DeviceError, OpenSession, open_session
 from service.engine.device.station import DeviceStation
+from service.engine.folders import NoBundles, bundle_folders, modality_of
 from service.engine.model import ExaminedBundle, Target
 from service.engine.proof import Prover
 from service.engine.schedule import CPU, DEVICE, Backlog

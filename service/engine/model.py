@@ -70,6 +70,7 @@ class ExaminedBundle:
     manifest: Manifest | None = None
     device: str | None = None
     targets: dict[str, Target] = field(default_factory=dict)  # by grid; the first is the default
+    versions: tuple[str, ...] = ()  # that are on the disk, oldest first; the manifest's answers
     empty: bool = False  # neither manifest nor graphs: nobody's default
 
     def may_answer(self, modality: str) -> bool:

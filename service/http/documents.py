@@ -81,7 +81,10 @@ class BundleDocument(Document):
     name: str
     state: str = Field(description="ready or refused")
     reason: str | None = Field(description="why it is refused")
-    version: str | None = None
+    version: str | None = Field(default=None, description="the one that answers")
+    versions: list[str] = Field(
+        default=[], description="that were in the bundle's folder at start, oldest first"
+    )
     modality: str | None = Field(default=None, description="image, video or volume")
     views: int | None = Field(
         default=None, description="of clips: how often one is sampled by default"

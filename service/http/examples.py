@@ -81,6 +81,7 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
             "state": "ready",
             "reason": None,
             "version": "1",
+            "versions": ["1"],
             "modality": "image",
             "views": None,
             "stride_seconds": None,
@@ -142,6 +143,9 @@ def details(modality: str) -> dict[type[failures.Failure], str]:
         failures.UnknownBundle: f"unknown {modality} bundle 'nope'; known: {bundle}",
         failures.BundleRefused: (
             f"bundle {bundle} is not served: graphs/weights.bin is listed and missing"
+        ),
+        failures.UnknownVersion: (
+            f"bundle {bundle}: there is no version '2'; version 1 answers"
         ),
         failures.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}",
         problems.UnknownParameter: (

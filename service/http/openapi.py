@@ -23,7 +23,11 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "Number of predictions, at most the number of labels; 5 (or all, if "
         "there are fewer) when it is not given.",
     },
-    "bundle": {"type": "string", "description": "Name of a bundle; see GET /v1/bundles."},
+    "bundle": {
+        "type": "string",
+        "description": "Name of a bundle; see GET /v1/bundles. NAME@VERSION insists on the version "
+        "that answers.",
+    },
     "grid": {
         "type": "string",
         "pattern": "^[1-9][0-9]*(x[1-9][0-9]*)+$",

@@ -27,6 +27,7 @@ from service.engine.failures import (
     Overloaded,
     UnknownBundle,
     UnknownGrid,
+    UnknownVersion,
     UnreadableFile,
     UnsupportedMedia,
 )
@@ -145,6 +146,7 @@ PROBLEMS: dict[type[Failure], Problem] = {
     RepeatedParameter: Problem(422, "repeated-parameter", "A parameter is given twice."),
     BadParameter: Problem(422, "bad-parameter", "A parameter has a value out of range."),
     UnknownBundle: Problem(404, "unknown-bundle", "There is no such bundle."),
+    UnknownVersion: Problem(404, "unknown-version", "The bundle answers with another version."),
     UnknownGrid: Problem(422, "unknown-grid", "The bundle does not have this grid."),
     BundleRefused: Problem(503, "bundle-refused", "The bundle failed its checks."),
     UnsupportedMedia: Problem(415, "unsupported-media", "The type of the file is not read."),

@@ -101,7 +101,11 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
     manifest = served.manifest
     if manifest is None:
         return BundleDocument(
-            name=served.name, state=served.state, reason=served.reason, modality=served.modality
+            name=served.name,
+            state=served.state,
+            reason=served.reason,
+            versions=list(served.versions),
+            modality=served.modality,
         )
     video, volume = manifest.input.video, manifest.input.volume
     return BundleDocument(
@@ -109,6 +113,7 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
         state=served.state,
         reason=served.reason,
         version=manifest.version,
+        versions=list(served.versions),
         modality=manifest.modality,
         views=video.views if video else None,
         stride_seconds=video.stride if video else None,

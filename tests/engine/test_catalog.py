@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,11 @@ from models.bundle import read_bundle
 from models.manifest import Golden, Tolerance
 from service import logs
 from service.cli import serve
-from service.engine.catalog import NoBundles, bundle_folders, modality_of
 from service.engine.device.session import DeviceError
 from service.engine.engine import Service
+from service.engine.folders import NoBundles, bundle_folders, modality_of
 from service.settings import SettingsError, read_settings
+from tests.helpers.disks import ordinary_user
 from tests.helpers.service_fixtures import (
     GRIDS,
     RunningServer,
@@ -417,18 +416,6 @@ def test_wrong_default_ends_before_a_bundle_is_loaded(
         wait_until(lambda: server.service.failure, "the failure to be told")
     assert isinstance(server.service.failure, SettingsError)
     assert (str(server.service.failure), opened) == (words, [])
-
-
-@contextlib.contextmanager
-def ordinary_user() -> Iterator[None]:
-    """Root may read every folder: within this block it is somebody else."""
-    before = os.geteuid()
-    if before == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(before)
 
 
 def test_second_bundle_of_a_name_is_refused(good: Path, tmp_path: Path) -> None:

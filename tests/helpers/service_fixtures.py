@@ -183,6 +183,16 @@ def write_tiny_bundle(
     return write_bundle(root / name, fill).root
 
 
+def write_tiny_versions(root: Path, name: str, *versions: str, **changes: Any) -> Path:
+    """``root / name`` with a tiny bundle for each version."""
+    home, made = root / name, root / ".made"
+    home.mkdir(parents=True)
+    for version in versions:
+        write_tiny_bundle(made, name, version=version, **changes).rename(home / version)
+    made.rmdir()
+    return home
+
+
 class RunningServer:
     """An application behind a real socket, in a thread of this process."""
 
