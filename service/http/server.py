@@ -18,6 +18,7 @@ from service.addresses import reachable
 from service.engine.engine import Service
 from service.http.keys import Keys
 from service.http.protocol import HttpProtocol
+from service.http.turnstile import Turnstile
 from service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,11 @@ def make_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=partial(HttpProtocol, head_seconds=settings.head_seconds),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            HttpProtocol,
+            head_seconds=settings.head_seconds,
+            refuse=Turnstile(app.state.service, app.state.keys).refuse,
+        ),
         ws="none",
         log_config=None,
         log_level=_quieter(settings.log_level),
