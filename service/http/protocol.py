@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -70,11 +71,19 @@ class HttpProtocol(HttpToolsProtocol):
     Args:
         head_seconds: time for the head of a request, from its first byte, and for the first byte
             of a new connection.
+        is_leaving: whether the server is about to end.
     """
 
-    def __init__(self, *arguments: Any, head_seconds: float, **named: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        head_seconds: float,
+        is_leaving: Callable[[], bool],
+        **named: Any,
+    ) -> None:
         super().__init__(*arguments, **named)
         self._head_seconds = head_seconds
+        self._is_leaving = is_leaving
         self._alarm: asyncio.TimerHandle | None = None  # rings when a head has not come in time
         self._in_head = False
         self._idle_bytes = 0  # since something was complete or some of a body came
@@ -156,7 +165,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._idle_bytes = 0
         self._silence_alarm()
+        before = self.cycle
         super().on_headers_complete()
+        if self._is_leaving():
+            self.leave()
+            if self.pipeline:
+                before.keep_alive = True  # its answer is not the last one any more
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
@@ -204,6 +218,13 @@ class HttpProtocol(HttpToolsProtocol):
             assert self._answered is not None  # others wait behind it alone
             self.pipeline.popleft()  # the newest one
             self.cycle = self.pipeline[0][0] if self.pipeline else self._answered
+
+    # --- who is to look elsewhere ----------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Let the answer to the newest request, where one is due, be the last and say so."""
+        if not (self._is_idle or self.cycle.response_started):
+            self.cycle.keep_alive = False
 
     # --- who is still there ----------------------------------------------------------------------
 
