@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from service.addresses import reachable
 from service.engine.engine import Service
 from service.http.keys import Keys, read_keys
+from service.http.listener import hear_out
 from service.http.protocol import HttpProtocol
 from service.settings import Settings, SettingsError
 
@@ -72,17 +73,17 @@ def make_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which on a signal leaves: first it tells, then it takes no work, then it ends.
+    """uvicorn, which on a signal leaves: it tells, hears out who has come, then lets nobody in.
 
-    SIGTERM and SIGINT begin the delay in which it still takes work, a second one ends it, a third
-    SIGINT does not wait for the work inside. SIGHUP reads again what may change.
+    SIGTERM and SIGINT begin the delay before that, a second one ends it, a further SIGINT does not
+    wait for the work inside. SIGHUP reads again what may change.
     """
 
     def __init__(self, settings: Settings, app: FastAPI, listener: socket.socket) -> None:
         self.settings = settings
         self.listener = listener
         self.signalled = False  # to end
-        self._drain_at = math.inf  # of the monotonic clock, seconds
+        self._leave_at = math.inf  # of the monotonic clock, seconds
         self._hung_up = False  # SIGHUP came
         self.service: Service = app.state.service
         self.keys: Keys = app.state.keys
@@ -97,10 +98,9 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """As uvicorn's own, which also raises the signal again in the end: all is in order then."""
         self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
-        if self.signalled or not self.settings.drain_delay:
-            self._drain()
-        else:
-            self._drain_at = time.monotonic() + self.settings.drain_delay
+        delay = 0.0 if self.signalled else self.settings.drain_delay
+        self._leave_at = time.monotonic() + delay
+        self.should_exit = self.should_exit or not delay
         self.signalled = self.service.leaving = True
 
     def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
@@ -115,12 +115,15 @@ class Server(uvicorn.Server):
         if self.service.leaving:
             for connection in cast(set[HttpProtocol], self.server_state.connections):
                 connection.leave()
-        if time.monotonic() >= self._drain_at:
-            self._drain()
+        if time.monotonic() >= self._leave_at:
+            self.should_exit = True
         return await super().on_tick(counter)
 
-    def _drain(self) -> None:
-        self.service.draining = self.should_exit = True
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn's own, which closes the listener and lets what is inside finish."""
+        await hear_out(self.listener)
+        self.service.draining = True
+        await super().shutdown(sockets)
 
     def _reload(self) -> None:
         """Read again what may change while the server runs; what is bad leaves the old one be."""

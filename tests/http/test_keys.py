@@ -510,7 +510,9 @@ def test_new_key_is_fresh_and_its_line_opens_for_it(
 
 
 def test_openapi_says_what_wants_a_key(server: RunningServer) -> None:
-    """The scheme is declared; every operation wants it and shows its 401, but for health."""
+    """The scheme is declared; every operation wants it and shows its 401, 403 and 429, but for
+    health.
+    """
     document = server.get("/openapi.json", headers=BEARER).json()
     schemes = document["components"]["securitySchemes"]
     assert schemes == {"bearer": {"type": "http", "scheme": "bearer"}}
@@ -526,6 +528,14 @@ def test_openapi_says_what_wants_a_key(server: RunningServer) -> None:
                 real = server.request(method.upper(), path).json()
                 example = shown["examples"]["unauthorized"]["value"]
                 assert example | {"id": ""} == real | {"id": ""}
+                for status, name in (("403", "forbidden"), ("429", "key-limited")):
+                    known = operation["responses"][status]["content"]["application/problem+json"]
+                    assert name in known["examples"]
+    work = document["paths"]["/v1/classify/image"]["post"]["responses"]["429"]
+    assert set(work["content"]["application/problem+json"]["examples"]) == {
+        "overloaded",
+        "key-limited",
+    }
 
 
 def test_every_documented_route_is_under_test(server: RunningServer) -> None:

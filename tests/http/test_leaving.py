@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
@@ -109,6 +110,31 @@ def test_server_that_shall_end_tells_it_and_serves_on(bundles: Path) -> None:
             assert last.answer()[0] == 200
         assert process.wait(10) == 0
         wait_until(lambda: not any(map(is_alive, workers)), "the workers to end")
+
+
+def test_request_that_was_sent_is_never_lost(bundles: Path) -> None:
+    """Under load, while clients come all the time: whoever was let in by the kernel is answered."""
+    statuses: list[int] = []
+
+    def ask(port: int) -> None:
+        while True:
+            try:
+                connection = RawConnection(port)
+            except OSError:
+                return  # nobody listens
+            with connection:
+                connection.send_head(f"Content-Length: {len(GOOD)}")
+                connection.send(GOOD)
+                statuses.append(connection.answer()[0])
+
+    with running(bundles) as (process, port, _), ThreadPoolExecutor(8) as threads:
+        asking = [threads.submit(ask, port) for _ in range(8)]
+        wait_until(lambda: len(statuses) > 50, "some load")
+        process.terminate()
+        for one in asking:
+            one.result()
+        assert process.wait(10) == 0
+    assert set(statuses) == {200}
 
 
 def test_last_of_several_requests_in_a_row_says_close(bundles: Path) -> None:
