@@ -7,7 +7,6 @@ wait, with the requests that they have sent. So first it is made to begin no mor
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import socket
 import struct
@@ -33,8 +32,10 @@ MAX_ROUNDS = 20
 
 async def hear_out(listener: socket.socket) -> None:
     """Let the loop accept all who have come and read what they say; nobody comes any more."""
-    with contextlib.suppress(OSError):  # a kernel without filters: then there may be one too many
+    try:
         _drop_newcomers(listener)
+    except OSError:  # a kernel without such filters: there is no end of those who come
+        return
     for _ in range(MAX_ROUNDS):
         await asyncio.sleep(QUIET_SECONDS)
         if not count_waiting(listener):

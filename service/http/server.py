@@ -54,13 +54,14 @@ def is_loopback(address: Address) -> bool:
 
 def make_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     """How uvicorn serves the application."""
+    service: Service = app.state.service
     return uvicorn.Config(
         app,
         loop="uvloop",
         http=partial(  # type: ignore[arg-type]
             HttpProtocol,
             head_seconds=settings.head_seconds,
-            is_leaving=lambda: app.state.service.leaving,
+            is_leaving=lambda: service.leaving,
         ),
         ws="none",
         log_config=None,
