@@ -73,14 +73,21 @@ class HttpProtocol(HttpToolsProtocol):
     Args:
         head_seconds: time for the head of a request, from its first byte, and for the first byte
             of a new connection.
+        is_leaving: whether the server is about to end.
         refuse: of a POST's path and headers the head and the body of its refusal, or None.
     """
 
     def __init__(
-        self, *arguments: Any, head_seconds: float, refuse: Refuse = lambda *_: None, **named: Any
+        self,
+        *arguments: Any,
+        head_seconds: float,
+        is_leaving: Callable[[], bool],
+        refuse: Refuse,
+        **named: Any,
     ) -> None:
         super().__init__(*arguments, **named)
         self._head_seconds = head_seconds
+        self._is_leaving = is_leaving
         self._refuse_work = refuse
         self._passing_over = False  # the body of a request that was refused by its head
         self._alarm: asyncio.TimerHandle | None = None  # rings when a head has not come in time
@@ -165,8 +172,14 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_bytes = 0
         self._silence_alarm()
         self._passing_over = self._is_idle and self._turned_away()
-        if not self._passing_over:
-            super().on_headers_complete()
+        if self._passing_over:
+            return
+        before = self.cycle
+        super().on_headers_complete()
+        if self._is_leaving():
+            self.leave()
+            if self.pipeline:
+                before.keep_alive = True  # its answer is not the last one any more
 
     def _turned_away(self) -> bool:
         """Answer a request for work that may not enter; its body is passed over as it comes."""
@@ -227,6 +240,13 @@ class HttpProtocol(HttpToolsProtocol):
             assert self._answered is not None  # others wait behind it alone
             self.pipeline.popleft()  # the newest one
             self.cycle = self.pipeline[0][0] if self.pipeline else self._answered
+
+    # --- who is to look elsewhere ----------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Let the answer to the newest request, where one is due, be the last and say so."""
+        if not (self._is_idle or self.cycle.response_started):
+            self.cycle.keep_alive = False
 
     # --- who is still there ----------------------------------------------------------------------
 

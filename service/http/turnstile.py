@@ -10,9 +10,12 @@ where ``service.http.guard`` would refuse it as well.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
+from collections.abc import Sequence
 
 from service.engine.engine import Service
+from service.engine.failures import Failure
 from service.http import problems
 from service.http.exchange import REQUEST_ID, SMALL_BODY_BYTES
 from service.http.guard import WORK, access
@@ -22,7 +25,7 @@ from service.http.problems import problem_of
 Headers = list[tuple[bytes, bytes]]
 #: With one of these there is more to say than that it is refused, or another way to say it.
 SECOND_LOOK = frozenset(
-    (b"content-encoding", b"expect", b"origin", b"transfer-encoding", b"upgrade")
+    (b"content-encoding", b"expect", b"origin", b"traceparent", b"transfer-encoding", b"upgrade")
 )
 WORDS = {path.encode(): modality for path, modality in WORK.items()}
 
@@ -45,9 +48,9 @@ class Turnstile:
             path: as it was sent, without a query.
         """
         modality = WORDS.get(path)
-        if modality is None or self._service.draining or access.isEnabledFor(logging.INFO):
+        if modality is None or self._service.leaving or access.isEnabledFor(logging.INFO):
             return None
-        length, request_id = -1, ""
+        length, request_id, authorization = -1, "", list[bytes]()
         for name, value in headers:
             if name in SECOND_LOOK:
                 return None
@@ -55,7 +58,11 @@ class Turnstile:
                 length = int(value)  # the parser has checked it
             elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
                 request_id = value.decode()
-        if not 0 <= length <= min(SMALL_BODY_BYTES, self._limits[modality]) or self._keys:
+            elif name == b"authorization":
+                authorization.append(value)
+        if not 0 <= length <= min(SMALL_BODY_BYTES, self._limits[modality]):
+            return None
+        if self._keys and not self._lets_in(authorization, path.decode()):
             return None
         failure = self._service.admission.refusal(modality)
         if failure is None:
@@ -72,3 +79,12 @@ class Turnstile:
         metrics.requests.labels(modality, str(status)).inc()
         metrics.stages[modality]["total"].observe(0.0)
         return head.encode() + b"\r\n", body
+
+    def _lets_in(self, authorization: Sequence[bytes], path: str) -> bool:
+        """Whether the key may ask for this, as often as it likes: all that is not counted here."""
+        try:
+            key = self._keys.find(authorization).key
+            key.check(path)
+        except Failure:
+            return False
+        return key.rate == key.concurrency == math.inf
