@@ -1,7 +1,4 @@
-"""The generator of requests behind ``benchmarks.serving.load``: as little processor time as may be.
-
-Raw protocols, messages made beforehand, no task and no timer per request.
-"""
+"""The generator behind ``benchmarks.serving.load``: no task and no timer for a request."""
 
 from __future__ import annotations
 
@@ -140,7 +137,11 @@ class Link(asyncio.Protocol):
 
 
 class Load:
-    """A plan being carried out; ``records`` and ``lags`` (seconds) hold what came of it."""
+    """A plan being carried out; ``records`` and ``lags`` (seconds) hold what came of it.
+
+    ``begin`` is the instant that due times count from, of the monotonic clock, which all processes
+    of a machine share.
+    """
 
     def __init__(self, host: str, port: int, plan: Plan) -> None:
         self.host, self.port, self.plan = host, port, plan
@@ -155,7 +156,7 @@ class Load:
         """Send everything and wait for the last answer."""
         self._loop = asyncio.get_running_loop()
         self._finished = self._loop.create_future()
-        self._begin = time.monotonic()
+        self.begin = time.monotonic()
         for _ in range(self.plan.connections):
             self._send_again()
         self._tick()
@@ -192,7 +193,7 @@ class Load:
     # costs about 0.02 ms of processor time: one timer for all requests, set to the next due one.
 
     def _now(self) -> float:
-        return time.monotonic() - self._begin
+        return time.monotonic() - self.begin
 
     def _tick(self) -> None:
         """Send what is due, give up what has waited too long."""

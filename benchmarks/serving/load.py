@@ -62,6 +62,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "benchmark": "serving.load",
         "requests": len(load.records),
+        "begin": load.begin,
         "client_cpu_ms": 1000 * spent / max(1, len(load.records)),
         "lag_p99_ms": percentiles(load.lags)[1],
     }

@@ -210,9 +210,9 @@ def test_figures_of_records() -> None:
 def test_processor_time_includes_buried_children() -> None:
     """What a child that has ended spent is its parent's."""
     before = tree_cpu_seconds(os.getpid())
-    burn = "import time\nwhile time.process_time() < 0.2: pass"
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
     subprocess.run([sys.executable, "-c", burn], check=True)
-    assert tree_cpu_seconds(os.getpid()) - before >= 0.19
+    assert tree_cpu_seconds(os.getpid()) - before >= 0.2  # ticks of 10 ms, four counts
 
 
 @alone
