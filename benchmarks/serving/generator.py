@@ -119,16 +119,17 @@ class Link(asyncio.Protocol):
             return
         try:
             answer = parse_answer(self.buffer)
+            outcome = self.load.judge(request, answer) if answer else ""
         except ValueError as error:
             self.load.fail(error)
             return
-        if answer is not None:
+        if answer:
             self.buffer, self.request = b"", None
             if answer.closes:
                 self.close()
             else:
                 self.load.idle.append(self)
-            self.load.settle(request, self.load.judge(request, answer))
+            self.load.settle(request, outcome)
 
     def connection_lost(self, error: Exception | None) -> None:
         request, self.request, self.is_open = self.request, None, False
@@ -170,12 +171,16 @@ class Load:
             self._finished.set_exception(error)
 
     def judge(self, request: Request, answer: Answer) -> str:
-        """The outcome of an answer."""
+        """The outcome of an answer; ValueError where a 200 names no label."""
         expected = self.plan.expected[request.number]
-        if answer.status == 200 and expected is not None:
+        if answer.status != 200 or expected is None:
+            return str(answer.status)
+        try:
             best = json.loads(answer.body)["results"][0]["predictions"][0]["label"]
-            return "200" if best == expected else "wrong"
-        return str(answer.status)
+        except (LookupError, TypeError) as error:
+            said = f"{answer.body[:200]!r}"
+            raise ValueError(f"expected results with predictions, got {said}") from error
+        return "200" if best == expected else "wrong"
 
     def settle(self, request: Request, outcome: str) -> None:
         """Note what became of a request; in a closed loop send the next one."""
