@@ -11,7 +11,7 @@ import pytest
 from models.bundle import read_manifest
 from service.engine.costs import RunCosts
 from service.engine.device import lanes as module
-from service.engine.device.lanes import choose_lanes
+from service.engine.device.lanes import Lanes, choose_lanes
 from service.engine.device.session import Session, Stop
 from service.engine.engine import Service
 from service.engine.model import Target
@@ -25,12 +25,20 @@ ROW = np.zeros((1, 8, 12, 3), np.uint8)
 class Timed:
     """A run takes so long, and other runs go on meanwhile."""
 
-    def __init__(self, seconds: float, device: str = "cpu") -> None:
-        self.seconds, self.device = seconds, device
+    def __init__(self, seconds: float = 0.0, device: str = "cpu", threads: int = 1) -> None:
+        self.seconds, self.device, self.threads = seconds, device, threads
+        self.running = self.at_once = 0
 
     def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
+        self.running += 1
+        self.at_once = max(self.at_once, self.running)
         time.sleep(self.seconds)
+        self.running -= 1
         return np.zeros((len(pixels), 2), np.float32)
+
+
+def opener(graph: Path, device: str, threads: int) -> Session:
+    return Timed(threads=threads)
 
 
 @pytest.fixture(autouse=True)
@@ -40,20 +48,28 @@ def four_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one_thread", "gain", "expected"),
-    [(0.005, 0.0, (4, 1)), (0.02, 1.0, (1, 4)), (0.02, 0.2, (4, 1))],
-    ids=["threads are no use", "threads are as good as lanes", "threads help a little"],
+    ("gain", "expected"),
+    [(0.0, (4, 1)), (0.2, (4, 1)), (0.8, (2, 2)), (0.95, (1, 4)), (1.5, (1, 4))],
 )
 def test_the_faster_way_is_taken_and_of_equals_the_fewest_lanes(
-    tmp_path: Path, one_thread: float, gain: float, expected: tuple[int, int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float, expected: tuple[int, int]
 ) -> None:
-    """A run of t threads is 1 + gain (t - 1) times as fast as one of one."""
+    """A run of t threads is 1 + gain (t - 1) times as fast as one of one; a tenth is no matter."""
 
-    def opener(graph: Path, device: str, threads: int) -> Session:
-        return Timed(one_thread / (1 + gain * (threads - 1)))
+    def rate(session: Timed, lanes: Lanes, row: np.ndarray) -> float:
+        assert session.threads == lanes.threads
+        return lanes.lanes * (1 + gain * (lanes.threads - 1))
 
+    monkeypatch.setattr(module, "rate", rate)
     settings = make_settings(bundles=tmp_path)
     assert choose_lanes(settings, opener, tmp_path, "cpu", ROW) == expected
+
+
+def test_rate_counts_the_runs_of_all_lanes() -> None:
+    """Each of them runs rows of its own; what none of them ran is not counted."""
+    session = Timed(0.001)
+    assert 0 < module.rate(session, Lanes(3, 1), ROW) < 3 / 0.001
+    assert session.at_once == 3
 
 
 @pytest.mark.parametrize(
@@ -64,8 +80,8 @@ def test_a_gpu_that_auto_finds_has_one_lane(
 ) -> None:
     """Threads of the CPU are no lanes of it; the operator may say more."""
     settings = make_settings(bundles=tmp_path, **given)
-    opener = lambda graph, device, threads: Timed(0.0, "cuda")  # noqa: E731
-    assert choose_lanes(settings, opener, tmp_path, "auto", ROW) == expected
+    on_gpu = lambda graph, device, threads: Timed(device="cuda")  # noqa: E731
+    assert choose_lanes(settings, on_gpu, tmp_path, "auto", ROW) == expected
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ def choose_lanes(
     Args:
         row: ``[1, *pixels per axis, channels]`` of the graph's dtype.
     """
+    if settings.lanes and settings.threads:
+        return Lanes(settings.lanes, settings.threads)
     cpus = usable_cpus()
     if device != "cpu" and open_session(graph, device, cpus).device == "cuda":
         return Lanes(settings.lanes or 1, settings.threads or cpus)
