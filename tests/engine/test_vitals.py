@@ -125,7 +125,22 @@ def test_poisoned_rows_never_kill(monkeypatch: pytest.MonkeyPatch, bad: int) -> 
                 await scene.submit(bad)
             await until(lambda: scene.session.goldens)
         assert (await scene.submit(3)).logits.tolist() == [3, -3]
+        await asyncio.sleep(3 * watch.TICK_SECONDS)
         assert (scene.session.goldens, scene.deaths) == (1, [])
+
+    play(story)
+
+
+def test_rows_that_run_beside_a_poisoned_one_speak_for_the_device() -> None:
+    """Where any row of a batch is answered no golden is needed."""
+
+    async def story(scene: Scene) -> None:
+        answers = await asyncio.gather(
+            *(scene.submit(value) for value in (1, POISON, 2, NOT_A_NUMBER)), return_exceptions=True
+        )
+        assert [isinstance(one, InferenceFailed) for one in answers] == [False, True, False, True]
+        await scene.vitals.settle()
+        assert (scene.session.goldens, scene.deaths) == (0, [])
 
     play(story)
 
