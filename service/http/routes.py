@@ -133,6 +133,14 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
     )
 
 
+def _check_start(service: Service) -> None:
+    """NotReady until every bundle was examined, and where nothing comes of that any more."""
+    if service.failure is not None:
+        raise NotReady(NO_ANSWER if service.died else "the server cannot start; its log says why")
+    if not service.catalog.examined:
+        raise NotReady("the bundles are still being checked")
+
+
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get(
         "/health/live",
@@ -192,14 +200,6 @@ def _add_health(app: FastAPI, service: Service) -> None:
             raise NotReady("the device has not answered for a while; a golden is replayed")
         refused = service.catalog.modalities("refused")
         return JSONResponse({"status": "ready"} | ({"refused": refused} if refused else {}))
-
-
-def _check_start(service: Service) -> None:
-    """NotReady until every bundle was examined, and where nothing comes of that any more."""
-    if service.failure is not None:
-        raise NotReady(NO_ANSWER if service.died else "the server cannot start; its log says why")
-    if not service.catalog.examined:
-        raise NotReady("the bundles are still being checked")
 
 
 def _add_metrics(app: FastAPI, service: Service) -> None:
