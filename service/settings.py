@@ -88,8 +88,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
     keys_file: Path | None = Field(
         None,
-        description="file of bearer keys, a line each: lower-case hex SHA-256 of the key, then a "
-        "name for the log if you like; # starts a comment; python -m service new-key makes one",
+        description="file of bearer keys, a line each: lower-case hex SHA-256 of the key, then if "
+        "you like a name for the log, scopes=classify,metrics,admin (without it the first two), "
+        "rate=N/s, concurrency=N; # starts a comment; python -m service new-key makes a line; "
+        "SIGHUP reads the file again",
     )
     key_sha256: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         (),
@@ -218,8 +220,20 @@ class Settings(BaseSettings):
         "after a while that grows to a minute, instead of ending; for containers. A wrong setting "
         "ends the server: so does a default_bundle that is none of the bundles that are there",
     )
+    ready: Literal["any", "all"] = Field(
+        "any",
+        description="whether /health/ready is 200 when any bundle is ready, or only when all that "
+        "are there are",
+    )
+    drain_delay: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        description="seconds after SIGTERM in which requests are still taken while /health/ready "
+        "is 503, for whoever sends them to look elsewhere; a second signal ends them",
+    )
     grace_seconds: int = Field(
-        20, ge=0, description="time that requests get to finish after SIGTERM"
+        20, ge=0, description="time that requests get to finish after SIGTERM and its drain_delay"
     )
     access_log: bool = Field(
         False, description="log one line per request, without queries, names of files or headers"

@@ -1,7 +1,4 @@
-"""The generator of requests behind ``benchmarks.serving.load``: as little processor time as may be.
-
-Raw protocols, messages made beforehand, no task and no timer per request.
-"""
+"""The generator behind ``benchmarks.serving.load``: no task and no timer for a request."""
 
 from __future__ import annotations
 
@@ -122,16 +119,17 @@ class Link(asyncio.Protocol):
             return
         try:
             answer = parse_answer(self.buffer)
+            outcome = self.load.judge(request, answer) if answer else ""
         except ValueError as error:
             self.load.fail(error)
             return
-        if answer is not None:
+        if answer:
             self.buffer, self.request = b"", None
             if answer.closes:
                 self.close()
             else:
                 self.load.idle.append(self)
-            self.load.settle(request, self.load.judge(request, answer))
+            self.load.settle(request, outcome)
 
     def connection_lost(self, error: Exception | None) -> None:
         request, self.request, self.is_open = self.request, None, False
@@ -140,7 +138,11 @@ class Link(asyncio.Protocol):
 
 
 class Load:
-    """A plan being carried out; ``records`` and ``lags`` (seconds) hold what came of it."""
+    """A plan being carried out; ``records`` and ``lags`` (seconds) hold what came of it.
+
+    ``begin`` is the instant that due times count from, of the monotonic clock, which all processes
+    of a machine share.
+    """
 
     def __init__(self, host: str, port: int, plan: Plan) -> None:
         self.host, self.port, self.plan = host, port, plan
@@ -155,7 +157,7 @@ class Load:
         """Send everything and wait for the last answer."""
         self._loop = asyncio.get_running_loop()
         self._finished = self._loop.create_future()
-        self._begin = time.monotonic()
+        self.begin = time.monotonic()
         for _ in range(self.plan.connections):
             self._send_again()
         self._tick()
@@ -169,12 +171,16 @@ class Load:
             self._finished.set_exception(error)
 
     def judge(self, request: Request, answer: Answer) -> str:
-        """The outcome of an answer."""
+        """The outcome of an answer; ValueError where a 200 names no label."""
         expected = self.plan.expected[request.number]
-        if answer.status == 200 and expected is not None:
+        if answer.status != 200 or expected is None:
+            return str(answer.status)
+        try:
             best = json.loads(answer.body)["results"][0]["predictions"][0]["label"]
-            return "200" if best == expected else "wrong"
-        return str(answer.status)
+        except (LookupError, TypeError) as error:
+            said = f"{answer.body[:200]!r}"
+            raise ValueError(f"expected results with predictions, got {said}") from error
+        return "200" if best == expected else "wrong"
 
     def settle(self, request: Request, outcome: str) -> None:
         """Note what became of a request; in a closed loop send the next one."""
@@ -192,7 +198,7 @@ class Load:
     # costs about 0.02 ms of processor time: one timer for all requests, set to the next due one.
 
     def _now(self) -> float:
-        return time.monotonic() - self._begin
+        return time.monotonic() - self.begin
 
     def _tick(self) -> None:
         """Send what is due, give up what has waited too long."""

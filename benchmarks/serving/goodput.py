@@ -7,6 +7,10 @@ one after. Then an open loop of JPEGs of 640x427 (100 kB), on the same machine: 
 the capacity, 20 s at each factor of it, 20 s at 0.3 again; clients wait 5 s. Counted are right
 answers that came within the second half of the 20 s. It has recovered once at most one in a hundred
 takes longer than 1.5 times the 99th percentile from before, or is no right answer.
+
+Where other programs use the processors, the capacity is not the same for long, and goodput by the
+clock means little. The share of the server's processor time that went into right answers, at
+what one costs in the closed loops, does.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from benchmarks.serving.bundles import add_bundle_options, chosen_bundle
 from benchmarks.serving.figures import due_between, ended_between, recovery_seconds, summary
 from benchmarks.serving.media import photographs
 from benchmarks.serving.running import (
+    CpuCurve,
     Running,
     add_options,
     measure_capacity,
@@ -53,7 +58,8 @@ def main() -> None:
     for row in rows:
         print(
             f"{row['factor']:g} times {row['capacity']:.1f}/s: goodput {row['goodput']:.1%} "
-            f"({row['right_per_second']:.1f}/s), p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms; "
+            f"({row['right_per_second']:.1f}/s), {row['cpu_for_answers']:.1%} of the processor "
+            f"time for answers; p50 {row['p50_ms']} ms, p99 {row['p99_ms']} ms; "
             f"refusals' p99 {row['refusal_p99_ms']} ms; as before after {row['recovery_s']} s; "
             f"{row['outcomes']}"
         )
@@ -66,21 +72,26 @@ def overload(
 ) -> dict[str, Any]:
     """One factor, between two measurements of what the server can do."""
     before, span, after = BEFORE * scale, OVERLOAD * scale, AFTER * scale
-    first = measure_capacity(server, files, CONNECTIONS, before, expect).per_second
-    light = f"{LIGHT * first}x"
-    phases = f"{light}{before},{factor * first}x{span},{light}{after}"
-    result = run_load(server.url(), files, "--phases", phases, expect=expect)
-    last = measure_capacity(server, files, CONNECTIONS, before, expect).per_second
-    end = before + span
+    first = measure_capacity(server, files, CONNECTIONS, before, expect)
+    light, heavy = f"{LIGHT * first.per_second}x", f"{factor * first.per_second}x"
+    phases = f"{light}{before},{heavy}{span},{light}{after}"
+    with CpuCurve(server) as curve:
+        result = run_load(server.url(), files, "--phases", phases, expect=expect)
+    last = measure_capacity(server, files, CONNECTIONS, before, expect)
+    end, middle = before + span, before + span / 2
+    spent_ms = 1000 * curve.between(result.begin + middle, result.begin + end)
     quiet = summary(due_between(result.records, 0, before), before)
-    counted = summary(ended_between(result.records, end - span / 2, end), span / 2)
+    counted = summary(ended_between(result.records, middle, end), span / 2)
     limit = 1.5 * (quiet["p99_ms"] or 0.0) / 1000
-    capacity = (first + last) / 2
+    capacity = (first.per_second + last.per_second) / 2
+    cpu_ms = (first.cpu_ms + last.cpu_ms) / 2
     return {
         "factor": factor,
         "capacity": round(capacity, 2),
-        "capacity_before_after": [round(first, 2), round(last, 2)],
+        "capacity_before_after": [round(one.per_second, 2) for one in (first, last)],
         "goodput": round(counted["right_per_second"] / capacity, 4),
+        "cpu_for_answers": round(counted["outcomes"].get("200", 0) * cpu_ms / spent_ms, 4),
+        "cpu_ms_per_answer": round(cpu_ms, 3),
         **counted,
         "before_p99_ms": quiet["p99_ms"],
         "recovery_s": recovery_seconds(result.records, end, limit),

@@ -22,7 +22,9 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import resource
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +64,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "benchmark": "serving.load",
         "requests": len(load.records),
+        "begin": load.begin,
         "client_cpu_ms": 1000 * spent / max(1, len(load.records)),
         "lag_p99_ms": percentiles(load.lags)[1],
     }
@@ -74,7 +77,10 @@ def main() -> None:
         ]
         for phase in result["phases"]:
             print(phase)
-    print(json.dumps(result), flush=True)
+    sys.stdout.flush()
+    # Where Python does not buffer, print may write no more than fits into a pipe.
+    with os.fdopen(sys.stdout.fileno(), "w", closefd=False) as whole:
+        whole.write(json.dumps(result) + "\n")
 
 
 def message(url: SplitResult, media: bytes) -> bytes:

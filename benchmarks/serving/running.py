@@ -10,11 +10,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.serving.figures import Record, summary
 
@@ -87,6 +90,36 @@ def serving(bundles: Sequence[Path], options: argparse.Namespace) -> Iterator[Ru
             process.wait()
 
 
+class CpuCurve:
+    """Processor time of a server over the monotonic clock, every 0.25 s while it is open."""
+
+    def __init__(self, server: Running) -> None:
+        self._server = server
+        self._samples: list[tuple[float, float]] = []
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def __enter__(self) -> CpuCurve:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while True:
+            self._samples.append((time.monotonic(), self._server.cpu_seconds()))
+            if self._closing.wait(0.25):
+                return
+
+    def between(self, begin: float, end: float) -> float:
+        """Seconds of processor time between two instants."""
+        times, spent = zip(*self._samples, strict=True)
+        at_begin, at_end = np.interp([begin, end], times, spent)
+        return float(at_end - at_begin)
+
+
 def tree_cpu_seconds(pid: int) -> float:
     """User and system time of a process, its living descendants and those it has buried."""
     parents: dict[int, list[int]] = {}
@@ -122,6 +155,7 @@ class Result:
     """What came of a load; ``lag_p99_ms`` is how late the generator itself sent."""
 
     records: list[Record]
+    begin: float  # of the monotonic clock; due instants count from it
     client_cpu_ms: float  # of the generator, per request
     lag_p99_ms: float | None
 
@@ -143,7 +177,7 @@ def read_result(process: subprocess.Popen[str]) -> Result:
         raise SystemExit("the generator of the load failed, as the lines above say")
     document = json.loads(line)
     records = [Record(*one) for one in document["records"]]
-    return Result(records, document["client_cpu_ms"], document["lag_p99_ms"])
+    return Result(records, document["begin"], document["client_cpu_ms"], document["lag_p99_ms"])
 
 
 def run_load(

@@ -42,6 +42,7 @@ class CannotStart(RuntimeError):
 
 def main(arguments: list[str]) -> int:
     """Serve until a signal; the exit status."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing to read again: it is all still unread
     try:
         settings = read_settings(arguments)
         check_device(settings.device)

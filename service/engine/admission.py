@@ -76,15 +76,21 @@ class Admission:
     # --- uploads -----------------------------------------------------------------------------
 
     def enter(self, kind: str) -> None:
-        """Take a permit to upload; Overloaded where its work would have to wait too long by now."""
+        """Take a permit to upload, or raise what ``refusal`` says."""
+        if (refusal := self.refusal(kind)) is not None:
+            raise refusal
+        self._requests[kind] += 1
+
+    def refusal(self, kind: str) -> Overloaded | None:
+        """Why a request may not even upload: its work would have to wait too long by now."""
         if self.requests >= self.max_requests:
-            raise self._refused(kind, "requests", f"all {self.max_requests} permits are taken")
+            return self._refused(kind, "requests", f"all {self.max_requests} permits are taken")
         if self._requests[kind] >= self._share(self.max_requests):
             inside = self._requests[kind]
-            raise self._refused(kind, "requests", f"{inside} requests for this are inside")
+            return self._refused(kind, "requests", f"{inside} requests for this are inside")
         if enters(self.backlog, kind, max_wait=self.max_wait(kind)) is not None:
-            raise self._too_late(kind)
-        self._requests[kind] += 1
+            return self._too_late(kind)
+        return None
 
     def hold(self, kind: str, size: int) -> None:
         """Count bytes of a body that are, or will be, kept in memory; Overloaded if too many."""

@@ -37,7 +37,8 @@ class Service:
     """Everything that lives as long as the server, or as one command that answers without it.
 
     Attributes:
-        draining: set when the server shall end; no new work is let in.
+        leaving: set when the server shall end soon: work is let in, but none should be sent.
+        draining: set when the server ends; no new work is let in.
         on_ready: called once, when every bundle was examined.
         failure: why the server can never become ready, or DeviceDied.
         on_failure: called when that is known.
@@ -45,6 +46,7 @@ class Service:
 
     def __init__(self, settings: Settings, opener: OpenSession = open_session) -> None:
         self.settings = settings
+        self.leaving = False
         self.draining = False
         self.on_ready: Callable[[], None] = lambda: None
         self.failure: Exception | None = None

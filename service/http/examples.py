@@ -105,6 +105,8 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
 #: One sentence that each problem really gives, whatever the modality.
 COMMON: dict[type[failures.Failure], str] = {
     problems.Unauthorized: "expected Authorization: Bearer KEY, with a key that this server knows",
+    problems.Forbidden: "expected a key with the scope classify; this one has metrics",
+    problems.KeyLimited: "this key may send 10 requests a second",
     problems.EmptyBody: "expected a file as the body, or a form with a part named file",
     problems.BrokenForm: "the form ends before its last boundary",
     problems.NoFile: "expected at least one part named file",

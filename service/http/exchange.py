@@ -13,7 +13,9 @@ from starlette.types import Message, Receive, Scope, Send
 from service.engine.admission import Admission
 from service.engine.failures import Failure
 from service.http import problems
+from service.http.accounts import Account
 from service.http.problems import CONTENT_TYPE, BodyTimeout, BodyTooLarge, ContentEncoded
+from service.http.trace import Span
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 #: An unread body up to this size is read and thrown away, so that its connection stays usable;
@@ -21,7 +23,7 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 SMALL_BODY_BYTES = 2**18
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 2**26
-#: The same for someone without a key; of a larger body, or one of unknown size, nothing is read.
+#: The same for whom no key lets in; of a larger body, or one of unknown size, nothing is read.
 STRANGER_BODY_BYTES = 2**16
 #: An upload may stand still for so long in all before its rate counts.
 STALL_SECONDS = 5.0
@@ -52,17 +54,19 @@ class Exchange:
         held: those of them that admission counts.
         status: 0 until an answer is on its way.
         answered: when the answer was written, seconds; 0 until then.
-        stranger: the sender has no key and needs one.
+        stranger: the sender needs a key and has none that lets it in.
         key: whose key it came with.
+        account: what that key takes, where this request counts as part of it.
+        span: this server's, where the request belongs to a trace.
         bundle, grid: who answers, once that is known.
         timeout: ends the request; ``deadline`` is where it moves when the body is complete.
         upload: how long the body may take.
     """
 
     __slots__ = (
-        "_receive", "_send", "admission", "answered", "authorization", "bundle", "content_length",
-        "deadline", "encoding", "grid", "held", "id", "key", "kind", "limit", "received",
-        "started", "status", "stranger", "timeout", "unread", "upload",
+        "_receive", "_send", "account", "admission", "answered", "authorization", "bundle",
+        "content_length", "deadline", "encoding", "grid", "held", "id", "key", "kind", "limit",
+        "received", "span", "started", "status", "stranger", "timeout", "unread", "upload",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +91,7 @@ class Exchange:
         self.received = 0
         self.stranger = False
         self.key: str | None = None
+        self.account: Account | None = None
         self.bundle: str | None = None
         self.grid: str | None = None
         self.timeout: asyncio.Timeout | None = None
@@ -99,6 +104,7 @@ class Exchange:
         self.content_length: int | None = None
         self.encoding = b""
         self.authorization: tuple[bytes, ...] = ()
+        traceparents: tuple[bytes, ...] = ()
         self.unread = False
         for name, value in headers:
             if name == b"content-length":
@@ -110,9 +116,17 @@ class Exchange:
                 self.encoding = value.strip().lower()
             elif name == b"authorization":
                 self.authorization += (value,)
+            elif name == b"traceparent":
+                traceparents += (value,)
             elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
                 self.id = value.decode()
         self.id = self.id or secrets.token_hex(8)
+        self.span = Span.begin(traceparents)
+
+    @property
+    def trace_id(self) -> str | None:
+        """Of the trace that the request belongs to, for the log."""
+        return self.span.trace_id if self.span else None
 
     def check(self) -> None:
         """Refuse by the headers alone."""
@@ -153,6 +167,8 @@ class Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message["headers"], (b"x-request-id", self.id.encode())]
+            if self.span is not None:
+                message["headers"].append((b"traceparent", self.span.header()))
         await self._send(message)
 
     async def refuse(self, failure: Failure) -> None:

@@ -1,9 +1,9 @@
 """The gate around the application: pure ASGI, and it decides before the first byte of a body.
 
-It asks for a key where keys are set, refuses what cannot be served (draining, compressed, too
-large, no permit left), counts the bytes of bodies whatever their headers said, keeps the times for
-the upload and for the answer, is the one place where an exception becomes an answer, and writes
-the access log.
+It asks for a key where keys are set, refuses what the key may not and what cannot be served
+(draining, compressed, too large, no permit left), counts the bytes of bodies whatever their headers
+said, keeps the times for the upload and for the answer, is the one place where an exception becomes
+an answer, and writes the access log.
 """
 
 from __future__ import annotations
@@ -83,12 +83,16 @@ class Guard:
         """Where keys are set everything needs one, also what is not there."""
         if not self.keys or (scope["method"], scope["path"]) in self._public:
             return
+        exchange.stranger = True
         try:
-            exchange.key = self.keys.name_of(exchange.authorization)
+            account = self.keys.find(exchange.authorization)
         except Unauthorized:
-            exchange.stranger = True
             self.service.metrics.unauthorized.inc()
             raise
+        exchange.key = account.key.name
+        account.key.check(scope["path"])
+        account.enter(exchange.started)
+        exchange.account, exchange.stranger = account, False
 
     async def _work(self, scope: Scope, exchange: Exchange, limits: Limits) -> None:
         """Run a request that needs a permit, within the times for its body and its answer."""
@@ -127,11 +131,12 @@ class Guard:
 
     async def _answer(self, exchange: Exchange, error: Exception) -> None:
         """An exception as an answer; what is not a Failure stays in the log."""
+        traced = {"fields": {"trace_id": exchange.trace_id}}
         if not isinstance(error, Failure):
-            log.error("request %s failed", exchange.id, exc_info=error)
+            log.error("request %s failed", exchange.id, exc_info=error, extra=traced)
             error = InternalError("the server made a mistake; it is in its log under this id")
         elif (status := problem_of(error).status) >= 500:
-            log.warning("request %s: %s %s", exchange.id, status, error.detail)
+            log.warning("request %s: %s %s", exchange.id, status, error.detail, extra=traced)
         if exchange.status == 0:
             await exchange.refuse(error)
 
@@ -141,8 +146,10 @@ class Guard:
         await self._answer(exchange, Draining("the server had to end before this request did"))
 
     def _record(self, scope: Scope, modality: str | None, exchange: Exchange) -> None:
-        """The request in the metrics and in the log."""
+        """The request in what its key takes, in the metrics and in the log."""
         seconds = (exchange.answered or time.monotonic()) - exchange.started
+        if exchange.account is not None:
+            exchange.account.leave(seconds)
         if modality is not None:
             metrics = self.service.metrics
             metrics.requests.labels(modality, str(exchange.status)).inc()
@@ -162,6 +169,7 @@ def _fields(
     """The access line. The path is the raw one: percent-encoded, so there is no control in it."""
     return {
         "id": exchange.id,
+        "trace_id": exchange.trace_id,
         "method": scope["method"],
         "path": scope["raw_path"].decode("latin-1")[:MAX_LOGGED_PATH],
         "status": exchange.status,

@@ -42,6 +42,9 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     },
 }
 
+#: What may become of any request where keys are set, and of none where they are not.
+KEY_PROBLEMS = (problems.Unauthorized, problems.Forbidden, problems.KeyLimited)
+
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -85,8 +88,8 @@ KINDS = {
 def classify_responses(modality: str) -> dict[int | str, dict[str, Any]]:
     """What the operation that classifies a modality may end as."""
     ranked = answer(KINDS[modality].answer, ANSWERS[modality], "Ranked labels.")
-    kinds = details(modality).keys() - {problems.Unauthorized}  # that one only where keys are set
-    return {200: ranked, **problem_responses(*kinds, modality=modality)}
+    kinds = details(modality).keys() - set(KEY_PROBLEMS)
+    return {200: ranked, **add_problems({}, *kinds, modality=modality)}
 
 
 def classify_extra(modality: str) -> dict[str, Any]:
@@ -136,14 +139,13 @@ def answer(model: type[BaseModel], example: Any, description: str) -> dict[str, 
     }
 
 
-def problem_responses(
-    *kinds: type[Failure], modality: str = "image"
+def add_problems(
+    responses: dict[int | str, dict[str, Any]], *kinds: type[Failure], modality: str = "image"
 ) -> dict[int | str, dict[str, Any]]:
-    """Entries under ``responses``: one per status, one example per problem."""
-    responses: dict[int | str, dict[str, Any]] = {}
+    """Put problems under ``responses``: one entry per status, one example per problem."""
     for kind in kinds:
         problem = problems.PROBLEMS[kind]
-        entry = responses.setdefault(problem.status, _problem_entry())
+        entry = responses.setdefault(str(problem.status), _problem_entry())
         example = problems.document(kind(details(modality)[kind]), ID)
         shown = entry["content"][problems.CONTENT_TYPE]["examples"]
         shown[problem.name] = {"summary": problem.title, "value": example}

@@ -28,13 +28,14 @@ from service.http.examples import BUNDLES_EXAMPLE
 from service.http.guard import WORK, public_requests
 from service.http.keys import Keys
 from service.http.openapi import (
+    KEY_PROBLEMS,
     KINDS,
+    add_problems,
     answer,
     classify_extra,
     classify_responses,
-    problem_responses,
 )
-from service.http.problems import MethodNotAllowed, NotFound, Unauthorized
+from service.http.problems import MethodNotAllowed, NotFound
 
 
 class DirectRoute(APIRoute):
@@ -183,23 +184,32 @@ def _add_health(app: FastAPI, service: Service) -> None:
             200: answer(
                 Readiness,
                 {"status": "ready", "refused": ["video"]},
-                "At least one bundle has proven itself.",
+                "A bundle has proven itself; with --ready all every one has.",
             ),
-            **problem_responses(NotReady, Draining),
+            **add_problems({}, NotReady, Draining),
         },
     )
     async def is_ready() -> JSONResponse:
-        if service.draining:
+        if service.leaving or service.draining:
             raise Draining("the server is shutting down")
         _check_start(service)
         if not service.catalog.ready:
             raise NotReady("every bundle was refused; GET /v1/bundles says why")
+        if service.settings.ready == "all" and (others := _not_ready(service)):
+            names = ", ".join(others)
+            raise NotReady(f"these bundles are not ready: {names}; GET /v1/bundles says why")
         if not service.pool.ready:
             raise NotReady("no decode worker is running")
         if service.vitals.unproven:
             raise NotReady("the device has not answered for a while; a golden is replayed")
         refused = service.catalog.modalities("refused")
         return JSONResponse({"status": "ready"} | ({"refused": refused} if refused else {}))
+
+
+def _not_ready(service: Service) -> list[str]:
+    """The bundles that do not answer; a folder with nothing of a bundle in it is none."""
+    bundles = service.catalog.bundles.values()
+    return [one.name for one in bundles if one.state != "ready" and not one.empty]
 
 
 def _add_metrics(app: FastAPI, service: Service) -> None:
@@ -234,7 +244,7 @@ def _openapi(app: FastAPI, service: Service, keys: Keys) -> dict[str, Any]:
 
 
 def _add_keys(document: dict[str, Any], public: frozenset[tuple[str, str]]) -> None:
-    """Every operation wants a bearer key and may end as 401, but for the public ones."""
+    """Every operation wants a bearer key and may be refused for it, but for the public ones."""
     document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"bearer": []}]
     for path, operations in document["paths"].items():
@@ -242,5 +252,4 @@ def _add_keys(document: dict[str, Any], public: frozenset[tuple[str, str]]) -> N
             if (method.upper(), path) in public:
                 operation["security"] = []
             else:
-                refused = problem_responses(Unauthorized)
-                operation["responses"] |= {str(status): entry for status, entry in refused.items()}
+                add_problems(operation["responses"], *KEY_PROBLEMS)

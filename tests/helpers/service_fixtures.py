@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -355,12 +355,19 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
 
 @contextmanager
 def running(
-    bundles: Path, *arguments: str, stderr: IO[str] | None = None, **environment: str
+    bundles: Path,
+    *arguments: str,
+    stderr: IO[str] | None = None,
+    under: Sequence[str] = (),
+    **environment: str,
 ) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
-    """A ready server: the process, its port, and the two lines that it printed."""
+    """A ready server: the process, its port, and the two lines that it printed.
+
+    ``under``: a command that runs it, and ends it when it is killed itself.
+    """
     arguments = ("--bundles", str(bundles), "--port", "0", "--decode-workers", "1", *arguments)
     with subprocess.Popen(
-        command(*arguments),
+        [*under, *command(*arguments)],
         cwd=ROOT,
         env=CLEAN | environment,
         stdout=subprocess.PIPE,

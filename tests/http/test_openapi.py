@@ -18,7 +18,7 @@ from service.engine.failures import FileTooLarge, UnreadableFile, UnsupportedMed
 from service.http.documents import BundleList
 from service.http.examples import ANSWERS, BUNDLES_EXAMPLE, details
 from service.http.guard import WORK
-from service.http.openapi import KINDS
+from service.http.openapi import KEY_PROBLEMS, KINDS
 from service.http.problems import (
     PROBLEMS,
     BadRequest,
@@ -27,7 +27,6 @@ from service.http.problems import (
     HeadTooLarge,
     MethodNotAllowed,
     NotFound,
-    Unauthorized,
     UnknownParameter,
 )
 from tests.helpers.service_fixtures import MEDIA, RunningServer, serving, write_tiny_bundle
@@ -163,7 +162,7 @@ def test_every_problem_has_an_example_that_it_would_give(
             assert set(example) == {"type", "title", "status", "detail", "id"}
             assert str(example["status"]) == status
             shown[example["type"]] = example
-    not_here = {NotFound, MethodNotAllowed, Unauthorized, ClientGone}
+    not_here = {NotFound, MethodNotAllowed, ClientGone, *KEY_PROBLEMS}
     not_here |= {BadRequest, HeadTooLarge, HeadTimeout}  # of no operation: nobody knows which
     not_here |= {UnreadableFile}  # of the command line
     assert set(shown) == {PROBLEMS[kind].type for kind in PROBLEMS.keys() - not_here}
