@@ -151,7 +151,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         response_model=None,
         responses={
             200: answer(Status, {"status": "live"}, "Event loop, device and decoders go on."),
-            **problem_responses(NotReady),
+            **add_problems({}, NotReady),
         },
     )
     async def is_live() -> JSONResponse:
@@ -167,7 +167,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         response_model=None,
         responses={
             200: answer(Status, {"status": "started"}, "Whether they were refused is not asked."),
-            **problem_responses(NotReady),
+            **add_problems({}, NotReady),
         },
     )
     async def has_started() -> JSONResponse:
