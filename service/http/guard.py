@@ -124,7 +124,8 @@ class Guard:
         """Whose time it was that ran out."""
         if not exchange.unread:
             return DeadlinePassed(f"there was no answer within {limits.deadline_seconds:g} seconds")
-        if time.monotonic() - exchange.started < limits.upload_seconds:
+        assert exchange.upload is not None
+        if exchange.upload.end(exchange.received) < exchange.upload.until:
             rate = self.service.settings.min_upload_kib
             return BodyTimeout(f"the body came more slowly than {rate:g} KiB a second")
         return BodyTimeout(f"the body was not complete within {limits.upload_seconds:g} seconds")
