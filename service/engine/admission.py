@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from service.engine.failures import Overloaded
-from service.engine.schedule import Backlog, Charge, Refusals, default_max_wait, enters
+from service.engine.schedule import Backlog, Charge, Parts, Refusals, default_max_wait, enters
 
 #: Of the bytes and of the requests inside, one modality may hold so much where several are served:
 #: slow uploads of scans leave room for images.
@@ -22,6 +22,8 @@ MOST_OF_ONE_KIND = 0.75
 #: After its body was read an item is let in at half as much wait again: refusing it then has cost
 #: the reading.
 SLACK_AFTER_BODY = 1.5
+#: Of the newest item in what an item of its kind is said to take.
+NEWEST_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +31,18 @@ class Work:
     """What one file will cost, in predicted seconds.
 
     Attributes:
-        parts: stage -> resource and seconds there.
+        parts: stage -> resource -> seconds.
         own: seconds that nine of ten such files need from entering to leaving an idle engine.
     """
 
     kind: str
-    parts: dict[str, tuple[str, float]]
+    parts: Parts
     own: float
+
+    @property
+    def seconds(self) -> float:
+        """Of everything; of a run on a CPU those of its lane are no further ones."""
+        return sum(max(part.values()) for part in self.parts.values())
 
 
 class Admission:
@@ -60,7 +67,7 @@ class Admission:
         self.kinds = 1  # modalities that are served
         self._max_wait = max_wait
         self._on_refusal = on_refusal
-        self._own: dict[str, float] = {}  # of the newest item of a kind, seconds
+        self._own: dict[str, float] = {}  # of an item of a kind, seconds, mostly of the newest
         self._refusals = Refusals()
         self._requests: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
@@ -116,27 +123,29 @@ class Admission:
             return self._max_wait
         return default_max_wait(self._own.get(kind, 0.0))
 
-    @contextmanager
-    def work(self, work: Work, deadline: float, patient: bool) -> Iterator[Charge]:
-        """One file inside, until the block ends.
+    def admit(self, works: Sequence[Work], deadline: float) -> None:
+        """Whether all files of a request may enter; Overloaded where it is too much.
+
+        They are asked for together: what they will wait for one another is their own affair.
 
         Args:
-            deadline: of its answer, seconds, monotonic.
-            patient: it waits as long as it takes.
-
-        Raises:
-            Overloaded: there is too much work inside.
+            deadline: of the answer, seconds, monotonic.
         """
-        now, kind = time.monotonic(), work.kind
-        self._own[kind] = sum(seconds for _, seconds in work.parts.values())
+        kind, own = works[0].kind, max(work.own for work in works)
         reason = enters(
             self.backlog, kind, max_wait=self.max_wait(kind), slack=SLACK_AFTER_BODY,
-            now=now, deadline=deadline, own=work.own,
+            now=time.monotonic(), deadline=deadline, own=own,
         )  # fmt: skip
-        if reason is not None and not patient:
+        if reason is not None:
             raise self._too_late(kind, reason)
-        charge = Charge(kind, deadline, dict(work.parts))
-        charge.entered, charge.wait = now, self.backlog.wait(kind)
+
+    @contextmanager
+    def work(self, work: Work, deadline: float) -> Iterator[Charge]:
+        """One file that was let in, until the block ends."""
+        before = self._own.setdefault(work.kind, work.seconds)
+        self._own[work.kind] = before + NEWEST_SHARE * (work.seconds - before)
+        charge = Charge(work.kind, deadline, work.parts)
+        charge.entered, charge.wait = time.monotonic(), self.backlog.wait(work.kind)
         self.backlog.charge(charge)
         try:
             yield charge

@@ -43,7 +43,7 @@ class Candidate:
 
     async def answer(self, service: Service, media: bytes) -> Result:
         """The ranked labels of a file; UnsupportedMedia where its type is another modality's."""
-        return await classify(service, media, self.target, self.top_k, patient=True)
+        return await classify(service, media, self.target, self.top_k)
 
 
 @dataclass(frozen=True, slots=True)

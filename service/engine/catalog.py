@@ -105,6 +105,11 @@ class Catalog:
             raise UnknownGrid(f"{unknown}; known: {known}")
         return one.targets[grid]
 
+    def check_modality(self, modality: str) -> None:
+        """UnknownBundle where nobody here ever answers a modality, whatever a request names."""
+        if self.examined and not any(one.may_answer(modality) for one in self.bundles.values()):
+            raise UnknownBundle(f"no bundle of this server is for modality {modality}")
+
     def _find(self, modality: str, bundle: str | None) -> ExaminedBundle:
         """The bundle that is named, or that answers where none is."""
         if bundle is None:

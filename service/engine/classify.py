@@ -78,36 +78,33 @@ def choose(service: Service, modality: str, parameters: Mapping[str, str]) -> tu
 
 
 async def classify(
-    service: Service,
-    media: Encoded,
-    target: Target,
-    top_k: int,
-    deadline: float = math.inf,
-    patient: bool = False,
+    service: Service, media: Encoded, target: Target, top_k: int, deadline: float = math.inf
 ) -> Result:
     """One file through decoder, batch and graph; cancel the call to leave the queues.
 
+    Nobody is asked whether it may enter: see ``service.engine.admission``.
+
     Args:
         deadline: of the answer, seconds, monotonic.
-        patient: wait however much work is inside.
 
     Raises:
-        Failure: of the bytes, or of the graph, or because there is too much to do.
+        Failure: of the bytes, or of the graph, or there is no time left.
     """
     started, work = time.monotonic(), service.predict(target, len(media))
-    with service.admission.work(work, deadline, patient) as charge:
-        run_seconds = work.parts["run"][1]
+    with service.admission.work(work, deadline) as charge:
+        run_seconds = service.run_seconds(target)
         item = await service.pool.prepare(target.preparation, media, deadline, run_seconds)
         decoded = time.monotonic() - started
         service.backlog.done(charge, "decode")
         row = await service.station.submit(target.key, item.pixels, deadline)
         service.backlog.done(charge, "run")
         service.backlog.correct(charge, started + decoded + row.queue_seconds)
+        predictions = rank(row.logits, target.labels, top_k)
     stages = service.metrics.stages[target.manifest.modality]
     stages["decode"].observe(decoded)
     stages["queue"].observe(row.queue_seconds)
     timing = Timing(*(_ms(s) for s in (decoded, row.queue_seconds, row.inference_seconds)))
-    return Result(target, item.evidence, rank(row.logits, target.labels, top_k), timing)
+    return Result(target, item.evidence, predictions, timing)
 
 
 def parse_top_k(text: str | None, labels: int) -> int:

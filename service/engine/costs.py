@@ -19,6 +19,10 @@ NEWEST = 16
 OUTLIER = 4.0
 #: Of an item of which nothing was measured yet; any guess is gone after the first goldens.
 FIRST_GUESS_SECONDS = 0.005
+#: Nothing is cheaper: a window that believes in nothing at all would never believe otherwise.
+LEAST_SECONDS = 0.0001
+#: A file of a size that nobody has measured costs so many times the nearest one at most.
+MOST_SCALE = 4.0
 
 
 class Window:
@@ -33,6 +37,7 @@ class Window:
         return len(self._newest)
 
     def add(self, seconds: float) -> None:
+        seconds = max(seconds, LEAST_SECONDS)
         if self._newest:
             seconds = min(seconds, OUTLIER * statistics.median(self._newest))
         self._newest.append(seconds)
@@ -41,28 +46,36 @@ class Window:
 
 
 class DecodeCosts:
-    """Of one kind of files: seconds by their bytes, which are known before anything is parsed."""
+    """Of one kind of files: seconds by their bytes, which are known before anything is parsed.
+
+    Each power of two of bytes has figures of its own: thumbnails say little of photographs.
+    """
 
     def __init__(self) -> None:
-        self._of_item = Window()
-        self._bytes = Window()
+        self._windows: dict[int, Window] = {}  # by bits of the number of bytes
 
     def learn(self, size: int, seconds: float) -> None:
         """One file of ``size`` bytes took so long."""
-        self._of_item.add(seconds)
-        self._bytes.add(size)
+        self._windows.setdefault(size.bit_length(), Window()).add(seconds)
 
     def mean(self, size: int) -> float:
         """Expected seconds of a file of ``size`` bytes."""
-        return self._of_item.mean * self._scale(size)
+        window, scale = self._nearest(size)
+        return window.mean * scale
 
     def high(self, size: int) -> float:
         """Seconds that nine of ten such files stay below."""
-        return self._of_item.high * self._scale(size)
+        window, scale = self._nearest(size)
+        return window.high * scale
 
-    def _scale(self, size: int) -> float:
-        """A file twice as large takes twice as long, a tiny one at least a quarter of the mean."""
-        return max(0.25, size / self._bytes.mean) if len(self._bytes) else 1.0
+    def _nearest(self, size: int) -> tuple[Window, float]:
+        """The figures of the nearest size, and what they are multiplied by."""
+        bits = size.bit_length()
+        if not self._windows:
+            return Window(), 1.0
+        nearest = min(self._windows, key=lambda measured: abs(measured - bits))
+        scale = min(max(2.0 ** (bits - nearest), 1 / MOST_SCALE), MOST_SCALE)
+        return self._windows[nearest], scale
 
 
 class RunCosts:
@@ -86,7 +99,12 @@ class RunCosts:
         return tuple(self._sizes)
 
     def seconds(self, rows: int) -> float:
-        """Expected seconds of a run of so many rows: on a line between its neighbours."""
+        """Expected seconds of a run of so many rows: no more than of so many runs of one."""
+        seconds = self._between(rows)
+        return min(seconds, rows * self._ladder[1].mean) if 1 in self._ladder else seconds
+
+    def _between(self, rows: int) -> float:
+        """On a line between the measured sizes below and above."""
         if not self._sizes:
             return FIRST_GUESS_SECONDS * rows
         place = bisect.bisect_left(self._sizes, rows)

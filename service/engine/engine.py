@@ -139,15 +139,21 @@ class Service:
         """What a file of ``size`` bytes costs, before anything of it was looked at."""
         modality = target.manifest.modality
         decode, run = self.pool.costs[modality], self.station.costs(target.key)
-        views, threads = target.views, self.station.threads
-        seconds = views * run.row * threads
+        seconds = self.run_seconds(target)
+        on_device = {DEVICE: seconds}
+        if self.prover.on_cpu:  # a lane is busy, and so are CPUs that would decode
+            on_device[CPU] = seconds * self.station.threads
         parts = {
-            "decode": (CPU, decode.mean(size)),
-            "run": (self.prover.resource, seconds),
-            "answer": (CPU, ANSWER_SECONDS),
+            "decode": {CPU: decode.mean(size)},
+            "run": on_device,
+            "answer": {CPU: ANSWER_SECONDS},
         }
-        own = decode.high(size) + run.high * views + ANSWER_SECONDS
+        own = decode.high(size) + run.high * target.views + ANSWER_SECONDS
         return Work(modality, parts, own)
+
+    def run_seconds(self, target: Target) -> float:
+        """Of one item's rows on a lane."""
+        return target.views * self.station.costs(target.key).row
 
     def _on_batch(self, modality: str, size: int, seconds: float) -> None:
         self.metrics.batch_size[modality].observe(size)
@@ -160,6 +166,7 @@ class Service:
         self.on_failure()
 
     def _on_examined(self, served: ExaminedBundle) -> None:
+        self.backlog.rates[DEVICE] = self.station.lanes  # which the first graph has decided
         version = served.manifest.version if served.manifest else ""
         self.metrics.bundle_info.labels(served.name, version, served.state).set(1)
 

@@ -21,14 +21,13 @@ from service.engine.device.replay import Replay
 from service.engine.device.session import Device, DeviceError, OpenSession, Session, is_fallback
 from service.engine.device.station import DeviceStation, run_timed
 from service.engine.model import ExaminedBundle, Target
-from service.engine.schedule import CPU, DEVICE
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Runs of one row that are measured at start; their median decides what everything else costs.
+#: Runs of one row that are measured at start: a larger batch is never believed to cost more.
 WARM_ROUNDS = 3
 
 
@@ -122,8 +121,8 @@ class Prover:
         costs = RunCosts()
         for size in ladder(self._settings.max_batch):
             batch = list(itertools.islice(itertools.cycle(rows), size))
-            rounds = WARM_ROUNDS if size == 1 else 1
-            for _ in range(rounds):
+            run_timed(session, batch, self._station.threads)  # the first of a shape makes room
+            for _ in range(WARM_ROUNDS if size == 1 else 1):
                 costs.learn(size, run_timed(session, batch, self._station.threads).cost)
             if costs.seconds(2 * size) > self._settings.batch_seconds:
                 break
@@ -153,9 +152,9 @@ class Prover:
         return replay
 
     @property
-    def resource(self) -> str:
-        """What runs are charged to: the CPUs that decode too, or a device of its own."""
-        return CPU if self._device == "cpu" else DEVICE
+    def on_cpu(self) -> bool:
+        """Whether runs take the CPUs that decode too."""
+        return self._device == "cpu"
 
     async def on_device(self, call: Callable[..., T], *arguments: Any) -> T:
         """What a call gives, on the device's thread."""

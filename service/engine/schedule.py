@@ -29,17 +29,19 @@ GAIN, FACTORS, WORTH_SECONDS = 0.02, (0.5, 4.0), 0.05
 MAX_RETRY_SECONDS = 30
 
 
+#: Stage -> resource -> seconds of it.
+Parts = Mapping[str, Mapping[str, float]]
+
+
 class Charge:
     """One item inside: its kind, its deadline, and what is left of its predicted seconds."""
 
     __slots__ = ("deadline", "entered", "kind", "parts", "wait")
 
-    def __init__(
-        self, kind: str, deadline: float, parts: dict[str, tuple[str, float]]
-    ) -> None:
+    def __init__(self, kind: str, deadline: float, parts: Parts) -> None:
         self.kind = kind
         self.deadline = deadline
-        self.parts = parts  # stage -> resource and seconds
+        self.parts = dict(parts)
         self.wait = 0.0  # predicted when it entered
         self.entered = 0.0
 
@@ -54,21 +56,23 @@ class Backlog:
     def __init__(self, rates: Mapping[str, float]) -> None:
         self.rates = dict(rates)
         self.inside: Counter[str] = Counter()  # items by kind
-        self.factor = 1.0  # what waits turned out to be over what was predicted
+        #: By kind, what waits turned out to be over what was predicted.
+        self.factors: dict[str, float] = {}
         self._seconds = {resource: defaultdict[str, float](float) for resource in rates}
         self._charges: set[Charge] = set()
 
     def charge(self, charge: Charge) -> None:
         self._charges.add(charge)
         self.inside[charge.kind] += 1
-        for resource, seconds in charge.parts.values():
-            self._seconds[resource][charge.kind] += seconds
+        for part in charge.parts.values():
+            for resource, seconds in part.items():
+                self._seconds[resource][charge.kind] += seconds
 
     def done(self, charge: Charge, stage: str) -> None:
         """A stage of an item is over; nothing happens if that was said before."""
-        if charge in self._charges and (part := charge.parts.pop(stage, None)) is not None:
-            resource, seconds = part
-            self._seconds[resource][charge.kind] -= seconds
+        if charge in self._charges:
+            for resource, seconds in charge.parts.pop(stage, {}).items():
+                self._seconds[resource][charge.kind] -= seconds
 
     def leave(self, charge: Charge) -> None:
         """An item is out, however far it came; once is enough."""
@@ -78,10 +82,11 @@ class Backlog:
             self.done(charge, stage)
         self._charges.discard(charge)
         self.inside[charge.kind] -= 1
-        if not self._charges:  # nothing is left of rounding, nor of a correction under load
-            self.factor = 1.0
-            for seconds in self._seconds.values():
-                seconds.clear()
+        if not self.inside[charge.kind]:  # nothing is left of rounding, nor of a correction
+            del self.inside[charge.kind]
+            self.factors.pop(charge.kind, None)
+            for of_kind in self._seconds.values():
+                of_kind.pop(charge.kind, None)
 
     def seconds(self, resource: str, kind: str) -> float:
         return self._seconds[resource][kind]
@@ -92,7 +97,7 @@ class Backlog:
         All that is inside stands before it, but its own kind has a share that the others cannot
         take: an image does not wait for two scans.
         """
-        kinds = sum(1 for other, items in self.inside.items() if items and other != kind) + 1
+        kinds = len(self.inside.keys() | {kind})
         return self._until_served(self._seconds, kind, kinds)
 
     def ahead(self, kind: str, deadline: float) -> float:
@@ -102,15 +107,16 @@ class Backlog:
         for charge in self._charges:
             if charge.deadline <= deadline:
                 kinds.add(charge.kind)
-                for resource, seconds in charge.parts.values():
-                    before[resource][charge.kind] += seconds
+                for part in charge.parts.values():
+                    for resource, seconds in part.items():
+                        before[resource][charge.kind] += seconds
         return self._until_served(before, kind, len(kinds))
 
     def _until_served(
         self, before: Mapping[str, Mapping[str, float]], kind: str, kinds: int
     ) -> float:
         """Of the seconds that stand before an item, by resource and kind, when so many share."""
-        return self.factor * max(
+        return self.factors.get(kind, 1.0) * max(
             min(sum(seconds.values()), seconds.get(kind, 0.0) * kinds) / self.rates[resource]
             for resource, seconds in before.items()
         )
@@ -118,8 +124,9 @@ class Backlog:
     def correct(self, charge: Charge, now: float) -> None:
         """An item is about to be run: let what it waited correct what is predicted."""
         if charge.wait > WORTH_SECONDS:
-            step = ((now - charge.entered) / charge.wait) ** GAIN
-            self.factor = min(max(self.factor * step, FACTORS[0]), FACTORS[1])
+            before = self.factors.get(charge.kind, 1.0)
+            factor = before * ((now - charge.entered) / charge.wait) ** GAIN
+            self.factors[charge.kind] = min(max(factor, FACTORS[0]), FACTORS[1])
 
 
 def default_max_wait(own_seconds: float) -> float:
@@ -145,9 +152,9 @@ def enters(
     """
     if not backlog.inside[kind]:  # an idle engine never refuses by a guess
         return None if deadline > now else "deadline"
-    if backlog.wait(kind) > slack * max_wait:
+    if (wait := backlog.wait(kind)) > slack * max_wait:
         return "wait"
-    if deadline == math.inf:
+    if now + wait + own + EARLY_SECONDS <= deadline:  # what is ahead is no more than that
         return None
     late = now + backlog.ahead(kind, deadline) + own + EARLY_SECONDS > deadline
     return "deadline" if late else None
@@ -199,6 +206,7 @@ class Earliest(Generic[W]):
         self._heap: list[tuple[float, int, W]] = []
         self._numbers = itertools.count()
         self._first = itertools.count(-1, -1)
+        self._gone = 0  # of them, as far as it was told
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -219,11 +227,12 @@ class Earliest(Generic[W]):
         return heapq.heappop(self._heap)[2]
 
     def drop_gone(self) -> None:
-        """Let go of all that nobody waits for: they hold files and pixels."""
-        kept = [entry for entry in self._heap if not entry[2].gone]
-        if len(kept) < len(self._heap):
-            heapq.heapify(kept)
-            self._heap = kept
+        """Somebody who waited has gone. Once they are half of all they are let go of."""
+        self._gone += 1
+        if 2 * self._gone >= len(self._heap):
+            self._heap = [entry for entry in self._heap if not entry[2].gone]
+            heapq.heapify(self._heap)
+            self._gone = 0
 
 
 class Turns:

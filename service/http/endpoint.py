@@ -13,7 +13,7 @@ from starlette.types import Receive
 from service.engine.classify import Result, choose, classify, encode_json
 from service.engine.decode.link import Encoded
 from service.engine.engine import Service
-from service.engine.failures import Failure, Overloaded
+from service.engine.failures import Failure
 from service.engine.model import Target
 from service.http.body import read_upload
 from service.http.exchange import Exchange
@@ -45,6 +45,8 @@ class Classify:
         self, files: Sequence[Encoded], target: Target, top_k: int, deadline: float
     ) -> list[Result]:
         """Every file at once; the first failure ends the request and names its file."""
+        works = [self.service.predict(target, len(file)) for file in files]
+        self.service.admission.admit(works, deadline)
         if len(files) == 1:
             return [await classify(self.service, files[0], target, top_k, deadline)]
         tasks = [
@@ -64,8 +66,6 @@ class Classify:
     ) -> Result:
         try:
             return await classify(self.service, file, target, top_k, deadline)
-        except Overloaded as failure:
-            raise Overloaded(f"{which}: {failure.detail}", failure.retry_seconds) from failure
         except Failure as failure:
             raise type(failure)(f"{which}: {failure.detail}") from failure
 

@@ -103,9 +103,12 @@ class Guard:
         exchange.check()
         now = asyncio.get_running_loop().time()
         exchange.deadline = now + limits.deadline_seconds
-        least_rate = 1024 * self.service.settings.min_upload_kib
+        # What comes at less than half the rate that it needs will not be whole in time.
+        needed = (exchange.content_length or 0) / limits.upload_seconds
+        least_rate = max(1024 * self.service.settings.min_upload_kib, needed / 2)
         exchange.upload = UploadTime(now, now + limits.upload_seconds, least_rate)
         until = exchange.upload.end(0) if exchange.unread else exchange.deadline
+        self.service.catalog.check_modality(exchange.kind)
         self.service.admission.enter(exchange.kind)
         try:
             exchange.hold(exchange.content_length or 0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -588,6 +590,7 @@ def test_scans_leave_a_worker_for_images_and_are_ended_with_their_clients() -> N
         with pytest.raises(BrokenMedia):
             await ask(pool, b"x")  # it answers
         assert (pool.depth, restarts) == (1, [])
+        await asyncio.sleep(0.35)  # what has just begun is not worth a new process
         for task in reversed(waiting):
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
@@ -599,6 +602,48 @@ def test_scans_leave_a_worker_for_images_and_are_ended_with_their_clients() -> N
         story, workers=2, script=OBEDIENT, on_restart=lambda: restarts.append(None),
         modalities=("image", "volume"),
     )  # fmt: skip
+
+
+def test_small_files_do_not_wait_behind_large_ones_of_their_kind() -> None:
+    """Scans hold the workers that take everything, a photograph waits for them, a thumbnail does
+    not, though it came later.
+    """
+    done: list[str] = []
+
+    async def story(pool: DecodePool) -> None:
+        pool.costs["volume"].learn(1, 3.0)
+        pool.costs["image"].learn(2**15 + 1, 0.06)
+        pool.costs["image"].learn(1, 0.002)
+
+        async def one(name: str, modality: str, media: bytes) -> None:
+            with contextlib.suppress(BrokenMedia):
+                await pool.prepare(dataclasses.replace(asked(), modality=modality), media)
+            done.append(name)
+
+        tasks = [
+            asyncio.create_task(one(name, modality, media))
+            for name, modality, media in (
+                ("scan", "volume", b"W"), ("photo", "image", b"x" + bytes(2**15)),
+                ("thumbnail", "image", b"x"),
+            )
+        ]  # fmt: skip
+        await asyncio.gather(*tasks)
+
+    run(story, workers=2, script=OBEDIENT, modalities=("image", "volume"))
+    assert done == ["thumbnail", "scan", "photo"]
+
+
+@pytest.mark.parametrize("told", [0, 0.0, 1e-9, -1.0, 1e9, math.nan, None, "0.1"])
+def test_lying_worker_teaches_nothing(told: object) -> None:
+    """Processor seconds that cannot be are replaced by the time that went by."""
+    cpu = json.dumps(told)
+    script = OBEDIENT.replace("{}}', bytes", "{}, \"cpu\": " + cpu + "}', bytes")
+
+    async def story(pool: DecodePool) -> None:
+        await ask(pool, b"w")  # takes 0.3 s
+        assert 0.25 < pool.costs["image"].mean(1) < 5
+
+    run(story, script=script)
 
 
 def test_earliest_deadline_is_decoded_first_and_what_is_late_is_not() -> None:

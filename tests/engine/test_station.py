@@ -334,7 +334,7 @@ def test_station_tells_the_size_of_every_batch() -> None:
 def costing(seconds: float) -> RunCosts:
     """A row takes so long, in a batch of any size."""
     costs = RunCosts()
-    for size in (1, 2, 4, 8):
+    for size in (1, 2, 4, 8) * 16:  # so that the runs of a test, which take no time, teach little
         costs.learn(size, size * seconds)
     return costs
 
@@ -401,6 +401,7 @@ def test_one_lane_is_left_for_short_rows() -> None:
         clips, images = FakeSession(closed=True), FakeSession()
         station.add_queue("clips", clips, "video", costing(0.06))
         station.add_queue("images", images, "image", costing(0.004))
+        await station.submit("images", entry(1))
         tasks = [asyncio.create_task(station.submit("clips", entry(i))) for i in range(3)]
         await until(lambda: len(clips.batches) == 1)
         row = await station.submit("images", entry(7))
@@ -409,6 +410,21 @@ def test_one_lane_is_left_for_short_rows() -> None:
         clips.gate.set()
         await asyncio.gather(*tasks)
         assert clips.batches == [[0], [1], [2]]
+
+    with_lanes(story, 2, batch_seconds=0.05)
+
+
+def test_no_lane_is_left_for_what_does_not_come() -> None:
+    """Where no short row was seen, clips have all lanes."""
+
+    async def story(station: DeviceStation) -> None:
+        clips = FakeSession(closed=True)
+        station.add_queue("clips", clips, "video", costing(0.06))
+        station.add_queue("images", FakeSession(), "image", costing(0.004))
+        tasks = [asyncio.create_task(station.submit("clips", entry(i))) for i in range(2)]
+        await until(lambda: len(clips.batches) == 2)
+        clips.gate.set()
+        await asyncio.gather(*tasks)
 
     with_lanes(story, 2, batch_seconds=0.05)
 

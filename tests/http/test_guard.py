@@ -184,6 +184,28 @@ def test_work_beyond_max_wait_is_refused_by_the_head_alone(start: Start) -> None
     assert server.metric("liere_refused_total", modality="image", reason="wait") == 1
 
 
+def test_files_of_one_request_do_not_refuse_one_another(bundles: Path) -> None:
+    """Sixteen files of 0.3 seconds each, sent to an idle server: all are answered."""
+    session = TinySession()
+    costs = RunCosts()
+    costs.learn(1, 0.3)
+    with serving(bundles, lambda *_: session, max_wait=0.5) as server:
+        server.service.station.add_queue(("tiny", GRIDS[0]), session, "image", costs)
+        files = [("file", (f"{number}.png", picture(number))) for number in range(16)]
+        answer = server.classify(files=files)
+    assert answer.status_code == 200
+    assert len(answer.json()["results"]) == 16
+
+
+def test_modality_that_nobody_serves_is_refused_before_a_body(start: Start) -> None:
+    """Its bytes would be held for nothing."""
+    server, _ = start()
+    with RawConnection(server.port) as connection:
+        connection.send_head("Content-Length: 200000000", path="/v1/classify/volume")
+        status, _, body = connection.answer()
+    assert (status, json.loads(body)["type"]) == (404, "/problems/unknown-bundle")
+
+
 # --- deadlines -------------------------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ def server(bundles: Path) -> Iterator[RunningServer]:
 @pytest.fixture
 def busy(server: RunningServer) -> Iterator[Charge]:
     """More work is inside than may stand before a newcomer."""
-    charge = Charge("image", 1e9, {"run": (CPU, 1e3)})
+    charge = Charge("image", 1e9, {"run": {CPU: 1e3}})
     server.service.backlog.charge(charge)
     yield charge
     server.service.backlog.leave(charge)
@@ -140,7 +140,7 @@ def test_who_has_no_key_is_told_that_and_not_that_there_is_no_room(bundles: Path
     """A stranger is 401; a key that may not classify 403; one with a rate is counted."""
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     with serving(bundles, key_sha256=(digest,)) as server:
-        server.service.backlog.charge(Charge("image", 1e9, {"run": (CPU, 1e3)}))
+        server.service.backlog.charge(Charge("image", 1e9, {"run": {CPU: 1e3}}))
         for headers, status in (((), 401), ((f"Authorization: Bearer {KEY}",), 429)):
             with RawConnection(server.port) as connection:
                 connection.send(post(*headers))

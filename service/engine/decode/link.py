@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 #: answers one it already has the next, which saves a sleep and a wake-up for each.
 DEPTH = 2
 SMALL_BYTES = 2**14
+#: A worker uses at least the so many-th part of the time that it works on an item.
+IDLE_SHARE = 50
 
 #: A file as it came: held once, from the socket to the worker's pipe.
 Encoded = bytes | bytearray
@@ -55,11 +57,13 @@ class Task:
         deadline: seconds, monotonic.
         predicted: processor seconds of decoding it.
         own: those of all that it needs, the run after decoding included.
-        began: when a worker began with it, seconds, monotonic; 0 before.
+        given, began: when it went to a worker, and when that began with it, seconds, monotonic;
+            0 before.
     """
 
     __slots__ = (
-        "attempts", "began", "deadline", "future", "media", "own", "predicted", "preparation",
+        "attempts", "began", "deadline", "future", "given", "media", "own", "predicted",
+        "preparation",
     )  # fmt: skip
 
     def __init__(
@@ -77,7 +81,7 @@ class Task:
         self.deadline = deadline
         self.predicted = predicted
         self.own = own
-        self.began = 0.0
+        self.given = self.began = 0.0
         self.attempts = 0
 
     @property
@@ -134,6 +138,7 @@ class Worker(asyncio.SubprocessProtocol):
 
     def give(self, task: Task) -> None:
         self.tasks.append(task)
+        task.given = time.monotonic()
         self.stdin.write(head(task.preparation.header, len(task.media)))
         self.stdin.write(task.media)
         if len(self.tasks) == 1:
@@ -183,17 +188,14 @@ class Worker(asyncio.SubprocessProtocol):
         failure: failures.Failure
         try:
             reply = json.loads(header)
+            self._on_decoded(task, _believed(reply.get("cpu"), task))
             if reply["status"] == "ok":
                 decoded = _decoded(task.preparation, reply["seen"], body)
-                elapsed, told = time.monotonic() - task.began, reply.get("cpu")
-                # The process touched untrusted bytes: it cannot have taken longer than it had.
-                credible = isinstance(told, float) and 0 <= told <= elapsed
-                self._on_decoded(task, told if credible else elapsed)
                 if not task.gone:
                     task.future.set_result(decoded)
                 return
             failure = FAILURES[reply["status"]](str(reply["message"]))
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (AttributeError, ValueError, TypeError, KeyError, RecursionError):
             failure = failures.BrokenMedia("the file cannot be decoded")
         if not task.gone:
             task.future.set_exception(failure)
@@ -201,7 +203,8 @@ class Worker(asyncio.SubprocessProtocol):
     def _time_out(self) -> None:
         """Blame the first item now: once the process has ended, another may be the first."""
         task = self.tasks[0]
-        if not task.future.done():
+        self._on_decoded(task, task.preparation.seconds)
+        if not task.gone:
             message = f"decoding took longer than {task.preparation.seconds:g} seconds"
             task.future.set_exception(failures.DecodeTimeout(message))
         self.kill()
@@ -223,3 +226,16 @@ def _decoded(preparation: Preparation, seen: object, body: bytes) -> Decoded:
     """Pixels and what was seen; ValueError if either is not what was asked for."""
     pixels = np.frombuffer(body, preparation.dtype).reshape(preparation.shape)
     return Decoded(pixels, check_evidence(preparation.modality, preparation.shape, seen))
+
+
+def _believed(told: object, task: Task) -> float:
+    """The processor seconds that a worker says; it touched untrusted bytes, so within reason.
+
+    It cannot have used more than went by since it was given the item, and one that says that it
+    used next to nothing of the time since it began would make the rest believe that.
+    """
+    now = time.monotonic()
+    least = (now - task.began) / IDLE_SHARE
+    if isinstance(told, float) and least <= told <= now - task.given:
+        return told
+    return now - task.began

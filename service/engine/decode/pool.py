@@ -47,6 +47,10 @@ SMALL_SECONDS = 0.02
 MOST_AHEAD_SECONDS = 0.1
 #: A worker whose client left is killed where its item needs longer than a new one takes to start.
 RESTART_SECONDS = 0.3
+#: A modality of which nothing came for so long has no worker kept for it.
+FORGET_SECONDS = 2.0
+
+Queue = tuple[str, bool]  # modality, and whether its items are small by prediction
 #: Bytes may kill this many workers before they are blamed; a worker killed from outside costs
 #: its request nothing.
 ATTEMPTS = 2
@@ -79,8 +83,9 @@ class DecodePool:
         self._on_restart = on_restart
         self._command = command
         self._modalities: tuple[str, ...] = ()
-        self._waiting: defaultdict[str, Earliest[Task]] = defaultdict(Earliest)  # by modality
+        self._waiting: defaultdict[Queue, Earliest[Task]] = defaultdict(Earliest)
         self._turns = Turns()
+        self._came: dict[str, float] = {}  # modality -> when the newest item came
         self.alive: set[Worker] = set()
         self._ready: list[Worker] = []
         self._spawning: set[asyncio.Task[None]] = set()
@@ -113,12 +118,14 @@ class DecodePool:
         modality = preparation.modality
         predicted = self.costs[modality].mean(len(media))
         task = Task(preparation, media, future, deadline, predicted, predicted + run_seconds)
-        self._waiting[modality].push(task)
+        self._came[modality] = time.monotonic()
+        self._waiting[_queue(task)].push(task)
         self.begin_next()
         try:
             return await future
         except asyncio.CancelledError:
-            self._waiting[modality].drop_gone()  # it holds the upload, whose bytes are free now
+            task.media = b""  # the upload, whose bytes are given back now
+            self._waiting[_queue(task)].drop_gone()
             self._abandon(task)
             raise
 
@@ -144,46 +151,71 @@ class DecodePool:
     def _give_one(self, worker: Worker) -> bool:
         """Give a worker the first item of the modality whose turn it is; False if it takes none."""
         heads = {
-            modality: head
-            for modality, waiting in self._waiting.items()
-            if (head := self._first_in_time(waiting)) is not None
-            and self.ahead(modality) <= MOST_AHEAD_SECONDS
+            queue: head
+            for queue in self._waiting
+            if (head := self._first_in_time(queue)) is not None
+            and self.ahead(queue[0]) <= MOST_AHEAD_SECONDS
         }
-        fitting = [one for one, head in heads.items() if self._may_take(worker, head)]
+        fitting = [queue for queue, head in heads.items() if self._may_take(worker, queue, head)]
         if not fitting:
             return False
-        modality = self._turns.next(fitting)
-        self._turns.use(modality, heads[modality].predicted, heads)
-        worker.give(self._waiting[modality].pop())
+        modality = self._turns.next(name for name, _ in fitting)
+        queue = min(
+            (one for one in fitting if one[0] == modality), key=lambda one: heads[one].deadline
+        )
+        self._turns.use(modality, heads[queue].predicted, {name for name, _ in heads})
+        worker.give(self._waiting[queue].pop())
         return True
 
-    def _first_in_time(self, waiting: Earliest[Task]) -> Task | None:
-        """The next item that can still be answered; the others are told that they cannot."""
+    def _first_in_time(self, queue: Queue) -> Task | None:
+        """The next item that can still be answered; the others are told that they cannot.
+
+        Where none of its modality is being decoded nobody is refused by a guess, or a wrong one
+        would never be corrected.
+        """
+        waiting, now = self._waiting[queue], time.monotonic()
         while (head := waiting.peek()) is not None:
-            if time.monotonic() + head.own <= head.deadline:
+            held = (one.tasks[0].preparation.modality for one in self._ready if one.tasks)
+            guessed = head.own if queue[0] in held else 0.0
+            if now + guessed < head.deadline:
                 return head
             late = failures.DeadlinePassed("the file would not have been answered in time")
             waiting.pop().future.set_exception(late)
         return None
 
-    def _may_take(self, worker: Worker, task: Task) -> bool:
+    def _may_take(self, worker: Worker, queue: Queue, task: Task) -> bool:
+        modality, is_small = queue
         if not worker.takes(task):
             return False
         if worker.small_only:
-            return task.predicted <= SMALL_SECONDS
-        modality = task.preparation.modality
-        if modality == "image" or len(self._modalities) == 1:
+            return is_small
+        others_came = any(
+            time.monotonic() - came < FORGET_SECONDS
+            for other, came in self._came.items()
+            if other != modality
+        )
+        if modality == "image" or not others_came:
             return True
-        others = [one for one in self._ready if not one.small_only]
-        holding = Counter(one.tasks[0].preparation.modality for one in others if one.tasks)
-        return holding[modality] < max(1, len(others) - 1)
+        others = sum(not one.small_only for one in self._ready)
+        return self._holding()[modality] < max(1, others - 1)
+
+    def _holding(self) -> Counter[str]:
+        """Modality -> workers that take everything and hold such an item."""
+        return Counter(
+            one.tasks[0].preparation.modality
+            for one in self._ready
+            if one.tasks and not one.small_only
+        )
 
     def _abandon(self, task: Task) -> None:
-        """Nobody waits for an item any more: end a worker that would decode it for long."""
+        """Nobody waits for an item any more: end a worker that has decoded it for long, and will.
+
+        A guess alone ends none, or clients could hold the pool down by leaving.
+        """
         for worker in self._ready:
             if worker.tasks and worker.tasks[0] is task:
-                left = task.began + task.predicted - time.monotonic()
-                if left > 2 * RESTART_SECONDS:
+                spent = time.monotonic() - task.began
+                if spent > RESTART_SECONDS and task.predicted - spent > 2 * RESTART_SECONDS:
                     worker.kill()
 
     def _learn(self, task: Task, seconds: float) -> None:
@@ -217,7 +249,7 @@ class DecodePool:
             self._wait_first(task)
 
     def _wait_first(self, task: Task) -> None:
-        self._waiting[task.preparation.modality].push(task, first=True)
+        self._waiting[_queue(task)].push(task, first=True)
 
     def _new_worker(self, small_only: bool) -> Worker:
         return Worker(
@@ -273,3 +305,7 @@ class DecodePool:
             if not self.alive:
                 return
             await asyncio.sleep(0.01)
+
+
+def _queue(task: Task) -> Queue:
+    return task.preparation.modality, task.predicted <= SMALL_SECONDS

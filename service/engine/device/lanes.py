@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.cpus import usable_cpus
+from service.engine.costs import ladder
 from service.engine.device.session import Device, OpenSession, Session
 from service.settings import Settings
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 #: Of each way, once it is warm.
 TRIAL_SECONDS = 0.3
+NEARLY = 0.9
 
 
 class Lanes(NamedTuple):
@@ -37,25 +39,27 @@ def choose_lanes(
 
     Several threads in one run wait for one another at every operator, and small models have many
     small ones: two runs of one thread each are then faster than one of two. For a large model, or
-    other cores, it may be the other way round.
+    other cores, it may be the other way round. Of ways that are nearly as fast the one with the
+    fewest lanes is taken: there a single row is answered soonest.
 
     Args:
         row: ``[1, *pixels per axis, channels]`` of the graph's dtype.
     """
     cpus = usable_cpus()
-    if settings.lanes or settings.threads or device == "cuda":
-        lanes = settings.lanes or (1 if device == "cuda" else max(1, cpus // settings.threads))
+    if device != "cpu" and open_session(graph, device, cpus).device == "cuda":
+        return Lanes(settings.lanes or 1, settings.threads or cpus)
+    if settings.lanes or settings.threads:
+        lanes = settings.lanes or max(1, cpus // settings.threads)
         return Lanes(lanes, settings.threads or max(1, cpus // lanes))
-    session = open_session(graph, device, 1)
-    if session.device == "cuda" or cpus == 1:
-        return Lanes(1, cpus)
-    many, one = Lanes(cpus, 1), Lanes(1, cpus)
-    alone = open_session(graph, device, cpus)
-    rates = {many: rate(session, many, row), one: rate(alone, one, row)}
+    rates = {
+        lanes: rate(open_session(graph, "cpu", lanes.threads), lanes, row)
+        for lanes in (Lanes(count, cpus // count) for count in ladder(cpus))
+    }
     told = "; ".join(f"{lanes}: {rows:.0f} rows/s" for lanes, rows in rates.items())
-    best = max(rates, key=lambda lanes: rates[lanes])
-    log.info("lanes of the device, measured at batch 1: %s; taken: %s", told, best)
-    return best
+    best = max(rates.values())
+    chosen = next(lanes for lanes, rows in rates.items() if rows >= NEARLY * best)
+    log.info("lanes of the device, measured at batch 1: %s; taken: %s", told, chosen)
+    return chosen
 
 
 def rate(session: Session, lanes: Lanes, row: np.ndarray) -> float:

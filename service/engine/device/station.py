@@ -34,6 +34,8 @@ WORTH_ENDING_SECONDS = 0.02
 #: A run that takes so long, and so many times its predicted seconds, never returns. Predicted are
 #: processor seconds: a machine that is busy with other things may well take ten times as long.
 HUNG_SECONDS, HUNG_TIMES = 30.0, 100.0
+#: With no short row for so long, no lane is left for them.
+FORGET_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ class DeviceStation:
         self._queues: dict[Key, _Queue] = {}
         self._turns = Turns()
         self._running: set[_Run] = set()
+        self._short_came = -math.inf  # when the newest short row came
         self._scheduled = False
         self._closed: tuple[type[Failure], str] | None = None
         self.succeeded = -math.inf
@@ -205,6 +208,8 @@ class DeviceStation:
         entries = [_Entry(view, loop.create_future(), now, deadline) for view in pixels]
         for entry in entries:
             queue.entries.push(entry)
+        if self._is_short(queue):
+            self._short_came = now
         if len(self._running) < self.lanes and not self._scheduled:
             # At the end of this turn of the loop: what arrived together runs together.
             self._scheduled = True
@@ -213,10 +218,12 @@ class DeviceStation:
             if len(entries) == 1:
                 return await entries[0].future
             return Row.of_views(await _all_of(entries))
-        except asyncio.CancelledError:
-            queue.entries.drop_gone()
+        except (asyncio.CancelledError, Failure):  # a failed view ends the others
+            for _ in entries:
+                queue.entries.drop_gone()
             for run in self._running:
                 run.end_if_unwanted()
+            self._on_begin()
             raise
 
     def close(
@@ -250,7 +257,8 @@ class DeviceStation:
             if (head := _first_in_time(queue, now)) is not None
         }
         long_runs = sum(not run.is_short for run in self._running)
-        short_only = self.lanes > 1 and long_runs == self.lanes - 1
+        expected = now - self._short_came < FORGET_SECONDS
+        short_only = self.lanes > 1 and long_runs == self.lanes - 1 and expected
         fitting = [queue for queue in heads if not short_only or self._is_short(queue)]
         if not fitting:
             return None
@@ -300,7 +308,8 @@ class DeviceStation:
         if run.stop.terminate:
             return  # nobody waits for any of it, and its time says nothing
         outcome = running.result()
-        run.queue.costs.learn(len(run.entries), outcome.cost)
+        if not any(isinstance(row, Exception) for row in outcome.rows):  # nothing was run twice
+            run.queue.costs.learn(len(run.entries), outcome.cost)
         self._on_batch(run.queue.modality, len(run.entries), outcome.seconds)
         for entry, row in zip(run.entries, outcome.rows, strict=True):
             if isinstance(row, Exception):
