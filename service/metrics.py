@@ -21,6 +21,7 @@ STAGE_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     60.0, 120.0,
 )  # fmt: skip
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -93,6 +94,12 @@ class Metrics:
         self.worker_restarts = Counter(
             "liere_decode_worker_restarts",
             "Decode workers that ended and were replaced.",
+            registry=registry,
+        )
+        self.loop_lag = Histogram(
+            "liere_loop_lag_seconds",
+            "By how much the event loop was late for a timer of 50 ms, seen at each of them.",
+            buckets=LAG_BUCKETS,
             registry=registry,
         )
         ProcessCollector(registry=registry)

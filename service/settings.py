@@ -207,6 +207,13 @@ class Settings(BaseSettings):
         description="time for the head of one request, from its first byte, and for the first byte "
         "of a new connection",
     )
+    probe_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="a device that had nothing to do for so long replays a golden, without which "
+        "/health/ready is 503 soon after; 0 for never",
+    )
     retry_start: bool = Field(
         False,
         description="where bundles, keys file, device or address are not there at start, try again "

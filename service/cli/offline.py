@@ -22,12 +22,19 @@ from typing import Any
 import uvloop
 
 from service import logs
-from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain, end_at_once
+from service.cli.exit_status import (
+    FAILED,
+    OK,
+    WRONG_COMMAND,
+    complain,
+    end_at_once,
+    end_of_device,
+)
 from service.cli.progress import Progress
 from service.engine.candidates import Candidates, find_candidates, first_answer, largest
 from service.engine.classify import Result
 from service.engine.decode.link import DecodeError
-from service.engine.device.session import DeviceError, check_device
+from service.engine.device.session import DeviceDied, DeviceError, check_device
 from service.engine.engine import Service
 from service.engine.failures import EmptyFile, Failure, InternalError, UnreadableFile
 from service.engine.folders import NoBundles, bundle_folders
@@ -57,6 +64,8 @@ def main(arguments: list[str]) -> int:
         return complain(error, WRONG_COMMAND)
     except DecodeError as error:
         return complain(error, FAILED)
+    except DeviceDied:  # the log has the reason
+        end_of_device()
 
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
@@ -67,9 +76,20 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
             candidates = find_candidates(service, _parameters(options))
         except Failure as failure:
             return complain(failure.detail, WRONG_COMMAND)
-        return await _print_all(_answers(service, options.files, candidates), options)
+        answers = _answers(service, options.files, candidates)
+        return await _unless_dead(service, asyncio.create_task(_print_all(answers, options)))
     finally:
         await service.close()
+
+
+async def _unless_dead(service: Service, printing: asyncio.Task[int]) -> int:
+    """The status of what prints the answers; DeviceDied, at once, where no more can come."""
+    service.on_failure = printing.cancel
+    await asyncio.wait([printing])
+    await service.vitals.settle()
+    if isinstance(service.failure, DeviceDied):
+        raise service.failure
+    return printing.result()
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, str]:
@@ -211,8 +231,9 @@ bundles for images, scans and clips, in this order, and the first that reads its
 GIF is an image then.
 """,
         epilog="Exit status: 0 all answered, 1 some file failed (the others are answered), 2 wrong "
-        "command,\nno bundles, unknown bundle or grid, device not there. The settings of the "
-        "server count here\ntoo, as environment variables: see python -m service --help.",
+        "command,\nno bundles, unknown bundle or grid, device not there, 3 the device stopped to "
+        "answer. The settings\nof the server count here too, as environment variables: see "
+        "python -m service --help.",
     )
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="an image, a clip or a scan; - is standard input")

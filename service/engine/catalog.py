@@ -36,13 +36,17 @@ OnExamined = Callable[[ExaminedBundle], None]
 class Catalog:
     """The bundles of a folder, examined once, at start, and who of them answers a request.
 
+    Each answers as soon as it is examined itself.
+
     Args:
         defaults: bundles that answer where none is named, each for its modality.
 
     Attributes:
         bundles: by name, in the order of their folders.
-        defaults: modality -> the bundle that answers where none is named, ready or refused. Fixed
-            when all were examined: a refused one has no stand-in, who asked for it would not know.
+        defaults: modality -> the bundle that answers where none is named, ready or refused. One is
+            entered when no bundle that is still to come can take its place, and stays: a refused
+            one has no stand-in, who asked for it would not know.
+        examined: all of them were.
     """
 
     def __init__(self, prover: Prover, defaults: Sequence[str]) -> None:
@@ -59,7 +63,8 @@ class Catalog:
 
     def modalities(self, state: State) -> list[str]:
         """Those whose default bundle is ready, or refused."""
-        return [modality for modality, one in self.defaults.items() if one.state == state]
+        found = self.defaults
+        return [one for one in AXES if one in found and found[one].state == state]
 
     async def examine(self, folders: list[Path], on_examined: OnExamined) -> None:
         """Examine every folder; one bad bundle does not stop the others.
@@ -73,9 +78,8 @@ class Catalog:
         for name, folder in bundles.items():
             one = await self._examine(name, folder)
             self.bundles[one.name] = one
+            self._settle_defaults()
             on_examined(one)
-        found = {modality: self._default(modality) for modality in AXES}
-        self.defaults = {modality: one for modality, one in found.items() if one is not None}
         for modality in self.modalities("refused"):
             name = self.defaults[modality].name
             log.error("bundle %s is the default for modality %s and is refused", name, modality)
@@ -87,8 +91,6 @@ class Catalog:
         Raises:
             Failure: the bundle or the grid is unknown, refused or not ready.
         """
-        if not self.examined:
-            raise NotReady("the bundles are still being checked")
         one = self._find(modality, bundle)
         if one.state == "refused":
             which = "" if bundle is not None else f", the default for {modality},"
@@ -111,11 +113,13 @@ class Catalog:
     def _find(self, modality: str, bundle: str | None) -> ExaminedBundle:
         """The bundle that is named, or that answers where none is."""
         if bundle is None:
-            if modality not in self.defaults:
-                raise UnknownBundle(f"no bundle of this server is for modality {modality}")
-            return self.defaults[modality]
+            if modality in self.defaults:
+                return self.defaults[modality]
+            self._check_examined()
+            raise UnknownBundle(f"no bundle of this server is for modality {modality}")
         one = self.find(bundle)
         if one is None or not one.may_answer(modality):
+            self._check_examined()
             fitting = [name for name, one in self.bundles.items() if one.may_answer(modality)]
             known = ", ".join(sorted(fitting)) or "none"
             raise UnknownBundle(f"unknown {modality} bundle {bundle[:64]!a}; known: {known}")
@@ -124,6 +128,24 @@ class Catalog:
     def find(self, bundle: str) -> ExaminedBundle | None:
         """The bundle that NAME or NAME@VERSION means; whether this version answers is not asked."""
         return self.bundles.get(bundle) or self.bundles.get(bundle.partition("@")[0])
+
+    def _check_examined(self) -> None:
+        """NotReady while what is missing may still come."""
+        if not self.examined:
+            raise NotReady("the bundles are still being checked")
+
+    def _settle_defaults(self) -> None:
+        """Enter every default that is certain: what comes later is a later folder.
+
+        Only the operator's word counts for more than the order of the folders, so while a bundle
+        that was named is still to come, nothing but another named one of this modality is certain.
+        """
+        named_to_come = any(name not in self.bundles for name in self._named)
+        for modality in AXES:
+            one = self.defaults.get(modality) or self._default(modality)
+            surely_named = one and one.name in self._named and one.modality == modality
+            if one is not None and (surely_named or not named_to_come):
+                self.defaults[modality] = one
 
     def _default(self, modality: str) -> ExaminedBundle | None:
         """The operator's word, else the first folder that may be for this modality.

@@ -13,12 +13,13 @@ from service.engine.admission import Admission, Work
 from service.engine.catalog import Catalog
 from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
-from service.engine.device.session import DeviceError, OpenSession, open_session
+from service.engine.device.session import DeviceDied, DeviceError, OpenSession, open_session
 from service.engine.device.station import DeviceStation
 from service.engine.folders import NoBundles, bundle_folders, modality_of
 from service.engine.model import ExaminedBundle, Target
 from service.engine.proof import Prover
 from service.engine.schedule import CPU, DEVICE, Backlog
+from service.engine.vitals import Vitals
 from service.metrics import Metrics
 from service.settings import Settings, SettingsError
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Of the event loop for one answer: reading the request, ranking, writing.
 ANSWER_SECONDS = 0.0005
+#: What requests are told, and probes.
+NO_ANSWER = "the device does not answer"
 #: Their message is all that the operator needs to know; others are traced.
 TOLD = (SettingsError, DeviceError, NoBundles, DecodeError)
 
@@ -37,7 +40,7 @@ class Service:
         leaving: set when the server shall end soon: work is let in, but none should be sent.
         draining: set when the server ends; no new work is let in.
         on_ready: called once, when every bundle was examined.
-        failure: why the server can never become ready.
+        failure: why the server can never become ready, or DeviceDied.
         on_failure: called when that is known.
     """
 
@@ -47,7 +50,7 @@ class Service:
         self.draining = False
         self.on_ready: Callable[[], None] = lambda: None
         self.failure: Exception | None = None
-        self.on_failure: Callable[[], None] = lambda: None
+        self.on_failure: Callable[[], object] = lambda: None
         self.metrics = Metrics()
         cpus = usable_cpus()
         self.backlog = Backlog({CPU: cpus, DEVICE: 1})
@@ -62,9 +65,10 @@ class Service:
             settings.decode_workers or cpus + 1,
             on_restart=self.metrics.worker_restarts.inc,
         )
-        # Everything that touches the device runs in these threads, one for each lane.
+        # Everything that touches the device runs in these threads: one for each lane, one that
+        # examines bundles beside them, one that replays goldens.
         self.executor = ThreadPoolExecutor(
-            max(cpus, settings.lanes), thread_name_prefix="device"
+            max(cpus, settings.lanes) + 2, thread_name_prefix="device"
         )
         self.station = DeviceStation(
             self.executor,
@@ -74,6 +78,15 @@ class Service:
             on_begin=self.pool.begin_next,
         )
         self.pool.ahead = self.station.ahead
+        self.vitals = Vitals(
+            self.station,
+            self.pool,
+            self.executor,
+            settings.probe_seconds,
+            on_lag=self.metrics.loop_lag.observe,
+            on_death=self._on_death,
+        )
+        self.station.on_failed = self.vitals.doubt
         self.prover = Prover(self.pool, self.station, self.executor, opener, settings)
         self.catalog = Catalog(self.prover, settings.default_bundle)
         self.metrics.watch(
@@ -106,15 +119,21 @@ class Service:
         """
         modalities = {modality for folder in folders if (modality := modality_of(folder))}
         self.admission.kinds = max(1, len(modalities))
+        self.vitals.start()
         await self.pool.start(modalities)
         await self.catalog.examine(folders, self._on_examined)
-        self.backlog.rates[DEVICE] = self.station.lanes
 
     async def close(self) -> None:
         self.draining = True
+        self.vitals.stop()
         self.station.close()
         await self.pool.close()
-        self.executor.shutdown(wait=True, cancel_futures=True)
+        self.executor.shutdown(wait=not self.died, cancel_futures=True)
+
+    @property
+    def died(self) -> bool:
+        """Whether the device did, which only a new process may mend."""
+        return isinstance(self.failure, DeviceDied)
 
     def predict(self, target: Target, size: int) -> Work:
         """What a file of ``size`` bytes costs, before anything of it was looked at."""
@@ -140,7 +159,14 @@ class Service:
         self.metrics.batch_size[modality].observe(size)
         self.metrics.stages[modality]["inference"].observe(seconds)
 
+    def _on_death(self, reason: str) -> None:
+        log.error("%s: %s", NO_ANSWER, reason)
+        self.failure = DeviceDied(reason)
+        self.station.give_up(NO_ANSWER)
+        self.on_failure()
+
     def _on_examined(self, served: ExaminedBundle) -> None:
+        self.backlog.rates[DEVICE] = self.station.lanes  # which the first graph has decided
         version = served.manifest.version if served.manifest else ""
         self.metrics.bundle_info.labels(served.name, version, served.state).set(1)
 

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from models.bundle import Bundle, BundleError
-from models.manifest import Golden, Tolerance
 from service.engine.costs import RunCosts, ladder
 from service.engine.decode.pool import DecodePool
 from service.engine.device.lanes import Lanes, choose_lanes
+from service.engine.device.replay import Replay
 from service.engine.device.session import Device, DeviceError, OpenSession, Session, is_fallback
 from service.engine.device.station import DeviceStation, run_timed
 from service.engine.model import ExaminedBundle, Target
@@ -69,11 +69,12 @@ class Prover:
         for entry in manifest.grids:
             target = Target.make(manifest, entry.grid, manifest.input.views, seconds)
             session = await self._open_graph(bundle, entry.graph, target)
-            pixels = await self._replay(bundle, target, session)
-            costs = await self.on_device(self._measure, session, pixels)
-            targets[entry.grid], sessions[target.key] = target, (session, costs)
-        for key, (session, costs) in sessions.items():
-            self._station.add_queue(key, session, manifest.modality, costs)
+            replay = await self._replay(bundle, target, session)
+            costs = await self.on_device(self._measure, session, replay.rows)
+            targets[entry.grid] = target
+            sessions[target.key] = session, costs, replay.first
+        for key, (session, costs, golden) in sessions.items():
+            self._station.add_queue(key, session, manifest.modality, costs, golden)
         return ExaminedBundle(
             manifest.name,
             "ready",
@@ -127,12 +128,8 @@ class Prover:
                 break
         return costs
 
-    async def _replay(self, bundle: Bundle, target: Target, session: Session) -> np.ndarray:
-        """Send the goldens through the real decoder and device; BundleError unless all agree.
-
-        Returns:
-            Their rows, ``[goldens * views, *pixels per axis, channels]``.
-        """
+    async def _replay(self, bundle: Bundle, target: Target, session: Session) -> Replay:
+        """Send the goldens through the real decoder and device; BundleError unless all agree."""
         try:
             tolerance = bundle.manifest.tolerance(session.device)
         except KeyError:
@@ -143,16 +140,16 @@ class Prover:
             *(self._pool.prepare(target.preparation, one) for one in media)
         )
         pixels = np.stack([item.pixels for item in items])  # [goldens, views, *pixels, channels]
-        for batch in (pixels, pixels[:1]):  # the batch axis must be free
+        replay = Replay(session, pixels, goldens, target.grid, tolerance)
+        for batch in (replay, replay.first):  # the batch axis must be free
             try:
-                rows = batch.reshape(-1, *batch.shape[2:])  # [goldens * views, *pixels, channels]
-                logits = await self.on_device(session.run, rows)
+                await self.on_device(batch.run)
+            except BundleError:
+                raise
             except Exception as error:
                 log.exception("bundle %s cannot be run", target.bundle)
                 raise BundleError(f"the graph of grid {target.grid} cannot be run") from error
-            means = _of_items(logits, batch)  # [goldens, classes]
-            _compare(means, goldens[: len(batch)], target.grid, tolerance)
-        return pixels.reshape(-1, *pixels.shape[2:])
+        return replay
 
     @property
     def on_cpu(self) -> bool:
@@ -163,30 +160,3 @@ class Prover:
         """What a call gives, on the device's thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, partial(call, *arguments))
-
-
-def _of_items(logits: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Logits of every view of ``[items, views, ...]`` -> means over the views, [items, classes]."""
-    if logits.ndim != 2 or len(logits) != len(items) * items.shape[1]:
-        return logits  # of another shape than they should be: nothing will fit them
-    return logits.reshape(*items.shape[:2], -1).mean(axis=1, dtype=np.float64)
-
-
-def _compare(
-    logits: np.ndarray, goldens: tuple[Golden, ...], grid: str, tolerance: Tolerance
-) -> None:
-    """BundleError unless every logit is within tolerance of the stored one."""
-    expected = np.array([golden.logits[grid] for golden in goldens])  # [goldens, classes]
-    if logits.shape != expected.shape:
-        raise BundleError(
-            f"grid {grid}: expected logits {list(expected.shape)}, got {list(logits.shape)}"
-        )
-    allowed = tolerance.atol + tolerance.rtol * np.abs(expected)  # [goldens, classes]
-    difference = np.abs(logits - expected)  # [goldens, classes]
-    for golden, row, limits in zip(goldens, difference, allowed, strict=True):
-        if not (row <= limits).all():  # NaN must not pass
-            worst = np.argmax(row - limits)  # NaN is the worst
-            raise BundleError(
-                f"{golden.file} at grid {grid} differs from its stored logits by "
-                f"{row[worst]:.3g}; {limits[worst]:.3g} is allowed"
-            )

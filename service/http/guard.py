@@ -15,8 +15,8 @@ import time
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from media.spec import AXES
-from service.engine.engine import Service
-from service.engine.failures import DeadlinePassed, Draining, Failure, InternalError
+from service.engine.engine import NO_ANSWER, Service
+from service.engine.failures import DeadlinePassed, Draining, Failure, InternalError, NotReady
 from service.http.exchange import Exchange, UploadTime
 from service.http.keys import Keys
 from service.http.problems import BodyTimeout, ClientGone, Unauthorized, problem_of
@@ -30,7 +30,9 @@ access = logging.getLogger(ACCESS)
 WORK = {f"/v1/classify/{modality}": modality for modality in AXES}
 #: What needs no key: nothing is told but whether the server is well.
 PUBLIC = frozenset(
-    (method, path) for method in ("GET", "HEAD") for path in ("/health/live", "/health/ready")
+    (method, path)
+    for method in ("GET", "HEAD")
+    for path in ("/health/startup", "/health/live", "/health/ready")
 )
 METRICS = frozenset({("GET", "/metrics"), ("HEAD", "/metrics")})
 MAX_LOGGED_PATH = 200  # characters
@@ -96,6 +98,8 @@ class Guard:
         """Run a request that needs a permit, within the times for its body and its answer."""
         if self.service.draining:
             raise Draining("the server is shutting down; connect again")
+        if self.service.died:
+            raise NotReady(NO_ANSWER)
         exchange.check()
         now = asyncio.get_running_loop().time()
         exchange.deadline = now + limits.deadline_seconds
@@ -123,7 +127,8 @@ class Guard:
         """Whose time it was that ran out."""
         if not exchange.unread:
             return DeadlinePassed(f"there was no answer within {limits.deadline_seconds:g} seconds")
-        if time.monotonic() - exchange.started < limits.upload_seconds:
+        assert exchange.upload is not None
+        if exchange.upload.end(exchange.received) < exchange.upload.until:
             rate = self.service.settings.min_upload_kib
             return BodyTimeout(f"the body came more slowly than {rate:g} KiB a second")
         return BodyTimeout(f"the body was not complete within {limits.upload_seconds:g} seconds")

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from media.spec import AXES
-from service.engine.engine import Service
+from service.engine.engine import NO_ANSWER, Service
 from service.engine.failures import Draining, NotReady
 from service.engine.model import ExaminedBundle
 from service.http.documents import (
@@ -134,17 +134,45 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
     )
 
 
+def _check_start(service: Service) -> None:
+    """NotReady until every bundle was examined, and where nothing comes of that any more."""
+    if service.failure is not None:
+        raise NotReady(NO_ANSWER if service.died else "the server cannot start; its log says why")
+    if not service.catalog.examined:
+        raise NotReady("the bundles are still being checked")
+
+
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get(
         "/health/live",
         operation_id="isLive",
-        summary="200 while the server can answer at all",
+        summary="200 while the server can answer at all; else start it again",
         tags=["health"],
         response_model=None,
-        responses={200: answer(Status, {"status": "live"}, "The event loop runs.")},
+        responses={
+            200: answer(Status, {"status": "live"}, "Event loop, device and decoders go on."),
+            **add_problems({}, NotReady),
+        },
     )
     async def is_live() -> JSONResponse:
+        if lost := NO_ANSWER if service.died else service.vitals.lost:
+            raise NotReady(lost)
         return JSONResponse({"status": "live"})
+
+    @app.get(
+        "/health/startup",
+        operation_id="hasStarted",
+        summary="200 once every bundle was examined",
+        tags=["health"],
+        response_model=None,
+        responses={
+            200: answer(Status, {"status": "started"}, "Whether they were refused is not asked."),
+            **add_problems({}, NotReady),
+        },
+    )
+    async def has_started() -> JSONResponse:
+        _check_start(service)
+        return JSONResponse({"status": "started"})
 
     @app.get(
         "/health/ready",
@@ -164,10 +192,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def is_ready() -> JSONResponse:
         if service.leaving or service.draining:
             raise Draining("the server is shutting down")
-        if service.failure is not None:
-            raise NotReady("the server cannot start; its log says why")
-        if not service.catalog.examined:
-            raise NotReady("the bundles are still being checked")
+        _check_start(service)
         if not service.catalog.ready:
             raise NotReady("every bundle was refused; GET /v1/bundles says why")
         if service.settings.ready == "all" and (others := _not_ready(service)):
@@ -175,6 +200,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
             raise NotReady(f"these bundles are not ready: {names}; GET /v1/bundles says why")
         if not service.pool.ready:
             raise NotReady("no decode worker is running")
+        if service.vitals.unproven:
+            raise NotReady("the device has not answered for a while; a golden is replayed")
         refused = service.catalog.modalities("refused")
         return JSONResponse({"status": "ready"} | ({"refused": refused} if refused else {}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import math
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 #: What the printed curl lines send.
 SAMPLES = {"image": "photo.jpg", "video": "clip.mp4", "volume": "scan.nii.gz"}
+#: Once the device has died: how long whoever asks is told so, and how long what is inside may still
+#: take. With the end of the workers that is less than 5 s.
+LAST_WORDS_SECONDS, LAST_GRACE_SECONDS = 1, 1
 #: Family and address of a listening socket, as ``socket.getaddrinfo`` gives them.
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -160,6 +164,14 @@ class Server(uvicorn.Server):
             sys.stdout.flush()
 
     def _stop(self) -> None:
+        """Of its own accord. Of a death it tells for a moment, and then waits for little."""
+        if not self.service.died:
+            self.should_exit = True
+            return
+        self.config.timeout_graceful_shutdown = LAST_GRACE_SECONDS
+        asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._exit)
+
+    def _exit(self) -> None:
         self.should_exit = True
 
 

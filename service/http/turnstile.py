@@ -48,7 +48,8 @@ class Turnstile:
             path: as it was sent, without a query.
         """
         modality = WORDS.get(path)
-        if modality is None or self._service.leaving or access.isEnabledFor(logging.INFO):
+        service = self._service
+        if modality is None or service.leaving or service.died or access.isEnabledFor(logging.INFO):
             return None
         length, request_id, authorization = -1, "", list[bytes]()
         for name, value in headers:

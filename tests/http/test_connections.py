@@ -28,7 +28,10 @@ from tests.helpers.service_fixtures import (
 
 GOOD = picture(1)
 LEFT = {"modality": "image", "code": "499"}
-READ = ("/health/live", "/health/ready", "/metrics", "/v1/bundles", "/openapi.json", "/docs")
+READ = (
+    "/health/live", "/health/ready", "/health/startup", "/metrics", "/v1/bundles", "/openapi.json",
+    "/docs",
+)  # fmt: skip
 LIVE = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 Start = Callable[..., tuple[RunningServer, TinySession]]
 

@@ -99,6 +99,7 @@ def test_every_route_is_documented_with_a_stable_name(document: dict[str, Any]) 
         "/v1/classify/volume": {"post": "classifyVolume"},
         "/v1/bundles": {"get": "listBundles"},
         "/health/live": {"get": "isLive"},
+        "/health/startup": {"get": "hasStarted"},
         "/health/ready": {"get": "isReady"},
         "/metrics": {"get": "readMetrics"},
     }

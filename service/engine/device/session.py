@@ -50,6 +50,10 @@ class DeviceError(RuntimeError):
     """The device that was asked for is not there."""
 
 
+class DeviceDied(RuntimeError):
+    """The device answered and does so no more; a new process may get it back."""
+
+
 class OrtSession:
     """A graph in ONNX Runtime."""
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.costs import RunCosts
+from service.engine.device.replay import Replay
 from service.engine.device.session import Session, Stop, make_stop
-from service.engine.failures import DeadlinePassed, Draining, Failure, InferenceFailed
+from service.engine.failures import DeadlinePassed, Draining, Failure, InferenceFailed, NotReady
 from service.engine.schedule import Earliest, Turns
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 Key = Hashable  # of one queue: (bundle, grid)
 #: A run that nobody waits for is ended where so much of it is left.
 WORTH_ENDING_SECONDS = 0.02
+#: A run that takes so long, and so many times its predicted seconds, never returns. Predicted are
+#: processor seconds: a machine that is busy with other things may well take ten times as long.
+HUNG_SECONDS, HUNG_TIMES = 30.0, 100.0
 #: With no short row for so long, no lane is left for them.
 FORGET_SECONDS = 2.0
 
@@ -68,6 +72,7 @@ class _Queue:
     session: Session
     modality: str
     costs: RunCosts
+    golden: Replay | None
     entries: Earliest[_Entry]
 
 
@@ -110,6 +115,9 @@ class DeviceStation:
     Attributes:
         lanes: batches that run at the same time.
         threads: of one lane.
+        succeeded: when a run last gave logits for any of its rows, monotonic.
+        on_failed: called with the golden of a queue whose run failed for every row, which may be
+            the fault of the rows or of the device.
     """
 
     def __init__(
@@ -134,10 +142,32 @@ class DeviceStation:
         self._running: set[_Run] = set()
         self._short_came = -math.inf  # when the newest short row came
         self._scheduled = False
-        self._closed = False
+        self._closed: tuple[type[Failure], str] | None = None
+        self.succeeded = -math.inf
+        self.on_failed: Callable[[Replay], None] = lambda golden: None
 
-    def add_queue(self, key: Key, session: Session, modality: str, costs: RunCosts) -> None:
-        self._queues[key] = _Queue(session, modality, costs, Earliest())
+    def add_queue(
+        self,
+        key: Key,
+        session: Session,
+        modality: str,
+        costs: RunCosts,
+        golden: Replay | None = None,
+    ) -> None:
+        """Open a queue; ``golden`` tells a failing session from failing rows."""
+        self._queues[key] = _Queue(session, modality, costs, golden, Earliest())
+
+    @property
+    def goldens(self) -> list[Replay]:
+        """Of every queue that has one."""
+        return [queue.golden for queue in self._queues.values() if queue.golden is not None]
+
+    def hangs(self, since: float = -math.inf) -> bool:
+        """Whether a run is not going to return; ``since`` is when counting may begin, monotonic."""
+        now = time.monotonic()
+        return any(
+            is_hung(now - max(run.began, since), run.predicted) for run in self._running
+        )
 
     def costs(self, key: Key) -> RunCosts:
         """What the runs of a queue cost."""
@@ -168,10 +198,11 @@ class DeviceStation:
         Raises:
             InferenceFailed: the session failed on this item, or gave logits that are no numbers.
             DeadlinePassed: the device came to it too late.
-            Draining: the station was closed first.
+            Draining, NotReady: the station was closed first.
         """
-        if self._closed:
-            raise Draining("the server is shutting down")
+        if self._closed is not None:
+            kind, detail = self._closed
+            raise kind(detail)
         loop, queue = asyncio.get_running_loop(), self._queues[key]
         now = time.monotonic()
         entries = [_Entry(view, loop.create_future(), now, deadline) for view in pixels]
@@ -195,12 +226,21 @@ class DeviceStation:
             self._on_begin()
             raise
 
-    def close(self) -> None:
+    def close(
+        self, kind: type[Failure] = Draining, detail: str = "the server is shutting down"
+    ) -> None:
         """Let the running batches finish and refuse everything else."""
-        self._closed = True
+        self._closed = kind, detail
         for queue in self._queues.values():
             while queue.entries.peek() is not None:
-                _fail(queue.entries.pop(), Draining("the server is shutting down"))
+                _fail(queue.entries.pop(), kind(detail))
+
+    def give_up(self, detail: str) -> None:
+        """Refuse everything, what is running too: nothing comes back from there."""
+        self.close(NotReady, detail)
+        for run in self._running:
+            for entry in run.entries:
+                _fail(entry, NotReady(detail))
 
     def _dispatch(self) -> None:
         self._scheduled = False
@@ -263,6 +303,7 @@ class DeviceStation:
             log.error("a device's thread failed", exc_info=error)
             for entry in run.entries:
                 _fail(entry, InferenceFailed("the model could not be run"))
+            self._doubt(run.queue)
             return
         if run.stop.terminate:
             return  # nobody waits for any of it, and its time says nothing
@@ -276,6 +317,19 @@ class DeviceStation:
             elif not entry.gone:
                 waited = outcome.started - entry.submitted
                 entry.future.set_result(Row(row, waited, outcome.seconds))
+        if all(isinstance(row, Exception) for row in outcome.rows):
+            self._doubt(run.queue)
+        else:
+            self.succeeded = time.monotonic()
+
+    def _doubt(self, queue: _Queue) -> None:
+        if queue.golden is not None:
+            self.on_failed(queue.golden)
+
+
+def is_hung(seconds: float, predicted: float) -> bool:
+    """Whether a run that is under way for so long never returns."""
+    return seconds > max(HUNG_SECONDS, HUNG_TIMES * predicted)
 
 
 def _first_in_time(queue: _Queue, now: float) -> _Entry | None:
