@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import fmean
 
 from service.cpus import usable_cpus
 from service.engine.admission import Admission, Work
@@ -16,7 +17,7 @@ from service.engine.decode.pool import DecodePool
 from service.engine.device.session import DeviceError, OpenSession, open_session
 from service.engine.device.station import DeviceStation
 from service.engine.folders import NoBundles, bundle_folders, modality_of
-from service.engine.model import ExaminedBundle, Target
+from service.engine.model import Choice, ExaminedBundle, Target
 from service.engine.proof import Prover
 from service.engine.schedule import CPU, DEVICE, Backlog
 from service.metrics import Metrics
@@ -113,19 +114,24 @@ class Service:
         await self.pool.close()
         self.executor.shutdown(wait=True, cancel_futures=True)
 
-    def predict(self, target: Target, size: int) -> Work:
-        """What a file of ``size`` bytes costs, before anything of it was looked at."""
-        modality = target.manifest.modality
-        decode, run = self.pool.costs[modality], self.station.costs(target.key)
-        views, threads = target.views, self.station.threads
-        seconds = views * run.row * threads
+    def predict(self, choice: Choice, size: int) -> Work:
+        """What a file of ``size`` bytes costs, before anything of it was looked at.
+
+        Of several grids that it may get the mean counts: nothing tells yet which it will be.
+        """
+        modality, targets = choice.manifest.modality, choice.targets.values()
+        decode = self.pool.costs[modality]
         parts = {
             "decode": (CPU, decode.mean(size)),
-            "run": (self.prover.resource, seconds),
+            "run": (self.prover.resource, fmean(self.run_seconds(one) for one in targets)),
             "answer": (CPU, ANSWER_SECONDS),
         }
-        own = decode.high(size) + run.high * views + ANSWER_SECONDS
-        return Work(modality, parts, own)
+        run = fmean(self.station.costs(one.key).high * one.views for one in targets)
+        return Work(modality, parts, decode.high(size) + run + ANSWER_SECONDS)
+
+    def run_seconds(self, target: Target) -> float:
+        """Predicted processor seconds of the rows of one item."""
+        return target.views * self.station.costs(target.key).row * self.station.threads
 
     def _on_batch(self, modality: str, size: int, seconds: float) -> None:
         self.metrics.batch_size[modality].observe(size)

@@ -70,6 +70,13 @@ class Backlog:
             resource, seconds = part
             self._seconds[resource][charge.kind] -= seconds
 
+    def amend(self, charge: Charge, stage: str, seconds: float) -> None:
+        """What a stage of an item takes is known better than when it entered."""
+        if charge in self._charges and stage in charge.parts:
+            resource, before = charge.parts[stage]
+            charge.parts[stage] = resource, seconds
+            self._seconds[resource][charge.kind] += seconds - before
+
     def leave(self, charge: Charge) -> None:
         """An item is out, however far it came; once is enough."""
         if charge not in self._charges:
