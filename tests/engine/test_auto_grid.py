@@ -43,7 +43,7 @@ def run(
     script: str | None = None,
 ) -> None:
     """Play a story with one worker, a real one or a script."""
-    command = {} if script is None else {"command": (sys.executable, "-c", script)}
+    command: dict[str, Any] = {} if script is None else {"command": (sys.executable, "-c", script)}
 
     async def play() -> None:
         pool = DecodePool(1, **command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from tests.helpers.service_fixtures import (
 
 GOOD = picture(1)
 PATH = "/v1/classify/image"
-Start = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +130,7 @@ def test_work_that_cannot_be_in_time_is_refused_before_its_body(server: RunningS
         assert (status, json.loads(body)["type"]) == (429, "/problems/overloaded")
         assert "within its time" in json.loads(body)["detail"]
         assert int(headers["retry-after"]) >= 1
-        form = {"files": {"file": GOOD}, "data": {"timeout_ms": "5000"}}
+        form: dict[str, Any] = {"files": {"file": GOOD}, "data": {"timeout_ms": "5000"}}
         assert problem(server.classify(**form)) == (429, "overloaded")
         for reason in ("wait", "requests", "bytes"):
             assert server.metric("liere_refused_total", modality="image", reason=reason) == 0
