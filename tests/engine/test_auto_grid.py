@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,16 +18,20 @@ from media.spec import Grid
 from service.engine.classify import choose
 from service.engine.decode.pool import DecodePool
 from service.engine.decode.wire import Preparation
+from service.engine.engine import ANSWER_SECONDS
 from service.engine.failures import BadParameter, BrokenMedia, UnknownGrid
 from service.engine.model import Choice
+from service.engine.schedule import CPU
 from tests.helpers.service_fixtures import (
     MEDIA,
     TINY,
     RunningServer,
+    TinySession,
     clip,
     picture,
     scan,
     serving,
+    wait_until,
     write_tiny_bundle,
 )
 
@@ -181,3 +186,25 @@ def test_file_that_may_get_any_grid_is_charged_their_mean(
     assert auto.own == pytest.approx(fmean(one.own for one in single))
     for stage in ("decode", "answer"):
         assert auto.parts[stage] == single[0].parts[stage]
+
+
+def test_charge_follows_the_grid_that_was_taken(tmp_path: Path) -> None:
+    """Once decoded, an item stands before the others with the seconds of its own grid."""
+    write_tiny_bundle(tmp_path)
+    session = TinySession()
+    with serving(tmp_path, lambda graph, device, threads: session) as held:
+        service = held.service
+        service.run_seconds = lambda target: {"2x3": 10.0, "3x2": 30.0}[target.grid]
+        session.gate.clear()
+        runs = len(session.batches)
+        file, grid = FILES["image"][1]
+        with ThreadPoolExecutor(1) as threads:
+            asking = threads.submit(held.classify, content=file, params={"grid": "auto"})
+            try:
+                wait_until(lambda: service.station.depth or len(session.batches) > runs, "its run")
+                inside = service.backlog.seconds(CPU, "image")
+            finally:
+                session.gate.set()
+            (result,) = asking.result().json()["results"]
+    assert (result["grid"], grid) == ("3x2", "3x2")
+    assert inside == pytest.approx(30.0 + ANSWER_SECONDS)
