@@ -20,6 +20,7 @@ from tests.helpers.service_fixtures import (
     run,
     scan,
     serving,
+    wait_until,
     write_tiny_bundle,
 )
 from tests.http.test_modalities import check_answer
@@ -87,12 +88,17 @@ def test_log_names_the_grids_that_were_taken(
     server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each once, in the order of the files; auto where no file came so far."""
+
+    def grids() -> list[str]:
+        records = [vars(record) for record in caplog.records if record.name == "service.access"]
+        return [one["fields"]["grid"] for one in records]
+
     with caplog.at_level(logging.INFO, "service.access"):
-        for files in ([LYING], [STANDING, LYING, STANDING], [b"text"]):
+        for before, files in enumerate(([LYING], [STANDING, LYING, STANDING], [b"text"])):
             sent = [("file", ("a.png", one)) for one in files]
             server.classify(files=sent, params={"grid": "auto"})
-    records = [vars(record) for record in caplog.records if record.name == "service.access"]
-    assert [one["fields"]["grid"] for one in records] == ["2x3", "3x2,2x3", "auto"]
+            wait_until(lambda n=before: len(grids()) > n, "the line, which follows the answer")
+    assert grids() == ["2x3", "3x2,2x3", "auto"]
 
 
 def test_command_line_chooses_as_the_server_does(bundles: Path, tmp_path: Path) -> None:
