@@ -88,7 +88,7 @@ def test_wrong_time_in_the_address_is_told_before_the_body(server: RunningServer
 
 
 def test_answer_that_is_not_there_in_time_is_504(tmp_path: Path) -> None:
-    """In the address and in a form: long before the server's own deadline, and its row is never run afterwards."""
+    """In the address or in a form: long before the server's own deadline; no row is run later."""
     with held(tmp_path) as (server, session):
         files, due = {"file": GOOD}, {"timeout_ms": "200"}
         began, runs = time.monotonic(), len(session.batches)
