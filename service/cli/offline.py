@@ -243,7 +243,11 @@ GIF is an image then.
         help="who answers, NAME@VERSION to insist on its version; else the default bundles of the "
         "server",
     )
-    add("--grid", help="one of the bundle's grids, like 8x8; its first when not given")
+    add(
+        "--grid",
+        help="one of the bundle's grids, like 8x8, or auto, the one that fits the size of each "
+        "file; the first when not given",
+    )
     add("--views", metavar="V", help="of clips: sampled so often; else as the bundle says")
     add("--top-k", metavar="K", help="number of labels; 5 (or all, if fewer) when not given")
     add("--json", action="store_true", help="a JSON object a line, as in the server's answer")

@@ -7,6 +7,7 @@ body is read, when refusing is cheapest.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -122,6 +123,12 @@ class Admission:
         if self._max_wait is not None:
             return self._max_wait
         return default_max_wait(self._own.get(kind, 0.0))
+
+    def check(self, kind: str, deadline: float) -> None:
+        """Overloaded where what stands before a newcomer leaves no time until its deadline."""
+        now = time.monotonic()
+        if reason := enters(self.backlog, kind, max_wait=math.inf, now=now, deadline=deadline):
+            raise self._too_late(kind, reason)
 
     def admit(self, works: Sequence[Work], deadline: float) -> None:
         """Whether all files of a request may enter; Overloaded where it is too much.

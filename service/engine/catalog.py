@@ -25,7 +25,7 @@ from service.engine.folders import (
     name_bundles,
     read_answering,
 )
-from service.engine.model import ExaminedBundle, State, Target
+from service.engine.model import AUTO, Choice, ExaminedBundle, State
 from service.engine.proof import Prover
 
 log = logging.getLogger(__name__)
@@ -85,8 +85,8 @@ class Catalog:
             log.error("bundle %s is the default for modality %s and is refused", name, modality)
         self.examined = True
 
-    def select(self, modality: str, bundle: str | None, grid: str | None) -> Target:
-        """Who answers a request.
+    def select(self, modality: str, bundle: str | None, grid: str | None) -> Choice:
+        """Who answers a request; every grid where the file's own size shall choose.
 
         Raises:
             Failure: the bundle or the grid is unknown, refused or not ready.
@@ -97,13 +97,15 @@ class Catalog:
             raise BundleRefused(f"bundle {one.name}{which} is not served: {one.reason}")
         if bundle is not None and bundle != one.name:
             _check_version(one, bundle.partition("@")[2])
+        if grid == AUTO:
+            return Choice.of(one.targets.values())
         if grid is None:
-            return next(iter(one.targets.values()))
+            return Choice.of([next(iter(one.targets.values()))])
         if grid not in one.targets:
-            known = ", ".join(one.targets)
+            known = ", ".join((*one.targets, AUTO))
             unknown = f"unknown grid {grid[:32]!a} for bundle {one.name}"
             raise UnknownGrid(f"{unknown}; known: {known}")
-        return one.targets[grid]
+        return Choice.of([one.targets[grid]])
 
     def check_modality(self, modality: str) -> None:
         """UnknownBundle where nobody here ever answers a modality, whatever a request names."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import fmean
 
 from service.cpus import usable_cpus
 from service.engine.admission import Admission, Work
@@ -16,7 +17,7 @@ from service.engine.decode.pool import DecodePool
 from service.engine.device.session import DeviceDied, DeviceError, OpenSession, open_session
 from service.engine.device.station import DeviceStation
 from service.engine.folders import NoBundles, bundle_folders, modality_of
-from service.engine.model import ExaminedBundle, Target
+from service.engine.model import Choice, ExaminedBundle
 from service.engine.proof import Prover
 from service.engine.schedule import CPU, DEVICE, Backlog
 from service.engine.vitals import Vitals
@@ -135,25 +136,31 @@ class Service:
         """Whether the device did, which only a new process may mend."""
         return isinstance(self.failure, DeviceDied)
 
-    def predict(self, target: Target, size: int) -> Work:
+    def predict(self, choice: Choice, size: int) -> Work:
         """What a file of ``size`` bytes costs, before anything of it was looked at."""
-        modality = target.manifest.modality
-        decode, run = self.pool.costs[modality], self.station.costs(target.key)
-        seconds = self.run_seconds(target)
-        on_device = {DEVICE: seconds}
-        if self.prover.on_cpu:  # a lane is busy, and so are CPUs that would decode
-            on_device[CPU] = seconds * self.station.threads
+        modality, targets = choice.manifest.modality, choice.targets.values()
+        decode = self.pool.costs[modality]
         parts = {
             "decode": {CPU: decode.mean(size)},
-            "run": on_device,
+            "run": self.run_part(self.run_seconds(choice)),
             "answer": {CPU: ANSWER_SECONDS},
         }
-        own = decode.high(size) + run.high * target.views + ANSWER_SECONDS
-        return Work(modality, parts, own)
+        run = fmean(self.station.costs(one.key).high * one.views for one in targets)
+        return Work(modality, parts, decode.high(size) + run + ANSWER_SECONDS)
 
-    def run_seconds(self, target: Target) -> float:
-        """Of one item's rows on a lane."""
-        return target.views * self.station.costs(target.key).row
+    def run_seconds(self, choice: Choice) -> float:
+        """Of one item's rows on a lane.
+
+        Of several grids that it may get the mean counts: nothing tells yet which it will be.
+        """
+        targets = choice.targets.values()
+        return fmean(one.views * self.station.costs(one.key).row for one in targets)
+
+    def run_part(self, seconds: float) -> dict[str, float]:
+        """What a lane's seconds take, by resource: on a CPU those that decode too."""
+        if not self.prover.on_cpu:
+            return {DEVICE: seconds}
+        return {DEVICE: seconds, CPU: seconds * self.station.threads}
 
     def _on_batch(self, modality: str, size: int, seconds: float) -> None:
         self.metrics.batch_size[modality].observe(size)

@@ -104,8 +104,7 @@ class Prover:
     def _open_on_lanes(self, graph: Path, target: Target) -> Session:
         """A session for the lanes of the device, which the first one decides."""
         if self._lanes is None:
-            asked = target.preparation
-            row = np.zeros((1, *asked.shape[1:]), asked.dtype)
+            row = np.zeros((1, *target.shape[1:]), target.preparation.dtype)
             self._lanes = choose_lanes(
                 self._settings, self._open_session, graph, self._device, row
             )

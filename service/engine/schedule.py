@@ -74,6 +74,14 @@ class Backlog:
             for resource, seconds in charge.parts.pop(stage, {}).items():
                 self._seconds[resource][charge.kind] -= seconds
 
+    def amend(self, charge: Charge, stage: str, part: Mapping[str, float]) -> None:
+        """What a stage of an item takes is known better than when it entered."""
+        if charge in self._charges and stage in charge.parts:
+            self.done(charge, stage)
+            charge.parts[stage] = part
+            for resource, seconds in part.items():
+                self._seconds[resource][charge.kind] += seconds
+
     def leave(self, charge: Charge) -> None:
         """An item is out, however far it came; once is enough."""
         if charge not in self._charges:

@@ -26,7 +26,7 @@ class TimingMs(Document):
 class Result(Document):
     bundle: str
     version: str
-    grid: str = Field(description="tokens per axis, like 8x8")
+    grid: str = Field(description="tokens per axis, like 8x8; with auto the one taken")
     predictions: list[Prediction] = Field(description="the most probable labels, descending")
     timing_ms: TimingMs
 

@@ -149,7 +149,7 @@ def details(modality: str) -> dict[type[failures.Failure], str]:
         failures.UnknownVersion: (
             f"bundle {bundle}: there is no version '2'; version 1 answers"
         ),
-        failures.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}",
+        failures.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}, auto",
         problems.UnknownParameter: (
             f"unknown parameter 'topk'; known parameters: {', '.join(PARAMETERS[modality])}"
         ),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from starlette.types import Message, Receive, Scope, Send
 
 from service.engine.admission import Admission
-from service.engine.failures import Failure
+from service.engine.failures import DeadlinePassed, Failure
 from service.http import problems
 from service.http.accounts import Account
 from service.http.problems import CONTENT_TYPE, BodyTimeout, BodyTooLarge, ContentEncoded
@@ -59,7 +59,7 @@ class Exchange:
         account: what that key takes, where this request counts as part of it.
         span: this server's, where the request belongs to a trace.
         bundle, grid: who answers, once that is known.
-        timeout: ends the request; ``deadline`` is where it moves when the body is complete.
+        timeout: ends the request, at the latest at ``deadline``.
         upload: how long the body may take.
     """
 
@@ -146,12 +146,21 @@ class Exchange:
                 raise self._too_large()
             if self.received > self.held:  # of unknown length: counted as it comes
                 self.hold(self.received - self.held)
-            if self.timeout is not None and self.upload is not None:
-                end = self.upload.end(self.received) if self.unread else self.deadline
-                self.timeout.reschedule(end)
+            self._reschedule()
         else:
             self.unread = False
         return message
+
+    def shorten(self, seconds: float) -> None:
+        """Let the answer be due so long after the start of the request, if it was due later."""
+        if self.upload is not None:
+            self.deadline = min(self.deadline, self.upload.began + seconds)
+            self._reschedule()
+
+    def _reschedule(self) -> None:
+        if self.timeout is not None and self.upload is not None:
+            end = self.upload.end(self.received) if self.unread else self.deadline
+            self.timeout.reschedule(min(end, self.deadline))
 
     @property
     def monotonic_deadline(self) -> float:
@@ -179,7 +188,8 @@ class Exchange:
             (b"content-length", str(len(body)).encode()),
             *((name.lower().encode(), text.encode()) for name, text in told.items()),
         ]
-        if self.unread and (self._is_large() or isinstance(failure, BodyTimeout)):
+        too_slow = isinstance(failure, (BodyTimeout, DeadlinePassed))
+        if self.unread and (self._is_large() or too_slow):
             headers.append((b"connection", b"close"))
         status = problems.problem_of(failure).status
         await self.send({"type": "http.response.start", "status": status, "headers": headers})

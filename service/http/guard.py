@@ -125,9 +125,10 @@ class Guard:
 
     def _too_slow(self, exchange: Exchange, limits: Limits) -> Failure:
         """Whose time it was that ran out."""
-        if not exchange.unread:
-            return DeadlinePassed(f"there was no answer within {limits.deadline_seconds:g} seconds")
         assert exchange.upload is not None
+        if not exchange.unread or exchange.deadline < exchange.upload.end(exchange.received):
+            seconds = exchange.deadline - exchange.upload.began
+            return DeadlinePassed(f"there was no answer within {seconds:g} seconds")
         if exchange.upload.end(exchange.received) < exchange.upload.until:
             rate = self.service.settings.min_upload_kib
             return BodyTimeout(f"the body came more slowly than {rate:g} KiB a second")

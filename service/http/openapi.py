@@ -30,8 +30,20 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "grid": {
         "type": "string",
-        "pattern": "^[1-9][0-9]*(x[1-9][0-9]*)+$",
-        "description": "One of the bundle's grids; its first when it is not given.",
+        "pattern": "^(auto|[1-9][0-9]*(x[1-9][0-9]*)+)$",
+        "description": "One of the bundle's grids; its first when it is not given. auto: for each "
+        "file the largest whose input (grid times patch) is above the upright file on no axis, the "
+        "smallest if all are, of equally large ones the nearest in shape; the answer names it. The "
+        "size of a clip is that of its frames and their number (as many as the bundle's stride "
+        "leaves), of a scan its voxels in SPL, counted in the bundle's own where these have a "
+        "spacing.",
+    },
+    "timeout_ms": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "When the answer is due, in milliseconds from the start of the request; at "
+        "most, and where it is not given, the server's own time for this address. What cannot be "
+        "answered in time is refused at once (429), or ended when the time has run out (504).",
     },
     "views": {
         "type": "integer",

@@ -44,7 +44,7 @@ SECONDS = 5.0
 def asked(modality: str = "image", views: int = 1, seconds: float = SECONDS) -> Preparation:
     """What is asked for of every file of a modality: its first tiny grid."""
     tiny = TINY[modality]
-    return Preparation.make(tiny.input, Grid.parse(tiny.grids[0]), tiny.patch, views, seconds)
+    return Preparation.make(tiny.input, [Grid.parse(tiny.grids[0])], tiny.patch, views, seconds)
 
 
 HEADER = asked().header
@@ -54,7 +54,7 @@ HEADER = asked().header
 def test_worker_is_told_what_it_is_asked_for(modality: str) -> None:
     """Every field of an InputSpec arrives as it left, windows and views of clips and scans too."""
     tiny = TINY[modality]
-    spec, grid, patch, views, seconds = parse_task(asked(modality, 2).header)
+    spec, (grid,), patch, views, seconds = parse_task(asked(modality, 2).header)
     assert (spec, str(grid), patch, views) == (tiny.input, tiny.grids[0], tiny.patch, 2)
     assert seconds == 2 * SECONDS  # it ends by itself only where the service is gone
 
@@ -76,18 +76,20 @@ while lengths := source.read(LENGTHS.size):
     if order == b"W":
         time.sleep(0.3)
         seen = b'{"orientation": "SPL", "spacing_mm": null, "size": [1, 2, 3]}'
-        send(b'{"status": "ok", "seen": ' + seen + b'}', bytes(288))
+        send(b'{"status": "ok", "grid": "2x3", "seen": ' + seen + b'}', bytes(288))
         continue
     if order == b"l": sink.write(LENGTHS.pack(20, 2**31)); sink.flush(); continue
     if order == b"j": send(b"\\xff not JSON"); continue
     if order == b"n": send(b'["list"]'); continue
     if order == b"x": send(b'{"status": "System"}'); continue
-    if order == b"0": send(b'{"status": "ok", "seen": {}}'); continue
-    if order == b"v": send(b'{"status": "ok", "seen": {"path": "/etc"}}', bytes(288)); continue
-    if order == b"q": send(b'{"status": "ok"}', bytes(288)); continue
+    if order == b"0": send(b'{"status": "ok", "grid": "2x3", "seen": {}}'); continue
+    if order == b"v":
+        send(b'{"status": "ok", "grid": "2x3", "seen": {"path": "/etc"}}', bytes(288))
+        continue
+    if order == b"q": send(b'{"status": "ok", "grid": "2x3"}', bytes(288)); continue
     if order == b"[": send(b"[" * 4000); continue
     if order == b"u": send(b'{"status": ["BrokenMedia"], "message": ""}'); continue
-    send(b'{"status": "ok", "seen": {}}', bytes([order[0]]) * 288)
+    send(b'{"status": "ok", "grid": "2x3", "seen": {}}', bytes([order[0]]) * 288)
 """
 
 
@@ -444,7 +446,7 @@ def test_worker_is_limited_and_deaf_to_the_services_signals() -> None:
         worker.stdin.flush()
         status, body = read_reply(worker)
         assert 0 < status.pop("cpu") < SECONDS
-        assert status == {"status": "ok", "seen": {}}
+        assert status == {"status": "ok", "grid": "2x3", "seen": {}}
         assert len(body) == 288
         worker.stdin.close()
 
@@ -463,7 +465,7 @@ def test_worker_ends_itself_when_nobody_kills_it() -> None:
     """Its own alarm ends a decode that outlives the service."""
     code = (
         "import service.engine.decode.worker as w, time\n"
-        "w.read = lambda *a: time.sleep(60)\n"
+        "w.read_fitting = lambda *a: time.sleep(60)\n"
         "w.main('0')\n"
     )
     assert status_of(code) == -signal.SIGALRM
@@ -495,7 +497,7 @@ def test_worker_ends_itself_when_threads_burn_the_time_of_an_item() -> None:
         "    spin = lambda: [hashlib.sha256(data) for _ in range(999)]\n"
         "    for _ in range(3): threading.Thread(target=spin, daemon=True).start()\n"
         "    time.sleep(600)\n"
-        "w.read, w._forbid_processes = burn, lambda: None\n"
+        "w.read_fitting, w._forbid_processes = burn, lambda: None\n"
         "w.main('0')\n"
     )
     assert status_of(code) == -signal.SIGXCPU

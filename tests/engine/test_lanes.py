@@ -14,7 +14,7 @@ from service.engine.device import lanes as module
 from service.engine.device.lanes import Lanes, choose_lanes
 from service.engine.device.session import Session, Stop
 from service.engine.engine import Service
-from service.engine.model import Target
+from service.engine.model import Choice, Target
 from service.engine.schedule import CPU, DEVICE
 from service.settings import make_settings
 from tests.helpers.service_fixtures import TINY, write_tiny_bundle
@@ -101,7 +101,8 @@ def test_runs_are_charged_where_they_take_time(
     costs.learn(1, 0.01)
     service.station.add_queue(target.key, Timed(0.0), "video", costs)
     service.station.threads, service.prover._device = threads, "cpu" if on_cpu else "cuda"
-    work = service.predict(target, 1000)
+    choice = Choice.of([target])
+    work = service.predict(choice, 1000)
     assert work.parts["run"] == pytest.approx(expected)
-    assert service.run_seconds(target) == pytest.approx(0.03)
+    assert service.run_seconds(choice) == pytest.approx(0.03)
     assert work.own == pytest.approx(0.03 + 0.005 + 0.0005)

@@ -57,6 +57,17 @@ def test_an_image_does_not_wait_for_two_scans() -> None:
     assert inside.wait(IMAGE) == pytest.approx(0.1)  # of half the CPUs
 
 
+def test_what_an_item_takes_may_turn_out_otherwise() -> None:
+    """Amended, a stage counts as what it is now known to take, until it is done."""
+    item = charge(IMAGE, decode=0.2, run=1.0)
+    inside = backlog(item, charge(IMAGE, run=0.4))
+    inside.amend(item, "run", {CPU: 3.0})
+    assert inside.wait(IMAGE) == pytest.approx((0.2 + 3.0 + 0.4) / 2)
+    inside.done(item, "run")
+    inside.amend(item, "run", {CPU: 5.0})
+    assert inside.wait(IMAGE) == pytest.approx((0.2 + 0.4) / 2)
+
+
 def test_the_slowest_resource_decides() -> None:
     """A device of its own is waited for while the CPUs idle."""
     inside = backlog(Charge(IMAGE, math.inf, {"decode": {CPU: 0.2}, "run": {DEVICE: 0.9}}))
@@ -76,7 +87,7 @@ ITEMS = st.lists(
 
 @given(items=ITEMS, data=st.data())
 def test_whatever_order_things_end_in_nothing_is_left(items: Any, data: st.DataObject) -> None:
-    """Stages end, items leave, some twice, in any order: an idle backlog is zero, exactly."""
+    """Stages end or turn out dearer, items leave, some twice: an idle backlog is zero, exactly."""
     inside = backlog()
     charges = [charge(kind, decode=decode, run=run) for kind, decode, run in items]
     for one in charges:
@@ -84,6 +95,7 @@ def test_whatever_order_things_end_in_nothing_is_left(items: Any, data: st.DataO
         assert inside.wait(one.kind) >= 0
     for one in data.draw(st.permutations(charges * 2)):
         for stage in data.draw(st.lists(st.sampled_from(["decode", "run", "nothing"]))):
+            inside.amend(one, "run", {CPU: data.draw(st.floats(0, 5))})
             inside.done(one, stage)
         inside.leave(one)
         assert all(inside.wait(kind) >= -1e-9 for kind in (IMAGE, SCAN, CLIP))

@@ -310,7 +310,7 @@ def test_largest_file_is_that_of_its_modality(all_bundles: Path, tmp_path: Path)
     [
         (["--bundle", "nope"], "unknown bundle 'nope'; known: tiny, wide"),
         (["--views", "2"], "views: of clips only; bundle tiny is for image"),
-        (["--grid", "9x9"], "unknown grid '9x9' for bundle tiny; known: 2x3, 3x2"),
+        (["--grid", "9x9"], "unknown grid '9x9' for bundle tiny; known: 2x3, 3x2, auto"),
         (["--top-k", "6"], "top_k: expected a whole number from 1 to 5, got '6'"),
         (["--bundles", "/nowhere"], "--bundles /nowhere: there is no such folder"),
     ],

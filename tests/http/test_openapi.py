@@ -140,7 +140,8 @@ def test_both_styles_of_body_and_all_parameters_are_documented(
     content = operation["requestBody"]["content"]
     anything = {"multipart/form-data", "application/octet-stream"}
     assert set(content) == anything | media_types(modality)
-    parameters = ["top_k", "bundle", "grid", *(["views"] if modality == "video" else [])]
+    views = ["views"] if modality == "video" else []
+    parameters = ["top_k", "bundle", "grid", "timeout_ms", *views]
     assert [one["name"] for one in operation["parameters"]] == parameters
     form = content["multipart/form-data"]["schema"]
     assert set(form["properties"]) == {"file", *parameters}

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class DecodeError(RuntimeError):
 class Decoded:
     """One item as the graph wants it."""
 
+    grid: str  # one of those that were asked for
     pixels: np.ndarray  # [views, *pixels per axis, channels], read-only
     evidence: Evidence  # which part of the file that is; see ``service.engine.decode.evidence``
 
@@ -152,13 +153,15 @@ class Worker(asyncio.SubprocessProtocol):
         self._alarm = loop.call_later(self.tasks[0].preparation.seconds, self._time_out)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        """Gather replies; the length of each must be the one that was asked for."""
+        """Gather replies; the length of each must be one that was asked for."""
         reply = self._reply
         reply += data
         while len(reply) >= LENGTHS.size:
             header_bytes, body_bytes = LENGTHS.unpack_from(reply)
-            expected = self.tasks[0].preparation.body_bytes if self.tasks else 0
-            if header_bytes > MAX_HEADER_BYTES or body_bytes not in (0, expected):
+            known = body_bytes == 0 or (
+                bool(self.tasks) and body_bytes in self.tasks[0].preparation.lengths
+            )
+            if header_bytes > MAX_HEADER_BYTES or not known:
                 log.warning("decode worker %d broke the protocol", self.process.get_pid())
                 return self.kill()
             body_at = LENGTHS.size + header_bytes
@@ -190,7 +193,7 @@ class Worker(asyncio.SubprocessProtocol):
             reply = json.loads(header)
             self._on_decoded(task, _believed(reply.get("cpu"), task))
             if reply["status"] == "ok":
-                decoded = _decoded(task.preparation, reply["seen"], body)
+                decoded = _decoded(task.preparation, reply, body)
                 if not task.gone:
                     task.future.set_result(decoded)
                 return
@@ -222,10 +225,12 @@ class Worker(asyncio.SubprocessProtocol):
         self.process.close()
 
 
-def _decoded(preparation: Preparation, seen: object, body: bytes) -> Decoded:
-    """Pixels and what was seen; ValueError if either is not what was asked for."""
-    pixels = np.frombuffer(body, preparation.dtype).reshape(preparation.shape)
-    return Decoded(pixels, check_evidence(preparation.modality, preparation.shape, seen))
+def _decoded(preparation: Preparation, reply: dict[str, Any], body: bytes) -> Decoded:
+    """Pixels and what was seen; ValueError, KeyError if either is not what was asked for."""
+    shape = preparation.shapes[reply["grid"]]
+    pixels = np.frombuffer(body, preparation.dtype).reshape(shape)
+    seen = check_evidence(preparation.modality, shape, reply["seen"])
+    return Decoded(reply["grid"], pixels, seen)
 
 
 def _believed(told: object, task: Task) -> float:

@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any, BinaryIO
 
-from media import MediaError, read
+from media import MediaError, read_fitting
 from service.engine.decode.warm import warm_up
 from service.engine.decode.wire import LENGTHS, head, parse_task
 
@@ -52,14 +52,14 @@ def main(nice: str, *modalities: str) -> None:
 
 def _answer(sink: BinaryIO, header: bytes, media: bytes) -> None:
     """Decode one item within its time; every failure is a status, never the end of the process."""
-    spec, grid, patch, views, seconds = parse_task(header)
+    spec, grids, patch, views, seconds = parse_task(header)
     _limit_time(seconds)
     # Of this thread: while a limit of processor time is set, that of the process moves in ticks.
     started, body = time.thread_time(), b""
     try:
-        sample = read(media, spec, grid, patch, views)
+        sample, grid = read_fitting(media, spec, grids, patch, views)
         body = sample.pixels.tobytes()
-        reply: dict[str, Any] = {"status": "ok", "seen": sample.evidence}
+        reply: dict[str, Any] = {"status": "ok", "grid": str(grid), "seen": sample.evidence}
     except MediaError as error:
         reply = {"status": type(error).__name__, "message": str(error)[:500]}
     except Exception:
