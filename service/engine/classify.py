@@ -93,13 +93,13 @@ async def classify(
     """
     started, work = time.monotonic(), service.predict(choice, len(media))
     with service.admission.work(work, deadline) as charge:
-        run_seconds = service.run_seconds(choice)
+        run_seconds = service.run_seconds(*choice.targets.values())
         item = await service.pool.prepare(choice.preparation, media, deadline, run_seconds)
         decoded, target = time.monotonic() - started, choice.targets[item.grid]
         service.backlog.done(charge, "decode")
         if len(choice.targets) > 1:
-            taken = target.views * service.station.costs(target.key).row
-            service.backlog.amend(charge, "run", service.run_part(taken))
+            taken = service.run_part(service.run_seconds(target))
+            service.backlog.amend(charge, "run", taken)
         row = await service.station.submit(target.key, item.pixels, deadline)
         service.backlog.done(charge, "run")
         service.backlog.correct(charge, started + decoded + row.queue_seconds)

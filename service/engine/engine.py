@@ -17,7 +17,7 @@ from service.engine.decode.pool import DecodePool
 from service.engine.device.session import DeviceDied, DeviceError, OpenSession, open_session
 from service.engine.device.station import DeviceStation
 from service.engine.folders import NoBundles, bundle_folders, modality_of
-from service.engine.model import Choice, ExaminedBundle
+from service.engine.model import Choice, ExaminedBundle, Target
 from service.engine.proof import Prover
 from service.engine.schedule import CPU, DEVICE, Backlog
 from service.engine.vitals import Vitals
@@ -142,18 +142,17 @@ class Service:
         decode = self.pool.costs[modality]
         parts = {
             "decode": {CPU: decode.mean(size)},
-            "run": self.run_part(self.run_seconds(choice)),
+            "run": self.run_part(self.run_seconds(*targets)),
             "answer": {CPU: ANSWER_SECONDS},
         }
         run = fmean(self.station.costs(one.key).high * one.views for one in targets)
         return Work(modality, parts, decode.high(size) + run + ANSWER_SECONDS)
 
-    def run_seconds(self, choice: Choice) -> float:
+    def run_seconds(self, *targets: Target) -> float:
         """Of one item's rows on a lane.
 
         Of several grids that it may get the mean counts: nothing tells yet which it will be.
         """
-        targets = choice.targets.values()
         return fmean(one.views * self.station.costs(one.key).row for one in targets)
 
     def run_part(self, seconds: float) -> dict[str, float]:

@@ -16,6 +16,7 @@ import pytest
 from media import read_fitting
 from media.spec import Grid
 from service.engine.classify import choose
+from service.engine.costs import RunCosts
 from service.engine.decode.pool import DecodePool
 from service.engine.decode.wire import Preparation
 from service.engine.engine import ANSWER_SECONDS
@@ -170,18 +171,22 @@ def test_views_must_be_few_enough_for_every_grid(server: RunningServer) -> None:
 
 @pytest.mark.parametrize("modality", TINY)
 def test_file_that_may_get_any_grid_is_charged_their_mean(
-    server: RunningServer, modality: str
+    server: RunningServer, modality: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the run alone: the file is the same whatever it gets."""
     service, size = server.service, len(MEDIA[modality]())
+    costs = {grid: RunCosts() for grid in TINY[modality].grids}
+    for place, one in enumerate(costs.values(), 1):
+        one.learn(1, 0.01 * place)
+    monkeypatch.setattr(service.station, "costs", lambda key: costs[key[1]])
 
     def predicted(grid: str) -> Any:
         return service.predict(choose(service, modality, {"grid": grid})[0], size)
 
     auto, single = predicted("auto"), [predicted(grid) for grid in TINY[modality].grids]
-    runs = [one.parts["run"][1] for one in single]
+    runs = [one.parts["run"][CPU] for one in single]
     assert runs[0] != runs[1]  # else nothing was averaged
-    assert auto.parts["run"][1] == pytest.approx(fmean(runs))
+    assert auto.parts["run"][CPU] == pytest.approx(fmean(runs))
     assert auto.own == pytest.approx(fmean(one.own for one in single))
     for stage in ("decode", "answer"):
         assert auto.parts[stage] == single[0].parts[stage]
@@ -193,7 +198,8 @@ def test_charge_follows_the_grid_that_was_taken(tmp_path: Path) -> None:
     session = TinySession()
     with serving(tmp_path, lambda graph, device, threads: session) as held:
         service = held.service
-        service.run_seconds = lambda target: {"2x3": 10.0, "3x2": 30.0}[target.grid]
+        seconds = {"2x3": 10.0, "3x2": 30.0}
+        service.run_seconds = lambda *targets: fmean(seconds[one.grid] for one in targets)
         session.gate.clear()
         runs = len(session.batches)
         file, grid = FILES["image"][1]

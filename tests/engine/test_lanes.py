@@ -104,5 +104,5 @@ def test_runs_are_charged_where_they_take_time(
     choice = Choice.of([target])
     work = service.predict(choice, 1000)
     assert work.parts["run"] == pytest.approx(expected)
-    assert service.run_seconds(choice) == pytest.approx(0.03)
+    assert service.run_seconds(target) == pytest.approx(0.03)
     assert work.own == pytest.approx(0.03 + 0.005 + 0.0005)
