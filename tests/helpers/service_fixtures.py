@@ -42,6 +42,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 #: Of commands under test: the settings of whoever runs the tests are not theirs.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("LIERE_")}
+#: Nor do they measure lanes and start a worker for every CPU, each for itself.
+CLEAN |= {"LIERE_LANES": "1", "LIERE_THREADS": "1", "LIERE_DECODE_WORKERS": "1"}
 
 LABELS = ("ant", "bee", "cow", "dog", "eel")
 
