@@ -70,8 +70,12 @@ FROM base AS serve
 USER 10001:10001
 EXPOSE 8000
 # Volumes, keys and devices may come later than the process that needs them.
+# Whoever sends requests gets 5 s to see that it ends, which with the 20 s of grace are less than
+# the 30 s until compose kills it.
 ENV LIERE_HOST=0.0.0.0 \
-    LIERE_RETRY_START=true
+    LIERE_RETRY_START=true \
+    LIERE_READY=all \
+    LIERE_DRAIN_DELAY=5
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-m", "service", "health"]
 ENTRYPOINT ["tini", "--", "python", "-m", "service"]

@@ -91,7 +91,7 @@ def measure(name: str, clips: list[bytes], rounds: int) -> dict[str, Any]:
         "frames": packets,
         "decoded": decoded,
         "used": used,
-        "read_ms": timed(lambda data: read(data, SPEC, PIXELS, 1), clips, rounds),
+        "read_ms": timed(lambda data: read(data, SPEC, [PIXELS], 1), clips, rounds),
         "look_ms": timed(look, clips, rounds),
         "everything_ms": timed(everything, clips, rounds),
     }
@@ -100,7 +100,7 @@ def measure(name: str, clips: list[bytes], rounds: int) -> dict[str, Any]:
 def count(data: bytes) -> tuple[int, int, int]:
     """Frames in the clip, decoded, used."""
     with open_clip(data) as clip:
-        decoded = read_clip(clip, SPEC, PIXELS, 1)[1]
+        decoded = read_clip(clip, SPEC, [PIXELS], 1)[1]
         return len(clip.packets), decoded.decoded, decoded.used
 
 

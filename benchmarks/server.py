@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import io
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -38,6 +37,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.serving.running import tree_cpu_seconds
 from media.spec import Grid
 from models.bundle import Bundle, read_bundle
 from service.cpus import usable_cpus
@@ -136,26 +136,6 @@ def serving(bundle: Bundle, options: argparse.Namespace) -> Iterator[tuple[int, 
         finally:
             server.terminate()
             server.wait(30)
-
-
-def tree_cpu_seconds(pid: int) -> float:
-    """User and system time of a process, its living descendants and those it has buried."""
-    parents: dict[int, list[int]] = {}
-    ticks: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(") ")[2].split()
-            except OSError:
-                continue  # it ended meanwhile
-            parents.setdefault(int(fields[1]), []).append(int(entry.name))
-            ticks[int(entry.name)] = sum(int(field) for field in fields[11:15])
-    tree, total = [pid], 0
-    while tree:
-        process = tree.pop()
-        total += ticks.get(process, 0)
-        tree += parents.get(process, [])
-    return total / os.sysconf("SC_CLK_TCK")
 
 
 # --- the client ------------------------------------------------------------------------------

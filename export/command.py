@@ -17,9 +17,10 @@ from export.workers import add_workers
 from media import MediaError
 from media.sources import SourceError
 from media.spec import Grid, SpecError
-from models.bundle import BundleError
+from models.bundle import Bundle, BundleError
 from models.checkpoint import DESCRIPTION, CheckpointError
 from models.manifest import Precision
+from models.versions import answering
 
 BAD_INPUT = (
     SpecError,
@@ -44,8 +45,23 @@ def main(arguments: list[str]) -> int:
     except (GraphError, ParityError, BundleError, OSError) as error:
         print(f"error: {error}\nno bundle was written", file=sys.stderr)
         return 1
-    print(f"wrote {bundle.root}; serve it with: python -m service --bundles {bundle.root.parent}")
+    print(f"wrote {bundle.root}; serve it with: python -m service --bundles {words.out}")
+    if words.version is not None:
+        _tell_who_answers(words, bundle)
     return 0
+
+
+def _tell_who_answers(words: argparse.Namespace, bundle: Bundle) -> None:
+    """Of the versions beside the new one; where that cannot be told, why."""
+    name, version = bundle.manifest.name, bundle.manifest.version
+    promote = f"python -m service bundles promote {name} {version} --bundles {words.out}"
+    try:
+        answers = answering(bundle.root.parent)
+    except BundleError as error:
+        print(f"no version of {name} answers, {error}; for this one: {promote}")
+        return
+    this = "" if answers == version else f"; for this one: {promote}"
+    print(f"version {answers} of {name} answers{this}")
 
 
 def _options(words: argparse.Namespace) -> Options:
@@ -98,7 +114,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, required=True, help="folder of bundles; the bundle is OUT/NAME")
     add("--name", help="name of the bundle (default: the name of RUN)")
-    add("--version", default="1", help="version of the bundle (default: 1)")
+    add(
+        "--version",
+        help="write OUT/NAME/VERSION, beside other versions; a bundle that lies in OUT/NAME itself "
+        "moves to a folder of its own version first (default: the bundle is OUT/NAME, version 1)",
+    )
     add(
         "--precision",
         choices=typing.get_args(Precision),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from export.parity import (
     graph_logits,
     open_graph,
 )
+from export.place import ONLY, find_place, write
 from export.plan import Plan, plan_of
 from export.reference import rounded_logits, torch_logits
 from media import read
@@ -39,9 +39,9 @@ from media.dataset import Prepared, prepare_split
 from media.duplicates import Duplicates, find_duplicates, let_through
 from media.sources import FIRST, SPLITS, Source, SourceError, open_source
 from media.spec import Grid, SpecError
-from models.bundle import Bundle, write_bundle
+from models.bundle import Bundle
 from models.checkpoint import Description, load_checkpoint
-from models.manifest import NAME_PATTERN, Golden, GridEntry, Parity, Precision
+from models.manifest import Golden, GridEntry, Parity, Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Options:
 
     Attributes:
         checkpoint: folder of the checkpoint.
+        version: goes into a folder of its own beside other versions; None is the only one.
         data: labelled data whose ``split`` measures parity and accuracy; None takes the path
             that training used.
         about: Markdown for the head of the model card.
@@ -65,7 +66,7 @@ class Options:
     grids: tuple[Grid, ...]
     out: Path
     name: str
-    version: str = "1"
+    version: str | None = None
     precision: Precision = "fp32"
     data: Path | None = None
     split: str = "test"
@@ -84,13 +85,9 @@ def make_bundle(options: Options, console: Console) -> Bundle:
         SpecError, SourceError, CheckpointError: bad input.
         ParityError, GraphError: the graphs do not give the checkpoint's answers.
         FileExistsError: the bundle is there already.
+        BundleError: one is there that cannot be moved into a version's folder.
     """
-    for field in ("name", "version"):
-        if not re.fullmatch(NAME_PATTERN, getattr(options, field)):
-            raise SpecError(f"--{field}: expected {NAME_PATTERN}, got {getattr(options, field)!r}")
-    root = options.out / options.name
-    if root.exists():
-        raise FileExistsError(f"{root} exists; a bundle is never changed: choose another --name")
+    home = find_place(options.out, options.name, options.version)
     model, description = load_checkpoint(options.checkpoint)
     plan = plan_of(model)
     announce_tables(plan, options, console)
@@ -98,7 +95,7 @@ def make_bundle(options: Options, console: Console) -> Bundle:
     if duplicates.across:
         console.print(f"same bytes in two of train, val and test: {duplicates.across}")
     made = Maker(options, plan, description, source, duplicates, console)
-    return write_bundle(root, made.fill)
+    return write(home, options.version, made.fill)
 
 
 def announce_tables(plan: Plan, options: Options, console: Console) -> None:
@@ -192,7 +189,7 @@ class Maker:
         (folder / "README.md").write_text(card, encoding="utf-8")
         return {
             "name": options.name,
-            "version": options.version,
+            "version": options.version or ONLY,
             "modality": description.input.modality,
             "input": description.input,
             "patch": self.model.spec.patch,

@@ -13,6 +13,7 @@ from export.proofs import Proof, prove
 from export.workers import add_workers
 from media.sources import FIRST, RULE, SPLITS, SourceError, open_source
 from models.bundle import BundleError, read_manifest
+from models.versions import has_versions, version_names
 
 MARKS = {True: "ok    ", False: "FAILED", None: "--    "}
 
@@ -23,6 +24,9 @@ def main(arguments: list[str]) -> int:
     try:
         if not words.bundle.is_dir():
             raise FileNotFoundError(f"expected the folder of a bundle, got {words.bundle}")
+        if has_versions(words.bundle):
+            there = ", ".join(version_names(words.bundle))
+            raise FileNotFoundError(f"{words.bundle} has versions: name the folder of one: {there}")
         source = open_source(words.data, _rule(words.bundle)) if words.data else None
     except (SourceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ preprocessing exists once.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "UnsupportedMedia",
     "prepare",
     "read",
+    "read_fitting",
     "reader",
 ]
 
@@ -41,8 +43,14 @@ INPUTS = {
 class Reader(Protocol):
     """What a module of ``INPUTS`` offers."""
 
-    def read(self, media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int) -> Sample:
-        """One item as arrays of ``pixels`` per axis; MediaError where that cannot be."""
+    def read(
+        self, media: Media, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int
+    ) -> Sample:
+        """One item as arrays of one of ``sizes``, pixels per axis; MediaError if that cannot be.
+
+        Of several it is the one that ``media.fitting`` chooses for the upright input, as soon as
+        the reader knows its size.
+        """
         ...
 
 
@@ -65,7 +73,26 @@ def read(
     Raises:
         MediaError: the bytes are of an unsupported type, broken, or over a limit.
     """
-    return reader(spec.modality).read(media, spec, grid.pixels(patch), views or spec.views)
+    return read_fitting(media, spec, [grid], patch, views)[0]
+
+
+def read_fitting(
+    media: Media,
+    spec: InputSpec,
+    grids: Sequence[Grid],
+    patch: tuple[int, ...],
+    views: int | None = None,
+) -> tuple[Sample, Grid]:
+    """``read`` with the grid that fits the item's own size, and which one that is.
+
+    It is the largest whose pixels are above the upright input on no axis, or the smallest if all
+    are. The size of an image is that of its pixels; of a clip the number of moments that it has
+    (``clip_times.moments_within``) and the size of its frames; of a scan its voxels in SPL, counted
+    in the model's own voxels where these have a spacing.
+    """
+    sizes = {grid.pixels(patch): grid for grid in grids}
+    sample = reader(spec.modality).read(media, spec, list(sizes), views or spec.views)
+    return sample, sizes[sample.pixels.shape[1:-1]]
 
 
 def prepare(media: Media, spec: InputSpec, grid: Grid, patch: tuple[int, ...]) -> np.ndarray:

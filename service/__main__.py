@@ -9,6 +9,7 @@ from service.cli.exit_status import WRONG_COMMAND, complain
 
 #: Command -> the module whose ``main`` it is; loaded when asked for: a health check must be cheap.
 COMMANDS = {
+    "bundles": "service.cli.bundles",
     "classify": "service.cli.offline",
     "health": "service.cli.health",
     "new-key": "service.cli.new_key",

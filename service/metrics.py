@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,6 +21,7 @@ STAGE_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     60.0, 120.0,
 )  # fmt: skip
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -73,9 +75,31 @@ class Metrics:
             ("bundle", "version", "state"),
             registry=registry,
         )
+        self.refused = Counter(
+            "liere_refused",
+            "Files and requests that were not let in: too much work (wait), no time left "
+            "(deadline), too many bytes or requests inside.",
+            ("modality", "reason"),
+            registry=registry,
+        )
+        self.predicted_wait = Gauge(
+            "liere_predicted_wait_seconds",
+            "What a request that came now would wait for, by prediction.",
+            ("modality",),
+            registry=registry,
+        )
+        self.lanes = Gauge(
+            "liere_device_lanes", "Batches that run at the same time.", registry=registry
+        )
         self.worker_restarts = Counter(
             "liere_decode_worker_restarts",
             "Decode workers that ended and were replaced.",
+            registry=registry,
+        )
+        self.loop_lag = Histogram(
+            "liere_loop_lag_seconds",
+            "By how much the event loop was late for a timer of 50 ms, seen at each of them.",
+            buckets=LAG_BUCKETS,
             registry=registry,
         )
         ProcessCollector(registry=registry)
@@ -86,12 +110,17 @@ class Metrics:
         device: Callable[[], int],
         in_flight: Callable[[], int],
         fell_back: Callable[[], bool],
+        lanes: Callable[[], int],
+        wait: Callable[[str], float],
     ) -> None:
         """Read the gauges from their owners, at every scrape."""
         self.queue_depth.labels("decode").set_function(decode)
         self.queue_depth.labels("device").set_function(device)
         self.in_flight.set_function(in_flight)
         self.device_fallback.set_function(fell_back)
+        self.lanes.set_function(lanes)
+        for modality in AXES:
+            self.predicted_wait.labels(modality).set_function(partial(wait, modality))
 
     def render(self) -> bytes:
         """The text exposition format."""

@@ -62,7 +62,8 @@ class Settings(BaseSettings):
     A flag wins over a variable.
 
     Other commands, each with its own --help: python -m service classify FILE... answers without a
-    server, new-key makes a bearer key, health asks a running server whether it is ready.
+    server, bundles chooses which version of a bundle answers, new-key makes a bearer key, health
+    asks a running server whether it is ready.
     """
 
     model_config = SettingsConfigDict(
@@ -87,8 +88,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
     keys_file: Path | None = Field(
         None,
-        description="file of bearer keys, a line each: lower-case hex SHA-256 of the key, then a "
-        "name for the log if you like; # starts a comment; python -m service new-key makes one",
+        description="file of bearer keys, a line each: lower-case hex SHA-256 of the key, then if "
+        "you like a name for the log, scopes=classify,metrics,admin (without it the first two), "
+        "rate=N/s, concurrency=N; # starts a comment; python -m service new-key makes a line; "
+        "SIGHUP reads the file again",
     )
     key_sha256: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         (),
@@ -107,21 +110,43 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where graphs run; auto takes a GPU if it works, cuda insists on one"
     )
+    lanes: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="batches that run at the same time on one device; 0 is measured at start on a "
+        "CPU, lanes of one thread against one lane of all, and is one on a GPU",
+    )
     threads: int = Field(
         0,
         ge=0,
         le=1024,
-        description="threads that compute one batch on the CPU; 0 is one per CPU that this process "
-        "may use, by its affinity and by a container's limit",
+        description="threads that compute one batch on the CPU; 0 shares the CPUs that this "
+        "process may use, by its affinity and by a container's limit, among the lanes",
     )
     max_batch: int = Field(
         32, ge=1, le=4096, description="most images, scans or views of clips in one run of a graph"
+    )
+    batch_seconds: float = Field(
+        0.05,
+        gt=0,
+        le=60,
+        description="predicted time of one run of a graph, which a shorter item may have to wait "
+        "for; one image, scan or view always goes",
+    )
+    max_wait: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        description="seconds of work that may stand before a request; more is answered 429. 0 is "
+        "eight times what one item itself takes, but at least 0.5 and at most 2",
     )
     decode_workers: int = Field(
         0,
         ge=0,
         le=256,
-        description="processes that decode uploads; 0 is one per CPU, as for threads",
+        description="processes that decode uploads; 0 is one more than CPUs, as for threads: where "
+        "several modalities are served one is kept for small files",
     )
     decode_seconds: float = Field(
         5.0, gt=0, le=600, description="wall time for one image, then its worker is killed"
@@ -144,7 +169,9 @@ class Settings(BaseSettings):
     )
     max_files: int = Field(16, ge=1, description="most files in one request")
     max_in_flight: int = Field(
-        128, ge=1, description="requests inside at once; one more is answered 429"
+        1024,
+        ge=1,
+        description="requests inside at once, uploads among them; one more is answered 429",
     )
     max_in_flight_mib: float = Field(
         512.0, gt=0, description="bytes of request bodies inside at once, in MiB; more is 429"
@@ -158,6 +185,11 @@ class Settings(BaseSettings):
         validate_default=True,
         description="time for the body of one request, from the start of the request; at most "
         "deadline_seconds",
+    )
+    min_upload_kib: float = Field(
+        4.0,
+        gt=0,
+        description="KiB that a body must bring each second, after 5 seconds; a slower one is 408",
     )
     slow_deadline_seconds: float = Field(
         120.0, gt=0, description="deadline_seconds of requests with clips or scans"
@@ -175,14 +207,33 @@ class Settings(BaseSettings):
         description="time for the head of one request, from its first byte, and for the first byte "
         "of a new connection",
     )
+    probe_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="a device that had nothing to do for so long replays a golden, without which "
+        "/health/ready is 503 soon after; 0 for never",
+    )
     retry_start: bool = Field(
         False,
         description="where bundles, keys file, device or address are not there at start, try again "
         "after a while that grows to a minute, instead of ending; for containers. A wrong setting "
         "ends the server: so does a default_bundle that is none of the bundles that are there",
     )
+    ready: Literal["any", "all"] = Field(
+        "any",
+        description="whether /health/ready is 200 when any bundle is ready, or only when all that "
+        "are there are",
+    )
+    drain_delay: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        description="seconds after SIGTERM in which requests are still taken while /health/ready "
+        "is 503, for whoever sends them to look elsewhere; a second signal ends them",
+    )
     grace_seconds: int = Field(
-        20, ge=0, description="time that requests get to finish after SIGTERM"
+        20, ge=0, description="time that requests get to finish after SIGTERM and its drain_delay"
     )
     access_log: bool = Field(
         False, description="log one line per request, without queries, names of files or headers"

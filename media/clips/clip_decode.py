@@ -32,6 +32,7 @@ from media.clips.clip_types import INDEXED
 from media.errors import BrokenMedia, MediaTooLarge
 
 MAX_DECODED = 2000  # packets
+MAX_DELAY = 32  # packets that a decoder takes before it gives its first frame; it may hold back 16
 #: Codecs whose unreferenced frames leave nothing behind: no probabilities, no motion vectors.
 DROPPABLE = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video")
 
@@ -88,6 +89,20 @@ def decode(clip: Clip, wanted: Sequence[int], shape: Shape) -> Decoded:
         if clip.codec not in MESSAGES:
             raise
         return _decode_soundly(_without_messages(clip), wanted, shape, result)
+
+
+def first_frame(clip: Clip) -> VideoFrame | None:
+    """The first frame that the decoder gives, and no more is decoded; None if it fails before.
+
+    It says how the clip is turned, which no header does, and is needed for nothing else: that it
+    is damaged does not yet make the clip broken.
+    """
+    with contextlib.suppress(av.FFmpegError, NotShownError):
+        for packet in _fed(clip, Stretch(0, min(len(clip.packets), MAX_DELAY) - 1, [])):
+            clip.decoder.skip_frame = "DEFAULT"
+            for frame in clip.decoder.decode(packet):
+                return frame
+    return None
 
 
 def _without_messages(clip: Clip) -> Clip:

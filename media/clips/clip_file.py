@@ -50,6 +50,7 @@ class Clip:
         demuxer: a key of ``SIGNATURES``.
         codec: a key of ``DECODERS``.
         decoder: not open yet.
+        size: width and height of a frame as its header has them, in stored pixels.
         alpha: whether its frames come with an alpha channel that every packet adds to.
         packets: in the order of decoding, from the first key frame on.
         starts: when each frame begins to be shown, rising, in ticks.
@@ -61,6 +62,7 @@ class Clip:
     demuxer: str
     codec: str
     decoder: VideoCodecContext
+    size: tuple[int, int]
     alpha: bool
     packets: list[Coded]
     starts: list[int]
@@ -97,12 +99,22 @@ def open_clip(data: bytes) -> Iterator[Clip]:
         packets = _scan(container, stream, Timeline(tick, demuxer, data), demuxer)
         check_whole(demuxer, data, stream)
         starts, duration = _times(packets, tick)
-        codec = stream.codec_context.codec.canonical_name
+        context = stream.codec_context
+        codec, size = context.codec.canonical_name, (context.width, context.height)
         alpha = has_alpha(codec, (one.packet for one in packets))
         aspect = stream.sample_aspect_ratio or coded_aspect(stream, packets[0].packet)
         decoder = decoder_of(stream, alpha)
         yield Clip(
-            demuxer, codec, decoder, alpha, packets, starts, duration, tick, aspect or Fraction(1)
+            demuxer,
+            codec,
+            decoder,
+            size,
+            alpha,
+            packets,
+            starts,
+            duration,
+            tick,
+            aspect or Fraction(1),
         )
 
 

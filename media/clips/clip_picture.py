@@ -43,7 +43,7 @@ class Painter:
             UnsupportedMedia: colours or a display matrix that are not read.
             MediaTooLarge: more pixels than a frame may have; sizes may change inside a clip.
         """
-        stored, square = (frame.width, frame.height), self._square(frame.width, frame.height)
+        stored, square = (frame.width, frame.height), self.square(frame.width, frame.height)
         alpha = any(component.is_alpha for component in frame.format.components)
         if frame.colorspace == RESERVED:
             frame.colorspace = UNSPECIFIED
@@ -60,7 +60,7 @@ class Painter:
             painted = _stretched(painted, square)
         return _upright(painted, _display_matrix(frame))
 
-    def _square(self, width: int, height: int) -> tuple[int, int]:
+    def square(self, width: int, height: int) -> tuple[int, int]:
         """Width and height with square pixels: the side that is too short is stretched."""
         aspect = self._pixel_aspect
         stretched = (
@@ -72,6 +72,12 @@ class Painter:
                 f"this one is {stretched[0]}x{stretched[1]}"
             )
         return stretched
+
+
+def is_turned(frame: VideoFrame) -> bool:
+    """Whether the sides of a stored frame change places when it is shown."""
+    a, b, c, d = _display_matrix(frame)
+    return _beside(a, b) and _beside(d, c)
 
 
 def _stretched(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -49,6 +49,18 @@ def view_times(
     ]
 
 
+def moments_within(duration: Fraction, stride: float, frames: int) -> int:
+    """How many moments a clip has to give one view, of which none is the repetition of another.
+
+    Args:
+        duration: seconds.
+        stride: as ``view_times`` has it.
+        frames: of the clip.
+    """
+    step = Fraction(stride).limit_denominator(FINEST_SECONDS)
+    return min(frames, duration // step + 1) if step else frames
+
+
 def frame_at(time: Fraction, starts: list[int], tick: Fraction) -> int:
     """The index of the frame that is shown at ``time``: the last that has begun.
 

@@ -12,43 +12,48 @@ needed, and is never replaced by grey. Sound and messages beside the frames are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 from av.video.frame import VideoFrame
 
-from media.clips.clip_decode import Decoded, decode
+from media.clips.clip_decode import Decoded, decode, first_frame
 from media.clips.clip_file import Clip, open_clip
-from media.clips.clip_picture import Painter
-from media.clips.clip_times import frame_at, view_times
+from media.clips.clip_picture import Painter, is_turned
+from media.clips.clip_times import frame_at, moments_within, view_times
 from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from media.fitting import fitting
 from media.images import image
 from media.sample import Media, Sample
 from media.spec import InputSpec, VideoSpec
 
 
-def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int) -> Sample:
+def read(
+    media: Media, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int
+) -> Sample:
     """One clip as the network's input.
 
     Args:
         media: an encoded file, or decoded frames: uint8 ``[time, h, w]`` or
             ``[time, h, w, 1|3]``, which have no times and are chosen by number.
         spec: which moments, and how each frame is shaped.
-        pixels: frames, height and width of a view.
+        sizes: frames, height and width of a view; of several the one that fits the clip: its
+            moments (``moments_within``) and the upright size of its frames.
         views: at how many moments each frame of the input is looked for.
 
     Returns:
-        uint8 ``[views, *pixels, channels]``, and ``seconds``: when each frame began, a list for
-        each view; None for decoded frames.
+        uint8 ``[views, frames, height, width, channels]``, and ``seconds``: when each frame began,
+        a list for each view; None for decoded frames.
 
     Raises:
         MediaError: see its subclasses.
     """
     if isinstance(media, np.ndarray):
-        return _read_array(media, spec, pixels, views)
+        return _read_array(media, spec, sizes, views)
     try:
         with open_clip(media) as clip:
-            return read_clip(clip, spec, pixels, views)[0]
+            return read_clip(clip, spec, sizes, views)[0]
     except MediaError:
         raise
     except MemoryError as error:
@@ -58,10 +63,11 @@ def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int) -> 
 
 
 def read_clip(
-    clip: Clip, spec: InputSpec, pixels: tuple[int, ...], views: int
+    clip: Clip, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int
 ) -> tuple[Sample, Decoded]:
     """``read`` for a clip that is open, and what it took."""
     painter = Painter(clip.pixel_aspect)
+    pixels = _fitting(clip, painter, _video(spec).stride, sizes)
 
     def shape(frame: VideoFrame) -> np.ndarray:
         return image.prepare(painter.picture(frame), spec, pixels[1:])  # [height, width, C]
@@ -76,8 +82,24 @@ def read_clip(
     return Sample(frames, {"seconds": seconds}), decoded
 
 
+def _fitting(
+    clip: Clip, painter: Painter, stride: float, sizes: Sequence[tuple[int, ...]]
+) -> tuple[int, ...]:
+    """The size that fits; only where it hangs on how the clip is turned a frame is looked at."""
+    if len(sizes) == 1:
+        return sizes[0]
+    moments = moments_within(clip.duration, stride, len(clip.starts))
+    width, height = painter.square(*clip.size)
+    stored = fitting((moments, height, width), sizes)
+    turned = fitting((moments, width, height), sizes)
+    if stored == turned:
+        return stored
+    frame = first_frame(clip)
+    return turned if frame is not None and is_turned(frame) else stored
+
+
 def _read_array(
-    array: np.ndarray, spec: InputSpec, pixels: tuple[int, ...], views: int
+    array: np.ndarray, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int
 ) -> Sample:
     """Frames that are decoded already, as if each lasted a second."""
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
@@ -88,6 +110,7 @@ def _read_array(
     if _video(spec).stride:
         raise UnsupportedMedia("a stride in seconds needs a file with times; got an array")
     count = len(array)
+    pixels = fitting(array.shape[:3], sizes)
     times = view_times(Fraction(count), 0, pixels[0], views)
     places = [[frame_at(time, list(range(count)), Fraction(1)) for time in view] for view in times]
     shaped = {

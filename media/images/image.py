@@ -11,12 +11,13 @@ types need besides stands in the module of their name.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
 from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from media.fitting import fitting
 from media.images import bmp, tiff
 from media.images.gif import open_gif
 from media.images.grey import eight_bits
@@ -64,18 +65,20 @@ UPRIGHT = {
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int = 1) -> Sample:
+def read(
+    media: Media, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int = 1
+) -> Sample:
     """``prepare`` as every modality offers it; an image has one view: [1, height, width, C]."""
-    return Sample(prepare(media, spec, pixels)[np.newaxis])
+    return Sample(prepare(media, spec, *sizes)[np.newaxis])
 
 
-def prepare(media: Media, spec: InputSpec, pixels: tuple[int, ...]) -> np.ndarray:
+def prepare(media: Media, spec: InputSpec, *sizes: tuple[int, ...]) -> np.ndarray:
     """One image as the network's input; a frame of a clip comes this way too.
 
     Args:
         media: an encoded file, or a decoded uint8 / uint16 array ``[h, w]`` or ``[h, w, 1|3|4]``.
         spec: colour, background and geometry.
-        pixels: target (height, width).
+        sizes: target (height, width); of several the one that fits the upright picture.
 
     Returns:
         uint8 ``[height, width, channels]``.
@@ -83,12 +86,12 @@ def prepare(media: Media, spec: InputSpec, pixels: tuple[int, ...]) -> np.ndarra
     Raises:
         MediaError: see its subclasses.
     """
-    height, width = pixels
     if isinstance(media, np.ndarray):
         image = _from_array(media)
         box: Box = (0, 0, *image.size)
+        height, width = fitting(image.size[::-1], sizes)
     else:
-        image, box = _decode(media, at_least=2 * max(height, width))
+        image, box, (height, width) = _decode(media, sizes)
     image = _flatten(image, spec)
     if spec.fit == "crop":
         box = _centre_box(box, (width, height))
@@ -97,8 +100,13 @@ def prepare(media: Media, spec: InputSpec, pixels: tuple[int, ...]) -> np.ndarra
     return array.reshape(height, width, spec.channels)  # grey images have no channel axis
 
 
-def _decode(data: bytes, at_least: int) -> tuple[Image.Image, Box]:
-    """Bytes -> loaded, upright image, and the part of it that the source covers."""
+def _decode(
+    data: bytes, sizes: Sequence[tuple[int, ...]]
+) -> tuple[Image.Image, Box, tuple[int, ...]]:
+    """Bytes -> loaded, upright image, the part of it that the source covers, and the target.
+
+    The target is chosen by the header alone, since that may decide how pixels are loaded.
+    """
     kind = next((kind for kind, begins in SIGNATURES.items() if begins(data)), None)
     if kind is None:
         raise UnsupportedMedia(f"expected {', '.join(FORMATS)} bytes; {none_of_them(data)}")
@@ -107,7 +115,9 @@ def _decode(data: bytes, at_least: int) -> tuple[Image.Image, Box]:
             warnings.simplefilter("ignore")  # Pillow warns about animation and palette oddities
             opened = OPEN[kind](data)
             check_size(opened.image.size)
-            return _load(opened, at_least)
+            width, height = opened.image.size
+            target = fitting((width, height) if opened.turn >= 5 else (height, width), sizes)
+            return *_load(opened, at_least=2 * max(target)), target
     except MediaError:
         raise
     except Image.DecompressionBombError as error:

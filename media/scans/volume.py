@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
 
 from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from media.fitting import fitting
 from media.sample import Media, Sample
 from media.scans import arrays, geometry, inflate, intensity, metaimage, nifti, nrrd
 from media.scans.scan import Scan
@@ -53,13 +54,15 @@ TYPES = (
 )
 
 
-def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int = 1) -> Sample:
+def read(
+    media: Media, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int = 1
+) -> Sample:
     """One scan as the network's input.
 
     Args:
         media: an encoded file, or a decoded array [depth, height, width], and axes of one.
         spec: window, spacing and interpolation.
-        pixels: target (depth, height, width).
+        sizes: target (depth, height, width); of several the one that fits ``_extent``.
         views: there is one of a scan.
 
     Returns:
@@ -72,6 +75,7 @@ def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int = 1)
     scan = arrays.from_array(media) if isinstance(media, np.ndarray) else load(media)
     oriented = geometry.orient(scan)
     size = oriented.voxels.shape
+    pixels = fitting(_extent(oriented, volume.spacing), sizes)
     steps, seen_spacing = _steps(oriented, volume.spacing, pixels)
     weights = [
         geometry.axis_weights(*axis, spec.interpolation)
@@ -113,6 +117,22 @@ def _load(data: bytes) -> Scan:
     if packed and found.name == "DICOM":  # the reader of NIfTI unpacks what its header asks for
         data = bytes(inflate.unpack(data))
     return cast(Scan, importlib.import_module(found.module).load(data))
+
+
+def _extent(oriented: geometry.Oriented, wanted: tuple[float, ...]) -> tuple[float, ...]:
+    """How many of the model's voxels the whole scan takes along each axis.
+
+    Stretched, they may be as small as the scan's own. With a spacing an input is a part of space:
+    one that is larger than the scan would be filled up.
+
+    Args:
+        wanted: millimetres per step; empty to stretch the whole scan.
+    """
+    size, spacing = oriented.voxels.shape, oriented.spacing
+    if not wanted or spacing is None:  # without one ``_steps`` refuses
+        return size
+    places = zip(size, spacing, wanted, strict=True)
+    return tuple(side * own / mm + geometry.EDGE for side, own, mm in places)
 
 
 def _steps(

@@ -1,6 +1,6 @@
 """``python -m service classify FILE...``: answers without a server, through the server's own code.
 
-Workers decode, the catalog has the bundles proven by their goldens, the batcher fills batches:
+Workers decode, the catalog has the bundles proven by their goldens, a station fills batches:
 everything of ``Service`` but HTTP. Answers come out in the order of the files, as soon as they are
 there. Where no bundle is named, the first reader that knows the type of a file answers it.
 """
@@ -22,15 +22,22 @@ from typing import Any
 import uvloop
 
 from service import logs
-from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain, end_at_once
+from service.cli.exit_status import (
+    FAILED,
+    OK,
+    WRONG_COMMAND,
+    complain,
+    end_at_once,
+    end_of_device,
+)
 from service.cli.progress import Progress
 from service.engine.candidates import Candidates, find_candidates, first_answer, largest
-from service.engine.catalog import NoBundles, bundle_folders
 from service.engine.classify import Result
 from service.engine.decode.link import DecodeError
-from service.engine.device.session import DeviceError, check_device
+from service.engine.device.session import DeviceDied, DeviceError, check_device
 from service.engine.engine import Service
 from service.engine.failures import EmptyFile, Failure, InternalError, UnreadableFile
+from service.engine.folders import NoBundles, bundle_folders
 from service.http.problems import problem_of
 from service.logs import printable
 from service.settings import Settings, SettingsError, make_settings
@@ -57,6 +64,8 @@ def main(arguments: list[str]) -> int:
         return complain(error, WRONG_COMMAND)
     except DecodeError as error:
         return complain(error, FAILED)
+    except DeviceDied:  # the log has the reason
+        end_of_device()
 
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
@@ -67,9 +76,20 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
             candidates = find_candidates(service, _parameters(options))
         except Failure as failure:
             return complain(failure.detail, WRONG_COMMAND)
-        return await _print_all(_answers(service, options.files, candidates), options)
+        answers = _answers(service, options.files, candidates)
+        return await _unless_dead(service, asyncio.create_task(_print_all(answers, options)))
     finally:
         await service.close()
+
+
+async def _unless_dead(service: Service, printing: asyncio.Task[int]) -> int:
+    """The status of what prints the answers; DeviceDied, at once, where no more can come."""
+    service.on_failure = printing.cancel
+    await asyncio.wait([printing])
+    await service.vitals.settle()
+    if isinstance(service.failure, DeviceDied):
+        raise service.failure
+    return printing.result()
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, str]:
@@ -81,7 +101,8 @@ def _parameters(options: argparse.Namespace) -> dict[str, str]:
 def _folders(settings: Settings, bundle: str | None) -> list[Path]:
     """The folder of the bundle that is named, if it goes by that name; else all of them."""
     folders = bundle_folders(settings.bundles)
-    return [folder for folder in folders if folder.name == bundle] or folders
+    named = {bundle, bundle.partition("@")[0]} if bundle else set()
+    return [folder for folder in folders if folder.name in named] or folders
 
 
 async def _answers(
@@ -190,6 +211,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     if options.bundle is not None:
         given["default_bundle"] = ()  # nobody is asked for it
     given |= {"keys_file": None, "key_sha256": ()}  # nobody comes in here
+    given["lanes"] = 1  # to measure lanes takes longer than most answers
     return make_settings(log_level="warning", log_format="text", **given)
 
 
@@ -209,13 +231,23 @@ bundles for images, scans and clips, in this order, and the first that reads its
 GIF is an image then.
 """,
         epilog="Exit status: 0 all answered, 1 some file failed (the others are answered), 2 wrong "
-        "command,\nno bundles, unknown bundle or grid, device not there. The settings of the "
-        "server count here\ntoo, as environment variables: see python -m service --help.",
+        "command,\nno bundles, unknown bundle or grid, device not there, 3 the device stopped to "
+        "answer. The settings\nof the server count here too, as environment variables: see "
+        "python -m service --help.",
     )
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="an image, a clip or a scan; - is standard input")
-    add("--bundle", metavar="NAME", help="who answers; else the default bundles of the server")
-    add("--grid", help="one of the bundle's grids, like 8x8; its first when not given")
+    add(
+        "--bundle",
+        metavar="NAME",
+        help="who answers, NAME@VERSION to insist on its version; else the default bundles of the "
+        "server",
+    )
+    add(
+        "--grid",
+        help="one of the bundle's grids, like 8x8, or auto, the one that fits the size of each "
+        "file; the first when not given",
+    )
     add("--views", metavar="V", help="of clips: sampled so often; else as the bundle says")
     add("--top-k", metavar="K", help="number of labels; 5 (or all, if fewer) when not given")
     add("--json", action="store_true", help="a JSON object a line, as in the server's answer")

@@ -8,9 +8,16 @@ import socket
 import time
 
 from service import logs
-from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain, end_at_once
-from service.engine.catalog import NoBundles, bundle_folders, check_defaults, name_bundles
-from service.engine.device.session import DeviceError, check_device
+from service.cli.exit_status import (
+    FAILED,
+    OK,
+    WRONG_COMMAND,
+    complain,
+    end_at_once,
+    end_of_device,
+)
+from service.engine.device.session import DeviceDied, DeviceError, check_device
+from service.engine.folders import NoBundles, bundle_folders, check_defaults, name_bundles
 from service.http.app import create_app
 from service.http.keys import KeysNotThere
 from service.http.server import Server, check_reach, find_address, is_loopback
@@ -35,6 +42,7 @@ class CannotStart(RuntimeError):
 
 def main(arguments: list[str]) -> int:
     """Serve until a signal; the exit status."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing to read again: it is all still unread
     try:
         settings = read_settings(arguments)
         check_device(settings.device)
@@ -44,6 +52,8 @@ def main(arguments: list[str]) -> int:
         return complain(error, WRONG_COMMAND)
     except CannotStart as error:
         return complain(error, error.status)
+    except DeviceDied:  # the log has the reason
+        end_of_device()
 
 
 def _serve_again(settings: Settings) -> int:
@@ -67,6 +77,7 @@ def _serve(settings: Settings) -> int:
         SettingsError: a key is none, or there are none where they are needed; a default bundle is
             none of the bundles that are there.
         CannotStart: it never became ready.
+        DeviceDied: it was ready, and the device stopped to answer.
     """
     try:
         bundles = name_bundles(bundle_folders(settings.bundles))
@@ -85,6 +96,8 @@ def _serve(settings: Settings) -> int:
         log.warning("whoever reaches %s is served: --open and no keys", settings.host)
     server = Server(settings, application, listener)
     server.serve_until_signal()
+    if isinstance(server.service.failure, DeviceDied):
+        raise server.service.failure
     if server.service.failure is None or server.signalled:
         return OK
     raise CannotStart("the server cannot become ready, as the lines above say", FAILED)

@@ -1,57 +1,172 @@
-"""Permits: the right to enter, given before a body is read, bounded in requests and bytes."""
+"""Who may enter, in two steps: a permit to upload, bounded in bytes, then one to work, in seconds.
+
+A body that is being read costs memory and no work, so it holds bytes; the work of its files enters
+once they are whole, for as long as ``service.engine.schedule`` says. Both are asked for before the
+body is read, when refusing is cheapest.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from service.engine.failures import Overloaded
+from service.engine.schedule import Backlog, Charge, Parts, Refusals, default_max_wait, enters
 
-#: Departures that the drain rate is measured over.
-WINDOW = 64
-MIN_DEPARTURES = 8
-MAX_RETRY_SECONDS = 30
+#: Of the bytes and of the requests inside, one modality may hold so much where several are served:
+#: slow uploads of scans leave room for images.
+MOST_OF_ONE_KIND = 0.75
+#: After its body was read an item is let in at half as much wait again: refusing it then has cost
+#: the reading.
+SLACK_AFTER_BODY = 1.5
+#: Of the newest item in what an item of its kind is said to take.
+NEWEST_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one file will cost, in predicted seconds.
+
+    Attributes:
+        parts: stage -> resource -> seconds.
+        own: seconds that nine of ten such files need from entering to leaving an idle engine.
+    """
+
+    kind: str
+    parts: Parts
+    own: float
+
+    @property
+    def seconds(self) -> float:
+        """Of everything; of a run on a CPU those of its lane are no further ones."""
+        return sum(max(part.values()) for part in self.parts.values())
 
 
 class Admission:
-    """How many requests, and how many bytes of their bodies, may be inside at once."""
+    """Permits: how many requests, bytes of their bodies, and seconds of work may be inside.
 
-    def __init__(self, max_requests: int, max_bytes: int) -> None:
+    Args:
+        max_wait: seconds that may stand before a newcomer; None for ``default_max_wait``.
+        on_refusal: called with a modality and the reason of a refusal.
+    """
+
+    def __init__(
+        self,
+        max_requests: int,
+        max_bytes: int,
+        backlog: Backlog,
+        max_wait: float | None = None,
+        on_refusal: Callable[[str, str], None] = lambda kind, reason: None,
+    ) -> None:
         self.max_requests = max_requests
         self.max_bytes = max_bytes
-        self.requests = 0
-        self.bytes = 0
-        self._departures: deque[float] = deque(maxlen=WINDOW)
+        self.backlog = backlog
+        self.kinds = 1  # modalities that are served
+        self._max_wait = max_wait
+        self._on_refusal = on_refusal
+        self._own: dict[str, float] = {}  # of an item of a kind, seconds, mostly of the newest
+        self._refusals = Refusals()
+        self._requests: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
 
-    def enter(self) -> None:
-        """Take a permit, or raise Overloaded."""
+    @property
+    def requests(self) -> int:
+        return self._requests.total()
+
+    @property
+    def bytes(self) -> int:
+        return self._bytes.total()
+
+    # --- uploads -----------------------------------------------------------------------------
+
+    def enter(self, kind: str) -> None:
+        """Take a permit to upload, or raise what ``refusal`` says."""
+        if (refusal := self.refusal(kind)) is not None:
+            raise refusal
+        self._requests[kind] += 1
+
+    def refusal(self, kind: str) -> Overloaded | None:
+        """Why a request may not even upload: its work would have to wait too long by now."""
         if self.requests >= self.max_requests:
-            raise self._overloaded(f"all {self.max_requests} permits are taken")
-        self.requests += 1
+            return self._refused(kind, "requests", f"all {self.max_requests} permits are taken")
+        if self._requests[kind] >= self._share(self.max_requests):
+            inside = self._requests[kind]
+            return self._refused(kind, "requests", f"{inside} requests for this are inside")
+        if enters(self.backlog, kind, max_wait=self.max_wait(kind)) is not None:
+            return self._too_late(kind)
+        return None
 
-    def hold(self, size: int) -> None:
-        """Count bytes of a body that are kept in memory, or raise Overloaded."""
+    def hold(self, kind: str, size: int) -> None:
+        """Count bytes of a body that are, or will be, kept in memory; Overloaded if too many."""
         if self.bytes + size > self.max_bytes:
-            raise self._overloaded(f"the requests inside hold {self.bytes} bytes")
-        self.bytes += size
+            raise self._refused(kind, "bytes", f"the requests inside hold {self.bytes} bytes")
+        if self._bytes[kind] + size > self._share(self.max_bytes):
+            raise self._refused(kind, "bytes", f"requests for this hold {self._bytes[kind]} bytes")
+        self._bytes[kind] += size
 
-    def leave(self, size: int) -> None:
+    def leave(self, kind: str, size: int) -> None:
         """Give back the permit and the bytes it held."""
-        self.requests -= 1
-        self.bytes -= size
-        if self.requests:
-            self._departures.append(time.monotonic())
-        else:
-            self._departures.clear()  # an idle server says nothing about how fast it drains
+        self._requests[kind] -= 1
+        self._bytes[kind] -= size
 
-    def retry_seconds(self) -> int | None:
-        """When a permit should be free for everyone now inside; None until that is measured."""
-        if len(self._departures) < MIN_DEPARTURES:
-            return None
-        elapsed = time.monotonic() - self._departures[0]
-        rate = (len(self._departures) - 1) / max(elapsed, 1e-6)  # requests per second
-        return max(1, min(MAX_RETRY_SECONDS, math.ceil(self.requests / rate)))
+    def _share(self, most: int) -> float:
+        return most if self.kinds == 1 else MOST_OF_ONE_KIND * most
 
-    def _overloaded(self, reason: str) -> Overloaded:
-        return Overloaded(f"{reason}; try again later", self.retry_seconds())
+    # --- work --------------------------------------------------------------------------------
+
+    def max_wait(self, kind: str) -> float:
+        """Seconds that may stand before an item of this kind."""
+        if self._max_wait is not None:
+            return self._max_wait
+        return default_max_wait(self._own.get(kind, 0.0))
+
+    def check(self, kind: str, deadline: float) -> None:
+        """Overloaded where what stands before a newcomer leaves no time until its deadline."""
+        now = time.monotonic()
+        if reason := enters(self.backlog, kind, max_wait=math.inf, now=now, deadline=deadline):
+            raise self._too_late(kind, reason)
+
+    def admit(self, works: Sequence[Work], deadline: float) -> None:
+        """Whether all files of a request may enter; Overloaded where it is too much.
+
+        They are asked for together: what they will wait for one another is their own affair.
+
+        Args:
+            deadline: of the answer, seconds, monotonic.
+        """
+        kind, own = works[0].kind, max(work.own for work in works)
+        reason = enters(
+            self.backlog, kind, max_wait=self.max_wait(kind), slack=SLACK_AFTER_BODY,
+            now=time.monotonic(), deadline=deadline, own=own,
+        )  # fmt: skip
+        if reason is not None:
+            raise self._too_late(kind, reason)
+
+    @contextmanager
+    def work(self, work: Work, deadline: float) -> Iterator[Charge]:
+        """One file that was let in, until the block ends."""
+        before = self._own.setdefault(work.kind, work.seconds)
+        self._own[work.kind] = before + NEWEST_SHARE * (work.seconds - before)
+        charge = Charge(work.kind, deadline, work.parts)
+        charge.entered, charge.wait = time.monotonic(), self.backlog.wait(work.kind)
+        self.backlog.charge(charge)
+        try:
+            yield charge
+            self._refusals.served(time.monotonic())
+        finally:
+            self.backlog.leave(charge)
+
+    def _too_late(self, kind: str, reason: str = "wait") -> Overloaded:
+        wait = self.backlog.wait(kind)
+        if reason == "deadline":
+            return self._refused(kind, reason, "it could not be answered within its time")
+        return self._refused(kind, reason, f"the work inside takes {wait:.1f} seconds")
+
+    def _refused(self, kind: str, reason: str, what: str) -> Overloaded:
+        self._on_refusal(kind, reason)
+        seconds = self._refusals.retry_seconds(time.monotonic(), self.backlog.wait(kind))
+        return Overloaded(f"{what}; try again later", seconds)

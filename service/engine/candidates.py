@@ -17,7 +17,7 @@ from service.engine.failures import (
     UnknownBundle,
     UnsupportedMedia,
 )
-from service.engine.model import Target
+from service.engine.model import Choice
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +35,15 @@ PROBES = {
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A target that may answer, with how many predictions, and the largest file that it reads."""
+    """Who may answer, with how many predictions, and the largest file that it reads."""
 
-    target: Target
+    choice: Choice
     top_k: int
     file_bytes: int
 
     async def answer(self, service: Service, media: bytes) -> Result:
         """The ranked labels of a file; UnsupportedMedia where its type is another modality's."""
-        return await classify(service, media, self.target, self.top_k)
+        return await classify(service, media, self.choice, self.top_k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class RefusedDefault:
         spec, one = PROBES[self.modality], (1,) * len(AXES[self.modality])
         seconds = service.settings.limits(self.modality).decode_seconds
         try:
-            await service.pool.prepare(Preparation.make(spec, Grid(one), one, 1, seconds), media)
+            await service.pool.prepare(Preparation.make(spec, [Grid(one)], one, 1, seconds), media)
         except UnsupportedMedia:
             raise
         except Failure:
@@ -102,12 +102,11 @@ def find_candidates(service: Service, parameters: Mapping[str, str]) -> Candidat
 
 def _modalities(service: Service, bundle: str | None) -> Sequence[str]:
     """Of the bundle that is named; else all that have a default."""
-    bundles = service.catalog.bundles
     if bundle is not None:
-        if bundle not in bundles:
-            known = ", ".join(sorted(bundles))
+        if (named := service.catalog.find(bundle)) is None:
+            known = ", ".join(sorted(service.catalog.bundles))
             raise UnknownBundle(f"unknown bundle {bundle[:64]!a}; known: {known}")
-        return [bundles[bundle].modality or OFFERED[0]]
+        return [named.modality or OFFERED[0]]
     return [one for one in OFFERED if one in service.catalog.defaults] or OFFERED
 
 

@@ -3,124 +3,50 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from media.spec import AXES
-from models.bundle import MAX_MANIFEST_BYTES, Bundle, BundleError, read_bundle, read_manifest
-from models.manifest import MANIFEST
+from models.bundle import BundleError
+from models.versions import has_versions, version_names
 from service.engine.device.session import DeviceError
-from service.engine.failures import BundleRefused, Failure, NotReady, UnknownBundle, UnknownGrid
-from service.engine.model import ExaminedBundle, State, Target
+from service.engine.failures import (
+    BundleRefused,
+    Failure,
+    NotReady,
+    UnknownBundle,
+    UnknownGrid,
+    UnknownVersion,
+)
+from service.engine.folders import (
+    check_defaults,
+    is_empty,
+    modality_of,
+    name_bundles,
+    read_answering,
+)
+from service.engine.model import AUTO, Choice, ExaminedBundle, State
 from service.engine.proof import Prover
-from service.settings import SettingsError
 
 log = logging.getLogger(__name__)
 
 OnExamined = Callable[[ExaminedBundle], None]
 
 
-#: How a manifest states its modality: for itself, and once more for its input.
-STATED = re.compile(rb'"modality"\s*:\s*"(\w+)"')
-
-
-class NoBundles(RuntimeError):
-    """What shall be served is not there. The message says where it was looked for."""
-
-
-def bundle_folders(root: Path) -> list[Path]:
-    """The folders to examine, by name; NoBundles if there are none or nobody may look."""
-    try:
-        if not root.is_dir():
-            raise NoBundles(f"--bundles {root}: there is no such folder")
-        folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    except OSError as error:
-        raise NoBundles(f"--bundles {root}: the folder cannot be read: {error.strerror}") from None
-    if not folders:
-        raise NoBundles(f"--bundles {root}: there is no bundle in this folder")
-    return folders
-
-
-def modality_of(folder: Path) -> str | None:
-    """What a bundle says it is for, however damaged it is; None if not even that can be read."""
-    try:
-        with (folder / MANIFEST).open("rb") as manifest:
-            text = manifest.read(MAX_MANIFEST_BYTES)
-    except OSError:
-        return None
-    stated = {word.decode() for word in STATED.findall(text)} & set(AXES)
-    return stated.pop() if len(stated) == 1 else None
-
-
-def name_bundles(folders: Iterable[Path]) -> dict[str, Path]:
-    """Name -> folder: its manifest's name where that can be read and is free, else the folder's."""
-    named: dict[str, Path] = {}
-    for folder in folders:
-        names = [_stated(folder)[0], folder.name, f"{folder.name} (again)"]
-        named[next(name for name in names if name not in named)] = folder
-    return named
-
-
-def check_defaults(defaults: Sequence[str], bundles: Mapping[str, Path]) -> None:
-    """Whether the operator's defaults are among the bundles, one for each modality.
-
-    Raises:
-        SettingsError: there are bundles, and others than these.
-        NoBundles: there is none yet.
-    """
-    for name in defaults:
-        if name not in bundles:
-            found = sorted(one for one, folder in bundles.items() if not _is_no_bundle(folder))
-            kind = SettingsError if found else NoBundles
-            known = ", ".join(found) or "none"
-            raise kind(f"--default-bundle {name}: no such bundle; known: {known}")
-    for modality, count in Counter(_stated(bundles[name])[1] for name in defaults).items():
-        if modality is not None and count > 1:
-            given = ",".join(defaults)
-            raise SettingsError(f"--default-bundle {given}: {count} are for modality {modality}")
-
-
-def _stated(folder: Path) -> tuple[str, str | None]:
-    """Name and modality of a bundle by its manifest, or what is left of them without it."""
-    try:
-        manifest = read_manifest(folder)
-    except (BundleError, OSError):
-        return folder.name, modality_of(folder)
-    return manifest.name, manifest.modality
-
-
-def _read(folder: Path) -> Bundle:
-    """A verified bundle; one that may not be read is refused as any other that is damaged."""
-    try:
-        any(folder.iterdir())  # of one that may not be listed every file seems to be missing
-        return read_bundle(folder)
-    except OSError as error:
-        inside = os.path.relpath(error.filename or folder, folder)
-        what = "the folder" if inside == "." else inside
-        raise BundleError(f"{what} cannot be read: {error.strerror}") from error
-
-
-def _is_no_bundle(folder: Path) -> bool:
-    """Whether there is neither a manifest nor a graph; one that nobody may look into may be one."""
-    try:
-        return not {MANIFEST, "graphs"} & {path.name for path in folder.iterdir()}
-    except OSError:
-        return False
-
-
 class Catalog:
     """The bundles of a folder, examined once, at start, and who of them answers a request.
+
+    Each answers as soon as it is examined itself.
 
     Args:
         defaults: bundles that answer where none is named, each for its modality.
 
     Attributes:
         bundles: by name, in the order of their folders.
-        defaults: modality -> the bundle that answers where none is named, ready or refused. Fixed
-            when all were examined: a refused one has no stand-in, who asked for it would not know.
+        defaults: modality -> the bundle that answers where none is named, ready or refused. One is
+            entered when no bundle that is still to come can take its place, and stays: a refused
+            one has no stand-in, who asked for it would not know.
+        examined: all of them were.
     """
 
     def __init__(self, prover: Prover, defaults: Sequence[str]) -> None:
@@ -137,7 +63,8 @@ class Catalog:
 
     def modalities(self, state: State) -> list[str]:
         """Those whose default bundle is ready, or refused."""
-        return [modality for modality, one in self.defaults.items() if one.state == state]
+        found = self.defaults
+        return [one for one in AXES if one in found and found[one].state == state]
 
     async def examine(self, folders: list[Path], on_examined: OnExamined) -> None:
         """Examine every folder; one bad bundle does not stop the others.
@@ -151,45 +78,76 @@ class Catalog:
         for name, folder in bundles.items():
             one = await self._examine(name, folder)
             self.bundles[one.name] = one
+            self._settle_defaults()
             on_examined(one)
-        found = {modality: self._default(modality) for modality in AXES}
-        self.defaults = {modality: one for modality, one in found.items() if one is not None}
         for modality in self.modalities("refused"):
             name = self.defaults[modality].name
             log.error("bundle %s is the default for modality %s and is refused", name, modality)
         self.examined = True
 
-    def select(self, modality: str, bundle: str | None, grid: str | None) -> Target:
-        """Who answers a request.
+    def select(self, modality: str, bundle: str | None, grid: str | None) -> Choice:
+        """Who answers a request; every grid where the file's own size shall choose.
 
         Raises:
             Failure: the bundle or the grid is unknown, refused or not ready.
         """
-        if not self.examined:
-            raise NotReady("the bundles are still being checked")
         one = self._find(modality, bundle)
         if one.state == "refused":
             which = "" if bundle is not None else f", the default for {modality},"
             raise BundleRefused(f"bundle {one.name}{which} is not served: {one.reason}")
+        if bundle is not None and bundle != one.name:
+            _check_version(one, bundle.partition("@")[2])
+        if grid == AUTO:
+            return Choice.of(one.targets.values())
         if grid is None:
-            return next(iter(one.targets.values()))
+            return Choice.of([next(iter(one.targets.values()))])
         if grid not in one.targets:
-            known = ", ".join(one.targets)
+            known = ", ".join((*one.targets, AUTO))
             unknown = f"unknown grid {grid[:32]!a} for bundle {one.name}"
             raise UnknownGrid(f"{unknown}; known: {known}")
-        return one.targets[grid]
+        return Choice.of([one.targets[grid]])
+
+    def check_modality(self, modality: str) -> None:
+        """UnknownBundle where nobody here ever answers a modality, whatever a request names."""
+        if self.examined and not any(one.may_answer(modality) for one in self.bundles.values()):
+            raise UnknownBundle(f"no bundle of this server is for modality {modality}")
 
     def _find(self, modality: str, bundle: str | None) -> ExaminedBundle:
         """The bundle that is named, or that answers where none is."""
         if bundle is None:
-            if modality not in self.defaults:
-                raise UnknownBundle(f"no bundle of this server is for modality {modality}")
-            return self.defaults[modality]
-        fitting = [name for name, one in sorted(self.bundles.items()) if one.may_answer(modality)]
-        if bundle not in fitting:
-            known = ", ".join(fitting) or "none"
+            if modality in self.defaults:
+                return self.defaults[modality]
+            self._check_examined()
+            raise UnknownBundle(f"no bundle of this server is for modality {modality}")
+        one = self.find(bundle)
+        if one is None or not one.may_answer(modality):
+            self._check_examined()
+            fitting = [name for name, one in self.bundles.items() if one.may_answer(modality)]
+            known = ", ".join(sorted(fitting)) or "none"
             raise UnknownBundle(f"unknown {modality} bundle {bundle[:64]!a}; known: {known}")
-        return self.bundles[bundle]
+        return one
+
+    def find(self, bundle: str) -> ExaminedBundle | None:
+        """The bundle that NAME or NAME@VERSION means; whether this version answers is not asked."""
+        return self.bundles.get(bundle) or self.bundles.get(bundle.partition("@")[0])
+
+    def _check_examined(self) -> None:
+        """NotReady while what is missing may still come."""
+        if not self.examined:
+            raise NotReady("the bundles are still being checked")
+
+    def _settle_defaults(self) -> None:
+        """Enter every default that is certain: what comes later is a later folder.
+
+        Only the operator's word counts for more than the order of the folders, so while a bundle
+        that was named is still to come, nothing but another named one of this modality is certain.
+        """
+        named_to_come = any(name not in self.bundles for name in self._named)
+        for modality in AXES:
+            one = self.defaults.get(modality) or self._default(modality)
+            surely_named = one and one.name in self._named and one.modality == modality
+            if one is not None and (surely_named or not named_to_come):
+                self.defaults[modality] = one
 
     def _default(self, modality: str) -> ExaminedBundle | None:
         """The operator's word, else the first folder that may be for this modality.
@@ -205,7 +163,7 @@ class Catalog:
     async def _examine(self, name: str, folder: Path) -> ExaminedBundle:
         """One folder: read, open, replay; any failure is a reason that may be told."""
         try:
-            bundle = await self._prover.on_device(_read, folder)
+            bundle, versions = await self._prover.on_device(read_answering, folder)
             if bundle.manifest.name != name:
                 raise BundleError(
                     f"another folder already gave a bundle named {bundle.manifest.name}"
@@ -221,8 +179,25 @@ class Catalog:
         else:
             version = bundle.manifest.version
             log.info("bundle %s %s is ready on %s", proven.name, version, proven.device)
+            proven.versions = versions
             return proven
         log.error("bundle %s is refused: %s", folder.name, reason)
         return ExaminedBundle(
-            name, "refused", modality_of(folder), reason, empty=_is_no_bundle(folder)
+            name,
+            "refused",
+            modality_of(folder),
+            reason,
+            versions=version_names(folder) if has_versions(folder) else (),
+            empty=is_empty(folder),
         )
+
+
+def _check_version(one: ExaminedBundle, version: str) -> None:
+    """UnknownVersion unless a ready bundle answers with it."""
+    assert one.manifest is not None
+    if version != (answers := one.manifest.version):
+        known = version in one.versions
+        what = f"version {version} is there and not loaded" if known else (
+            f"there is no version {version[:64]!a}"
+        )
+        raise UnknownVersion(f"bundle {one.name}: {what}; version {answers} answers")

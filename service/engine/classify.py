@@ -6,6 +6,7 @@ The server and ``python -m service classify`` both come through ``choose`` and `
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from service.engine.decode.evidence import Evidence
 from service.engine.decode.link import Encoded
 from service.engine.engine import Service
 from service.engine.failures import BadParameter
-from service.engine.model import Target
+from service.engine.model import Choice, Target
 
 DEFAULT_TOP_K = 5
 encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -59,7 +60,7 @@ class Result:
         }
 
 
-def choose(service: Service, modality: str, parameters: Mapping[str, str]) -> tuple[Target, int]:
+def choose(service: Service, modality: str, parameters: Mapping[str, str]) -> tuple[Choice, int]:
     """Who answers, and with how many predictions.
 
     Args:
@@ -68,29 +69,51 @@ def choose(service: Service, modality: str, parameters: Mapping[str, str]) -> tu
     Raises:
         Failure: nobody answers this, or a parameter is out of range.
     """
-    target = service.catalog.select(modality, parameters.get("bundle"), parameters.get("grid"))
+    choice = service.catalog.select(modality, parameters.get("bundle"), parameters.get("grid"))
+    manifest = choice.manifest
     if (views := parameters.get("views")) is not None:
         if modality != "video":
-            raise BadParameter(f"views: of clips only; bundle {target.bundle} is for {modality}")
-        target = target.with_views(parse_views(views, target.frames))
-    return target, parse_top_k(parameters.get("top_k"), len(target.labels))
+            raise BadParameter(f"views: of clips only; bundle {manifest.name} is for {modality}")
+        choice = choice.with_views(parse_views(views, choice.frames))
+    return choice, parse_top_k(parameters.get("top_k"), len(manifest.labels))
 
 
-async def classify(service: Service, media: Encoded, target: Target, top_k: int) -> Result:
+async def classify(
+    service: Service, media: Encoded, choice: Choice, top_k: int, deadline: float = math.inf
+) -> Result:
     """One file through decoder, batch and graph; cancel the call to leave the queues.
 
+    Nobody is asked whether it may enter: see ``service.engine.admission``.
+
+    Args:
+        deadline: of the answer, seconds, monotonic.
+
     Raises:
-        Failure: of the bytes, or of the graph.
+        Failure: of the bytes, or of the graph, or there is no time left.
     """
-    started = time.monotonic()
-    item = await service.pool.prepare(target.preparation, media)
-    decoded = time.monotonic() - started
-    row = await service.batcher.submit(target.key, item.pixels)
+    started, work = time.monotonic(), service.predict(choice, len(media))
+    with service.admission.work(work, deadline) as charge:
+        run_seconds = service.run_seconds(*choice.targets.values())
+        item = await service.pool.prepare(choice.preparation, media, deadline, run_seconds)
+        decoded, target = time.monotonic() - started, choice.targets[item.grid]
+        service.backlog.done(charge, "decode")
+        if len(choice.targets) > 1:
+            taken = service.run_part(service.run_seconds(target))
+            service.backlog.amend(charge, "run", taken)
+        row = await service.station.submit(target.key, item.pixels, deadline)
+        service.backlog.done(charge, "run")
+        service.backlog.correct(charge, started + decoded + row.queue_seconds)
+        predictions = rank(row.logits, target.labels, top_k)
     stages = service.metrics.stages[target.manifest.modality]
     stages["decode"].observe(decoded)
     stages["queue"].observe(row.queue_seconds)
     timing = Timing(*(_ms(s) for s in (decoded, row.queue_seconds, row.inference_seconds)))
-    return Result(target, item.evidence, rank(row.logits, target.labels, top_k), timing)
+    return Result(target, item.evidence, predictions, timing)
+
+
+def parse_timeout(text: str, most_seconds: float) -> float:
+    """The seconds that ``timeout_ms`` means; BadParameter below a millisecond or above the most."""
+    return _parse_count("timeout_ms", text, round(1000 * most_seconds)) / 1000
 
 
 def parse_top_k(text: str | None, labels: int) -> int:

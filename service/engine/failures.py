@@ -54,6 +54,10 @@ class UnknownBundle(Failure):
     """There is no bundle of this name, or none for this modality."""
 
 
+class UnknownVersion(Failure):
+    """The bundle answers, and with another version than the one that was asked for."""
+
+
 class UnknownGrid(Failure):
     """The bundle has no graph for this grid."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +11,8 @@ from models.manifest import Manifest
 from service.engine.decode.wire import Preparation
 
 State = Literal["ready", "refused"]
+#: In the place of a grid: the one that fits the file's own size.
+AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Target:
     def make(cls, manifest: Manifest, grid: str, views: int, seconds: float) -> Target:
         """``seconds``: wall time to decode one item."""
         parsed = Grid.parse(grid)
-        asked = Preparation.make(manifest.input, parsed, manifest.patch, views, seconds)
+        asked = Preparation.make(manifest.input, [parsed], manifest.patch, views, seconds)
         return cls(manifest, grid, asked)
 
     def with_views(self, views: int) -> Target:
@@ -44,14 +47,68 @@ class Target:
         return self.bundle, self.grid
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one item: ``[views, *pixels per axis, channels]``."""
+        return self.preparation.shapes[self.grid]
+
+    @property
     def pixels(self) -> tuple[int, ...]:
         """Per axis."""
-        return self.preparation.shape[1:-1]
+        return self.shape[1:-1]
+
+    @property
+    def views(self) -> int:
+        """Rows of one item."""
+        return self.shape[0]
 
     @property
     def frames(self) -> int:
         """Of one view of a clip: pixels along the first axis."""
         return self.pixels[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Who of one bundle may answer a file: one target, or all of whom its own size takes one.
+
+    Attributes:
+        targets: by grid.
+        preparation: asks for whichever fits.
+    """
+
+    targets: dict[str, Target]
+    preparation: Preparation
+
+    @classmethod
+    def of(cls, targets: Iterable[Target]) -> Choice:
+        """Among targets of one bundle with equally many views."""
+        by_grid = {one.grid: one for one in targets}
+        first, *others = by_grid.values()
+        if not others:
+            return cls(by_grid, first.preparation)
+        manifest, grids = first.manifest, [Grid.parse(grid) for grid in by_grid]
+        asked = Preparation.make(
+            manifest.input, grids, manifest.patch, first.views, first.preparation.seconds
+        )
+        return cls(by_grid, asked)
+
+    def with_views(self, views: int) -> Choice:
+        """The same for another number of views than the bundle's own."""
+        return self.of(one.with_views(views) for one in self.targets.values())
+
+    @property
+    def manifest(self) -> Manifest:
+        return next(iter(self.targets.values())).manifest
+
+    @property
+    def grid(self) -> str:
+        """The only one, or ``AUTO`` while that is open."""
+        return AUTO if len(self.targets) > 1 else next(iter(self.targets))
+
+    @property
+    def frames(self) -> int:
+        """Of one view of a clip, where they are the most."""
+        return max(one.frames for one in self.targets.values())
 
 
 @dataclass(slots=True)
@@ -65,6 +122,7 @@ class ExaminedBundle:
     manifest: Manifest | None = None
     device: str | None = None
     targets: dict[str, Target] = field(default_factory=dict)  # by grid; the first is the default
+    versions: tuple[str, ...] = ()  # that are on the disk, oldest first; the manifest's answers
     empty: bool = False  # neither manifest nor graphs: nobody's default
 
     def may_answer(self, modality: str) -> bool:

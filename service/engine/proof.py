@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from models.bundle import Bundle, BundleError
-from models.manifest import Golden, Tolerance
-from service.cpus import usable_cpus
+from service.engine.costs import RunCosts, ladder
 from service.engine.decode.pool import DecodePool
-from service.engine.device.batching import Batcher
+from service.engine.device.lanes import Lanes, choose_lanes
+from service.engine.device.replay import Replay
 from service.engine.device.session import Device, DeviceError, OpenSession, Session, is_fallback
+from service.engine.device.station import DeviceStation, run_timed
 from service.engine.model import ExaminedBundle, Target
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+#: Runs of one row that are measured at start: a larger batch is never believed to cost more.
+WARM_ROUNDS = 3
 
 
 class Prover:
@@ -35,20 +41,20 @@ class Prover:
     def __init__(
         self,
         pool: DecodePool,
-        batcher: Batcher,
+        station: DeviceStation,
         executor: Executor,
         open_session: OpenSession,
         settings: Settings,
     ) -> None:
         self._pool = pool
-        self._batcher = batcher
+        self._station = station
         self._executor = executor
         self._open_session = open_session
         self._settings = settings
         self._device: Device = settings.device
         self._insists = settings.device == "cuda"  # later the device may be a finding
         self.fell_back = False  # to the CPU, although there is a GPU
-        self.threads = settings.threads or usable_cpus()
+        self._lanes: Lanes | None = None  # chosen by the first graph
 
     async def prove(self, bundle: Bundle) -> ExaminedBundle:
         """A bundle whose graphs gave the stored logits, with its queues open.
@@ -62,11 +68,13 @@ class Prover:
         seconds = self._settings.limits(manifest.modality).decode_seconds
         for entry in manifest.grids:
             target = Target.make(manifest, entry.grid, manifest.input.views, seconds)
-            session = await self._open_graph(bundle, entry.graph)
-            await self._replay(bundle, target, session)
-            targets[entry.grid], sessions[target.key] = target, session
-        for key, session in sessions.items():
-            self._batcher.add_queue(key, session, manifest.modality)
+            session = await self._open_graph(bundle, entry.graph, target)
+            replay = await self._replay(bundle, target, session)
+            costs = await self.on_device(self._measure, session, replay.rows)
+            targets[entry.grid] = target
+            sessions[target.key] = session, costs, replay.first
+        for key, (session, costs, golden) in sessions.items():
+            self._station.add_queue(key, session, manifest.modality, costs, golden)
         return ExaminedBundle(
             manifest.name,
             "ready",
@@ -76,12 +84,10 @@ class Prover:
             targets=targets,
         )
 
-    async def _open_graph(self, bundle: Bundle, graph: str) -> Session:
+    async def _open_graph(self, bundle: Bundle, graph: str, target: Target) -> Session:
         """A session; after the first one, all must be on its device."""
         try:
-            session = await self.on_device(
-                self._open_session, bundle.path(graph), self._device, self.threads
-            )
+            session = await self.on_device(self._open_on_lanes, bundle.path(graph), target)
         except DeviceError as error:
             if self._insists:
                 raise
@@ -95,7 +101,33 @@ class Prover:
         self._device = "cuda" if session.device == "cuda" else "cpu"
         return session
 
-    async def _replay(self, bundle: Bundle, target: Target, session: Session) -> None:
+    def _open_on_lanes(self, graph: Path, target: Target) -> Session:
+        """A session for the lanes of the device, which the first one decides."""
+        if self._lanes is None:
+            row = np.zeros((1, *target.shape[1:]), target.preparation.dtype)
+            self._lanes = choose_lanes(
+                self._settings, self._open_session, graph, self._device, row
+            )
+            self._station.lanes, self._station.threads = self._lanes
+        return self._open_session(graph, self._device, self._lanes.threads)
+
+    def _measure(self, session: Session, rows: np.ndarray) -> RunCosts:
+        """What runs cost at 1, 2, 4, 8 ... rows, up to the bound of a batch in seconds.
+
+        Args:
+            rows: ``[goldens * views, *pixels per axis, channels]``, which were run before.
+        """
+        costs = RunCosts()
+        for size in ladder(self._settings.max_batch):
+            batch = list(itertools.islice(itertools.cycle(rows), size))
+            run_timed(session, batch, self._station.threads)  # the first of a shape makes room
+            for _ in range(WARM_ROUNDS if size == 1 else 1):
+                costs.learn(size, run_timed(session, batch, self._station.threads).cost)
+            if costs.seconds(2 * size) > self._settings.batch_seconds:
+                break
+        return costs
+
+    async def _replay(self, bundle: Bundle, target: Target, session: Session) -> Replay:
         """Send the goldens through the real decoder and device; BundleError unless all agree."""
         try:
             tolerance = bundle.manifest.tolerance(session.device)
@@ -107,44 +139,23 @@ class Prover:
             *(self._pool.prepare(target.preparation, one) for one in media)
         )
         pixels = np.stack([item.pixels for item in items])  # [goldens, views, *pixels, channels]
-        for batch in (pixels, pixels[:1]):  # the batch axis must be free
+        replay = Replay(session, pixels, goldens, target.grid, tolerance)
+        for batch in (replay, replay.first):  # the batch axis must be free
             try:
-                rows = batch.reshape(-1, *batch.shape[2:])  # [goldens * views, *pixels, channels]
-                logits = await self.on_device(session.run, rows)
+                await self.on_device(batch.run)
+            except BundleError:
+                raise
             except Exception as error:
                 log.exception("bundle %s cannot be run", target.bundle)
                 raise BundleError(f"the graph of grid {target.grid} cannot be run") from error
-            means = _of_items(logits, batch)  # [goldens, classes]
-            _compare(means, goldens[: len(batch)], target.grid, tolerance)
+        return replay
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether runs take the CPUs that decode too."""
+        return self._device == "cpu"
 
     async def on_device(self, call: Callable[..., T], *arguments: Any) -> T:
         """What a call gives, on the device's thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, partial(call, *arguments))
-
-
-def _of_items(logits: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Logits of every view of ``[items, views, ...]`` -> means over the views, [items, classes]."""
-    if logits.ndim != 2 or len(logits) != len(items) * items.shape[1]:
-        return logits  # of another shape than they should be: nothing will fit them
-    return logits.reshape(*items.shape[:2], -1).mean(axis=1, dtype=np.float64)
-
-
-def _compare(
-    logits: np.ndarray, goldens: tuple[Golden, ...], grid: str, tolerance: Tolerance
-) -> None:
-    """BundleError unless every logit is within tolerance of the stored one."""
-    expected = np.array([golden.logits[grid] for golden in goldens])  # [goldens, classes]
-    if logits.shape != expected.shape:
-        raise BundleError(
-            f"grid {grid}: expected logits {list(expected.shape)}, got {list(logits.shape)}"
-        )
-    allowed = tolerance.atol + tolerance.rtol * np.abs(expected)  # [goldens, classes]
-    difference = np.abs(logits - expected)  # [goldens, classes]
-    for golden, row, limits in zip(goldens, difference, allowed, strict=True):
-        if not (row <= limits).all():  # NaN must not pass
-            worst = np.argmax(row - limits)  # NaN is the worst
-            raise BundleError(
-                f"{golden.file} at grid {grid} differs from its stored logits by "
-                f"{row[worst]:.3g}; {limits[worst]:.3g} is allowed"
-            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope
@@ -22,43 +21,48 @@ from service.http.problems import (
 from service.settings import Limits
 
 FILE = "file"
-_COMMON = ("top_k", "bundle", "grid")
+_COMMON = ("top_k", "bundle", "grid", "timeout_ms")
 #: Modality -> names of the parameters that its requests may have.
 PARAMETERS = {"image": _COMMON, "video": (*_COMMON, "views"), "volume": _COMMON}
 MAX_VALUE_BYTES = 256
 MAX_QUERY_BYTES = 2048
 
 
-@dataclass(slots=True)
-class Upload:
-    """What the client sent: encoded files, and its parameters as text."""
+def read_query(query: bytes, modality: str) -> Parameters:
+    """The parameters in an address; Failure (422) where one is wrong or unknown."""
+    parameters = Parameters(modality)
+    if len(query) > MAX_QUERY_BYTES:
+        raise BadParameter(f"expected a query of at most {MAX_QUERY_BYTES} bytes")
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        parameters.add(name, value)
+    return parameters
 
-    files: list[bytearray]
-    parameters: Parameters
 
-
-async def read_upload(scope: Scope, receive: Receive, modality: str, limits: Limits) -> Upload:
-    """Read a whole request. Every file is held once, in the array that it grew in.
+async def read_files(
+    scope: Scope, receive: Receive, parameters: Parameters, limits: Limits
+) -> list[bytearray]:
+    """Read a whole body. Every file is held once, in the array that it grew in.
 
     Whatever is not multipart/form-data is taken as the bytes of one file: their type is decided by
     the bytes, and clients send all kinds of Content-Type.
 
+    Args:
+        parameters: those of the address; those of a form are added.
+
     Raises:
         Failure: 400, 413 or 422; ClientGone if the connection closed half way.
     """
-    parameters = Parameters(modality)
-    _read_query(scope["query_string"], parameters)
     media_type, options = parse_parameters(_content_type(scope))
     if media_type == b"multipart/form-data":
         form = MultipartReader(_pieces(receive), options.get(b"boundary", b""))
-        return Upload(await _read_form(form, limits, parameters), parameters)
+        return await _read_form(form, limits, parameters)
     body = bytearray()
     async for piece in _pieces(receive):
         body += piece
         check_file_size(len(body), limits)
     if not body:
         raise EmptyBody("expected a file as the body, or a form with a part named file")
-    return Upload([body], parameters)
+    return [body]
 
 
 async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
@@ -104,14 +108,6 @@ class Parameters(dict[str, str]):
             raise UnknownParameter(f"{wrong}; known parameters: {', '.join(self._known)}")
         if name in self:
             raise RepeatedParameter(f"{name} is given more than once")
-
-
-def _read_query(query: bytes, parameters: Parameters) -> None:
-    if query:
-        if len(query) > MAX_QUERY_BYTES:
-            raise BadParameter(f"expected a query of at most {MAX_QUERY_BYTES} bytes")
-        for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
-            parameters.add(name, value)
 
 
 def _shown(text: str) -> str:

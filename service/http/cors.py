@@ -21,8 +21,8 @@ class Cors(CORSMiddleware):
             app,
             allow_origins=origins,
             allow_methods=("GET", "HEAD", "POST"),
-            allow_headers=("Authorization", "X-Request-ID"),
-            expose_headers=("Allow", "Retry-After", "Server-Timing", "X-Request-ID"),
+            allow_headers=("Authorization", "X-Request-ID", "traceparent"),
+            expose_headers=("Allow", "Retry-After", "Server-Timing", "X-Request-ID", "traceparent"),
             # A page of the internet asks for a server of a private network: if it is listed.
             allow_private_network="*" not in origins,
         )

@@ -26,7 +26,7 @@ class TimingMs(Document):
 class Result(Document):
     bundle: str
     version: str
-    grid: str = Field(description="tokens per axis, like 8x8")
+    grid: str = Field(description="tokens per axis, like 8x8; with auto the one taken")
     predictions: list[Prediction] = Field(description="the most probable labels, descending")
     timing_ms: TimingMs
 
@@ -81,7 +81,10 @@ class BundleDocument(Document):
     name: str
     state: str = Field(description="ready or refused")
     reason: str | None = Field(description="why it is refused")
-    version: str | None = None
+    version: str | None = Field(default=None, description="the one that answers")
+    versions: list[str] = Field(
+        default=[], description="that were in the bundle's folder at start, oldest first"
+    )
     modality: str | None = Field(default=None, description="image, video or volume")
     views: int | None = Field(
         default=None, description="of clips: how often one is sampled by default"

@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from service.engine.classify import Result, choose, classify, encode_json
+from service.engine.classify import Result, choose, classify, encode_json, parse_timeout
 from service.engine.decode.link import Encoded
 from service.engine.engine import Service
 from service.engine.failures import Failure
-from service.engine.model import Target
-from service.http.body import read_upload
+from service.engine.model import Choice
+from service.http.body import Parameters, read_files, read_query
 from service.http.exchange import Exchange
 from service.http.problems import ClientGone
 
@@ -30,25 +30,38 @@ class Classify:
 
     async def __call__(self, request: Request) -> Response:
         exchange: Exchange = request.scope["exchange"]
-        upload = await read_upload(request.scope, request.receive, self.modality, self.limits)
-        target, top_k = choose(self.service, self.modality, upload.parameters)
-        exchange.bundle, exchange.grid = target.key
+        parameters = read_query(request.scope["query_string"], self.modality)
+        self._limit_time(exchange, parameters)
+        files = await read_files(request.scope, request.receive, parameters, self.limits)
+        self._limit_time(exchange, parameters)  # a form may say it too
+        choice, top_k = choose(self.service, self.modality, parameters)
+        exchange.bundle, exchange.grid = choice.manifest.name, choice.grid
         async with ClientWatch(request.receive):
-            results = await self._classify_all(upload.files, target, top_k)
+            deadline = exchange.monotonic_deadline
+            results = await self._classify_all(files, choice, top_k, deadline)
+        exchange.grid = ",".join(dict.fromkeys(result.target.grid for result in results))
         document = {"id": exchange.id, "results": [result.document() for result in results]}
         headers = {"Server-Timing": _server_timing(results)}
         body = encode_json(document).encode()
         return Response(body, media_type="application/json", headers=headers)
 
+    def _limit_time(self, exchange: Exchange, parameters: Parameters) -> None:
+        """Let the answer be due when the client says; Overloaded if that cannot be met by now."""
+        if (text := parameters.get("timeout_ms")) is not None:
+            exchange.shorten(parse_timeout(text, self.limits.deadline_seconds))
+            self.service.admission.check(self.modality, exchange.monotonic_deadline)
+
     async def _classify_all(
-        self, files: Sequence[Encoded], target: Target, top_k: int
+        self, files: Sequence[Encoded], choice: Choice, top_k: int, deadline: float
     ) -> list[Result]:
         """Every file at once; the first failure ends the request and names its file."""
+        works = [self.service.predict(choice, len(file)) for file in files]
+        self.service.admission.admit(works, deadline)
         if len(files) == 1:
-            return [await classify(self.service, files[0], target, top_k)]
+            return [await classify(self.service, files[0], choice, top_k, deadline)]
         tasks = [
             asyncio.create_task(
-                _numbered(f"file {number} of {len(files)}", self.service, file, target, top_k)
+                self._numbered(f"file {number} of {len(files)}", file, choice, top_k, deadline)
             )
             for number, file in enumerate(files, 1)
         ]
@@ -58,14 +71,13 @@ class Classify:
             for task in tasks:
                 task.cancel()
 
-
-async def _numbered(
-    which: str, service: Service, file: Encoded, target: Target, top_k: int
-) -> Result:
-    try:
-        return await classify(service, file, target, top_k)
-    except Failure as failure:
-        raise type(failure)(f"{which}: {failure.detail}") from failure
+    async def _numbered(
+        self, which: str, file: Encoded, choice: Choice, top_k: int, deadline: float
+    ) -> Result:
+        try:
+            return await classify(self.service, file, choice, top_k, deadline)
+        except Failure as failure:
+            raise type(failure)(f"{which}: {failure.detail}") from failure
 
 
 class ClientWatch:

@@ -81,6 +81,7 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
             "state": "ready",
             "reason": None,
             "version": "1",
+            "versions": ["1"],
             "modality": "image",
             "views": None,
             "stride_seconds": None,
@@ -104,6 +105,8 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
 #: One sentence that each problem really gives, whatever the modality.
 COMMON: dict[type[failures.Failure], str] = {
     problems.Unauthorized: "expected Authorization: Bearer KEY, with a key that this server knows",
+    problems.Forbidden: "expected a key with the scope classify; this one has metrics",
+    problems.KeyLimited: "this key may send 10 requests a second",
     problems.EmptyBody: "expected a file as the body, or a form with a part named file",
     problems.BrokenForm: "the form ends before its last boundary",
     problems.NoFile: "expected at least one part named file",
@@ -143,7 +146,10 @@ def details(modality: str) -> dict[type[failures.Failure], str]:
         failures.BundleRefused: (
             f"bundle {bundle} is not served: graphs/weights.bin is listed and missing"
         ),
-        failures.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}",
+        failures.UnknownVersion: (
+            f"bundle {bundle}: there is no version '2'; version 1 answers"
+        ),
+        failures.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}, auto",
         problems.UnknownParameter: (
             f"unknown parameter 'topk'; known parameters: {', '.join(PARAMETERS[modality])}"
         ),

@@ -6,13 +6,16 @@ import asyncio
 import re
 import secrets
 import time
+from typing import NamedTuple
 
 from starlette.types import Message, Receive, Scope, Send
 
 from service.engine.admission import Admission
-from service.engine.failures import Failure
+from service.engine.failures import DeadlinePassed, Failure
 from service.http import problems
+from service.http.accounts import Account
 from service.http.problems import CONTENT_TYPE, BodyTimeout, BodyTooLarge, ContentEncoded
+from service.http.trace import Span
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 #: An unread body up to this size is read and thrown away, so that its connection stays usable;
@@ -20,8 +23,25 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 SMALL_BODY_BYTES = 2**18
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 2**26
-#: The same for someone without a key; of a larger body, or one of unknown size, nothing is read.
+#: The same for whom no key lets in; of a larger body, or one of unknown size, nothing is read.
 STRANGER_BODY_BYTES = 2**16
+#: An upload may stand still for so long in all before its rate counts.
+STALL_SECONDS = 5.0
+
+
+class UploadTime(NamedTuple):
+    """How long a body may take; all of the event loop's clock, in seconds and bytes.
+
+    One that holds memory and hardly comes is ended long before ``until``.
+    """
+
+    began: float
+    until: float
+    least_rate: float  # bytes a second, after the first ``STALL_SECONDS``
+
+    def end(self, received: int) -> float:
+        """When to give up with so many bytes here."""
+        return min(self.until, self.began + STALL_SECONDS + received / self.least_rate)
 
 
 class Exchange:
@@ -34,25 +54,36 @@ class Exchange:
         held: those of them that admission counts.
         status: 0 until an answer is on its way.
         answered: when the answer was written, seconds; 0 until then.
-        stranger: the sender has no key and needs one.
+        stranger: the sender needs a key and has none that lets it in.
         key: whose key it came with.
+        account: what that key takes, where this request counts as part of it.
+        span: this server's, where the request belongs to a trace.
         bundle, grid: who answers, once that is known.
-        timeout: ends the request; ``deadline`` is where it moves when the body is complete.
+        timeout: ends the request, at the latest at ``deadline``.
+        upload: how long the body may take.
     """
 
     __slots__ = (
-        "_receive", "_send", "admission", "answered", "authorization", "bundle", "content_length",
-        "deadline", "encoding", "grid", "held", "id", "key", "limit", "received", "started",
-        "status", "stranger", "timeout", "unread",
+        "_receive", "_send", "account", "admission", "answered", "authorization", "bundle",
+        "content_length", "deadline", "encoding", "grid", "held", "id", "key", "kind", "limit",
+        "received", "span", "started", "status", "stranger", "timeout", "unread", "upload",
     )  # fmt: skip
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, limit: int, admission: Admission
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        limit: int,
+        admission: Admission,
+        kind: str,
     ) -> None:
         self._receive = receive
         self._send = send
         self.limit = limit
         self.admission = admission
+        self.kind = kind
         self.started = time.monotonic()
         self.answered = 0.0
         self.status = 0
@@ -60,9 +91,11 @@ class Exchange:
         self.received = 0
         self.stranger = False
         self.key: str | None = None
+        self.account: Account | None = None
         self.bundle: str | None = None
         self.grid: str | None = None
         self.timeout: asyncio.Timeout | None = None
+        self.upload: UploadTime | None = None
         self.deadline = 0.0  # of the event loop's clock, seconds
         self._read_headers(scope["headers"])
 
@@ -71,6 +104,7 @@ class Exchange:
         self.content_length: int | None = None
         self.encoding = b""
         self.authorization: tuple[bytes, ...] = ()
+        traceparents: tuple[bytes, ...] = ()
         self.unread = False
         for name, value in headers:
             if name == b"content-length":
@@ -82,9 +116,17 @@ class Exchange:
                 self.encoding = value.strip().lower()
             elif name == b"authorization":
                 self.authorization += (value,)
+            elif name == b"traceparent":
+                traceparents += (value,)
             elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
                 self.id = value.decode()
         self.id = self.id or secrets.token_hex(8)
+        self.span = Span.begin(traceparents)
+
+    @property
+    def trace_id(self) -> str | None:
+        """Of the trace that the request belongs to, for the log."""
+        return self.span.trace_id if self.span else None
 
     def check(self) -> None:
         """Refuse by the headers alone."""
@@ -102,18 +144,40 @@ class Exchange:
             self.received += size
             if self.received > self.limit:
                 raise self._too_large()
-            self.admission.hold(size)
-            self.held += size
-            if not self.unread and self.timeout is not None:
-                self.timeout.reschedule(self.deadline)
+            if self.received > self.held:  # of unknown length: counted as it comes
+                self.hold(self.received - self.held)
+            self._reschedule()
         else:
             self.unread = False
         return message
+
+    def shorten(self, seconds: float) -> None:
+        """Let the answer be due so long after the start of the request, if it was due later."""
+        if self.upload is not None:
+            self.deadline = min(self.deadline, self.upload.began + seconds)
+            self._reschedule()
+
+    def _reschedule(self) -> None:
+        if self.timeout is not None and self.upload is not None:
+            end = self.upload.end(self.received) if self.unread else self.deadline
+            self.timeout.reschedule(min(end, self.deadline))
+
+    @property
+    def monotonic_deadline(self) -> float:
+        """``deadline`` of the clock that the engine goes by."""
+        return self.deadline - asyncio.get_running_loop().time() + time.monotonic()
+
+    def hold(self, size: int) -> None:
+        """Count bytes of the body, here or still to come, among those in memory."""
+        self.admission.hold(self.kind, size)
+        self.held += size
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message["headers"], (b"x-request-id", self.id.encode())]
+            if self.span is not None:
+                message["headers"].append((b"traceparent", self.span.header()))
         await self._send(message)
 
     async def refuse(self, failure: Failure) -> None:
@@ -124,7 +188,8 @@ class Exchange:
             (b"content-length", str(len(body)).encode()),
             *((name.lower().encode(), text.encode()) for name, text in told.items()),
         ]
-        if self.unread and (self._is_large() or isinstance(failure, BodyTimeout)):
+        too_slow = isinstance(failure, (BodyTimeout, DeadlinePassed))
+        if self.unread and (self._is_large() or too_slow):
             headers.append((b"connection", b"close"))
         status = problems.problem_of(failure).status
         await self.send({"type": "http.response.start", "status": status, "headers": headers})

@@ -1,9 +1,9 @@
 """The gate around the application: pure ASGI, and it decides before the first byte of a body.
 
-It asks for a key where keys are set, refuses what cannot be served (draining, compressed, too
-large, no permit left), counts the bytes of bodies whatever their headers said, keeps the times for
-the upload and for the answer, is the one place where an exception becomes an answer, and writes
-the access log.
+It asks for a key where keys are set, refuses what the key may not and what cannot be served
+(draining, compressed, too large, no permit left), counts the bytes of bodies whatever their headers
+said, keeps the times for the upload and for the answer, is the one place where an exception becomes
+an answer, and writes the access log.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import time
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from media.spec import AXES
-from service.engine.engine import Service
-from service.engine.failures import DeadlinePassed, Draining, Failure, InternalError
-from service.http.exchange import Exchange
+from service.engine.engine import NO_ANSWER, Service
+from service.engine.failures import DeadlinePassed, Draining, Failure, InternalError, NotReady
+from service.http.exchange import Exchange, UploadTime
 from service.http.keys import Keys
 from service.http.problems import BodyTimeout, ClientGone, Unauthorized, problem_of
 from service.logs import ACCESS
@@ -30,7 +30,9 @@ access = logging.getLogger(ACCESS)
 WORK = {f"/v1/classify/{modality}": modality for modality in AXES}
 #: What needs no key: nothing is told but whether the server is well.
 PUBLIC = frozenset(
-    (method, path) for method in ("GET", "HEAD") for path in ("/health/live", "/health/ready")
+    (method, path)
+    for method in ("GET", "HEAD")
+    for path in ("/health/startup", "/health/live", "/health/ready")
 )
 METRICS = frozenset({("GET", "/metrics"), ("HEAD", "/metrics")})
 MAX_LOGGED_PATH = 200  # characters
@@ -57,7 +59,8 @@ class Guard:
         modality = WORK.get(scope["path"]) if scope["method"] == "POST" else None
         limits = self._limits[modality or "image"]  # of other requests nobody reads the body
         exchange = Exchange(
-            scope, receive, send, limit=limits.body_bytes, admission=self.service.admission
+            scope, receive, send, limit=limits.body_bytes,
+            admission=self.service.admission, kind=modality or "image",
         )
         scope["exchange"] = exchange
         try:
@@ -80,46 +83,65 @@ class Guard:
         """Where keys are set everything needs one, also what is not there."""
         if not self.keys or (scope["method"], scope["path"]) in self._public:
             return
+        exchange.stranger = True
         try:
-            exchange.key = self.keys.name_of(exchange.authorization)
+            account = self.keys.find(exchange.authorization)
         except Unauthorized:
-            exchange.stranger = True
             self.service.metrics.unauthorized.inc()
             raise
+        exchange.key = account.key.name
+        account.key.check(scope["path"])
+        account.enter(exchange.started)
+        exchange.account, exchange.stranger = account, False
 
     async def _work(self, scope: Scope, exchange: Exchange, limits: Limits) -> None:
         """Run a request that needs a permit, within the times for its body and its answer."""
         if self.service.draining:
             raise Draining("the server is shutting down; connect again")
+        if self.service.died:
+            raise NotReady(NO_ANSWER)
         exchange.check()
-        admission = self.service.admission
         now = asyncio.get_running_loop().time()
         exchange.deadline = now + limits.deadline_seconds
-        until = now + limits.upload_seconds if exchange.unread else exchange.deadline
-        admission.enter()
+        # What comes at less than half the rate that it needs will not be whole in time.
+        needed = (exchange.content_length or 0) / limits.upload_seconds
+        least_rate = max(1024 * self.service.settings.min_upload_kib, needed / 2)
+        exchange.upload = UploadTime(now, now + limits.upload_seconds, least_rate)
+        until = exchange.upload.end(0) if exchange.unread else exchange.deadline
+        self.service.catalog.check_modality(exchange.kind)
+        self.service.admission.enter(exchange.kind)
         try:
+            exchange.hold(exchange.content_length or 0)
             async with asyncio.timeout_at(until) as timeout:
                 exchange.timeout = timeout
                 await self.app(scope, exchange.receive, exchange.send)
         except TimeoutError:
             if not timeout.expired():
                 raise
-            if exchange.unread:
-                seconds = f"{limits.upload_seconds:g} seconds"
-                raise BodyTimeout(f"the body was not complete within {seconds}") from None
-            seconds = f"{limits.deadline_seconds:g} seconds"
-            raise DeadlinePassed(f"there was no answer within {seconds}") from None
+            raise self._too_slow(exchange, limits) from None
         finally:
             exchange.timeout = None
-            admission.leave(exchange.held)
+            self.service.admission.leave(exchange.kind, exchange.held)
+
+    def _too_slow(self, exchange: Exchange, limits: Limits) -> Failure:
+        """Whose time it was that ran out."""
+        assert exchange.upload is not None
+        if not exchange.unread or exchange.deadline < exchange.upload.end(exchange.received):
+            seconds = exchange.deadline - exchange.upload.began
+            return DeadlinePassed(f"there was no answer within {seconds:g} seconds")
+        if exchange.upload.end(exchange.received) < exchange.upload.until:
+            rate = self.service.settings.min_upload_kib
+            return BodyTimeout(f"the body came more slowly than {rate:g} KiB a second")
+        return BodyTimeout(f"the body was not complete within {limits.upload_seconds:g} seconds")
 
     async def _answer(self, exchange: Exchange, error: Exception) -> None:
         """An exception as an answer; what is not a Failure stays in the log."""
+        traced = {"fields": {"trace_id": exchange.trace_id}}
         if not isinstance(error, Failure):
-            log.error("request %s failed", exchange.id, exc_info=error)
+            log.error("request %s failed", exchange.id, exc_info=error, extra=traced)
             error = InternalError("the server made a mistake; it is in its log under this id")
         elif (status := problem_of(error).status) >= 500:
-            log.warning("request %s: %s %s", exchange.id, status, error.detail)
+            log.warning("request %s: %s %s", exchange.id, status, error.detail, extra=traced)
         if exchange.status == 0:
             await exchange.refuse(error)
 
@@ -129,8 +151,10 @@ class Guard:
         await self._answer(exchange, Draining("the server had to end before this request did"))
 
     def _record(self, scope: Scope, modality: str | None, exchange: Exchange) -> None:
-        """The request in the metrics and in the log."""
+        """The request in what its key takes, in the metrics and in the log."""
         seconds = (exchange.answered or time.monotonic()) - exchange.started
+        if exchange.account is not None:
+            exchange.account.leave(seconds)
         if modality is not None:
             metrics = self.service.metrics
             metrics.requests.labels(modality, str(exchange.status)).inc()
@@ -150,6 +174,7 @@ def _fields(
     """The access line. The path is the raw one: percent-encoded, so there is no control in it."""
     return {
         "id": exchange.id,
+        "trace_id": exchange.trace_id,
         "method": scope["method"],
         "path": scope["raw_path"].decode("latin-1")[:MAX_LOGGED_PATH],
         "status": exchange.status,

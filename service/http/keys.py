@@ -1,39 +1,23 @@
-"""Bearer keys: the server knows their SHA-256 digests, never a key, and says whose one it is."""
+"""Bearer keys: the server knows their SHA-256 digests, never a key, and says whose one it is.
+
+What a line of their file may say is in ``key_lines``, what a key takes of what it may in
+``accounts``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from service.http.accounts import Account
+from service.http.key_lines import Key
 from service.http.problems import Unauthorized
 from service.settings import Settings, SettingsError
 
 MAX_FILE_BYTES = 2**16
 MAX_KEY_BYTES = 512  # a longer one is nobody's, and is refused unhashed
-DIGEST = re.compile(r"[0-9a-f]{64}")
-NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What the server knows of a key."""
-
-    digest: bytes  # SHA-256
-    name: str  # for the access log
-
-    @classmethod
-    def parse(cls, text: str) -> Key:
-        """``DIGEST [NAME]``; ValueError says what is wrong and never what was given."""
-        known, *names = text.split() or [""]
-        if not DIGEST.fullmatch(known):
-            raise ValueError("expected a SHA-256 as 64 characters of 0-9 and a-f")
-        if len(names) > 1 or not all(map(NAME.fullmatch, names)):
-            raise ValueError("expected at most one name of A-Z a-z 0-9 . _ @ - after the SHA-256")
-        return cls(bytes.fromhex(known), names[0] if names else known[:8])
 
 
 class KeysNotThere(SettingsError):
@@ -44,12 +28,12 @@ class Keys:
     """The keys that may enter; false where there are none, and then everyone may."""
 
     def __init__(self, known: Sequence[Key]) -> None:
-        self._known = tuple(known)
+        self._accounts = [Account(key) for key in known]
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._accounts)
 
-    def name_of(self, authorization: Sequence[bytes]) -> str:
+    def find(self, authorization: Sequence[bytes]) -> Account:
         """Whose key a request carries.
 
         Args:
@@ -61,14 +45,22 @@ class Keys:
         found = None
         if (key := _bearer(authorization)) is not None:
             given = digest(key)
-            for one in self._known:  # all of them, always: time tells nothing
-                if hmac.compare_digest(one.digest, given):
-                    found = one.name
+            for one in self._accounts:  # all of them, always: time tells nothing
+                if hmac.compare_digest(one.key.digest, given):
+                    found = one
         if found is None:
             raise Unauthorized(
                 "expected Authorization: Bearer KEY, with a key that this server knows"
             )
         return found
+
+    def become(self, others: Keys) -> None:
+        """Know those from now on. A key that stays keeps count of what it takes."""
+        before = {account.key.digest: account for account in self._accounts}
+        for account in others._accounts:
+            if account.key.digest in before:
+                before[account.key.digest].renew(account.key)
+        self._accounts = [before.get(one.key.digest, one) for one in others._accounts]
 
 
 def _bearer(authorization: Sequence[bytes]) -> bytes | None:

@@ -23,11 +23,27 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "Number of predictions, at most the number of labels; 5 (or all, if "
         "there are fewer) when it is not given.",
     },
-    "bundle": {"type": "string", "description": "Name of a bundle; see GET /v1/bundles."},
+    "bundle": {
+        "type": "string",
+        "description": "Name of a bundle; see GET /v1/bundles. NAME@VERSION insists on the version "
+        "that answers.",
+    },
     "grid": {
         "type": "string",
-        "pattern": "^[1-9][0-9]*(x[1-9][0-9]*)+$",
-        "description": "One of the bundle's grids; its first when it is not given.",
+        "pattern": "^(auto|[1-9][0-9]*(x[1-9][0-9]*)+)$",
+        "description": "One of the bundle's grids; its first when it is not given. auto: for each "
+        "file the largest whose input (grid times patch) is above the upright file on no axis, the "
+        "smallest if all are, of equally large ones the nearest in shape; the answer names it. The "
+        "size of a clip is that of its frames and their number (as many as the bundle's stride "
+        "leaves), of a scan its voxels in SPL, counted in the bundle's own where these have a "
+        "spacing.",
+    },
+    "timeout_ms": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "When the answer is due, in milliseconds from the start of the request; at "
+        "most, and where it is not given, the server's own time for this address. What cannot be "
+        "answered in time is refused at once (429), or ended when the time has run out (504).",
     },
     "views": {
         "type": "integer",
@@ -37,6 +53,9 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         f"the bundle's own number when it is not given. At most {MAX_FRAMES} frames in all.",
     },
 }
+
+#: What may become of any request where keys are set, and of none where they are not.
+KEY_PROBLEMS = (problems.Unauthorized, problems.Forbidden, problems.KeyLimited)
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
@@ -81,8 +100,8 @@ KINDS = {
 def classify_responses(modality: str) -> dict[int | str, dict[str, Any]]:
     """What the operation that classifies a modality may end as."""
     ranked = answer(KINDS[modality].answer, ANSWERS[modality], "Ranked labels.")
-    kinds = details(modality).keys() - {problems.Unauthorized}  # that one only where keys are set
-    return {200: ranked, **problem_responses(*kinds, modality=modality)}
+    kinds = details(modality).keys() - set(KEY_PROBLEMS)
+    return {200: ranked, **add_problems({}, *kinds, modality=modality)}
 
 
 def classify_extra(modality: str) -> dict[str, Any]:
@@ -132,14 +151,13 @@ def answer(model: type[BaseModel], example: Any, description: str) -> dict[str, 
     }
 
 
-def problem_responses(
-    *kinds: type[Failure], modality: str = "image"
+def add_problems(
+    responses: dict[int | str, dict[str, Any]], *kinds: type[Failure], modality: str = "image"
 ) -> dict[int | str, dict[str, Any]]:
-    """Entries under ``responses``: one per status, one example per problem."""
-    responses: dict[int | str, dict[str, Any]] = {}
+    """Put problems under ``responses``: one entry per status, one example per problem."""
     for kind in kinds:
         problem = problems.PROBLEMS[kind]
-        entry = responses.setdefault(problem.status, _problem_entry())
+        entry = responses.setdefault(str(problem.status), _problem_entry())
         example = problems.document(kind(details(modality)[kind]), ID)
         shown = entry["content"][problems.CONTENT_TYPE]["examples"]
         shown[problem.name] = {"summary": problem.title, "value": example}

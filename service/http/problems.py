@@ -27,6 +27,7 @@ from service.engine.failures import (
     Overloaded,
     UnknownBundle,
     UnknownGrid,
+    UnknownVersion,
     UnreadableFile,
     UnsupportedMedia,
 )
@@ -64,6 +65,22 @@ class MethodNotAllowed(Failure):
 
 class Unauthorized(Failure):
     """The request needs a key and has none that is known."""
+
+
+class Forbidden(Failure):
+    """The key is known and may not do this."""
+
+
+class KeyLimited(Failure):
+    """The key takes all that it may, whatever others take.
+
+    Args:
+        retry_seconds: when it may go on.
+    """
+
+    def __init__(self, detail: str, retry_seconds: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_seconds = retry_seconds
 
 
 class ContentEncoded(Failure):
@@ -128,6 +145,8 @@ PROBLEMS: dict[type[Failure], Problem] = {
     NotFound: Problem(404, "not-found", "There is nothing at this address."),
     MethodNotAllowed: Problem(405, "method-not-allowed", "This address wants another method."),
     Unauthorized: Problem(401, "unauthorized", "This address wants a key."),
+    Forbidden: Problem(403, "forbidden", "The key may not do this."),
+    KeyLimited: Problem(429, "key-limited", "The key takes all that it may."),
     Draining: Problem(503, "draining", "The server is shutting down."),
     NotReady: Problem(503, "not-ready", "The server is not ready."),
     Overloaded: Problem(429, "overloaded", "The server has all the work it can hold."),
@@ -145,6 +164,7 @@ PROBLEMS: dict[type[Failure], Problem] = {
     RepeatedParameter: Problem(422, "repeated-parameter", "A parameter is given twice."),
     BadParameter: Problem(422, "bad-parameter", "A parameter has a value out of range."),
     UnknownBundle: Problem(404, "unknown-bundle", "There is no such bundle."),
+    UnknownVersion: Problem(404, "unknown-version", "The bundle answers with another version."),
     UnknownGrid: Problem(422, "unknown-grid", "The bundle does not have this grid."),
     BundleRefused: Problem(503, "bundle-refused", "The bundle failed its checks."),
     UnsupportedMedia: Problem(415, "unsupported-media", "The type of the file is not read."),
@@ -186,6 +206,6 @@ def headers_of(failure: Failure) -> dict[str, str]:
         return {"Allow": failure.allow}
     if isinstance(failure, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
-    if isinstance(failure, Overloaded) and failure.retry_seconds is not None:
+    if isinstance(failure, (Overloaded, KeyLimited)) and failure.retry_seconds is not None:
         return {"Retry-After": str(failure.retry_seconds)}
     return {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 
 import httptools
@@ -31,6 +32,8 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.001, 0.1
 #: Between two interim answers: who stopped sending first and leaves later is found by the next one.
 PROBE_SECONDS = 1.0
+#: See ``HttpProtocol``.
+Refuse = Callable[[bytes, list[tuple[bytes, bytes]]], tuple[bytes, bytes] | None]
 TCP_CLOSE = 7  # of the kernel's states; a connection that was reset is in it
 
 
@@ -70,11 +73,23 @@ class HttpProtocol(HttpToolsProtocol):
     Args:
         head_seconds: time for the head of a request, from its first byte, and for the first byte
             of a new connection.
+        is_leaving: whether the server is about to end.
+        refuse: of a POST's path and headers the head and the body of its refusal, or None.
     """
 
-    def __init__(self, *arguments: Any, head_seconds: float, **named: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        head_seconds: float,
+        is_leaving: Callable[[], bool],
+        refuse: Refuse,
+        **named: Any,
+    ) -> None:
         super().__init__(*arguments, **named)
         self._head_seconds = head_seconds
+        self._is_leaving = is_leaving
+        self._refuse_work = refuse
+        self._passing_over = False  # the body of a request that was refused by its head
         self._alarm: asyncio.TimerHandle | None = None  # rings when a head has not come in time
         self._in_head = False
         self._idle_bytes = 0  # since something was complete or some of a body came
@@ -156,17 +171,38 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._idle_bytes = 0
         self._silence_alarm()
+        self._passing_over = self._is_idle and self._turned_away()
+        if self._passing_over:
+            return
+        before = self.cycle
         super().on_headers_complete()
+        if self._is_leaving():
+            self.leave()
+            if self.pipeline:
+                before.keep_alive = True  # its answer is not the last one any more
+
+    def _turned_away(self) -> bool:
+        """Answer a request for work that may not enter; its body is passed over as it comes."""
+        if self.parser.get_method() != b"POST" or not self.parser.should_keep_alive():
+            return False
+        told = self._refuse_work(self.url.partition(b"?")[0], self.headers)
+        if told is None:
+            return False
+        head = [b"%s: %s\r\n" % one for one in self.server_state.default_headers]
+        self.transport.write(b"".join([STATUS_LINE[429], *head, *told]))
+        return True
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
-        super().on_body(body)
+        if not self._passing_over:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
         self._idle_bytes = 0
-        super().on_message_complete()
+        if not self._passing_over:
+            super().on_message_complete()
 
     # --- what does not come ----------------------------------------------------------------------
 
@@ -204,6 +240,13 @@ class HttpProtocol(HttpToolsProtocol):
             assert self._answered is not None  # others wait behind it alone
             self.pipeline.popleft()  # the newest one
             self.cycle = self.pipeline[0][0] if self.pipeline else self._answered
+
+    # --- who is to look elsewhere ----------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Let the answer to the newest request, where one is due, be the last and say so."""
+        if not (self._is_idle or self.cycle.response_started):
+            self.cycle.keep_alive = False
 
     # --- who is still there ----------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from media.spec import AXES
-from service.engine.engine import Service
+from service.engine.engine import NO_ANSWER, Service
 from service.engine.failures import Draining, NotReady
 from service.engine.model import ExaminedBundle
 from service.http.documents import (
@@ -28,13 +28,14 @@ from service.http.examples import BUNDLES_EXAMPLE
 from service.http.guard import WORK, public_requests
 from service.http.keys import Keys
 from service.http.openapi import (
+    KEY_PROBLEMS,
     KINDS,
+    add_problems,
     answer,
     classify_extra,
     classify_responses,
-    problem_responses,
 )
-from service.http.problems import MethodNotAllowed, NotFound, Unauthorized
+from service.http.problems import MethodNotAllowed, NotFound
 
 
 class DirectRoute(APIRoute):
@@ -101,7 +102,11 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
     manifest = served.manifest
     if manifest is None:
         return BundleDocument(
-            name=served.name, state=served.state, reason=served.reason, modality=served.modality
+            name=served.name,
+            state=served.state,
+            reason=served.reason,
+            versions=list(served.versions),
+            modality=served.modality,
         )
     video, volume = manifest.input.video, manifest.input.volume
     return BundleDocument(
@@ -109,6 +114,7 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
         state=served.state,
         reason=served.reason,
         version=manifest.version,
+        versions=list(served.versions),
         modality=manifest.modality,
         views=video.views if video else None,
         stride_seconds=video.stride if video else None,
@@ -128,17 +134,45 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
     )
 
 
+def _check_start(service: Service) -> None:
+    """NotReady until every bundle was examined, and where nothing comes of that any more."""
+    if service.failure is not None:
+        raise NotReady(NO_ANSWER if service.died else "the server cannot start; its log says why")
+    if not service.catalog.examined:
+        raise NotReady("the bundles are still being checked")
+
+
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get(
         "/health/live",
         operation_id="isLive",
-        summary="200 while the server can answer at all",
+        summary="200 while the server can answer at all; else start it again",
         tags=["health"],
         response_model=None,
-        responses={200: answer(Status, {"status": "live"}, "The event loop runs.")},
+        responses={
+            200: answer(Status, {"status": "live"}, "Event loop, device and decoders go on."),
+            **add_problems({}, NotReady),
+        },
     )
     async def is_live() -> JSONResponse:
+        if lost := NO_ANSWER if service.died else service.vitals.lost:
+            raise NotReady(lost)
         return JSONResponse({"status": "live"})
+
+    @app.get(
+        "/health/startup",
+        operation_id="hasStarted",
+        summary="200 once every bundle was examined",
+        tags=["health"],
+        response_model=None,
+        responses={
+            200: answer(Status, {"status": "started"}, "Whether they were refused is not asked."),
+            **add_problems({}, NotReady),
+        },
+    )
+    async def has_started() -> JSONResponse:
+        _check_start(service)
+        return JSONResponse({"status": "started"})
 
     @app.get(
         "/health/ready",
@@ -150,24 +184,32 @@ def _add_health(app: FastAPI, service: Service) -> None:
             200: answer(
                 Readiness,
                 {"status": "ready", "refused": ["video"]},
-                "At least one bundle has proven itself.",
+                "A bundle has proven itself; with --ready all every one has.",
             ),
-            **problem_responses(NotReady, Draining),
+            **add_problems({}, NotReady, Draining),
         },
     )
     async def is_ready() -> JSONResponse:
-        if service.draining:
+        if service.leaving or service.draining:
             raise Draining("the server is shutting down")
-        if service.failure is not None:
-            raise NotReady("the server cannot start; its log says why")
-        if not service.catalog.examined:
-            raise NotReady("the bundles are still being checked")
+        _check_start(service)
         if not service.catalog.ready:
             raise NotReady("every bundle was refused; GET /v1/bundles says why")
+        if service.settings.ready == "all" and (others := _not_ready(service)):
+            names = ", ".join(others)
+            raise NotReady(f"these bundles are not ready: {names}; GET /v1/bundles says why")
         if not service.pool.ready:
             raise NotReady("no decode worker is running")
+        if service.vitals.unproven:
+            raise NotReady("the device has not answered for a while; a golden is replayed")
         refused = service.catalog.modalities("refused")
         return JSONResponse({"status": "ready"} | ({"refused": refused} if refused else {}))
+
+
+def _not_ready(service: Service) -> list[str]:
+    """The bundles that do not answer; a folder with nothing of a bundle in it is none."""
+    bundles = service.catalog.bundles.values()
+    return [one.name for one in bundles if one.state != "ready" and not one.empty]
 
 
 def _add_metrics(app: FastAPI, service: Service) -> None:
@@ -202,7 +244,7 @@ def _openapi(app: FastAPI, service: Service, keys: Keys) -> dict[str, Any]:
 
 
 def _add_keys(document: dict[str, Any], public: frozenset[tuple[str, str]]) -> None:
-    """Every operation wants a bearer key and may end as 401, but for the public ones."""
+    """Every operation wants a bearer key and may be refused for it, but for the public ones."""
     document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"bearer": []}]
     for path, operations in document["paths"].items():
@@ -210,5 +252,4 @@ def _add_keys(document: dict[str, Any], public: frozenset[tuple[str, str]]) -> N
             if (method.upper(), path) in public:
                 operation["security"] = []
             else:
-                refused = problem_responses(Unauthorized)
-                operation["responses"] |= {str(status): entry for status, entry in refused.items()}
+                add_problems(operation["responses"], *KEY_PROBLEMS)

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
+import math
 import signal
 import socket
 import sys
+import time
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from service.addresses import reachable
 from service.engine.engine import Service
-from service.http.keys import Keys
+from service.http.keys import Keys, read_keys
+from service.http.listener import hear_out
 from service.http.protocol import HttpProtocol
+from service.http.turnstile import Turnstile
 from service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
 #: What the printed curl lines send.
 SAMPLES = {"image": "photo.jpg", "video": "clip.mp4", "volume": "scan.nii.gz"}
+#: Once the device has died: how long whoever asks is told so, and how long what is inside may still
+#: take. With the end of the workers that is less than 5 s.
+LAST_WORDS_SECONDS, LAST_GRACE_SECONDS = 1, 1
 #: Family and address of a listening socket, as ``socket.getaddrinfo`` gives them.
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -51,10 +59,16 @@ def is_loopback(address: Address) -> bool:
 
 def make_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     """How uvicorn serves the application."""
+    service: Service = app.state.service
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=partial(HttpProtocol, head_seconds=settings.head_seconds),  # type: ignore[arg-type]
+        http=partial(  # type: ignore[arg-type]
+            HttpProtocol,
+            head_seconds=settings.head_seconds,
+            is_leaving=lambda: service.leaving,
+            refuse=Turnstile(service, app.state.keys).refuse,
+        ),
         ws="none",
         log_config=None,
         log_level=_quieter(settings.log_level),
@@ -66,12 +80,18 @@ def make_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which on the first signal stops taking work and lets the work inside finish."""
+    """uvicorn, which on a signal leaves: it tells, hears out who has come, then lets nobody in.
+
+    SIGTERM and SIGINT begin the delay before that, a second one ends it, a further SIGINT does not
+    wait for the work inside. SIGHUP reads again what may change.
+    """
 
     def __init__(self, settings: Settings, app: FastAPI, listener: socket.socket) -> None:
         self.settings = settings
         self.listener = listener
         self.signalled = False  # to end
+        self._leave_at = math.inf  # of the monotonic clock, seconds
+        self._hung_up = False  # SIGHUP came
         self.service: Service = app.state.service
         self.keys: Keys = app.state.keys
         self.service.on_ready = self._announce
@@ -79,13 +99,51 @@ class Server(uvicorn.Server):
         super().__init__(make_config(settings, app))
 
     def serve_until_signal(self) -> None:
+        signal.signal(signal.SIGHUP, self.handle_hangup)
         self.run(sockets=[self.listener])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """As uvicorn's own, which also raises the signal again in the end: all is in order then."""
-        self.service.draining = self.signalled = True
         self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
-        self.should_exit = True
+        delay = 0.0 if self.signalled else self.settings.drain_delay
+        self._leave_at = time.monotonic() + delay
+        self.should_exit = self.should_exit or not delay
+        self.signalled = self.service.leaving = True
+
+    def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        """Reading and logging are for the loop: a handler may interrupt either of them."""
+        self._hung_up = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """What the signals asked for, ten times a second."""
+        if self._hung_up:
+            self._hung_up = False
+            self._reload()
+        if self.service.leaving:
+            for connection in cast(set[HttpProtocol], self.server_state.connections):
+                connection.leave()
+        if time.monotonic() >= self._leave_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn's own, which closes the listener and lets what is inside finish."""
+        await hear_out(self.listener)
+        self.service.draining = True
+        await super().shutdown(sockets)
+
+    def _reload(self) -> None:
+        """Read again what may change while the server runs; what is bad leaves the old one be."""
+        if self.settings.keys_file is not None:
+            self._reload_keys()
+
+    def _reload_keys(self) -> None:
+        try:
+            self.keys.become(read_keys(self.settings))
+        except SettingsError as error:
+            log.error("%s; the keys stay as they were", error)
+        else:
+            log.info("the keys were read again; there are %d", len(self.keys))
 
     def _announce(self) -> None:
         """Tell a person where it is and what to try; a machine's log, where it is."""
@@ -106,6 +164,14 @@ class Server(uvicorn.Server):
             sys.stdout.flush()
 
     def _stop(self) -> None:
+        """Of its own accord. Of a death it tells for a moment, and then waits for little."""
+        if not self.service.died:
+            self.should_exit = True
+            return
+        self.config.timeout_graceful_shutdown = LAST_GRACE_SECONDS
+        asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._exit)
+
+    def _exit(self) -> None:
         self.should_exit = True
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,11 @@ from models.bundle import read_bundle
 from models.manifest import Golden, Tolerance
 from service import logs
 from service.cli import serve
-from service.engine.catalog import NoBundles, bundle_folders, modality_of
 from service.engine.device.session import DeviceError
 from service.engine.engine import Service
+from service.engine.folders import NoBundles, bundle_folders, modality_of
 from service.settings import SettingsError, read_settings
+from tests.helpers.disks import ordinary_user
 from tests.helpers.service_fixtures import (
     GRIDS,
     RunningServer,
@@ -220,7 +219,7 @@ def test_tolerance_of_zero_lets_equal_logits_pass(tmp_path: Path) -> None:
     logits = (0.0, 1.5, -2.0, 3.25, 0.5)
 
     class Constant(TinySession):
-        def run(self, pixels: Any) -> Any:
+        def run(self, pixels: Any, stop: Any = None) -> Any:
             return np.tile(np.array(logits, np.float32), (len(pixels), 1))
 
     exact = (Tolerance("cpu", "fp32", 0, 0),)
@@ -240,7 +239,7 @@ def test_tolerance_is_that_of_the_device_the_session_got(tmp_path: Path) -> None
     class Rough(TinySession):
         device = "cuda"
 
-        def run(self, pixels: Any) -> Any:
+        def run(self, pixels: Any, stop: Any = None) -> Any:
             return super().run(pixels) + 0.05
 
     tolerances = (Tolerance("cpu", "fp32", 1e-4, 0), Tolerance("cuda", "fp32", 0.1, 0))
@@ -417,18 +416,6 @@ def test_wrong_default_ends_before_a_bundle_is_loaded(
         wait_until(lambda: server.service.failure, "the failure to be told")
     assert isinstance(server.service.failure, SettingsError)
     assert (str(server.service.failure), opened) == (words, [])
-
-
-@contextlib.contextmanager
-def ordinary_user() -> Iterator[None]:
-    """Root may read every folder: within this block it is somebody else."""
-    before = os.geteuid()
-    if before == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(before)
 
 
 def test_second_bundle_of_a_name_is_refused(good: Path, tmp_path: Path) -> None:

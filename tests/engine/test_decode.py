@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -26,6 +28,7 @@ from service.engine.decode.pool import DecodePool
 from service.engine.decode.wire import LENGTHS, Preparation, head, parse_task
 from service.engine.failures import (
     BrokenMedia,
+    DeadlinePassed,
     DecodeTimeout,
     Failure,
     MediaTooLarge,
@@ -41,7 +44,7 @@ SECONDS = 5.0
 def asked(modality: str = "image", views: int = 1, seconds: float = SECONDS) -> Preparation:
     """What is asked for of every file of a modality: its first tiny grid."""
     tiny = TINY[modality]
-    return Preparation.make(tiny.input, Grid.parse(tiny.grids[0]), tiny.patch, views, seconds)
+    return Preparation.make(tiny.input, [Grid.parse(tiny.grids[0])], tiny.patch, views, seconds)
 
 
 HEADER = asked().header
@@ -51,7 +54,7 @@ HEADER = asked().header
 def test_worker_is_told_what_it_is_asked_for(modality: str) -> None:
     """Every field of an InputSpec arrives as it left, windows and views of clips and scans too."""
     tiny = TINY[modality]
-    spec, grid, patch, views, seconds = parse_task(asked(modality, 2).header)
+    spec, (grid,), patch, views, seconds = parse_task(asked(modality, 2).header)
     assert (spec, str(grid), patch, views) == (tiny.input, tiny.grids[0], tiny.patch, 2)
     assert seconds == 2 * SECONDS  # it ends by itself only where the service is gone
 
@@ -73,18 +76,20 @@ while lengths := source.read(LENGTHS.size):
     if order == b"W":
         time.sleep(0.3)
         seen = b'{"orientation": "SPL", "spacing_mm": null, "size": [1, 2, 3]}'
-        send(b'{"status": "ok", "seen": ' + seen + b'}', bytes(288))
+        send(b'{"status": "ok", "grid": "2x3", "seen": ' + seen + b'}', bytes(288))
         continue
     if order == b"l": sink.write(LENGTHS.pack(20, 2**31)); sink.flush(); continue
     if order == b"j": send(b"\\xff not JSON"); continue
     if order == b"n": send(b'["list"]'); continue
     if order == b"x": send(b'{"status": "System"}'); continue
-    if order == b"0": send(b'{"status": "ok", "seen": {}}'); continue
-    if order == b"v": send(b'{"status": "ok", "seen": {"path": "/etc"}}', bytes(288)); continue
-    if order == b"q": send(b'{"status": "ok"}', bytes(288)); continue
+    if order == b"0": send(b'{"status": "ok", "grid": "2x3", "seen": {}}'); continue
+    if order == b"v":
+        send(b'{"status": "ok", "grid": "2x3", "seen": {"path": "/etc"}}', bytes(288))
+        continue
+    if order == b"q": send(b'{"status": "ok", "grid": "2x3"}', bytes(288)); continue
     if order == b"[": send(b"[" * 4000); continue
     if order == b"u": send(b'{"status": ["BrokenMedia"], "message": ""}'); continue
-    send(b'{"status": "ok", "seen": {}}', bytes([order[0]]) * 288)
+    send(b'{"status": "ok", "grid": "2x3", "seen": {}}', bytes([order[0]]) * 288)
 """
 
 
@@ -395,7 +400,7 @@ def test_pool_replaces_a_worker_one_at_a_time(
 
 def start_worker(*modalities: str, **options: Any) -> subprocess.Popen[bytes]:
     worker = subprocess.Popen(
-        [sys.executable, "-m", "service.engine.decode.worker", *modalities],
+        [sys.executable, "-m", "service.engine.decode.worker", "0", *modalities],
         cwd=ROOT,
         **options,
         stdin=subprocess.PIPE,
@@ -440,7 +445,8 @@ def test_worker_is_limited_and_deaf_to_the_services_signals() -> None:
         worker.stdin.write(head(HEADER, len(media)) + media)
         worker.stdin.flush()
         status, body = read_reply(worker)
-        assert status == {"status": "ok", "seen": {}}
+        assert 0 < status.pop("cpu") < SECONDS
+        assert status == {"status": "ok", "grid": "2x3", "seen": {}}
         assert len(body) == 288
         worker.stdin.close()
 
@@ -459,8 +465,8 @@ def test_worker_ends_itself_when_nobody_kills_it() -> None:
     """Its own alarm ends a decode that outlives the service."""
     code = (
         "import service.engine.decode.worker as w, time\n"
-        "w.read = lambda *a: time.sleep(60)\n"
-        "w.main([])\n"
+        "w.read_fitting = lambda *a: time.sleep(60)\n"
+        "w.main('0')\n"
     )
     assert status_of(code) == -signal.SIGALRM
 
@@ -491,8 +497,8 @@ def test_worker_ends_itself_when_threads_burn_the_time_of_an_item() -> None:
         "    spin = lambda: [hashlib.sha256(data) for _ in range(999)]\n"
         "    for _ in range(3): threading.Thread(target=spin, daemon=True).start()\n"
         "    time.sleep(600)\n"
-        "w.read, w._forbid_processes = burn, lambda: None\n"
-        "w.main([])\n"
+        "w.read_fitting, w._forbid_processes = burn, lambda: None\n"
+        "w.main('0')\n"
     )
     assert status_of(code) == -signal.SIGXCPU
 
@@ -567,3 +573,126 @@ def test_service_imports_no_decoder_and_no_pickle_of_the_worker() -> None:
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert done.stdout.strip() == "False False"
+
+
+# --- whose turn it is ------------------------------------------------------------------------
+
+
+def test_scans_leave_a_worker_for_images_and_are_ended_with_their_clients() -> None:
+    """The kept worker takes no scan although it is free; a scan that nobody waits for is killed."""
+    restarts: list[None] = []
+
+    async def story(pool: DecodePool) -> None:
+        pool.costs["volume"].learn(1, 3.0)
+        waiting = [
+            asyncio.create_task(pool.prepare(asked("volume", seconds=60), b"s")) for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        assert pool.depth == 1
+        with pytest.raises(BrokenMedia):
+            await ask(pool, b"x")  # it answers
+        assert (pool.depth, restarts) == (1, [])
+        await asyncio.sleep(0.35)  # what has just begun is not worth a new process
+        for task in reversed(waiting):
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        while not restarts:
+            await asyncio.sleep(0.01)
+        assert pool.depth == 0
+
+    run(
+        story, workers=2, script=OBEDIENT, on_restart=lambda: restarts.append(None),
+        modalities=("image", "volume"),
+    )  # fmt: skip
+
+
+def test_small_files_do_not_wait_behind_large_ones_of_their_kind() -> None:
+    """Scans hold the workers that take everything, a photograph waits for them, a thumbnail does
+    not, though it came later.
+    """
+    done: list[str] = []
+
+    async def story(pool: DecodePool) -> None:
+        pool.costs["volume"].learn(1, 3.0)
+        pool.costs["image"].learn(2**15 + 1, 0.06)
+        pool.costs["image"].learn(1, 0.002)
+
+        async def one(name: str, modality: str, media: bytes) -> None:
+            with contextlib.suppress(BrokenMedia):
+                await pool.prepare(dataclasses.replace(asked(), modality=modality), media)
+            done.append(name)
+
+        tasks = [
+            asyncio.create_task(one(name, modality, media))
+            for name, modality, media in (
+                ("scan", "volume", b"W"), ("photo", "image", b"x" + bytes(2**15)),
+                ("thumbnail", "image", b"x"),
+            )
+        ]  # fmt: skip
+        await asyncio.gather(*tasks)
+
+    run(story, workers=2, script=OBEDIENT, modalities=("image", "volume"))
+    assert done == ["thumbnail", "scan", "photo"]
+
+
+@pytest.mark.parametrize("told", [0, 0.0, 1e-9, -1.0, 1e9, math.nan, None, "0.1"])
+def test_lying_worker_teaches_nothing(told: object) -> None:
+    """Processor seconds that cannot be are replaced by the time that went by."""
+    cpu = json.dumps(told)
+    script = OBEDIENT.replace("{}}', bytes", "{}, \"cpu\": " + cpu + "}', bytes")
+
+    async def story(pool: DecodePool) -> None:
+        await ask(pool, b"w")  # takes 0.3 s
+        assert 0.25 < pool.costs["image"].mean(1) < 5
+
+    run(story, script=script)
+
+
+def test_earliest_deadline_is_decoded_first_and_what_is_late_is_not() -> None:
+    """An item that cannot be answered in time is refused undecoded."""
+    done: list[str] = []
+
+    async def story(pool: DecodePool) -> None:
+        async def one(name: str, seconds: float) -> None:
+            deadline = time.monotonic() + seconds
+            try:
+                await pool.prepare(asked(), b"w" + bytes(2**15), deadline, run_seconds=0.1)
+                done.append(name)
+            except DeadlinePassed:
+                done.append(f"{name} late")
+
+        async with asyncio.TaskGroup() as tasks:
+            for name, seconds in (("a", 9), ("b", 8), ("c", 7), ("d", 0.05), ("e", 6)):
+                tasks.create_task(one(name, seconds))
+        assert done == ["d late", "a", "e", "c", "b"]
+
+    run(story, script=OBEDIENT)
+
+
+def test_decoding_waits_for_a_device_that_is_behind() -> None:
+    """With a tenth of a second of decoded rows of a kind before it nothing more is decoded."""
+
+    async def story(pool: DecodePool) -> None:
+        behind = 0.2
+        pool.ahead = lambda modality: behind
+        asking = asyncio.create_task(ask(pool, picture()))
+        await asyncio.sleep(0.05)
+        assert (pool.depth, asking.done()) == (1, False)
+        behind = 0.05
+        pool.begin_next()
+        await asking
+
+    run(story)
+
+
+def test_what_decoding_takes_is_learnt_from_workers() -> None:
+    """Processor seconds of a real file, by its bytes."""
+
+    async def story(pool: DecodePool) -> None:
+        media = picture(1, (2000, 1500))
+        await ask(pool, media)
+        learnt = pool.costs["image"]
+        assert 1e-4 < learnt.mean(len(media)) < 5
+        assert learnt.mean(len(media)) == learnt.high(len(media))
+
+    run(story)

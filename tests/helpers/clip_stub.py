@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from media.errors import BrokenMedia
@@ -12,12 +14,14 @@ from media.spec import InputSpec
 calls: list[int] = []
 
 
-def read(media: Media, spec: InputSpec, pixels: tuple[int, ...], views: int) -> Sample:
+def read(
+    media: Media, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int
+) -> Sample:
     """Frames spread over the clip, later ones in later views; the nearest pixels."""
     calls.append(views)
     if isinstance(media, bytes):
         raise BrokenMedia("this is no array")
-    time, height, width = pixels
+    ((time, height, width),) = sizes
     rows, columns = (
         np.arange(side) * whole // side
         for side, whole in zip((height, width), media.shape[1:], strict=False)

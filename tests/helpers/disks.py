@@ -1,4 +1,4 @@
-"""Disks that are full, for real."""
+"""Disks that are full, and files that may not be read or written, for real."""
 
 from __future__ import annotations
 
@@ -32,3 +32,15 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Root may read every folder: within this block it is somebody else."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)

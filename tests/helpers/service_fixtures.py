@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +32,7 @@ from media.spec import Grid, InputSpec, VideoSpec, VolumeSpec
 from models.bundle import write_bundle
 from models.manifest import Accuracy, Golden, GridEntry, Parity, Tolerance
 from models.spec import EncodingSpec
+from service.engine.device.session import Stop
 from service.http.app import create_app
 from service.http.server import make_config
 from service.settings import Settings
@@ -41,6 +42,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 #: Of commands under test: the settings of whoever runs the tests are not theirs.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("LIERE_")}
+#: Nor do they measure lanes and start a worker for every CPU, each for itself.
+CLEAN |= {"LIERE_LANES": "1", "LIERE_THREADS": "1", "LIERE_DECODE_WORKERS": "1"}
 
 LABELS = ("ant", "bee", "cow", "dog", "eel")
 
@@ -182,6 +185,16 @@ def write_tiny_bundle(
     return write_bundle(root / name, fill).root
 
 
+def write_tiny_versions(root: Path, name: str, *versions: str, **changes: Any) -> Path:
+    """``root / name`` with a tiny bundle for each version."""
+    home, made = root / name, root / ".made"
+    home.mkdir(parents=True)
+    for version in versions:
+        write_tiny_bundle(made, name, version=version, **changes).rename(home / version)
+    made.rmdir()
+    return home
+
+
 class RunningServer:
     """An application behind a real socket, in a thread of this process."""
 
@@ -222,7 +235,8 @@ def serving(
     bundles: Path, opener: Any = None, ready: bool = True, **settings: Any
 ) -> Iterator[RunningServer]:
     """A server on a free port; with ``ready``, only once its bundles were examined."""
-    chosen = Settings(bundles=bundles, **{"decode_workers": 1, "threads": 1, **settings})
+    modest = {"decode_workers": 1, "lanes": 1, "threads": 1}
+    chosen = Settings(bundles=bundles, **(modest | settings))
     app = create_app(chosen) if opener is None else create_app(chosen, opener)
     server = RunningServer(app)
     server.start()
@@ -255,7 +269,7 @@ class TinySession:
         self.gate.set()
         self.batches: list[int] = []
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
+    def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
         self.batches.append(len(pixels))
         assert self.gate.wait(30)
         if (pixels[:, 0, 0] == (255, 0, 0)).all(axis=1).any():
@@ -343,12 +357,19 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
 
 @contextmanager
 def running(
-    bundles: Path, *arguments: str, stderr: IO[str] | None = None, **environment: str
+    bundles: Path,
+    *arguments: str,
+    stderr: IO[str] | None = None,
+    under: Sequence[str] = (),
+    **environment: str,
 ) -> Iterator[tuple[subprocess.Popen[str], int, list[str]]]:
-    """A ready server: the process, its port, and the two lines that it printed."""
+    """A ready server: the process, its port, and the two lines that it printed.
+
+    ``under``: a command that runs it, and ends it when it is killed itself.
+    """
     arguments = ("--bundles", str(bundles), "--port", "0", "--decode-workers", "1", *arguments)
     with subprocess.Popen(
-        command(*arguments),
+        [*under, *command(*arguments)],
         cwd=ROOT,
         env=CLEAN | environment,
         stdout=subprocess.PIPE,

@@ -27,6 +27,8 @@ ALLOWED = {
     "models/spec.py": {"pydantic", "pydantic_core"},
     "models/manifest.py": set(),
     "models/bundle.py": set(),
+    "models/versions.py": set(),
+    "models/promotion.py": set(),
     "training": {"numpy", "torch", "kornia", "jinja2", "matplotlib", "sklearn", "scipy", "rich",
                  "PIL", "safetensors", "tensorboard"},
     "export": {"numpy", "torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "rich", "PIL",

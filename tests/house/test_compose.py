@@ -238,6 +238,21 @@ def test_signals_reach_the_process(dockerfile: list[list[str]], target: str) -> 
     assert json.loads(_argument(_stage(dockerfile, target), "ENTRYPOINT"))[0] == "tini"
 
 
+def test_serve_leaves_in_the_time_that_it_is_given(
+    dockerfile: list[list[str]], compose: dict[str, Any]
+) -> None:
+    """It tells before it stops, and both together end before it is killed."""
+    words = _argument(_stage(dockerfile, "serve"), "ENV").split()
+    given = dict(word.split("=", 1) for word in words)
+    values = {name.removeprefix(PREFIX).lower(): value for name, value in given.items()}
+    settings = Settings(**values)  # type: ignore[arg-type]
+    assert settings.drain_delay > 0
+    assert settings.ready == "all"
+    for name in ("serve", "serve-gpu"):
+        grace = float(compose["services"][name]["stop_grace_period"].removesuffix("s"))
+        assert settings.drain_delay + settings.grace_seconds < grace
+
+
 def test_serve_answers_for_its_health(dockerfile: list[list[str]]) -> None:
     """Whoever runs the image knows whether it is ready."""
     assert '"service", "health"' in _argument(_stage(dockerfile, "serve"), "HEALTHCHECK")

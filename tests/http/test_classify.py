@@ -310,7 +310,7 @@ def test_largest_file_is_that_of_its_modality(all_bundles: Path, tmp_path: Path)
     [
         (["--bundle", "nope"], "unknown bundle 'nope'; known: tiny, wide"),
         (["--views", "2"], "views: of clips only; bundle tiny is for image"),
-        (["--grid", "9x9"], "unknown grid '9x9' for bundle tiny; known: 2x3, 3x2"),
+        (["--grid", "9x9"], "unknown grid '9x9' for bundle tiny; known: 2x3, 3x2, auto"),
         (["--top-k", "6"], "top_k: expected a whole number from 1 to 5, got '6'"),
         (["--bundles", "/nowhere"], "--bundles /nowhere: there is no such folder"),
     ],
@@ -424,7 +424,7 @@ def test_many_files_are_batched_and_stay_in_order(bundles: Path, tmp_path: Path)
 class SlowSession(TinySession):
     """A device that is busy for a while, so that items gather."""
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
+    def run(self, pixels: np.ndarray, stop: object = None) -> np.ndarray:
         self.gate.clear()
         self.gate.wait(0.05)
         self.gate.set()

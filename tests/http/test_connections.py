@@ -28,7 +28,10 @@ from tests.helpers.service_fixtures import (
 
 GOOD = picture(1)
 LEFT = {"modality": "image", "code": "499"}
-READ = ("/health/live", "/health/ready", "/metrics", "/v1/bundles", "/openapi.json", "/docs")
+READ = (
+    "/health/live", "/health/ready", "/health/startup", "/metrics", "/v1/bundles", "/openapi.json",
+    "/docs",
+)  # fmt: skip
 LIVE = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 Start = Callable[..., tuple[RunningServer, TinySession]]
 
@@ -113,7 +116,7 @@ def test_client_that_left_is_cancelled(start: Start) -> None:
         wait_until(lambda: session.batches, "the first batch to run")
         for connection in (stopped, left):
             ask(connection)
-        wait_until(lambda: server.service.batcher.depth == 2, "the others to be queued")
+        wait_until(lambda: server.service.station.depth == 2, "the others to be queued")
         stop_sending(stopped)
         left.socket.close()
         wait_until(lambda: server.metric("liere_requests_total", **LEFT) == 1, "the 499")

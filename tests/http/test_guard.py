@@ -20,11 +20,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.admission import MAX_RETRY_SECONDS, Admission
+from service.engine.admission import Admission
+from service.engine.costs import RunCosts
 from service.engine.failures import Failure, Overloaded
-from service.http.problems import PROBLEMS, headers_of
+from service.engine.schedule import CPU, Backlog
+from service.http.problems import PROBLEMS
 from tests.helpers.effort import alone
 from tests.helpers.service_fixtures import (
+    GRIDS,
     RawConnection,
     RunningServer,
     TinySession,
@@ -88,7 +91,7 @@ def test_request_without_a_permit_is_shed_before_its_body(start: Start) -> None:
             late.send_head("Content-Length: 1000")  # and no body
             status, headers, body = late.answer()
         assert (status, json.loads(body)["type"]) == (429, "/problems/overloaded")
-        assert "retry-after" not in headers  # nothing was measured yet
+        assert headers["retry-after"] in {"1", "2"}
         assert server.get("/health/live").status_code == 200
         assert server.metric("liere_in_flight") == 3
         session.gate.set()
@@ -112,21 +115,19 @@ def test_bodies_in_memory_are_bounded_in_bytes(start: Start) -> None:
     assert server.service.admission.bytes == 0
 
 
-def test_retry_after_is_the_time_that_the_queue_needs() -> None:
-    """It is (requests inside) / (measured departures per second), rounded up, at most 30 s."""
-    admission = Admission(max_requests=100, max_bytes=1)
-    for _ in range(100):
-        admission.enter()
-    assert admission.retry_seconds() is None
-    now = time.monotonic()
-    admission._departures.extend(now - 1.98 + i * 0.18 for i in range(11))  # a little over five/s
-    assert admission.retry_seconds() == 20
-    with pytest.raises(Overloaded) as shed:
-        admission.enter()
-    assert headers_of(shed.value) == {"Retry-After": "20"}
-    admission._departures.clear()
-    admission._departures.extend(now - 1000 + i for i in range(10))
-    assert admission.retry_seconds() == MAX_RETRY_SECONDS
+def test_one_modality_leaves_room_for_the_others() -> None:
+    """Idle uploads of scans take three quarters of the permits and of the bytes, no more."""
+    admission = Admission(max_requests=40, max_bytes=1000, backlog=Backlog({CPU: 2}))
+    admission.kinds = 2
+    for _ in range(30):
+        admission.enter("volume")
+    admission.hold("volume", 700)
+    with pytest.raises(Overloaded):
+        admission.enter("volume")
+    with pytest.raises(Overloaded):
+        admission.hold("volume", 100)
+    admission.enter("image")
+    admission.hold("image", 300)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=60))
@@ -134,27 +135,75 @@ def test_permits_never_exceed_their_bounds_and_all_come_back(
     steps: list[tuple[bool, int]],
 ) -> None:
     """For any order of comings and goings the counts stay within bounds and end at zero."""
-    admission = Admission(max_requests=4, max_bytes=100)
+    admission = Admission(max_requests=4, max_bytes=100, backlog=Backlog({CPU: 2}))
     inside: list[int] = []
     for comes, size in steps:
         if comes:
             try:
-                admission.enter()
+                admission.enter("image")
             except Overloaded:
                 assert len(inside) == 4
                 continue
             try:
-                admission.hold(size)
+                admission.hold("image", size)
                 inside.append(size)
             except Overloaded:
                 assert sum(inside) + size > 100
-                admission.leave(0)
+                admission.leave("image", 0)
         elif inside:
-            admission.leave(inside.pop())
+            admission.leave("image", inside.pop())
         assert (admission.requests, admission.bytes) == (len(inside), sum(inside))
     for size in inside:
-        admission.leave(size)
+        admission.leave("image", size)
     assert admission.requests == admission.bytes == 0
+
+
+# --- work in seconds -------------------------------------------------------------------------
+
+
+def test_work_beyond_max_wait_is_refused_by_the_head_alone(start: Start) -> None:
+    """0.6 seconds of work inside and 0.5 allowed: 429 before a body, and when to come back."""
+    server, session = start(max_wait=0.5)
+    server.service.backlog.rates[CPU] = 1
+    costs = RunCosts()
+    costs.learn(1, 0.3)
+    server.service.station.add_queue(("tiny", GRIDS[0]), session, "image", costs)
+    session.gate.clear()
+    with ExitStack() as stack:
+        waiting = queue_up(server, 2, stack)
+        wait_until(lambda: server.service.backlog.wait("image") > 0.5, "the work to enter")
+        with RawConnection(server.port) as late:
+            late.send_head("Content-Length: 1000")  # and no body
+            status, headers, body = late.answer()
+        assert (status, json.loads(body)["type"]) == (429, "/problems/overloaded")
+        assert int(headers["retry-after"]) >= 1
+        session.gate.set()
+        assert [connection.answer()[0] for connection in waiting] == [200, 200]
+    wait_until(lambda: server.service.backlog.wait("image") == 0, "the work to be done")
+    assert server.classify(content=GOOD).status_code == 200
+    assert server.metric("liere_refused_total", modality="image", reason="wait") == 1
+
+
+def test_files_of_one_request_do_not_refuse_one_another(bundles: Path) -> None:
+    """Sixteen files of 0.3 seconds each, sent to an idle server: all are answered."""
+    session = TinySession()
+    costs = RunCosts()
+    costs.learn(1, 0.3)
+    with serving(bundles, lambda *_: session, max_wait=0.5) as server:
+        server.service.station.add_queue(("tiny", GRIDS[0]), session, "image", costs)
+        files = [("file", (f"{number}.png", picture(number))) for number in range(16)]
+        answer = server.classify(files=files)
+    assert answer.status_code == 200
+    assert len(answer.json()["results"]) == 16
+
+
+def test_modality_that_nobody_serves_is_refused_before_a_body(start: Start) -> None:
+    """Its bytes would be held for nothing."""
+    server, _ = start()
+    with RawConnection(server.port) as connection:
+        connection.send_head("Content-Length: 200000000", path="/v1/classify/volume")
+        status, _, body = connection.answer()
+    assert (status, json.loads(body)["type"]) == (404, "/problems/unknown-bundle")
 
 
 # --- deadlines -------------------------------------------------------------------------------
@@ -239,7 +288,7 @@ def test_client_that_leaves_the_queue_is_never_run(start: Start) -> None:
         (first,) = queue_up(server, 1, stack)
         wait_until(lambda: len(session.batches) == 1, "the first batch to run")
         gone = queue_up(server, 6, stack)
-        wait_until(lambda: server.service.batcher.depth == 6, "the others to be queued")
+        wait_until(lambda: server.service.station.depth == 6, "the others to be queued")
         for connection in gone[1:]:
             connection.socket.close()
         counted = {"modality": "image", "code": "499"}
@@ -263,7 +312,7 @@ def test_input_that_breaks_the_graph_fails_alone(start: Start) -> None:
         first = threads.submit(server.classify, content=GOOD)
         wait_until(lambda: len(session.batches) == 1, "the first batch to run")
         answers = [threads.submit(server.classify, content=one) for one in media]
-        wait_until(lambda: server.service.batcher.depth == 8, "the batch to gather")
+        wait_until(lambda: server.service.station.depth == 8, "the batch to gather")
         session.gate.set()
         statuses = [answer.result().status_code for answer in answers]
         assert first.result().status_code == 200

@@ -21,7 +21,10 @@ from tests.helpers.service_fixtures import (
 
 KEY = secrets.token_urlsafe(32)
 BEARER = {"Authorization": f"Bearer {KEY}"}
-READ = ("/health/live", "/health/ready", "/metrics", "/v1/bundles", "/openapi.json", "/docs")
+READ = (
+    "/health/live", "/health/ready", "/health/startup", "/metrics", "/v1/bundles", "/openapi.json",
+    "/docs",
+)  # fmt: skip
 #: What may differ between two answers to one question.
 CHANGING = ("date", "x-request-id")
 

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from service.cli import new_key
 from service.engine.engine import Service
 from service.http.guard import PUBLIC, WORK, Guard
-from service.http.keys import MAX_FILE_BYTES, MAX_KEY_BYTES, Key, Keys, read_keys
+from service.http.key_lines import Key
+from service.http.keys import MAX_FILE_BYTES, MAX_KEY_BYTES, Keys, read_keys
 from service.http.problems import Unauthorized
 from service.http.protocol import MAX_HEAD_BYTES, HttpProtocol
 from service.http.server import check_reach, find_address
@@ -51,6 +52,10 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 
 def sha256(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def name_of(keys: Keys, key: str) -> str:
+    return keys.find([f"Bearer {key}".encode()]).key.name
 
 
 @pytest.fixture(scope="module")
@@ -385,7 +390,7 @@ def test_every_known_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in (*known, "none"):
         count = 0
         with contextlib.suppress(Unauthorized):
-            assert keys.name_of([f"Bearer {key}".encode()]) == key
+            assert name_of(keys, key) == key
         assert count == len(known)
 
 
@@ -405,7 +410,7 @@ def test_keys_file_may_have_comments_names_and_any_line_ends(tmp_path: Path) -> 
         f"{digests[2]}  -\n\t# {digests[3]}\n{digests[3]} # comment"
     )
     keys = read(tmp_path / "keys", text)
-    names = [keys.name_of([f"Bearer {number}".encode()]) for number in range(4)]
+    names = [name_of(keys, str(number)) for number in range(4)]
     assert names == [digests[0][:8], "a.b@c-d_1", "-", digests[3][:8]]
 
 
@@ -417,6 +422,18 @@ MALFORMED = {
     "two names": (f"{LINE} computer", "line 1: expected at most one name"),
     "strange name": (f"{sha256('2')} a\x1b[2Jb", "line 1: expected at most one name"),
     "long name": (f"{sha256('2')} {'n' * 65}", "line 1: expected at most one name"),
+    "name at the end": (f"{sha256('2')} rate=1/s n", "line 1: expected at most one name"),
+    "unknown option": (f"{LINE} nnnn=1", "line 1: expected each of scopes=, rate=, concurrency="),
+    "option twice": (f"{LINE} rate=1/s rate=1/s", "line 1: expected each of scopes="),
+    "no scope": (f"{LINE} scopes=", "line 1: expected scopes= and some of classify,metrics,admin"),
+    "unknown scope": (f"{LINE} scopes=classify,nnnn", "line 1: expected scopes= and some of"),
+    "space between scopes": (f"{LINE} scopes=classify, admin", "line 1: expected at most one name"),
+    "rate of none": (f"{LINE} rate=0.000/s", "line 1: expected rate=N/s with N requests a second"),
+    "rate a minute": (f"{LINE} rate=60/m", "line 1: expected rate=N/s"),
+    "rate that is none": (f"{LINE} rate=nan/s", "line 1: expected rate=N/s"),
+    "rate in other digits": (f"{LINE} rate=٣/s", "line 1: expected rate=N/s"),
+    "concurrency of none": (f"{LINE} concurrency=0", "line 1: expected concurrency=N with N"),
+    "concurrency of a half": (f"{LINE} concurrency=0.5", "line 1: expected concurrency=N"),
     "twice": (f"{LINE}\n{sha256('2')}\n{LINE} ", "line 3: the same SHA-256 as in 1"),
     "binary": (bytes(range(256)), "expected a SHA-256"),
     "other digits": ("٠" * 64, "line 1: expected a SHA-256"),
@@ -484,7 +501,7 @@ def test_new_key_is_fresh_and_its_line_opens_for_it(
         assert match is not None
         key, line = match.groups()
         known = read(tmp_path / "keys", line)
-        assert known.name_of([f"Bearer {key}".encode()]) == (name or sha256(key)[:8])
+        assert name_of(known, key) == (name or sha256(key)[:8])
         keys.append(key)
     assert keys[0] != keys[1]
 
@@ -493,7 +510,9 @@ def test_new_key_is_fresh_and_its_line_opens_for_it(
 
 
 def test_openapi_says_what_wants_a_key(server: RunningServer) -> None:
-    """The scheme is declared; every operation wants it and shows its 401, but for health."""
+    """The scheme is declared; every operation wants it and shows its 401, 403 and 429, but for
+    health.
+    """
     document = server.get("/openapi.json", headers=BEARER).json()
     schemes = document["components"]["securitySchemes"]
     assert schemes == {"bearer": {"type": "http", "scheme": "bearer"}}
@@ -509,6 +528,14 @@ def test_openapi_says_what_wants_a_key(server: RunningServer) -> None:
                 real = server.request(method.upper(), path).json()
                 example = shown["examples"]["unauthorized"]["value"]
                 assert example | {"id": ""} == real | {"id": ""}
+                for status, name in (("403", "forbidden"), ("429", "key-limited")):
+                    known = operation["responses"][status]["content"]["application/problem+json"]
+                    assert name in known["examples"]
+    work = document["paths"]["/v1/classify/image"]["post"]["responses"]["429"]
+    assert set(work["content"]["application/problem+json"]["examples"]) == {
+        "overloaded",
+        "key-limited",
+    }
 
 
 def test_every_documented_route_is_under_test(server: RunningServer) -> None:

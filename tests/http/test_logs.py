@@ -96,7 +96,7 @@ def test_access_line_tells_how_requests_without_an_answer_ended(
         with RawConnection(server.port) as leaving:
             leaving.send_head("Content-Length: 1000")
             leaving.send(b"half")
-            wait_until(lambda: server.service.admission.bytes == 4, "the half to come")
+            wait_until(lambda: server.service.admission.bytes == 1000, "the room to be taken")
         wait_until(lambda: len(access_lines(caplog)) == 1, "the first line")
         with RawConnection(server.port) as slow:
             slow.send_head("Content-Length: 1000")

@@ -18,7 +18,7 @@ from service.engine.failures import FileTooLarge, UnreadableFile, UnsupportedMed
 from service.http.documents import BundleList
 from service.http.examples import ANSWERS, BUNDLES_EXAMPLE, details
 from service.http.guard import WORK
-from service.http.openapi import KINDS
+from service.http.openapi import KEY_PROBLEMS, KINDS
 from service.http.problems import (
     PROBLEMS,
     BadRequest,
@@ -27,7 +27,6 @@ from service.http.problems import (
     HeadTooLarge,
     MethodNotAllowed,
     NotFound,
-    Unauthorized,
     UnknownParameter,
 )
 from tests.helpers.service_fixtures import MEDIA, RunningServer, serving, write_tiny_bundle
@@ -100,6 +99,7 @@ def test_every_route_is_documented_with_a_stable_name(document: dict[str, Any]) 
         "/v1/classify/volume": {"post": "classifyVolume"},
         "/v1/bundles": {"get": "listBundles"},
         "/health/live": {"get": "isLive"},
+        "/health/startup": {"get": "hasStarted"},
         "/health/ready": {"get": "isReady"},
         "/metrics": {"get": "readMetrics"},
     }
@@ -140,7 +140,8 @@ def test_both_styles_of_body_and_all_parameters_are_documented(
     content = operation["requestBody"]["content"]
     anything = {"multipart/form-data", "application/octet-stream"}
     assert set(content) == anything | media_types(modality)
-    parameters = ["top_k", "bundle", "grid", *(["views"] if modality == "video" else [])]
+    views = ["views"] if modality == "video" else []
+    parameters = ["top_k", "bundle", "grid", "timeout_ms", *views]
     assert [one["name"] for one in operation["parameters"]] == parameters
     form = content["multipart/form-data"]["schema"]
     assert set(form["properties"]) == {"file", *parameters}
@@ -162,7 +163,7 @@ def test_every_problem_has_an_example_that_it_would_give(
             assert set(example) == {"type", "title", "status", "detail", "id"}
             assert str(example["status"]) == status
             shown[example["type"]] = example
-    not_here = {NotFound, MethodNotAllowed, Unauthorized, ClientGone}
+    not_here = {NotFound, MethodNotAllowed, ClientGone, *KEY_PROBLEMS}
     not_here |= {BadRequest, HeadTooLarge, HeadTimeout}  # of no operation: nobody knows which
     not_here |= {UnreadableFile}  # of the command line
     assert set(shown) == {PROBLEMS[kind].type for kind in PROBLEMS.keys() - not_here}

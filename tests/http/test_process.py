@@ -177,7 +177,7 @@ def test_explicit_cuda_fails_without_a_gpu(bundles: Path) -> None:
         (["--log-format", "xml"], "log_format"),
         (["--upload-seconds", "30", "--deadline-seconds", "10"], "at most deadline_seconds"),
         (["--deadline-seconds", "10"], "upload_seconds: expected at most deadline_seconds"),
-        (["clasify", "photo.jpg"], "unknown command 'clasify'; known: classify, health, new-key"),
+        (["clasify", "photo.jpg"], "'clasify'; known: bundles, classify, health, new-key"),
     ],
 )
 def test_wrong_command_ends_with_a_sentence(arguments: list[str], words: str) -> None:
@@ -288,7 +288,7 @@ def test_flags_win_over_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_of_every_command_says_how_to_use_it() -> None:
     """Each small command has a --help, and the server's names them all."""
     told = run("--help").stdout
-    for name in ("classify", "health", "new-key"):
+    for name in ("bundles", "classify", "health", "new-key"):
         done = run(name, "--help")
         assert done.returncode == 0
         assert f"usage: python -m service {name}" in done.stdout

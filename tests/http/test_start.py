@@ -115,8 +115,13 @@ def test_keys_that_come_later_are_asked_for(tmp_path: Path, port: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_the_wait_at_once(tmp_path: Path, number: signal.Signals) -> None:
-    """Nothing is under way: who stops a container that waits does not wait with it."""
+    """Nothing is under way: who stops a container that waits does not wait with it. SIGHUP, which
+    asks for keys to be read again that were not read yet, ends nothing.
+    """
     with waiting(tmp_path / "log", "--bundles", tmp_path / "nowhere") as process:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        assert process.poll() is None
         process.send_signal(number)
         assert process.wait(5) == 128 + number
 

@@ -43,7 +43,7 @@ SIZE = (HEIGHT, WIDTH)
 
 def shown(data: bytes, frames: int, spec: InputSpec = STRETCH, views: int = 1) -> np.ndarray:
     """uint8 [frames, HEIGHT, WIDTH, 3] of one view, or [views, frames, ...] of several."""
-    pixels = read(data, spec, (frames, *SIZE), views).pixels
+    pixels = read(data, spec, [(frames, *SIZE)], views).pixels
     return pixels if views > 1 else pixels[0]
 
 
@@ -164,7 +164,7 @@ def test_field_clip_with_cut_messages_shows_its_frames(field_dir: Path) -> None:
     """Frame by frame what a lenient decoder gives."""
     data = field(field_dir, "clip_h264_sei_cut.mp4")
     expected = np.stack([stretched(rgb, 48, 64) for _, rgb in linear(data)])
-    pixels = read(data, STRETCH, (20, 48, 64), 1).pixels[0]
+    pixels = read(data, STRETCH, [(20, 48, 64)], 1).pixels[0]
     np.testing.assert_array_equal(pixels, expected)
     assert_halves(pixels, LEFT)
 
@@ -205,7 +205,7 @@ def test_matrix_of_zeros_or_of_rounded_quarters_is_read(
     """One that nobody filled in turns nothing; one that is nearly a quarter turn is one."""
     expected = MATRICES[matrix](shown(plain(), 1)[0])
     height, width = expected.shape[:2]
-    turned = read(with_matrix(plain(), matrix), STRETCH, (1, height, width), 1).pixels[0, 0]
+    turned = read(with_matrix(plain(), matrix), STRETCH, [(1, height, width)], 1).pixels[0, 0]
     np.testing.assert_array_equal(turned, expected)
 
 
@@ -233,14 +233,14 @@ def test_turn_of_a_matroska_projection_is_read(degrees: int) -> None:
         if abs(next(file.decode(video=0)).rotation) != min(degrees, 360 - degrees):
             pytest.skip("this FFmpeg writes no projection")
     expected = np.rot90(shown(plain(), 1)[0], degrees // 90)
-    turned = read(data, STRETCH, (1, *expected.shape[:2]), 1).pixels[0, 0]
+    turned = read(data, STRETCH, [(1, *expected.shape[:2])], 1).pixels[0, 0]
     np.testing.assert_array_equal(turned, expected)
 
 
 def test_field_matrix_of_zeros_turns_nothing(field_dir: Path) -> None:
     """All frames, as they are stored."""
     data = field(field_dir, "clip_matrix_zero.mp4")
-    assert_halves(read(data, STRETCH, (20, 48, 64), 1).pixels[0], LEFT)
+    assert_halves(read(data, STRETCH, [(20, 48, 64)], 1).pixels[0], LEFT)
 
 
 # --- aspect ----------------------------------------------------------------------------------
@@ -278,10 +278,10 @@ def test_aspect_that_only_the_codec_tells_counts(
         assert clip.pixel_aspect == aspect
     wide = round(WIDTH * aspect) if aspect > 1 else WIDTH
     high = HEIGHT if aspect > 1 else round(HEIGHT / aspect)
-    whole = read(data, STRETCH, (1, high, wide), 1).pixels[0, 0]
+    whole = read(data, STRETCH, [(1, high, wide)], 1).pixels[0, 0]
     crop = InputSpec(modality="video", video=VideoSpec())
     side = min(high, wide)
-    cropped = read(data, crop, (1, side, side), 1).pixels[0, 0]
+    cropped = read(data, crop, [(1, side, side)], 1).pixels[0, 0]
     top, left = (high - side) // 2, (wide - side) // 2
     expected = whole[top : top + side, left : left + side].astype(int)
     assert np.abs(cropped - expected).mean() < 3
@@ -329,8 +329,8 @@ def test_field_aspect_in_the_codec_alone_is_read(field_dir: Path) -> None:
     with open_clip(data) as clip:
         assert clip.pixel_aspect == 2
     crop = InputSpec(modality="video", video=VideoSpec())
-    assert_halves(read(data, STRETCH, (20, 48, 128), 1).pixels[0], LEFT)
-    square = read(data, crop, (20, 48, 48), 1).pixels[0]  # the middle 24 of 64 stored columns
+    assert_halves(read(data, STRETCH, [(20, 48, 128)], 1).pixels[0], LEFT)
+    square = read(data, crop, [(20, 48, 48)], 1).pixels[0]  # the middle 24 of 64 stored columns
     assert_halves(square, LEFT)
 
 
@@ -374,7 +374,7 @@ def assert_all_seen(data: bytes, kind: str, frames: int = 24) -> None:
     with open_clip(data) as clip:
         assert len(clip.starts) == frames
         assert float(clip.duration) == pytest.approx(frames / rate_of(kind), abs=0.002)
-    sample = read(data, STRETCH, (frames, *SIZE), 1)
+    sample = read(data, STRETCH, [(frames, *SIZE)], 1)
     assert [number_of(frame) for frame in sample.pixels[0]] == list(range(frames))
     expected = [number / rate_of(kind) for number in range(frames)]
     assert sample.evidence["seconds"][0] == pytest.approx(expected, abs=0.002)
@@ -625,7 +625,7 @@ def test_field_joined_clips_are_seen_whole(field_dir: Path, name: str, seconds: 
     data = field(field_dir, name)
     with open_clip(data) as clip:
         assert float(clip.duration) == pytest.approx(seconds)
-    pixels = read(data, STRETCH, (40, 48, 64), 1).pixels[0]
+    pixels = read(data, STRETCH, [(40, 48, 64)], 1).pixels[0]
     assert_halves(pixels[:20], LEFT)
     assert_halves(pixels[20:], [255 - level for level in LEFT], (55, 195, 225))
 
@@ -663,7 +663,7 @@ def test_alpha_is_blended_onto_the_background(
     container: str, codec: str, frames: int, views: int
 ) -> None:
     """Of every frame that is looked at its own alpha, in every view."""
-    sample = read(clear_clip(container, codec), ALPHA, (frames, *SIZE), views)
+    sample = read(clear_clip(container, codec), ALPHA, [(frames, *SIZE)], views)
     for view, seconds in zip(sample.pixels, sample.evidence["seconds"], strict=True):
         for pixels, second in zip(view, seconds, strict=True):
             number = round(second * RATE)
@@ -712,7 +712,7 @@ def test_alpha_of_some_frames_alone_is_refused() -> None:
 def test_field_alpha_shows_the_background(field_dir: Path) -> None:
     """The right half is clear in every frame."""
     data = field(field_dir, "clip_vp9_alpha.webm")
-    assert_halves(read(data, STRETCH, (20, 48, 64), 1).pixels[0], LEFT, (255, 255, 255))
+    assert_halves(read(data, STRETCH, [(20, 48, 64)], 1).pixels[0], LEFT, (255, 255, 255))
 
 
 # --- M2TS ------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_real_files_show_what_a_full_decode_shows(data_dir: Path, name: str) -> 
 
 def compare(data: bytes, exactly: bool) -> None:
     frames = {round(float(start), 6): rgb for start, rgb in linear(data)}
-    sample = read(data, SPEC, (FRAMES, HEIGHT, WIDTH), 1)
+    sample = read(data, SPEC, [(FRAMES, HEIGHT, WIDTH)], 1)
     for second, shown in zip(sample.evidence["seconds"][0], sample.pixels[0], strict=True):
         expected = stretched(frames[second], HEIGHT, WIDTH)
         if exactly:
@@ -147,7 +147,7 @@ def test_turned_originals_look_like_their_upright_copies(data_dir: Path, name: s
         assert (abs(turned.rotation), turned.width > turned.height) == (90, True)
     copy = member(data_dir, "clips.tar", f"clips/{name}.mp4")
     size = (FRAMES, 64, 36)
-    one, other = (read(data, SPEC, size, 1) for data in (original, copy))
+    one, other = (read(data, SPEC, [size], 1) for data in (original, copy))
     assert np.abs(one.pixels.astype(int) - other.pixels).mean() < 8
     upside_down = one.pixels[:, :, ::-1, ::-1].astype(int)
     assert np.abs(upside_down - other.pixels).mean() > 20

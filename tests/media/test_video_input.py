@@ -35,13 +35,13 @@ SECOND = Fraction(1)
 
 
 def seen(data: bytes, frames: int, views: int = 1, spec: InputSpec = STRETCH) -> Sample:
-    return read(data, spec, (frames, *SIZE), views)
+    return read(data, spec, [(frames, *SIZE)], views)
 
 
 def counted(data: bytes, frames: int) -> tuple[Decoded, int]:
     """What reading took, and how many packets there are."""
     with open_clip(data) as clip:
-        return read_clip(clip, STRETCH, (frames, *SIZE), 1)[1], len(clip.packets)
+        return read_clip(clip, STRETCH, [(frames, *SIZE)], 1)[1], len(clip.packets)
 
 
 def numbers(sample: Sample) -> list[list[int]]:
@@ -160,12 +160,12 @@ def test_one_frame_repeats() -> None:
 def test_decoded_frames_are_chosen_by_number() -> None:
     """An array has no times: its frames are taken as if all lasted equally long."""
     frames = np.stack([picture(number) for number in range(20)])  # [20, h, w, 3]
-    sample = read(frames, STRETCH, (5, *SIZE), 2)
+    sample = read(frames, STRETCH, [(5, *SIZE)], 2)
     assert sample.evidence == {"seconds": None}
     assert numbers(sample) == [[1, 5, 9, 13, 17], [3, 7, 11, 15, 19]]
     np.testing.assert_array_equal(sample.pixels[1, 2], picture(11))
     for grey in (frames[..., 0], frames[..., :1]):
-        sample = read(grey, STRETCH, (5, *SIZE), 1)
+        sample = read(grey, STRETCH, [(5, *SIZE)], 1)
         np.testing.assert_array_equal(sample.pixels[0, 1, :, :, 2], picture(6)[:, :, 0])
 
 
@@ -181,13 +181,13 @@ def test_decoded_frames_are_chosen_by_number() -> None:
 def test_arrays_that_are_no_clip_are_refused(array: np.ndarray, says: str) -> None:
     """The message says what was expected and what came."""
     with pytest.raises(BrokenMedia, match=says):
-        read(array, STRETCH, (2, *SIZE), 1)
+        read(array, STRETCH, [(2, *SIZE)], 1)
 
 
 def test_array_with_a_stride_is_refused() -> None:
     """Seconds mean nothing where there are no times."""
     with pytest.raises(UnsupportedMedia, match="stride in seconds needs a file with times"):
-        read(np.zeros((4, 5, 6), np.uint8), with_stride(0.5), (2, *SIZE), 1)
+        read(np.zeros((4, 5, 6), np.uint8), with_stride(0.5), [(2, *SIZE)], 1)
 
 
 # --- how much is decoded ---------------------------------------------------------------------

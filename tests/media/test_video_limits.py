@@ -39,7 +39,7 @@ FRAMES = 6
 
 def refused(data: bytes, kind: type[MediaError], says: str) -> None:
     with pytest.raises(kind, match=says):
-        read(data, SPEC, (FRAMES, *SIZE), 1)
+        read(data, SPEC, [(FRAMES, *SIZE)], 1)
 
 
 # --- types -----------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_large_frames_are_refused_by_the_header() -> None:
 def test_frames_that_grow_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frame is measured when it is decoded too, and after its pixels have become square."""
     monkeypatch.setattr("media.clips.clip_picture.MAX_PIXELS", HEIGHT * WIDTH)
-    read(clip_of("h264.mp4"), SPEC, (2, *SIZE), 1)
+    read(clip_of("h264.mp4"), SPEC, [(2, *SIZE)], 1)
 
     def widen(stream: Any) -> None:
         stream.codec_context.sample_aspect_ratio = Fraction(3, 2)
@@ -159,7 +159,7 @@ def streams(count: int) -> bytes:
 
 def test_many_streams_are_refused() -> None:
     """Sixteen streams are the limit, whatever is in them."""
-    assert read(streams(16), SPEC, (2, *SIZE), 1).evidence["seconds"] == [[0.0, 0.0]]
+    assert read(streams(16), SPEC, [(2, *SIZE)], 1).evidence["seconds"] == [[0.0, 0.0]]
     refused(streams(17), MediaTooLarge, "at most 16 streams; this one has 17")
 
 
@@ -173,7 +173,7 @@ def dots(count: int) -> bytes:
 
 def test_many_frames_are_refused() -> None:
     """So many packets are looked at and no more; fewer still are decoded."""
-    assert read(dots(1500), SPEC, (2, *SIZE), 1).evidence == {"seconds": [[7.5, 22.5]]}
+    assert read(dots(1500), SPEC, [(2, *SIZE)], 1).evidence == {"seconds": [[7.5, 22.5]]}
     refused(dots(2500), MediaTooLarge, "at most 2000 packets of a clip are decoded")
     refused(dots(150_000), MediaTooLarge, "at most 60 seconds")
 
@@ -188,7 +188,7 @@ def test_cost_is_known_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is on what the frames that are asked for need, not on the clip."""
     monkeypatch.setattr(clip_decode, "MAX_DECODED", 12)
     data = clip_of("h264.mp4")
-    assert read(data, SPEC, (1, *SIZE), 1).pixels.shape == (1, 1, *SIZE, 3)
+    assert read(data, SPEC, [(1, *SIZE)], 1).pixels.shape == (1, 1, *SIZE, 3)
     refused(data, MediaTooLarge, "at most 12 packets of a clip are decoded")
 
 
@@ -210,7 +210,7 @@ def test_cut_off_files_give_no_made_up_frame(name: str, part: float) -> None:
     """Refused; or, where the type is streamed and may end anywhere, the frames that are there."""
     data = clip_of(name)
     try:
-        sample = read(data[: int(len(data) * part)], SPEC, (FRAMES, *SIZE), 1)
+        sample = read(data[: int(len(data) * part)], SPEC, [(FRAMES, *SIZE)], 1)
     except BrokenMedia:
         assert (name, part) not in STILL_READ
         return
@@ -265,7 +265,7 @@ def test_damage_elsewhere_does_no_harm() -> None:
     # mbtree: with it, two encodings of the same frames may differ
     options = {"g": "8", "bf": "0", "sc_threshold": "0", "x264-params": "mbtree=0:cabac=0"}
     spoilt = encode("mp4", "libx264", options, keep=Spoil(lambda count, key: count != 24))
-    shown = read(spoilt, SPEC, (1, *SIZE), 1).pixels[0, 0]
+    shown = read(spoilt, SPEC, [(1, *SIZE)], 1).pixels[0, 0]
     whole = linear(encode("mp4", "libx264", options))
     np.testing.assert_array_equal(shown, stretched(whole[24][1], *SIZE))
     refused(spoilt, BrokenMedia, "damaged|corrupt")
@@ -281,7 +281,7 @@ def test_clip_without_a_key_frame_is_refused() -> None:
 def test_clip_begins_with_its_first_key_frame() -> None:
     """What comes before it, in a recording that was joined late, is left out."""
     late = encode("mpegts", "mpeg2video", {"g": "12"}, keep=Late())
-    sample = read(late, SPEC, (36, *SIZE), 1)
+    sample = read(late, SPEC, [(36, *SIZE)], 1)
     expected = [stretched(rgb, *SIZE) for _, rgb in linear(clip_of_plain())[12:]]
     np.testing.assert_array_equal(sample.pixels[0], np.stack(expected))
 
@@ -359,7 +359,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 spec = InputSpec(modality="video", video=VideoSpec())
 for path in sys.argv[1:]:
     with open(path, "rb") as file:
-        pixels = read(file.read(), spec, (8, 40, 32), 2).pixels
+        pixels = read(file.read(), spec, [(8, 40, 32)], 2).pixels
     assert pixels.shape == (2, 8, 40, 32, 3)
 """
 

@@ -41,12 +41,12 @@ LOSSLESS = {"qp": "0"}  # of libx264
 
 def frames_of(data: bytes, count: int, spec: InputSpec = STRETCH) -> np.ndarray:
     """One view, [count, HEIGHT, WIDTH, channels]."""
-    return read(data, spec, (count, *SIZE), 1).pixels[0]
+    return read(data, spec, [(count, *SIZE)], 1).pixels[0]
 
 
 def upright(data: bytes, height: int, width: int, spec: InputSpec = STRETCH) -> np.ndarray:
     """The first frame, [height, width, channels], as numbers that can be subtracted."""
-    return read(data, spec, (1, height, width), 1).pixels[0, 0].astype(int)
+    return read(data, spec, [(1, height, width)], 1).pixels[0, 0].astype(int)
 
 
 def still(prepare: Callable[[VideoStream], Any], pixel_format: str = "yuv444p") -> bytes:
@@ -173,7 +173,7 @@ def test_grey_is_the_grey_of_still_images() -> None:
 def test_frames_are_cropped_as_still_images_are() -> None:
     """The centre is cut from every frame, as from a photograph."""
     data = clip_of("h264.mp4")
-    whole, cropped = frames_of(data, 3), read(data, CROP, (3, 40, 32), 1).pixels[0]
+    whole, cropped = frames_of(data, 3), read(data, CROP, [(3, 40, 32)], 1).pixels[0]
     for one, other in zip(whole, cropped, strict=True):
         np.testing.assert_array_equal(image.prepare(one, CROP, (40, 32)), other)
 
@@ -192,7 +192,7 @@ def test_transparency_of_a_gif_shows_the_background() -> None:
         frames[0].save(
             stream, "GIF", save_all=True, append_images=frames[1:], duration=70, disposal=disposal
         )
-        sample = read(stream.getvalue(), spec, (5, *SIZE), 1)
+        sample = read(stream.getvalue(), spec, [(5, *SIZE)], 1)
         assert sample.evidence["seconds"][0] == [0.0, 0.07, 0.14, 0.21, 0.28]
         with Image.open(stream) as animation:
             for number, shown in enumerate(sample.pixels[0]):
@@ -247,7 +247,7 @@ from media.spec import InputSpec, VideoSpec
 spec = InputSpec(modality="video", video=VideoSpec())
 for path in sys.argv[2:]:
     with open(path, "rb") as file:
-        pixels = read(file.read(), spec, (5, 40, 32), 1).pixels
+        pixels = read(file.read(), spec, [(5, 40, 32)], 1).pixels
     print(hashlib.sha256(pixels.tobytes()).hexdigest())
 """
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 #: answers one it already has the next, which saves a sleep and a wake-up for each.
 DEPTH = 2
 SMALL_BYTES = 2**14
+#: A worker uses at least the so many-th part of the time that it works on an item.
+IDLE_SHARE = 50
 
 #: A file as it came: held once, from the socket to the worker's pipe.
 Encoded = bytes | bytearray
@@ -43,23 +46,49 @@ class DecodeError(RuntimeError):
 class Decoded:
     """One item as the graph wants it."""
 
+    grid: str  # one of those that were asked for
     pixels: np.ndarray  # [views, *pixels per axis, channels], read-only
     evidence: Evidence  # which part of the file that is; see ``service.engine.decode.evidence``
 
 
 class Task:
-    """One item on its way through a worker."""
+    """One item on its way through a worker.
 
-    __slots__ = ("attempts", "future", "media", "preparation", "submitted")
+    Attributes:
+        deadline: seconds, monotonic.
+        predicted: processor seconds of decoding it.
+        own: those of all that it needs, the run after decoding included.
+        given, began: when it went to a worker, and when that began with it, seconds, monotonic;
+            0 before.
+    """
+
+    __slots__ = (
+        "attempts", "began", "deadline", "future", "given", "media", "own", "predicted",
+        "preparation",
+    )  # fmt: skip
 
     def __init__(
-        self, preparation: Preparation, media: Encoded, future: asyncio.Future[Decoded]
+        self,
+        preparation: Preparation,
+        media: Encoded,
+        future: asyncio.Future[Decoded],
+        deadline: float = math.inf,
+        predicted: float = 0.0,
+        own: float = 0.0,
     ) -> None:
         self.preparation = preparation
         self.media = media
         self.future = future
-        self.submitted = time.monotonic()
+        self.deadline = deadline
+        self.predicted = predicted
+        self.own = own
+        self.given = self.began = 0.0
         self.attempts = 0
+
+    @property
+    def gone(self) -> bool:
+        """Nobody waits for it any more."""
+        return self.future.done()
 
     @property
     def is_small(self) -> bool:
@@ -71,7 +100,9 @@ class Worker(asyncio.SubprocessProtocol):
     """One process and the items it holds.
 
     Args:
+        small_only: it is kept for what is decoded at once.
         on_start: called when there is a process, which is not ready yet.
+        on_decoded: called with an item that was decoded and the processor seconds that it took.
         on_free: called when it can be given another item.
         on_death: called when the process has ended, whatever it still held.
     """
@@ -79,11 +110,15 @@ class Worker(asyncio.SubprocessProtocol):
     def __init__(
         self,
         *,
+        small_only: bool,
         on_start: Callable[[Worker], None],
+        on_decoded: Callable[[Task, float], None],
         on_free: Callable[[], None],
         on_death: Callable[[Worker], None],
     ) -> None:
+        self.small_only = small_only
         self._on_start = on_start
+        self._on_decoded = on_decoded
         self._on_free = on_free
         self._on_death = on_death
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -104,6 +139,7 @@ class Worker(asyncio.SubprocessProtocol):
 
     def give(self, task: Task) -> None:
         self.tasks.append(task)
+        task.given = time.monotonic()
         self.stdin.write(head(task.preparation.header, len(task.media)))
         self.stdin.write(task.media)
         if len(self.tasks) == 1:
@@ -112,17 +148,20 @@ class Worker(asyncio.SubprocessProtocol):
     def _watch(self) -> None:
         """The first item begins: its time runs from now."""
         self.tasks[0].attempts += 1
+        self.tasks[0].began = time.monotonic()
         loop = asyncio.get_running_loop()
         self._alarm = loop.call_later(self.tasks[0].preparation.seconds, self._time_out)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        """Gather replies; the length of each must be the one that was asked for."""
+        """Gather replies; the length of each must be one that was asked for."""
         reply = self._reply
         reply += data
         while len(reply) >= LENGTHS.size:
             header_bytes, body_bytes = LENGTHS.unpack_from(reply)
-            expected = self.tasks[0].preparation.body_bytes if self.tasks else 0
-            if header_bytes > MAX_HEADER_BYTES or body_bytes not in (0, expected):
+            known = body_bytes == 0 or (
+                bool(self.tasks) and body_bytes in self.tasks[0].preparation.lengths
+            )
+            if header_bytes > MAX_HEADER_BYTES or not known:
                 log.warning("decode worker %d broke the protocol", self.process.get_pid())
                 return self.kill()
             body_at = LENGTHS.size + header_bytes
@@ -144,14 +183,31 @@ class Worker(asyncio.SubprocessProtocol):
             self._alarm.cancel()
         if self.tasks:
             self._watch()
-        if not task.future.done():
-            _resolve(task, header, body)
+        self._resolve(task, header, body)
         return self._on_free()
+
+    def _resolve(self, task: Task, header: bytes, body: bytes) -> None:
+        """A reply as pixels or as the problem that it names; what it took is learnt in any case."""
+        failure: failures.Failure
+        try:
+            reply = json.loads(header)
+            self._on_decoded(task, _believed(reply.get("cpu"), task))
+            if reply["status"] == "ok":
+                decoded = _decoded(task.preparation, reply, body)
+                if not task.gone:
+                    task.future.set_result(decoded)
+                return
+            failure = FAILURES[reply["status"]](str(reply["message"]))
+        except (AttributeError, ValueError, TypeError, KeyError, RecursionError):
+            failure = failures.BrokenMedia("the file cannot be decoded")
+        if not task.gone:
+            task.future.set_exception(failure)
 
     def _time_out(self) -> None:
         """Blame the first item now: once the process has ended, another may be the first."""
         task = self.tasks[0]
-        if not task.future.done():
+        self._on_decoded(task, task.preparation.seconds)
+        if not task.gone:
             message = f"decoding took longer than {task.preparation.seconds:g} seconds"
             task.future.set_exception(failures.DecodeTimeout(message))
         self.kill()
@@ -169,20 +225,22 @@ class Worker(asyncio.SubprocessProtocol):
         self.process.close()
 
 
-def _resolve(task: Task, header: bytes, body: bytes) -> None:
-    """A reply as pixels or as the problem that it names."""
-    try:
-        reply = json.loads(header)
-        if reply["status"] == "ok":
-            return task.future.set_result(_decoded(task.preparation, reply["seen"], body))
-        status, message = reply["status"], str(reply["message"])
-        failure: failures.Failure = FAILURES[status](message)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        failure = failures.BrokenMedia("the file cannot be decoded")
-    return task.future.set_exception(failure)
+def _decoded(preparation: Preparation, reply: dict[str, Any], body: bytes) -> Decoded:
+    """Pixels and what was seen; ValueError, KeyError if either is not what was asked for."""
+    shape = preparation.shapes[reply["grid"]]
+    pixels = np.frombuffer(body, preparation.dtype).reshape(shape)
+    seen = check_evidence(preparation.modality, shape, reply["seen"])
+    return Decoded(reply["grid"], pixels, seen)
 
 
-def _decoded(preparation: Preparation, seen: object, body: bytes) -> Decoded:
-    """Pixels and what was seen; ValueError if either is not what was asked for."""
-    pixels = np.frombuffer(body, preparation.dtype).reshape(preparation.shape)
-    return Decoded(pixels, check_evidence(preparation.modality, preparation.shape, seen))
+def _believed(told: object, task: Task) -> float:
+    """The processor seconds that a worker says; it touched untrusted bytes, so within reason.
+
+    It cannot have used more than went by since it was given the item, and one that says that it
+    used next to nothing of the time since it began would make the rest believe that.
+    """
+    now = time.monotonic()
+    least = (now - task.began) / IDLE_SHARE
+    if isinstance(told, float) and least <= told <= now - task.given:
+        return told
+    return now - task.began

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sys
-from collections import Counter, defaultdict, deque
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from service.engine import failures
+from service.engine.costs import DecodeCosts
 from service.engine.decode.link import Decoded, DecodeError, Encoded, Task, Worker
 from service.engine.decode.wire import Preparation
+from service.engine.schedule import Earliest, Turns
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +38,19 @@ ENVIRONMENT = {
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
 START_SECONDS = 30.0
 RESPAWN_SECONDS = 1.0
+#: Below the event loop and the device: else the decoders of what came later slow down what came
+#: earlier. What is decoded at once has no need to stand back.
+NICE, SMALL_NICE = 5, 0
+#: Predicted seconds up to which a file counts as small: one worker is kept for those.
+SMALL_SECONDS = 0.02
+#: Of predicted seconds on a device, of one kind: with so much decoded nobody decodes more of it.
+MOST_AHEAD_SECONDS = 0.1
+#: A worker whose client left is killed where its item needs longer than a new one takes to start.
+RESTART_SECONDS = 0.3
+#: A modality of which nothing came for so long has no worker kept for it.
+FORGET_SECONDS = 2.0
+
+Queue = tuple[str, bool]  # modality, and whether its items are small by prediction
 #: Bytes may kill this many workers before they are blamed; a worker killed from outside costs
 #: its request nothing.
 ATTEMPTS = 2
@@ -42,12 +59,16 @@ ATTEMPTS = 2
 class DecodePool:
     """``workers`` processes, each with one item (or two small ones); the rest wait.
 
-    Modalities share the workers evenly: a free one takes the first item of the modality that holds
-    the fewest, so that images do not wait for every scan before them. The wait is bounded by the
-    permits that let requests in and by each request's deadline.
+    Whose turn it is says ``service.engine.schedule``: modalities take turns by the processor
+    seconds that they used, the earliest deadline first within each. Where several are served, one
+    worker takes small files alone, and no modality but images may hold all of the others.
 
     Args:
         on_restart: called whenever a worker is replaced.
+
+    Attributes:
+        costs: by modality, learnt from every file.
+        ahead: modality -> predicted seconds of its decoded items that wait for a device.
     """
 
     def __init__(
@@ -57,9 +78,14 @@ class DecodePool:
         command: tuple[str, ...] = COMMAND,
     ) -> None:
         self.workers = workers
+        self.costs: defaultdict[str, DecodeCosts] = defaultdict(DecodeCosts)
+        self.ahead: Callable[[str], float] = lambda modality: 0.0
         self._on_restart = on_restart
         self._command = command
-        self._waiting: defaultdict[str, deque[Task]] = defaultdict(deque)  # by modality
+        self._modalities: tuple[str, ...] = ()
+        self._waiting: defaultdict[Queue, Earliest[Task]] = defaultdict(Earliest)
+        self._turns = Turns()
+        self._came: dict[str, float] = {}  # modality -> when the newest item came
         self.alive: set[Worker] = set()
         self._ready: list[Worker] = []
         self._spawning: set[asyncio.Task[None]] = set()
@@ -67,28 +93,40 @@ class DecodePool:
 
     async def start(self, modalities: Iterable[str]) -> None:
         """Start every worker, warm for some modalities; DecodeError if one cannot start."""
-        self._command = (*self._command, *sorted(modalities))
-        await asyncio.gather(*(self._spawn() for _ in range(self.workers)))
+        self._modalities = tuple(sorted(modalities))
+        kept = self.workers > 1 and "image" in self._modalities and len(self._modalities) > 1
+        await asyncio.gather(*(self._spawn(kept and not place) for place in range(self.workers)))
 
-    async def prepare(self, preparation: Preparation, media: Encoded) -> Decoded:
-        """Decode one item.
+    async def prepare(
+        self,
+        preparation: Preparation,
+        media: Encoded,
+        deadline: float = math.inf,
+        run_seconds: float = 0.0,
+    ) -> Decoded:
+        """Decode one item; cancel the call to leave, also in the middle of a long one.
 
         Args:
             media: the encoded file; may not change before this is done.
+            deadline: of its answer, seconds, monotonic.
+            run_seconds: predicted, of what follows.
 
         Raises:
-            Failure: the bytes are at fault.
+            Failure: the bytes are at fault, or there is no time left for them.
         """
         future: asyncio.Future[Decoded] = asyncio.get_running_loop().create_future()
-        task = Task(preparation, media, future)
-        waiting = self._waiting[preparation.modality]
-        waiting.append(task)
-        self._begin_next()
+        modality = preparation.modality
+        predicted = self.costs[modality].mean(len(media))
+        task = Task(preparation, media, future, deadline, predicted, predicted + run_seconds)
+        self._came[modality] = time.monotonic()
+        self._waiting[_queue(task)].push(task)
+        self.begin_next()
         try:
             return await future
         except asyncio.CancelledError:
-            if task in waiting:  # it holds the upload, whose bytes are given back now
-                waiting.remove(task)
+            task.media = b""  # the upload, whose bytes are given back now
+            self._waiting[_queue(task)].drop_gone()
+            self._abandon(task)
             raise
 
     @property
@@ -105,23 +143,83 @@ class DecodePool:
     def process_ids(self) -> list[int]:
         return [worker.process.get_pid() for worker in self.alive]
 
-    def _begin_next(self) -> None:
+    def begin_next(self) -> None:
         """Hand out what waits, to the workers that hold least."""
-        while self._ready and (waiting := self._next_queue()):
-            worker = min(self._ready, key=lambda one: len(one.tasks))
-            if not worker.takes(waiting[0]):
-                return
-            worker.give(waiting.popleft())
+        while any(map(self._give_one, sorted(self._ready, key=lambda one: len(one.tasks)))):
+            pass
 
-    def _next_queue(self) -> deque[Task] | None:
-        """The modality whose turn it is: it holds the fewest workers, or came first."""
-        for waiting in self._waiting.values():
-            while waiting and waiting[0].future.done():  # the client has left
-                waiting.popleft()
-        held = Counter(one.tasks[0].preparation.modality for one in self._ready if one.tasks)
-        filled = (item for item in self._waiting.items() if item[1])
-        first = min(filled, key=lambda one: (held[one[0]], one[1][0].submitted), default=None)
-        return first[1] if first else None
+    def _give_one(self, worker: Worker) -> bool:
+        """Give a worker the first item of the modality whose turn it is; False if it takes none."""
+        heads = {
+            queue: head
+            for queue in self._waiting
+            if (head := self._first_in_time(queue)) is not None
+            and self.ahead(queue[0]) <= MOST_AHEAD_SECONDS
+        }
+        fitting = [queue for queue, head in heads.items() if self._may_take(worker, queue, head)]
+        if not fitting:
+            return False
+        modality = self._turns.next(name for name, _ in fitting)
+        queue = min(
+            (one for one in fitting if one[0] == modality), key=lambda one: heads[one].deadline
+        )
+        self._turns.use(modality, heads[queue].predicted, {name for name, _ in heads})
+        worker.give(self._waiting[queue].pop())
+        return True
+
+    def _first_in_time(self, queue: Queue) -> Task | None:
+        """The next item that can still be answered; the others are told that they cannot.
+
+        Where none of its modality is being decoded nobody is refused by a guess, or a wrong one
+        would never be corrected.
+        """
+        waiting, now = self._waiting[queue], time.monotonic()
+        while (head := waiting.peek()) is not None:
+            held = (one.tasks[0].preparation.modality for one in self._ready if one.tasks)
+            guessed = head.own if queue[0] in held else 0.0
+            if now + guessed < head.deadline:
+                return head
+            late = failures.DeadlinePassed("the file would not have been answered in time")
+            waiting.pop().future.set_exception(late)
+        return None
+
+    def _may_take(self, worker: Worker, queue: Queue, task: Task) -> bool:
+        modality, is_small = queue
+        if not worker.takes(task):
+            return False
+        if worker.small_only:
+            return is_small
+        others_came = any(
+            time.monotonic() - came < FORGET_SECONDS
+            for other, came in self._came.items()
+            if other != modality
+        )
+        if modality == "image" or not others_came:
+            return True
+        others = sum(not one.small_only for one in self._ready)
+        return self._holding()[modality] < max(1, others - 1)
+
+    def _holding(self) -> Counter[str]:
+        """Modality -> workers that take everything and hold such an item."""
+        return Counter(
+            one.tasks[0].preparation.modality
+            for one in self._ready
+            if one.tasks and not one.small_only
+        )
+
+    def _abandon(self, task: Task) -> None:
+        """Nobody waits for an item any more: end a worker that has decoded it for long, and will.
+
+        A guess alone ends none, or clients could hold the pool down by leaving.
+        """
+        for worker in self._ready:
+            if worker.tasks and worker.tasks[0] is task:
+                spent = time.monotonic() - task.began
+                if spent > RESTART_SECONDS and task.predicted - spent > 2 * RESTART_SECONDS:
+                    worker.kill()
+
+    def _learn(self, task: Task, seconds: float) -> None:
+        self.costs[task.preparation.modality].learn(len(task.media), seconds)
 
     def _died(self, worker: Worker) -> None:
         """Replace a worker; decide what becomes of the items that it held."""
@@ -137,13 +235,13 @@ class DecodePool:
         if not self._closing:
             self._on_restart()
             log.warning("decode worker %d ended and is replaced", worker.process.get_pid())
-            respawn = asyncio.get_running_loop().create_task(self._respawn())
+            respawn = asyncio.get_running_loop().create_task(self._respawn(worker.small_only))
             self._spawning.add(respawn)
             respawn.add_done_callback(self._spawning.discard)
-        self._begin_next()
+        self.begin_next()
 
     def _bereave(self, task: Task) -> None:
-        if task.future.done():
+        if task.gone:
             return
         if task.attempts >= ATTEMPTS or self._closing:
             task.future.set_exception(failures.BrokenMedia("the file breaks its decoder"))
@@ -151,21 +249,25 @@ class DecodePool:
             self._wait_first(task)
 
     def _wait_first(self, task: Task) -> None:
-        self._waiting[task.preparation.modality].appendleft(task)
+        self._waiting[_queue(task)].push(task, first=True)
 
-    def _new_worker(self) -> Worker:
+    def _new_worker(self, small_only: bool) -> Worker:
         return Worker(
+            small_only=small_only,
             on_start=self.alive.add,
-            on_free=self._begin_next,
+            on_decoded=self._learn,
+            on_free=self.begin_next,
             on_death=self._died,
         )
 
-    async def _spawn(self) -> None:
+    async def _spawn(self, small_only: bool) -> None:
         loop = asyncio.get_running_loop()
         kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
         _, worker = await loop.subprocess_exec(
-            self._new_worker,
+            lambda: self._new_worker(small_only),
             *self._command,
+            str(SMALL_NICE if small_only else NICE),
+            *self._modalities,
             cwd=ROOT,
             env=kept | ENVIRONMENT,
             stdin=asyncio.subprocess.PIPE,
@@ -179,13 +281,13 @@ class DecodePool:
             worker.kill()
             raise DecodeError("a decode worker does not come up") from None
         self._ready.append(worker)
-        self._begin_next()
+        self.begin_next()
 
-    async def _respawn(self) -> None:
+    async def _respawn(self, small_only: bool) -> None:
         """Keep trying, slowly: the pool must not turn into a fork bomb."""
         while not self._closing:
             try:
-                await self._spawn()
+                await self._spawn(small_only)
                 return
             except (DecodeError, OSError) as error:
                 log.error("a decode worker cannot be replaced, trying again: %s", error)
@@ -203,3 +305,7 @@ class DecodePool:
             if not self.alive:
                 return
             await asyncio.sleep(0.01)
+
+
+def _queue(task: Task) -> Queue:
+    return task.preparation.modality, task.predicted <= SMALL_SECONDS

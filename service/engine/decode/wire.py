@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,40 +36,47 @@ class Preparation:
 
     Attributes:
         header: sent before the bytes of an item.
-        shape: of its pixels, ``[views, *pixels per axis, channels]``.
+        shapes: grid -> shape of its pixels, ``[views, *pixels per axis, channels]``. Where there
+            are several the worker chooses by the file's own size, and says which it took.
+        lengths: of their pixels in bytes.
         seconds: wall time; then the worker is killed.
     """
 
     modality: str
     header: bytes
-    shape: tuple[int, ...]
+    shapes: dict[str, tuple[int, ...]]
+    lengths: frozenset[int]
     dtype: np.dtype[np.generic]
     seconds: float
 
     @classmethod
     def make(
-        cls, spec: InputSpec, grid: Grid, patch: tuple[int, ...], views: int, seconds: float
+        cls,
+        spec: InputSpec,
+        grids: Sequence[Grid],
+        patch: tuple[int, ...],
+        views: int,
+        seconds: float,
     ) -> Preparation:
-        """The arguments of ``media.read``, and the time that it may take."""
+        """The arguments of ``media.read_fitting``, and the time that it may take."""
         task = {
             "input": dataclasses.asdict(spec),
-            "grid": str(grid),
+            "grids": [str(grid) for grid in grids],
             "patch": patch,
             "views": views,
             "seconds": ORPHAN_FACTOR * seconds,
         }
-        shape = (views, *grid.pixels(patch), spec.channels)
-        return cls(spec.modality, json.dumps(task).encode(), shape, np.dtype(spec.dtype), seconds)
-
-    @property
-    def body_bytes(self) -> int:
-        """Of the pixels."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        shapes = {str(grid): (views, *grid.pixels(patch), spec.channels) for grid in grids}
+        dtype = np.dtype(spec.dtype)
+        lengths = frozenset(math.prod(shape) * dtype.itemsize for shape in shapes.values())
+        return cls(spec.modality, json.dumps(task).encode(), shapes, lengths, dtype, seconds)
 
 
 @functools.lru_cache(maxsize=64)
-def parse_task(header: bytes) -> tuple[InputSpec, Grid, tuple[int, ...], int, float]:
-    """A header of ``Preparation``: the arguments of ``media.read``, and the seconds of the worker.
+def parse_task(
+    header: bytes,
+) -> tuple[InputSpec, tuple[Grid, ...], tuple[int, ...], int, float]:
+    """A header of ``Preparation``: arguments of ``media.read_fitting``, seconds of the worker.
 
     The service wrote it of what it had checked; without a strict reader a worker starts sooner.
     """
@@ -78,8 +86,8 @@ def parse_task(header: bytes) -> tuple[InputSpec, Grid, tuple[int, ...], int, fl
         spec["video"] = VideoSpec(**_tuples(spec["video"]))
     if spec["volume"] is not None:
         spec["volume"] = VolumeSpec(**_tuples(spec["volume"]))
-    grid = Grid.parse(task["grid"])
-    return InputSpec(**spec), grid, tuple(task["patch"]), task["views"], task["seconds"]
+    grids = tuple(Grid.parse(grid) for grid in task["grids"])
+    return InputSpec(**spec), grids, tuple(task["patch"]), task["views"], task["seconds"]
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any, BinaryIO
 
-from media import MediaError, read
+from media import MediaError, read_fitting
 from service.engine.decode.warm import warm_up
 from service.engine.decode.wire import LENGTHS, head, parse_task
 
@@ -29,8 +29,13 @@ TRIM_AFTER_SECONDS = 0.1
 TRIM_AFTER_BYTES = 2**23
 
 
-def main(modalities: list[str]) -> None:
-    """Warm up, say hello, then answer one frame after another until stdin closes."""
+def main(nice: str, *modalities: str) -> None:
+    """Warm up, say hello, then answer one frame after another until stdin closes.
+
+    Args:
+        nice: how far below the event loop and the device this process stands for the kernel.
+    """
+    os.nice(int(nice))
     _limit_resources()
     warm_up(modalities)
     _forbid_processes()
@@ -47,18 +52,20 @@ def main(modalities: list[str]) -> None:
 
 def _answer(sink: BinaryIO, header: bytes, media: bytes) -> None:
     """Decode one item within its time; every failure is a status, never the end of the process."""
-    spec, grid, patch, views, seconds = parse_task(header)
+    spec, grids, patch, views, seconds = parse_task(header)
     _limit_time(seconds)
+    # Of this thread: while a limit of processor time is set, that of the process moves in ticks.
+    started, body = time.thread_time(), b""
     try:
-        sample = read(media, spec, grid, patch, views)
-        _send(sink, {"status": "ok", "seen": sample.evidence}, sample.pixels.tobytes())
+        sample, grid = read_fitting(media, spec, grids, patch, views)
+        body = sample.pixels.tobytes()
+        reply: dict[str, Any] = {"status": "ok", "grid": str(grid), "seen": sample.evidence}
     except MediaError as error:
-        _send(sink, {"status": type(error).__name__, "message": str(error)[:500]})
-    except BrokenPipeError:
-        raise  # the service is gone
+        reply = {"status": type(error).__name__, "message": str(error)[:500]}
     except Exception:
         message = "the file cannot be decoded within the limits"
-        _send(sink, {"status": "BrokenMedia", "message": message})
+        reply = {"status": "BrokenMedia", "message": message}
+    _send(sink, reply | {"cpu": time.thread_time() - started}, body)
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -106,5 +113,5 @@ def _trim_heap() -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError):
-        main(sys.argv[1:])
+        main(*sys.argv[1:])
     sys.stdout = None  # nothing to flush: the pipe may be gone

@@ -8,7 +8,7 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import onnxruntime as ort
@@ -26,12 +26,18 @@ GPUS = ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*")
 PROVIDERS: dict[str, list[Any]] = {"cpu": [CPU], "cuda": [(CUDA, {"use_tf32": "0"}), CPU]}
 
 
+class Stop(Protocol):
+    """Ends a run from another thread, within one operator, once ``terminate`` is true."""
+
+    terminate: bool
+
+
 class Session(Protocol):
-    """One graph of one bundle, ready to run. Called from one thread at a time."""
+    """One graph of one bundle, ready to run, from several threads at the same time."""
 
     device: str  # "cpu" or "cuda"
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
+    def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
         """Of ``[batch, *pixels per axis, channels]`` the logits, float32 ``[batch, classes]``."""
         ...
 
@@ -44,6 +50,10 @@ class DeviceError(RuntimeError):
     """The device that was asked for is not there."""
 
 
+class DeviceDied(RuntimeError):
+    """The device answered and does so no more; a new process may get it back."""
+
+
 class OrtSession:
     """A graph in ONNX Runtime."""
 
@@ -51,9 +61,14 @@ class OrtSession:
         self._session = session
         self.device = "cuda" if CUDA in session.get_providers() else "cpu"
 
-    def run(self, pixels: np.ndarray) -> np.ndarray:
-        (logits,) = self._session.run(["logits"], {"pixels": pixels})
+    def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
+        (logits,) = self._session.run(["logits"], {"pixels": pixels}, stop)
         return logits
+
+
+def make_stop() -> Stop:
+    """What a run can be ended with; for one run."""
+    return cast(Stop, ort.RunOptions())
 
 
 def check_device(device: Device) -> None:

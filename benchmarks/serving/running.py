@@ -1,0 +1,225 @@
+"""A server under test as a process of its own, loads on it, and what it costs the processor."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.serving.figures import Record, summary
+
+ROOT = Path(__file__).resolve().parents[2]
+TICKS = os.sysconf("SC_CLK_TCK")
+STOP_SECONDS = 60
+#: Share of one processor below which a server is idle.
+IDLE = 0.05
+
+
+class Running:
+    """A ready server."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process, self.port = process, port
+
+    def url(self, modality: str = "image") -> str:
+        return f"http://127.0.0.1:{self.port}/v1/classify/{modality}"
+
+    def cpu_seconds(self) -> float:
+        """User and system time of its whole process tree so far."""
+        return tree_cpu_seconds(self.process.pid)
+
+    def loop_seconds(self) -> float:
+        """The same of the thread that runs the event loop: the first of the process."""
+        pid = self.process.pid
+        return cpu_ticks(Path(f"/proc/{pid}/task/{pid}/stat"))[0] / TICKS
+
+    def settle(self, seconds: float = 120.0) -> None:
+        """Wait until it is idle; SystemExit if that lasts too long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            before, span = self.cpu_seconds(), 0.25
+            time.sleep(span)
+            if self.cpu_seconds() - before < IDLE * span:
+                return
+        raise SystemExit(f"the server was still busy {seconds:.0f} s after its load had ended")
+
+
+@contextmanager
+def serving(bundles: Sequence[Path], options: argparse.Namespace) -> Iterator[Running]:
+    """``python -m service`` with these bundles on a free port; stopped by SIGTERM.
+
+    Args:
+        options: ``add_options``.
+
+    Raises:
+        SystemExit: it did not start, or did not end with 0.
+    """
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
+        for bundle in bundles:
+            shutil.copytree(bundle, Path(folder) / "bundles" / bundle.name)
+        command = [sys.executable, "-m", "service", "--bundles", str(Path(folder) / "bundles")]
+        command += ["--port", "0", "--device", "cpu", *shlex.split(options.server_arguments)]
+        process = subprocess.Popen(
+            command, cwd=options.checkout, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()  # "Serving ... on http://HOST:PORT (see ...)"
+            if "http://" in line:
+                yield Running(process, int(line.split("http://")[1].split()[0].rpartition(":")[2]))
+                process.terminate()
+            if process.wait(STOP_SECONDS) != 0 or "http://" not in line:
+                log.seek(0)
+                said = log.read()[-4000:]
+                raise SystemExit(f"the server ended with {process.returncode}; its log:\n{said}")
+        finally:
+            process.kill()
+            process.wait()
+
+
+class CpuCurve:
+    """Processor time of a server over the monotonic clock, every 0.25 s while it is open."""
+
+    def __init__(self, server: Running) -> None:
+        self._server = server
+        self._samples: list[tuple[float, float]] = []
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def __enter__(self) -> CpuCurve:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while True:
+            self._samples.append((time.monotonic(), self._server.cpu_seconds()))
+            if self._closing.wait(0.25):
+                return
+
+    def between(self, begin: float, end: float) -> float:
+        """Seconds of processor time between two instants."""
+        times, spent = zip(*self._samples, strict=True)
+        at_begin, at_end = np.interp([begin, end], times, spent)
+        return float(at_end - at_begin)
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """User and system time of a process, its living descendants and those it has buried."""
+    parents: dict[int, list[int]] = {}
+    ticks: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                own, buried, parent = cpu_ticks(entry / "stat")
+            except OSError:
+                continue  # it ended meanwhile
+            parents.setdefault(parent, []).append(int(entry.name))
+            ticks[int(entry.name)] = own + buried
+    tree, total = [pid], 0
+    while tree:
+        process = tree.pop()
+        total += ticks.get(process, 0)
+        tree += parents.get(process, [])
+    return total / TICKS
+
+
+def cpu_ticks(stat: Path) -> tuple[int, int, int]:
+    """Ticks of a process or thread and of the children it has buried, and its parent."""
+    fields = stat.read_text().rpartition(") ")[2].split()
+    user, system, buried_user, buried_system = map(int, fields[11:15])
+    return user + system, buried_user + buried_system, int(fields[1])
+
+
+# --- loads -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a load; ``lag_p99_ms`` is how late the generator itself sent."""
+
+    records: list[Record]
+    begin: float  # of the monotonic clock; due instants count from it
+    client_cpu_ms: float  # of the generator, per request
+    lag_p99_ms: float | None
+
+
+def start_load(
+    url: str, media: Sequence[Path], *arguments: str, expect: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """A generator in a process of its own; see ``benchmarks.serving.load`` for its arguments."""
+    command = [sys.executable, "-m", "benchmarks.serving.load", url, *map(str, media), *arguments]
+    command += ["--records", *(["--expect", *expect] if expect else [])]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def read_result(process: subprocess.Popen[str]) -> Result:
+    """As soon as its load has ended, before the generator itself has."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit("the generator of the load failed, as the lines above say")
+    document = json.loads(line)
+    records = [Record(*one) for one in document["records"]]
+    return Result(records, document["begin"], document["client_cpu_ms"], document["lag_p99_ms"])
+
+
+def run_load(
+    url: str, media: Sequence[Path], *arguments: str, expect: Sequence[str] = ()
+) -> Result:
+    """A load from its first request to its last answer."""
+    with start_load(url, media, *arguments, expect=expect) as process:
+        return read_result(process)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a closed loop got out of a server."""
+
+    per_second: float
+    cpu_ms: float  # of the server's process tree, per right answer
+    p50_ms: float | None
+
+
+def measure_capacity(
+    server: Running, media: Sequence[Path], connections: int, seconds: float, expect: Sequence[str]
+) -> Capacity:
+    """Right answers a second, where every connection sends when it has its answer."""
+    before = server.cpu_seconds()
+    closed = ("--closed", f"{connections}x{seconds}", "--patience", "60")
+    result = run_load(server.url(), media, *closed, expect=expect)
+    cpu_ms = 1000 * (server.cpu_seconds() - before)
+    right = sum(one.outcome == "200" for one in result.records)
+    if not right:
+        raise SystemExit(f"no right answer in {seconds} s: {summary(result.records, seconds)}")
+    span = max(one.due + one.seconds for one in result.records)
+    p50 = summary(result.records, span)["p50_ms"]
+    return Capacity(right / span, cpu_ms / right, p50)
+
+
+# --- options of every row ----------------------------------------------------------------------
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the rows have in common."""
+    add = parser.add_argument
+    add("--server-arguments", default="", help="more arguments for python -m service, in one text")
+    add("--checkout", type=Path, default=ROOT, help="whose service is measured (default: this one)")
+    quick = "all spans a twentieth as long: shows that it runs, no more"
+    add("--quick", action="store_const", dest="scale", const=0.05, default=1.0, help=quick)

@@ -1,0 +1,407 @@
+"""One device: its lanes take batches while there is work; what arrives meanwhile waits for them.
+
+There is no timer. A batch is whatever has gathered in one queue while all lanes were busy, so an
+idle server answers without delay and a busy one fills its batches by itself. A batch is bounded in
+predicted seconds: they are what a cancelled client, a shorter item or a swap waits for. Kinds take
+turns by the seconds that they used; within a kind the earliest deadline goes first. Of several
+lanes one is always left for short rows, so that an image does not wait for the end of a clip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.engine.costs import RunCosts
+from service.engine.device.replay import Replay
+from service.engine.device.session import Session, Stop, make_stop
+from service.engine.failures import DeadlinePassed, Draining, Failure, InferenceFailed, NotReady
+from service.engine.schedule import Earliest, Turns
+
+log = logging.getLogger(__name__)
+
+Key = Hashable  # of one queue: (bundle, grid)
+#: A run that nobody waits for is ended where so much of it is left.
+WORTH_ENDING_SECONDS = 0.02
+#: A run that takes so long, and so many times its predicted seconds, never returns. Predicted are
+#: processor seconds: a machine that is busy with other things may well take ten times as long.
+HUNG_SECONDS, HUNG_TIMES = 30.0, 100.0
+#: With no short row for so long, no lane is left for them.
+FORGET_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry's share of a batch."""
+
+    logits: np.ndarray  # float [classes]
+    queue_seconds: float
+    inference_seconds: float  # of the whole batch
+
+    @classmethod
+    def of_views(cls, rows: list[Row]) -> Row:
+        """The mean of one item's views; of several batches the times of the last one count."""
+        last = max(rows, key=lambda row: row.queue_seconds)
+        logits = np.stack([row.logits for row in rows])  # [views, classes]
+        mean = logits.mean(axis=0, dtype=np.float64)  # [classes]
+        return cls(mean, last.queue_seconds, last.inference_seconds)
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    pixels: np.ndarray  # uint8 or float32 [*pixels per axis, channels]
+    future: asyncio.Future[Row]
+    submitted: float  # seconds, monotonic
+    deadline: float
+
+    @property
+    def gone(self) -> bool:
+        return self.future.done()
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
+    session: Session
+    modality: str
+    costs: RunCosts
+    golden: Replay | None
+    entries: Earliest[_Entry]
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A batch on a lane."""
+
+    queue: _Queue
+    entries: list[_Entry]
+    predicted: float
+    is_short: bool
+    stop: Stop
+    began: float
+
+    def end_if_unwanted(self) -> None:
+        left = self.began + self.predicted - time.monotonic()
+        if left > WORTH_ENDING_SECONDS and all(entry.gone for entry in self.entries):
+            self.stop.terminate = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a lane's thread brings back."""
+
+    rows: list[np.ndarray | Exception]
+    started: float
+    seconds: float  # of the wall
+    cost: float  # seconds of the lane that count as its price
+
+
+class DeviceStation:
+    """One queue per (bundle, grid), the lanes of one device, one batch at a time on each.
+
+    Args:
+        executor: at least as many threads as lanes; everything that touches the device runs there.
+        batch_seconds: bound of a batch, predicted; one row always goes.
+        on_batch: called with the modality, the size and the seconds of every batch.
+        on_begin: called whenever rows may have been taken off a queue.
+
+    Attributes:
+        lanes: batches that run at the same time.
+        threads: of one lane.
+        succeeded: when a run last gave logits for any of its rows, monotonic.
+        on_failed: called with the golden of a queue whose run failed for every row, which may be
+            the fault of the rows or of the device.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        max_batch: int,
+        *,
+        lanes: int = 1,
+        batch_seconds: float = math.inf,
+        on_batch: Callable[[str, int, float], None] = lambda modality, size, seconds: None,
+        on_begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.lanes = lanes
+        self.threads = 1
+        self._executor = executor
+        self._max_batch = max_batch
+        self._batch_seconds = batch_seconds
+        self._on_batch = on_batch
+        self._on_begin = on_begin
+        self._queues: dict[Key, _Queue] = {}
+        self._turns = Turns()
+        self._running: set[_Run] = set()
+        self._short_came = -math.inf  # when the newest short row came
+        self._scheduled = False
+        self._closed: tuple[type[Failure], str] | None = None
+        self.succeeded = -math.inf
+        self.on_failed: Callable[[Replay], None] = lambda golden: None
+
+    def add_queue(
+        self,
+        key: Key,
+        session: Session,
+        modality: str,
+        costs: RunCosts,
+        golden: Replay | None = None,
+    ) -> None:
+        """Open a queue; ``golden`` tells a failing session from failing rows."""
+        self._queues[key] = _Queue(session, modality, costs, golden, Earliest())
+
+    @property
+    def goldens(self) -> list[Replay]:
+        """Of every queue that has one."""
+        return [queue.golden for queue in self._queues.values() if queue.golden is not None]
+
+    def hangs(self, since: float = -math.inf) -> bool:
+        """Whether a run is not going to return; ``since`` is when counting may begin, monotonic."""
+        now = time.monotonic()
+        return any(
+            is_hung(now - max(run.began, since), run.predicted) for run in self._running
+        )
+
+    def costs(self, key: Key) -> RunCosts:
+        """What the runs of a queue cost."""
+        return self._queues[key].costs
+
+    @property
+    def depth(self) -> int:
+        """Entries that wait for the device."""
+        return sum(len(queue.entries) for queue in self._queues.values())
+
+    def ahead(self, modality: str) -> float:
+        """Predicted seconds until all that waits of a modality is taken by a lane."""
+        waiting = (queue for queue in self._queues.values() if queue.modality == modality)
+        return sum(len(queue.entries) * queue.costs.row for queue in waiting) / self.lanes
+
+    async def submit(self, key: Key, pixels: np.ndarray, deadline: float = math.inf) -> Row:
+        """Run one item in the next batches of its queue; cancel the call to leave the queue.
+
+        Its views are rows like all others: they fill batches together with other items' rows.
+
+        Args:
+            pixels: ``[views, *pixels per axis, channels]`` of the graph's dtype.
+            deadline: of the answer, seconds, monotonic.
+
+        Returns:
+            The mean over the views.
+
+        Raises:
+            InferenceFailed: the session failed on this item, or gave logits that are no numbers.
+            DeadlinePassed: the device came to it too late.
+            Draining, NotReady: the station was closed first.
+        """
+        if self._closed is not None:
+            kind, detail = self._closed
+            raise kind(detail)
+        loop, queue = asyncio.get_running_loop(), self._queues[key]
+        now = time.monotonic()
+        entries = [_Entry(view, loop.create_future(), now, deadline) for view in pixels]
+        for entry in entries:
+            queue.entries.push(entry)
+        if self._is_short(queue):
+            self._short_came = now
+        if len(self._running) < self.lanes and not self._scheduled:
+            # At the end of this turn of the loop: what arrived together runs together.
+            self._scheduled = True
+            loop.call_soon(self._dispatch)
+        try:
+            if len(entries) == 1:
+                return await entries[0].future
+            return Row.of_views(await _all_of(entries))
+        except (asyncio.CancelledError, Failure):  # a failed view ends the others
+            for _ in entries:
+                queue.entries.drop_gone()
+            for run in self._running:
+                run.end_if_unwanted()
+            self._on_begin()
+            raise
+
+    def close(
+        self, kind: type[Failure] = Draining, detail: str = "the server is shutting down"
+    ) -> None:
+        """Let the running batches finish and refuse everything else."""
+        self._closed = kind, detail
+        for queue in self._queues.values():
+            while queue.entries.peek() is not None:
+                _fail(queue.entries.pop(), kind(detail))
+
+    def give_up(self, detail: str) -> None:
+        """Refuse everything, what is running too: nothing comes back from there."""
+        self.close(NotReady, detail)
+        for run in self._running:
+            for entry in run.entries:
+                _fail(entry, NotReady(detail))
+
+    def _dispatch(self) -> None:
+        self._scheduled = False
+        while len(self._running) < self.lanes and (run := self._next_run()) is not None:
+            self._begin(run)
+        self._on_begin()
+
+    def _next_run(self) -> _Run | None:
+        """The batch that a free lane takes now; None where nothing waits that it may take."""
+        now = time.monotonic()
+        heads = {
+            queue: head
+            for queue in self._queues.values()
+            if (head := _first_in_time(queue, now)) is not None
+        }
+        long_runs = sum(not run.is_short for run in self._running)
+        expected = now - self._short_came < FORGET_SECONDS
+        short_only = self.lanes > 1 and long_runs == self.lanes - 1 and expected
+        fitting = [queue for queue in heads if not short_only or self._is_short(queue)]
+        if not fitting:
+            return None
+        kind = self._turns.next(queue.modality for queue in fitting)
+        queue = min(
+            (one for one in fitting if one.modality == kind),
+            key=lambda one: (heads[one].deadline, heads[one].submitted),
+        )
+        entries = self._take(queue, now)
+        predicted = queue.costs.seconds(len(entries))
+        self._turns.use(kind, predicted, {one.modality for one in heads})
+        short = self._is_short(queue)
+        return _Run(queue, entries, predicted, short, make_stop(), now)
+
+    def _is_short(self, queue: _Queue) -> bool:
+        """Whether a row is short work here: where all models are slow, the fastest one's is."""
+        least = min(one.costs.row for one in self._queues.values())
+        return queue.costs.row <= max(self._batch_seconds / 2, 2 * least)
+
+    def _take(self, queue: _Queue, now: float) -> list[_Entry]:
+        """The rows of one batch: at least one, as long as the first of them is still in time."""
+        taken = [queue.entries.pop()]
+        bound = min(self._batch_seconds, taken[0].deadline - now)
+        while len(taken) < self._max_batch and queue.costs.seconds(len(taken) + 1) <= bound:
+            if _first_in_time(queue, now) is None:
+                break
+            taken.append(queue.entries.pop())
+        return taken
+
+    def _begin(self, run: _Run) -> None:
+        self._running.add(run)
+        rows = [entry.pixels for entry in run.entries]
+        running = asyncio.get_running_loop().run_in_executor(
+            self._executor, run_timed, run.queue.session, rows, self.threads, run.stop
+        )
+        running.add_done_callback(functools.partial(self._deliver, run))
+
+    def _deliver(self, run: _Run, running: asyncio.Future[Outcome]) -> None:
+        self._running.discard(run)
+        self._dispatch()  # first: the device should not wait while answers are written
+        if error := running.exception():  # not the graph's: those come as rows
+            log.error("a device's thread failed", exc_info=error)
+            for entry in run.entries:
+                _fail(entry, InferenceFailed("the model could not be run"))
+            self._doubt(run.queue)
+            return
+        if run.stop.terminate:
+            return  # nobody waits for any of it, and its time says nothing
+        outcome = running.result()
+        if not any(isinstance(row, Exception) for row in outcome.rows):  # nothing was run twice
+            run.queue.costs.learn(len(run.entries), outcome.cost)
+        self._on_batch(run.queue.modality, len(run.entries), outcome.seconds)
+        for entry, row in zip(run.entries, outcome.rows, strict=True):
+            if isinstance(row, Exception):
+                _fail(entry, InferenceFailed("the model gave no finite answer for this input"))
+            elif not entry.gone:
+                waited = outcome.started - entry.submitted
+                entry.future.set_result(Row(row, waited, outcome.seconds))
+        if all(isinstance(row, Exception) for row in outcome.rows):
+            self._doubt(run.queue)
+        else:
+            self.succeeded = time.monotonic()
+
+    def _doubt(self, queue: _Queue) -> None:
+        if queue.golden is not None:
+            self.on_failed(queue.golden)
+
+
+def is_hung(seconds: float, predicted: float) -> bool:
+    """Whether a run that is under way for so long never returns."""
+    return seconds > max(HUNG_SECONDS, HUNG_TIMES * predicted)
+
+
+def _first_in_time(queue: _Queue, now: float) -> _Entry | None:
+    """The next entry that can still be answered; the others are told that they cannot."""
+    while (head := queue.entries.peek()) is not None:
+        if now + queue.costs.seconds(1) <= head.deadline:
+            return head
+        _fail(queue.entries.pop(), DeadlinePassed("the model came to this file too late"))
+    return None
+
+
+async def _all_of(entries: Iterable[_Entry]) -> list[Row]:
+    """Every row of an item; where one fails, or the client leaves, the others are not run."""
+    try:
+        return [await entry.future for entry in entries]
+    finally:
+        for entry in entries:
+            if not entry.future.cancel() and not entry.future.cancelled():
+                entry.future.exception()  # seen: one failure of the item is enough
+
+
+def _fail(entry: _Entry, failure: Failure) -> None:
+    if not entry.gone:
+        entry.future.set_exception(failure)
+
+
+def run_timed(
+    session: Session, rows: list[np.ndarray], threads: int, stop: Stop | None = None
+) -> Outcome:
+    """Run a batch in this thread, and price it.
+
+    On a CPU a lane of one thread is priced by the processor time that it used: what it waited for
+    others is no cost of its own. A lane of several, or of a GPU, uses its time elsewhere: there
+    the wall is the measure.
+    """
+    started, before = time.monotonic(), time.thread_time()
+    answers = run_isolated(session, rows, stop)
+    seconds, used = time.monotonic() - started, time.thread_time() - before
+    by_thread = session.device == "cpu" and threads == 1
+    return Outcome(answers, started, seconds, used if by_thread else seconds)
+
+
+def run_isolated(
+    session: Session, rows: list[np.ndarray], stop: Stop | None = None
+) -> list[np.ndarray | Exception]:
+    """Run a batch; if it fails, halve it until only the guilty rows fail.
+
+    Args:
+        rows: ``[*pixels per axis, channels]`` each, of the graph's dtype.
+        stop: ends it; then every row fails.
+
+    Returns:
+        float32 ``[classes]`` or an exception, for every row.
+    """
+    try:
+        logits = session.run(np.stack(rows), stop)  # [batch, classes]
+        if logits.ndim != 2 or len(logits) != len(rows):
+            raise ValueError(f"expected {len(rows)} rows of logits, got {list(logits.shape)}")
+    except Exception as error:
+        if stop is not None and stop.terminate:
+            return [error] * len(rows)
+        if len(rows) == 1:
+            log.exception("a graph failed on one input")
+            return [error]
+        middle = len(rows) // 2
+        return run_isolated(session, rows[:middle], stop) + run_isolated(
+            session, rows[middle:], stop
+        )
+    finite = np.isfinite(logits).all(axis=1)  # [batch]
+    if not finite.all():
+        log.error("a graph gave logits that are not finite for %d input(s)", (~finite).sum())
+    return [
+        row if good else ValueError("logits are not finite")
+        for row, good in zip(logits, finite, strict=True)
+    ]
