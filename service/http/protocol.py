@@ -34,7 +34,8 @@ FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.001, 0.1
 PROBE_SECONDS = 1.0
 #: See ``HttpProtocol``.
 Refuse = Callable[[bytes, list[tuple[bytes, bytes]]], tuple[bytes, bytes] | None]
-TCP_CLOSE = 7  # of the kernel's states; a connection that was reset is in it
+#: Of the kernel's states: a connection that was reset, one whose other end stopped sending.
+TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
 
 
 class _Gathering:
@@ -95,6 +96,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_bytes = 0  # since something was complete or some of a body came
         self._refused = False  # nothing that still comes is read
         self._answered: RequestResponseCycle | None = None  # the request that is being answered
+        self._sending_ended = False
+        self._looking = False  # for the end of a connection that is not read
+        self._probed = -PROBE_SECONDS  # when, by the loop's clock
 
     @property
     def _is_idle(self) -> bool:
@@ -176,6 +180,8 @@ class HttpProtocol(HttpToolsProtocol):
             return
         before = self.cycle
         super().on_headers_complete()
+        if self.pipeline:
+            self._look_for_end()
         if self._is_leaving():
             self.leave()
             if self.pipeline:
@@ -269,27 +275,46 @@ class HttpProtocol(HttpToolsProtocol):
             self._gathering.flush()
             return False
         self.cycle.keep_alive = False
-        self._probe()
-        self._look_for_reset(FIRST_LOOK_SECONDS)
+        self._sending_ended = True
+        self._look_for_end()
         return True
 
-    def _probe(self) -> None:
-        """Write what a client may ignore, until the answer itself is written."""
-        waiting = self._answered
-        if waiting and not (waiting.response_started or self.transport.is_closing()):
-            self.transport.write(CONTINUE)
-            self.loop.call_later(PROBE_SECONDS, self._probe)
+    def _look_for_end(self) -> None:
+        """Begin to look whether the client has left.
 
-    def _look_for_reset(self, seconds: float) -> None:
-        """Nobody reads from this connection any more, so its end has to be looked for."""
-        if self.transport.is_closing():
+        Nobody reads from a connection whose client stopped sending, nor, for the time being, from
+        one with a request behind the one that is being answered: its end has to be looked for.
+        """
+        if not self._looking:
+            self._looking = True
+            self._look(FIRST_LOOK_SECONDS)
+
+    def _look(self, seconds: float) -> None:
+        if self.transport.is_closing() or not (self._sending_ended or self.pipeline):
+            self._looking = False
             return
         connection = self.transport.get_extra_info("socket")
-        if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE:
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state == TCP_CLOSE:
             self.transport.abort()
-        else:
-            longer = min(2 * seconds, LOOK_SECONDS)
-            self.loop.call_later(seconds, self._look_for_reset, longer)
+            return
+        if state == TCP_CLOSE_WAIT and self._probe():
+            seconds = FIRST_LOOK_SECONDS
+        self.loop.call_later(seconds, self._look, min(2 * seconds, LOOK_SECONDS))
+
+    def _probe(self) -> bool:
+        """Write what a client may ignore where an answer has not begun and a probe is due."""
+        waiting, now = self._answered, self.loop.time()
+        due = (
+            waiting is not None
+            and not waiting.response_started
+            and waiting.scope["http_version"] == "1.1"
+            and now >= self._probed + PROBE_SECONDS
+        )
+        if due:
+            self._probed = now
+            self.transport.write(CONTINUE)
+        return due
 
 
 def _encode(failure: Failure, headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from service.http.protocol import HttpProtocol
 from tests.helpers.service_fixtures import (
     RawConnection,
     RunningServer,
@@ -23,7 +24,6 @@ from tests.helpers.service_fixtures import (
     picture,
     serving,
     wait_until,
-    write_tiny_bundle,
 )
 
 GOOD = picture(1)
@@ -34,14 +34,6 @@ READ = (
 )  # fmt: skip
 LIVE = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 Start = Callable[..., tuple[RunningServer, TinySession]]
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one tiny bundle."""
-    root = tmp_path_factory.mktemp("bundles")
-    write_tiny_bundle(root)
-    return root
 
 
 @pytest.fixture
@@ -70,6 +62,12 @@ def stop_sending(connection: RawConnection) -> None:
 
 def connections(server: RunningServer) -> int:
     return len(server._server.server_state.connections)
+
+
+def waiting(server: RunningServer) -> int:
+    """Requests that came while the one before them was being answered."""
+    connections = cast(set[HttpProtocol], server._server.server_state.connections)
+    return sum(len(one.pipeline) for one in connections)
 
 
 def statuses(connection: RawConnection) -> list[int]:
@@ -190,14 +188,22 @@ def test_requests_before_the_end_of_sending_are_all_answered(start: Start) -> No
     wait_until(lambda: connections(server) == 0, "the connection to end")
 
 
-def test_pipelining_client_that_left_is_cancelled(start: Start) -> None:
-    """The request that is being answered is told, and the one behind it is never begun."""
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "while the first one runs"])
+def test_pipelining_client_that_left_is_cancelled(start: Start, late: bool) -> None:
+    """The request that is being answered is told, and the one behind it is never begun.
+
+    Nobody reads from the connection once the second head is here, so its end is looked for.
+    """
     server, session = start()
     session.gate.clear()
     with RawConnection(server.port) as connection:
         ask(connection)
-        ask(connection)
+        if not late:
+            ask(connection)
         wait_until(lambda: session.batches, "the first batch to run")
+        if late:
+            ask(connection)
+            wait_until(lambda: waiting(server) == 1, "the second head to be here")
     wait_until(lambda: server.metric("liere_requests_total", **LEFT) == 1, "the 499")
     wait_until(lambda: connections(server) == 0, "the connection to end")
     session.gate.set()
