@@ -33,9 +33,6 @@ class Window:
         self.mean = FIRST_GUESS_SECONDS
         self.high = FIRST_GUESS_SECONDS  # the 90th percentile
 
-    def __len__(self) -> int:
-        return len(self._newest)
-
     def add(self, seconds: float) -> None:
         seconds = max(seconds, LEAST_SECONDS)
         if self._newest:
@@ -92,11 +89,6 @@ class RunCosts:
             self._ladder[size] = Window()
             bisect.insort(self._sizes, size)
         self._ladder[size].add(seconds * size / rows)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Numbers of rows that were measured, rising."""
-        return tuple(self._sizes)
 
     def seconds(self, rows: int) -> float:
         """Expected seconds of a run of so many rows: no more than of so many runs of one."""

@@ -96,9 +96,6 @@ class Backlog:
             for of_kind in self._seconds.values():
                 of_kind.pop(charge.kind, None)
 
-    def seconds(self, resource: str, kind: str) -> float:
-        return self._seconds[resource][kind]
-
     def wait(self, kind: str) -> float:
         """Seconds until a newcomer of a kind is served; the resource that takes longest decides.
 

@@ -27,7 +27,7 @@ Headers = list[tuple[bytes, bytes]]
 SECOND_LOOK = frozenset(
     (b"content-encoding", b"expect", b"origin", b"traceparent", b"transfer-encoding", b"upgrade")
 )
-WORDS = {path.encode(): modality for path, modality in WORK.items()}
+MODALITIES = {path.encode(): modality for path, modality in WORK.items()}
 
 
 class Turnstile:
@@ -47,7 +47,7 @@ class Turnstile:
         Args:
             path: as it was sent, without a query.
         """
-        modality = WORDS.get(path)
+        modality = MODALITIES.get(path)
         service = self._service
         if modality is None or service.leaving or service.died or access.isEnabledFor(logging.INFO):
             return None

@@ -22,7 +22,7 @@ from service.engine.decode.wire import Preparation
 from service.engine.engine import ANSWER_SECONDS
 from service.engine.failures import BadParameter, BrokenMedia, UnknownGrid
 from service.engine.model import Choice
-from service.engine.schedule import CPU
+from service.engine.schedule import CPU, DEVICE
 from tests.helpers.service_fixtures import (
     MEDIA,
     TINY,
@@ -198,6 +198,7 @@ def test_charge_follows_the_grid_that_was_taken(tmp_path: Path) -> None:
     session = TinySession()
     with serving(tmp_path, lambda graph, device, threads: session) as held:
         service = held.service
+        service.backlog.rates[CPU] = service.backlog.rates[DEVICE] = 1
         seconds = {"2x3": 10.0, "3x2": 30.0}
         service.run_seconds = lambda *targets: fmean(seconds[one.grid] for one in targets)
         session.gate.clear()
@@ -207,7 +208,7 @@ def test_charge_follows_the_grid_that_was_taken(tmp_path: Path) -> None:
             asking = threads.submit(held.classify, content=file, params={"grid": "auto"})
             try:
                 wait_until(lambda: service.station.depth or len(session.batches) > runs, "its run")
-                inside = service.backlog.seconds(CPU, "image")
+                inside = service.backlog.wait("image")
             finally:
                 session.gate.set()
             (result,) = asking.result().json()["results"]

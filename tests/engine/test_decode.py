@@ -669,6 +669,24 @@ def test_earliest_deadline_is_decoded_first_and_what_is_late_is_not() -> None:
     run(story, script=OBEDIENT)
 
 
+def test_large_file_stays_large_when_its_client_leaves() -> None:
+    """Its bytes are let go of; a small one is not put behind it in the same worker."""
+
+    async def story(pool: DecodePool) -> None:
+        large = b"w" + bytes(2**15)  # takes 0.3 s
+        leaving = asyncio.create_task(pool.prepare(asked(), large))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        waiting = asyncio.create_task(ask(pool, b"a"))
+        await asyncio.sleep(0)
+        assert pool.depth == 1
+        await waiting
+        assert pool.costs["image"].mean(len(large)) > 0.25
+
+    run(story, script=OBEDIENT)
+
+
 def test_decoding_waits_for_a_device_that_is_behind() -> None:
     """With a tenth of a second of decoded rows of a kind before it nothing more is decoded."""
 

@@ -28,19 +28,10 @@ from tests.helpers.service_fixtures import (
     picture,
     serving,
     wait_until,
-    write_tiny_bundle,
 )
 
 GOOD = picture(1)
 DIGEST = sha256(b"key").hexdigest()
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one tiny bundle."""
-    root = tmp_path_factory.mktemp("bundles")
-    write_tiny_bundle(root)
-    return root
 
 
 @contextmanager

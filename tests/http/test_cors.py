@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service.settings import SettingsError, make_settings, read_settings
-from tests.helpers.service_fixtures import RunningServer, picture, serving, write_tiny_bundle
+from tests.helpers.service_fixtures import RunningServer, picture, serving
 
 KEY = secrets.token_urlsafe(32)
 DIGEST = sha256(KEY.encode()).hexdigest()
@@ -23,14 +23,6 @@ ASKED = {
     "Access-Control-Request-Headers": "authorization,content-type,traceparent,x-request-id",
 }
 PATH = "/v1/classify/image"
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one tiny bundle."""
-    root = tmp_path_factory.mktemp("bundles")
-    write_tiny_bundle(root)
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,6 @@ from tests.helpers.service_fixtures import (
     running,
     serving,
     wait_until,
-    write_tiny_bundle,
 )
 
 GOOD = picture(1)
@@ -56,14 +55,6 @@ def sha256(key: str) -> str:
 
 def name_of(keys: Keys, key: str) -> str:
     return keys.find([f"Bearer {key}".encode()]).key.name
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one tiny bundle."""
-    root = tmp_path_factory.mktemp("bundles")
-    write_tiny_bundle(root)
-    return root
 
 
 @pytest.fixture(scope="module")

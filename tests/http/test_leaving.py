@@ -44,14 +44,6 @@ def may_unshare() -> bool:
     return done.returncode == 0
 
 
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one tiny bundle."""
-    root = tmp_path_factory.mktemp("bundles")
-    write_tiny_bundle(root)
-    return root
-
-
 @pytest.fixture(params=["child", "process 1"])
 def under(request: pytest.FixtureRequest) -> Sequence[str]:
     """How the server is run: a process 1 gets no signal but those that it handles."""

@@ -36,14 +36,6 @@ GOOD = picture(1)
 DEAD = "the device does not answer"
 
 
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one tiny bundle."""
-    root = tmp_path_factory.mktemp("bundles")
-    write_tiny_bundle(root)
-    return root
-
-
 class Mortal(TinySession):
     """The tiny network until it is dead; then every run raises."""
 

@@ -29,20 +29,11 @@ from tests.helpers.service_fixtures import (
     running,
     serving,
     wait_until,
-    write_tiny_bundle,
 )
 
 GOOD = picture(1)
 FIELDS = {"id", "method", "path", "status", "modality", "bundle", "grid", "bytes", "ms"}
 ANYTHING = st.text(st.characters(exclude_categories=()), max_size=60)  # surrogates too
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one tiny bundle."""
-    root = tmp_path_factory.mktemp("bundles")
-    write_tiny_bundle(root)
-    return root
 
 
 def access_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:

@@ -29,18 +29,9 @@ from tests.helpers.service_fixtures import (
     running,
     serving,
     wait_until,
-    write_tiny_bundle,
 )
 
 pytestmark = alone
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one tiny bundle."""
-    root = tmp_path_factory.mktemp("bundles")
-    write_tiny_bundle(root)
-    return root
 
 
 def test_start_says_where_and_what_to_try(bundles: Path) -> None:

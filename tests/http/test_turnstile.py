@@ -17,19 +17,11 @@ from tests.helpers.service_fixtures import (
     picture,
     read_answer,
     serving,
-    write_tiny_bundle,
 )
 
 GOOD = picture(1)
 KEY = "a key that this server knows"
 LIVE = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("bundles")
-    write_tiny_bundle(root)
-    return root
 
 
 @pytest.fixture(scope="module")

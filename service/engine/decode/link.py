@@ -55,6 +55,7 @@ class Task:
     """One item on its way through a worker.
 
     Attributes:
+        size: bytes of the file, also when it was let go of.
         deadline: seconds, monotonic.
         predicted: processor seconds of decoding it.
         own: those of all that it needs, the run after decoding included.
@@ -64,7 +65,7 @@ class Task:
 
     __slots__ = (
         "attempts", "began", "deadline", "future", "given", "media", "own", "predicted",
-        "preparation",
+        "preparation", "size",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +79,7 @@ class Task:
     ) -> None:
         self.preparation = preparation
         self.media = media
+        self.size = len(media)
         self.future = future
         self.deadline = deadline
         self.predicted = predicted
@@ -93,7 +95,7 @@ class Task:
     @property
     def is_small(self) -> bool:
         """Sure to be done soon."""
-        return self.preparation.modality == "image" and len(self.media) <= SMALL_BYTES
+        return self.preparation.modality == "image" and self.size <= SMALL_BYTES
 
 
 class Worker(asyncio.SubprocessProtocol):

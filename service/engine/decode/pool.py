@@ -61,7 +61,8 @@ class DecodePool:
 
     Whose turn it is says ``service.engine.schedule``: modalities take turns by the processor
     seconds that they used, the earliest deadline first within each. Where several are served, one
-    worker takes small files alone, and no modality but images may hold all of the others.
+    worker takes small files alone, and while others come no modality but images may hold all of the
+    rest.
 
     Args:
         on_restart: called whenever a worker is replaced.
@@ -219,7 +220,7 @@ class DecodePool:
                     worker.kill()
 
     def _learn(self, task: Task, seconds: float) -> None:
-        self.costs[task.preparation.modality].learn(len(task.media), seconds)
+        self.costs[task.preparation.modality].learn(task.size, seconds)
 
     def _died(self, worker: Worker) -> None:
         """Replace a worker; decide what becomes of the items that it held."""

@@ -4,7 +4,7 @@ There is no timer. A batch is whatever has gathered in one queue while all lanes
 idle server answers without delay and a busy one fills its batches by itself. A batch is bounded in
 predicted seconds: they are what a cancelled client, a shorter item or a swap waits for. Kinds take
 turns by the seconds that they used; within a kind the earliest deadline goes first. Of several
-lanes one is always left for short rows, so that an image does not wait for the end of a clip.
+lanes one is left for short rows while such come, so that an image does not wait for a clip to end.
 """
 
 from __future__ import annotations
