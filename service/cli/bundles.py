@@ -35,7 +35,7 @@ from service import logs
 from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain, end_at_once
 from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceError, check_device
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.engine.folders import NoBundles, bundle_folders, name_bundles
 from service.logs import printable
 from service.settings import Settings, SettingsError, make_settings
@@ -129,12 +129,12 @@ def _prove_apart(settings: Settings, options: argparse.Namespace) -> str | None:
 
 async def _prove(settings: Settings, home: Path, version: str) -> None:
     """What a server does at start, with this version alone; BundleError if it would refuse it."""
-    service = Service(settings)
+    engine = Engine(settings)
     try:
-        await service.start([home / version])
-        (one,) = service.catalog.bundles.values()
+        await engine.start([home / version])
+        (one,) = engine.catalog.bundles.values()
     finally:
-        await service.close()
+        await engine.close()
     if one.manifest is None:
         raise BundleError(f"{home.name}: version {version}: {one.reason}")
     check_stated(home, version, one.manifest)

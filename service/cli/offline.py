@@ -1,7 +1,7 @@
 """``python -m service classify FILE...``: answers without a server, through the server's own code.
 
 Workers decode, the catalog has the bundles proven by their goldens, a station fills batches:
-everything of ``Service`` but HTTP. Answers come out in the order of the files, as soon as they are
+everything of ``Engine`` but HTTP. Answers come out in the order of the files, as soon as they are
 there. Where no bundle is named, the first reader that knows the type of a file answers it.
 """
 
@@ -35,7 +35,7 @@ from service.engine.candidates import Candidates, find_candidates, first_answer,
 from service.engine.classify import Result
 from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceDied, DeviceError, check_device
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.engine.failures import EmptyFile, Failure, InternalError, UnreadableFile
 from service.engine.folders import NoBundles, bundle_folders
 from service.http.problems import problem_of
@@ -69,26 +69,26 @@ def main(arguments: list[str]) -> int:
 
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
-    service = Service(settings)
+    engine = Engine(settings)
     try:
-        await service.start(_folders(settings, options.bundle))
+        await engine.start(_folders(settings, options.bundle))
         try:
-            candidates = find_candidates(service, _parameters(options))
+            candidates = find_candidates(engine, _parameters(options))
         except Failure as failure:
             return complain(failure.detail, WRONG_COMMAND)
-        answers = _answers(service, options.files, candidates)
-        return await _unless_dead(service, asyncio.create_task(_print_all(answers, options)))
+        answers = _answers(engine, options.files, candidates)
+        return await _unless_dead(engine, asyncio.create_task(_print_all(answers, options)))
     finally:
-        await service.close()
+        await engine.close()
 
 
-async def _unless_dead(service: Service, printing: asyncio.Task[int]) -> int:
+async def _unless_dead(engine: Engine, printing: asyncio.Task[int]) -> int:
     """The status of what prints the answers; DeviceDied, at once, where no more can come."""
-    service.on_failure = printing.cancel
+    engine.on_failure = printing.cancel
     await asyncio.wait([printing])
-    await service.vitals.settle()
-    if isinstance(service.failure, DeviceDied):
-        raise service.failure
+    await engine.vitals.settle()
+    if isinstance(engine.failure, DeviceDied):
+        raise engine.failure
     return printing.result()
 
 
@@ -106,10 +106,10 @@ def _folders(settings: Settings, bundle: str | None) -> list[Path]:
 
 
 async def _answers(
-    service: Service, files: list[str], candidates: Candidates
+    engine: Engine, files: list[str], candidates: Candidates
 ) -> AsyncIterator[Answer]:
     """Every file's answer, in order; those under way are bounded in number and in bytes."""
-    settings = service.settings
+    settings = engine.settings
     waiting: deque[tuple[str, asyncio.Task[Result | Failure], int]] = deque()
     held = 0
     for file in files:
@@ -121,7 +121,7 @@ async def _answers(
             name, task, freed = waiting.popleft()
             yield name, await task
             held -= freed
-        waiting.append((file, asyncio.create_task(_answer(service, media, candidates)), size))
+        waiting.append((file, asyncio.create_task(_answer(engine, media, candidates)), size))
         held += size
         await asyncio.sleep(0)  # the new task begins: workers decode while the next file is read
     while waiting:
@@ -130,13 +130,13 @@ async def _answers(
 
 
 async def _answer(
-    service: Service, media: bytes | Failure, candidates: Candidates
+    engine: Engine, media: bytes | Failure, candidates: Candidates
 ) -> Result | Failure:
     """One file; what goes wrong is its own affair."""
     if isinstance(media, Failure):
         return media
     try:
-        return await first_answer(service, media, candidates)
+        return await first_answer(engine, media, candidates)
     except Failure as failure:
         return failure
     except Exception as error:

@@ -96,8 +96,8 @@ def _serve(settings: Settings) -> int:
         log.warning("whoever reaches %s is served: --open and no keys", settings.host)
     server = Server(settings, application, listener)
     server.serve_until_signal()
-    if isinstance(server.service.failure, DeviceDied):
-        raise server.service.failure
-    if server.service.failure is None or server.signalled:
+    if isinstance(server.engine.failure, DeviceDied):
+        raise server.engine.failure
+    if server.engine.failure is None or server.signalled:
         return OK
     raise CannotStart("the server cannot become ready, as the lines above say", FAILED)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from media.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
 from service.engine.classify import Result, choose, classify
 from service.engine.decode.wire import Preparation
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.engine.failures import (
     BundleRefused,
     Failure,
@@ -41,9 +41,9 @@ class Candidate:
     top_k: int
     file_bytes: int
 
-    async def answer(self, service: Service, media: bytes) -> Result:
+    async def answer(self, engine: Engine, media: bytes) -> Result:
         """The ranked labels of a file; UnsupportedMedia where its type is another modality's."""
-        return await classify(service, media, self.choice, self.top_k)
+        return await classify(engine, media, self.choice, self.top_k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,12 @@ class RefusedDefault:
     modality: str
     file_bytes: int
 
-    async def answer(self, service: Service, media: bytes) -> Result:
+    async def answer(self, engine: Engine, media: bytes) -> Result:
         """BundleRefused for a file of its modality, UnsupportedMedia for others."""
         spec, one = PROBES[self.modality], (1,) * len(AXES[self.modality])
-        seconds = service.settings.limits(self.modality).decode_seconds
+        seconds = engine.settings.limits(self.modality).decode_seconds
         try:
-            await service.pool.prepare(Preparation.make(spec, [Grid(one)], one, 1, seconds), media)
+            await engine.pool.prepare(Preparation.make(spec, [Grid(one)], one, 1, seconds), media)
         except UnsupportedMedia:
             raise
         except Failure:
@@ -75,7 +75,7 @@ def largest(candidates: Candidates) -> int:
     return max(one.file_bytes for one in candidates)
 
 
-def find_candidates(service: Service, parameters: Mapping[str, str]) -> Candidates:
+def find_candidates(engine: Engine, parameters: Mapping[str, str]) -> Candidates:
     """The bundle that is named, else the default of every modality that fits the parameters.
 
     Args:
@@ -87,10 +87,10 @@ def find_candidates(service: Service, parameters: Mapping[str, str]) -> Candidat
     candidates: list[Candidate | RefusedDefault] = []
     problems = []
     of_clips = "views" in parameters
-    for modality in _modalities(service, parameters.get("bundle")):
-        file_bytes = service.settings.limits(modality).file_bytes
+    for modality in _modalities(engine, parameters.get("bundle")):
+        file_bytes = engine.settings.limits(modality).file_bytes
         try:
-            candidates.append(Candidate(*choose(service, modality, parameters), file_bytes))
+            candidates.append(Candidate(*choose(engine, modality, parameters), file_bytes))
         except Failure as problem:
             problems.append(problem)
             if isinstance(problem, BundleRefused) and not (of_clips and modality != "video"):
@@ -100,17 +100,17 @@ def find_candidates(service: Service, parameters: Mapping[str, str]) -> Candidat
     return candidates
 
 
-def _modalities(service: Service, bundle: str | None) -> Sequence[str]:
+def _modalities(engine: Engine, bundle: str | None) -> Sequence[str]:
     """Of the bundle that is named; else all that have a default."""
     if bundle is not None:
-        if (named := service.catalog.find(bundle)) is None:
-            known = ", ".join(sorted(service.catalog.bundles))
+        if (named := engine.catalog.find(bundle)) is None:
+            known = ", ".join(sorted(engine.catalog.bundles))
             raise UnknownBundle(f"unknown bundle {bundle[:64]!a}; known: {known}")
         return [named.modality or OFFERED[0]]
-    return [one for one in OFFERED if one in service.catalog.defaults] or OFFERED
+    return [one for one in OFFERED if one in engine.catalog.defaults] or OFFERED
 
 
-async def first_answer(service: Service, media: bytes, candidates: Candidates) -> Result:
+async def first_answer(engine: Engine, media: bytes, candidates: Candidates) -> Result:
     """The answer of the first candidate that knows the type of the file.
 
     Raises:
@@ -121,7 +121,7 @@ async def first_answer(service: Service, media: bytes, candidates: Candidates) -
         if len(media) > one.file_bytes:
             continue
         try:
-            return await one.answer(service, media)
+            return await one.answer(engine, media)
         except UnsupportedMedia as problem:
             told.append(problem.detail)
     if not told:

@@ -18,7 +18,7 @@ from media.clips.clip_times import MAX_FRAMES
 from media.spec import MAX_VIEWS
 from service.engine.decode.evidence import Evidence
 from service.engine.decode.link import Encoded
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.engine.failures import BadParameter
 from service.engine.model import Choice, Target
 
@@ -60,7 +60,7 @@ class Result:
         }
 
 
-def choose(service: Service, modality: str, parameters: Mapping[str, str]) -> tuple[Choice, int]:
+def choose(engine: Engine, modality: str, parameters: Mapping[str, str]) -> tuple[Choice, int]:
     """Who answers, and with how many predictions.
 
     Args:
@@ -69,7 +69,7 @@ def choose(service: Service, modality: str, parameters: Mapping[str, str]) -> tu
     Raises:
         Failure: nobody answers this, or a parameter is out of range.
     """
-    choice = service.catalog.select(modality, parameters.get("bundle"), parameters.get("grid"))
+    choice = engine.catalog.select(modality, parameters.get("bundle"), parameters.get("grid"))
     manifest = choice.manifest
     if (views := parameters.get("views")) is not None:
         if modality != "video":
@@ -79,7 +79,7 @@ def choose(service: Service, modality: str, parameters: Mapping[str, str]) -> tu
 
 
 async def classify(
-    service: Service, media: Encoded, choice: Choice, top_k: int, deadline: float = math.inf
+    engine: Engine, media: Encoded, choice: Choice, top_k: int, deadline: float = math.inf
 ) -> Result:
     """One file through decoder, batch and graph; cancel the call to leave the queues.
 
@@ -91,20 +91,20 @@ async def classify(
     Raises:
         Failure: of the bytes, or of the graph, or there is no time left.
     """
-    started, work = time.monotonic(), service.predict(choice, len(media))
-    with service.admission.work(work, deadline) as charge:
-        run_seconds = service.run_seconds(*choice.targets.values())
-        item = await service.pool.prepare(choice.preparation, media, deadline, run_seconds)
+    started, work = time.monotonic(), engine.predict(choice, len(media))
+    with engine.admission.work(work, deadline) as charge:
+        run_seconds = engine.run_seconds(*choice.targets.values())
+        item = await engine.pool.prepare(choice.preparation, media, deadline, run_seconds)
         decoded, target = time.monotonic() - started, choice.targets[item.grid]
-        service.backlog.done(charge, "decode")
+        engine.backlog.done(charge, "decode")
         if len(choice.targets) > 1:
-            taken = service.run_part(service.run_seconds(target))
-            service.backlog.amend(charge, "run", taken)
-        row = await service.station.submit(target.key, item.pixels, deadline)
-        service.backlog.done(charge, "run")
-        service.backlog.correct(charge, started + decoded + row.queue_seconds)
+            taken = engine.run_part(engine.run_seconds(target))
+            engine.backlog.amend(charge, "run", taken)
+        row = await engine.station.submit(target.key, item.pixels, deadline)
+        engine.backlog.done(charge, "run")
+        engine.backlog.correct(charge, started + decoded + row.queue_seconds)
         predictions = rank(row.logits, target.labels, top_k)
-    stages = service.metrics.stages[target.manifest.modality]
+    stages = engine.metrics.stages[target.manifest.modality]
     stages["decode"].observe(decoded)
     stages["queue"].observe(row.queue_seconds)
     timing = Timing(*(_ms(s) for s in (decoded, row.queue_seconds, row.inference_seconds)))

@@ -34,7 +34,7 @@ NO_ANSWER = "the device does not answer"
 TOLD = (SettingsError, DeviceError, NoBundles, DecodeError)
 
 
-class Service:
+class Engine:
     """Everything that lives as long as the server, or as one command that answers without it.
 
     Attributes:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from service.engine.device.session import OpenSession, open_session
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.engine.failures import InternalError
 from service.http.cors import Cors
 from service.http.guard import Guard
@@ -36,17 +36,17 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
     Raises:
         SettingsError: the keys cannot be read.
     """
-    service, keys = Service(settings, opener), read_keys(settings)
+    engine, keys = Engine(settings, opener), read_keys(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        preparing = asyncio.create_task(service.prepare())
+        preparing = asyncio.create_task(engine.prepare())
         try:
             yield
         finally:
             preparing.cancel()
             await asyncio.wait([preparing])
-            await service.close()
+            await engine.close()
 
     app = FastAPI(
         title="LieRE classification",
@@ -57,9 +57,9 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
         redirect_slashes=False,
         exception_handlers={HTTPException: _raise_as_problem},
     )
-    app.state.service, app.state.keys = service, keys
-    add_routes(app, service, keys)
-    app.add_middleware(Guard, service=service, keys=keys)
+    app.state.engine, app.state.keys = engine, keys
+    add_routes(app, engine, keys)
+    app.add_middleware(Guard, engine=engine, keys=keys)
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)
     return app

@@ -12,7 +12,7 @@ from starlette.types import Receive
 
 from service.engine.classify import Result, choose, classify, encode_json, parse_timeout
 from service.engine.decode.link import Encoded
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.engine.failures import Failure
 from service.engine.model import Choice
 from service.http.body import Parameters, read_files, read_query
@@ -23,10 +23,10 @@ from service.http.problems import ClientGone
 class Classify:
     """The endpoint of one modality."""
 
-    def __init__(self, service: Service, modality: str) -> None:
-        self.service = service
+    def __init__(self, engine: Engine, modality: str) -> None:
+        self.engine = engine
         self.modality = modality
-        self.limits = service.settings.limits(modality)
+        self.limits = engine.settings.limits(modality)
 
     async def __call__(self, request: Request) -> Response:
         exchange: Exchange = request.scope["exchange"]
@@ -34,7 +34,7 @@ class Classify:
         self._limit_time(exchange, parameters)
         files = await read_files(request.scope, request.receive, parameters, self.limits)
         self._limit_time(exchange, parameters)  # a form may say it too
-        choice, top_k = choose(self.service, self.modality, parameters)
+        choice, top_k = choose(self.engine, self.modality, parameters)
         exchange.bundle, exchange.grid = choice.manifest.name, choice.grid
         async with ClientWatch(request.receive):
             deadline = exchange.monotonic_deadline
@@ -49,16 +49,16 @@ class Classify:
         """Let the answer be due when the client says; Overloaded if that cannot be met by now."""
         if (text := parameters.get("timeout_ms")) is not None:
             exchange.shorten(parse_timeout(text, self.limits.deadline_seconds))
-            self.service.admission.check(self.modality, exchange.monotonic_deadline)
+            self.engine.admission.check(self.modality, exchange.monotonic_deadline)
 
     async def _classify_all(
         self, files: Sequence[Encoded], choice: Choice, top_k: int, deadline: float
     ) -> list[Result]:
         """Every file at once; the first failure ends the request and names its file."""
-        works = [self.service.predict(choice, len(file)) for file in files]
-        self.service.admission.admit(works, deadline)
+        works = [self.engine.predict(choice, len(file)) for file in files]
+        self.engine.admission.admit(works, deadline)
         if len(files) == 1:
-            return [await classify(self.service, files[0], choice, top_k, deadline)]
+            return [await classify(self.engine, files[0], choice, top_k, deadline)]
         tasks = [
             asyncio.create_task(
                 self._numbered(f"file {number} of {len(files)}", file, choice, top_k, deadline)
@@ -75,7 +75,7 @@ class Classify:
         self, which: str, file: Encoded, choice: Choice, top_k: int, deadline: float
     ) -> Result:
         try:
-            return await classify(self.service, file, choice, top_k, deadline)
+            return await classify(self.engine, file, choice, top_k, deadline)
         except Failure as failure:
             raise type(failure)(f"{which}: {failure.detail}") from failure
 

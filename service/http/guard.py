@@ -15,7 +15,7 @@ import time
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from media.spec import AXES
-from service.engine.engine import NO_ANSWER, Service
+from service.engine.engine import NO_ANSWER, Engine
 from service.engine.failures import DeadlinePassed, Draining, Failure, InternalError, NotReady
 from service.http.exchange import Exchange, UploadTime
 from service.http.keys import Keys
@@ -46,12 +46,12 @@ def public_requests(settings: Settings) -> frozenset[tuple[str, str]]:
 class Guard:
     """ASGI middleware around every route."""
 
-    def __init__(self, app: ASGIApp, service: Service, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, engine: Engine, keys: Keys) -> None:
         self.app = app
-        self.service = service
+        self.engine = engine
         self.keys = keys
-        self._public = public_requests(service.settings)
-        self._limits = {modality: service.settings.limits(modality) for modality in AXES}
+        self._public = public_requests(engine.settings)
+        self._limits = {modality: engine.settings.limits(modality) for modality in AXES}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -60,7 +60,7 @@ class Guard:
         limits = self._limits[modality or "image"]  # of other requests nobody reads the body
         exchange = Exchange(
             scope, receive, send, limit=limits.body_bytes,
-            admission=self.service.admission, kind=modality or "image",
+            admission=self.engine.admission, kind=modality or "image",
         )
         scope["exchange"] = exchange
         try:
@@ -87,7 +87,7 @@ class Guard:
         try:
             account = self.keys.find(exchange.authorization)
         except Unauthorized:
-            self.service.metrics.unauthorized.inc()
+            self.engine.metrics.unauthorized.inc()
             raise
         exchange.key = account.key.name
         account.key.check(scope["path"])
@@ -96,20 +96,20 @@ class Guard:
 
     async def _work(self, scope: Scope, exchange: Exchange, limits: Limits) -> None:
         """Run a request that needs a permit, within the times for its body and its answer."""
-        if self.service.draining:
+        if self.engine.draining:
             raise Draining("the server is shutting down; connect again")
-        if self.service.died:
+        if self.engine.died:
             raise NotReady(NO_ANSWER)
         exchange.check()
         now = asyncio.get_running_loop().time()
         exchange.deadline = now + limits.deadline_seconds
         # What comes at less than half the rate that it needs will not be whole in time.
         needed = (exchange.content_length or 0) / limits.upload_seconds
-        least_rate = max(1024 * self.service.settings.min_upload_kib, needed / 2)
+        least_rate = max(1024 * self.engine.settings.min_upload_kib, needed / 2)
         exchange.upload = UploadTime(now, now + limits.upload_seconds, least_rate)
         until = exchange.upload.end(0) if exchange.unread else exchange.deadline
-        self.service.catalog.check_modality(exchange.kind)
-        self.service.admission.enter(exchange.kind)
+        self.engine.catalog.check_modality(exchange.kind)
+        self.engine.admission.enter(exchange.kind)
         try:
             exchange.hold(exchange.content_length or 0)
             async with asyncio.timeout_at(until) as timeout:
@@ -121,7 +121,7 @@ class Guard:
             raise self._too_slow(exchange, limits) from None
         finally:
             exchange.timeout = None
-            self.service.admission.leave(exchange.kind, exchange.held)
+            self.engine.admission.leave(exchange.kind, exchange.held)
 
     def _too_slow(self, exchange: Exchange, limits: Limits) -> Failure:
         """Whose time it was that ran out."""
@@ -130,7 +130,7 @@ class Guard:
             seconds = exchange.deadline - exchange.upload.began
             return DeadlinePassed(f"there was no answer within {seconds:g} seconds")
         if exchange.upload.end(exchange.received) < exchange.upload.until:
-            rate = self.service.settings.min_upload_kib
+            rate = self.engine.settings.min_upload_kib
             return BodyTimeout(f"the body came more slowly than {rate:g} KiB a second")
         return BodyTimeout(f"the body was not complete within {limits.upload_seconds:g} seconds")
 
@@ -156,7 +156,7 @@ class Guard:
         if exchange.account is not None:
             exchange.account.leave(seconds)
         if modality is not None:
-            metrics = self.service.metrics
+            metrics = self.engine.metrics
             metrics.requests.labels(modality, str(exchange.status)).inc()
             metrics.stages[modality]["total"].observe(seconds)
         if access.isEnabledFor(logging.INFO):

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from media.spec import AXES
-from service.engine.engine import NO_ANSWER, Service
+from service.engine.engine import NO_ANSWER, Engine
 from service.engine.failures import Draining, NotReady
 from service.engine.model import ExaminedBundle
 from service.http.documents import (
@@ -56,12 +56,12 @@ class DirectRoute(APIRoute):
         await response(scope, receive, send)
 
 
-def add_routes(app: FastAPI, service: Service, keys: Keys) -> None:
+def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
     """Put every route on the application; the first to match is the hot one."""
     for path, modality in WORK.items():
         app.router.add_api_route(
             path,
-            Classify(service, modality),
+            Classify(engine, modality),
             methods=["POST"],
             operation_id=KINDS[modality].operation,
             summary=KINDS[modality].summary,
@@ -72,13 +72,13 @@ def add_routes(app: FastAPI, service: Service, keys: Keys) -> None:
             responses=classify_responses(modality),
             openapi_extra=classify_extra(modality),
         )
-    _add_bundles(app, service)
-    _add_health(app, service)
-    _add_metrics(app, service)
-    app.openapi = lambda: _openapi(app, service, keys)  # type: ignore[method-assign]
+    _add_bundles(app, engine)
+    _add_health(app, engine)
+    _add_metrics(app, engine)
+    app.openapi = lambda: _openapi(app, engine, keys)  # type: ignore[method-assign]
 
 
-def _add_bundles(app: FastAPI, service: Service) -> None:
+def _add_bundles(app: FastAPI, engine: Engine) -> None:
     @app.get(
         "/v1/bundles",
         operation_id="listBundles",
@@ -88,7 +88,7 @@ def _add_bundles(app: FastAPI, service: Service) -> None:
         responses={200: answer(BundleList, BUNDLES_EXAMPLE, "Every bundle and its state.")},
     )
     async def list_bundles() -> JSONResponse:
-        catalog = service.catalog
+        catalog = engine.catalog
         served = [_bundle_document(one) for _, one in sorted(catalog.bundles.items())]
         found = catalog.defaults
         default = {
@@ -134,15 +134,15 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
     )
 
 
-def _check_start(service: Service) -> None:
+def _check_start(engine: Engine) -> None:
     """NotReady until every bundle was examined, and where nothing comes of that any more."""
-    if service.failure is not None:
-        raise NotReady(NO_ANSWER if service.died else "the server cannot start; its log says why")
-    if not service.catalog.examined:
+    if engine.failure is not None:
+        raise NotReady(NO_ANSWER if engine.died else "the server cannot start; its log says why")
+    if not engine.catalog.examined:
         raise NotReady("the bundles are still being checked")
 
 
-def _add_health(app: FastAPI, service: Service) -> None:
+def _add_health(app: FastAPI, engine: Engine) -> None:
     @app.get(
         "/health/live",
         operation_id="isLive",
@@ -155,7 +155,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         },
     )
     async def is_live() -> JSONResponse:
-        if lost := NO_ANSWER if service.died else service.vitals.lost:
+        if lost := NO_ANSWER if engine.died else engine.vitals.lost:
             raise NotReady(lost)
         return JSONResponse({"status": "live"})
 
@@ -171,7 +171,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         },
     )
     async def has_started() -> JSONResponse:
-        _check_start(service)
+        _check_start(engine)
         return JSONResponse({"status": "started"})
 
     @app.get(
@@ -190,29 +190,29 @@ def _add_health(app: FastAPI, service: Service) -> None:
         },
     )
     async def is_ready() -> JSONResponse:
-        if service.leaving or service.draining:
+        if engine.leaving or engine.draining:
             raise Draining("the server is shutting down")
-        _check_start(service)
-        if not service.catalog.ready:
+        _check_start(engine)
+        if not engine.catalog.ready:
             raise NotReady("every bundle was refused; GET /v1/bundles says why")
-        if service.settings.ready == "all" and (others := _not_ready(service)):
+        if engine.settings.ready == "all" and (others := _not_ready(engine)):
             names = ", ".join(others)
             raise NotReady(f"these bundles are not ready: {names}; GET /v1/bundles says why")
-        if not service.pool.ready:
+        if not engine.pool.ready:
             raise NotReady("no decode worker is running")
-        if service.vitals.unproven:
+        if engine.vitals.unproven:
             raise NotReady("the device has not answered for a while; a golden is replayed")
-        refused = service.catalog.modalities("refused")
+        refused = engine.catalog.modalities("refused")
         return JSONResponse({"status": "ready"} | ({"refused": refused} if refused else {}))
 
 
-def _not_ready(service: Service) -> list[str]:
+def _not_ready(engine: Engine) -> list[str]:
     """The bundles that do not answer; a folder with nothing of a bundle in it is none."""
-    bundles = service.catalog.bundles.values()
+    bundles = engine.catalog.bundles.values()
     return [one.name for one in bundles if one.state != "ready" and not one.empty]
 
 
-def _add_metrics(app: FastAPI, service: Service) -> None:
+def _add_metrics(app: FastAPI, engine: Engine) -> None:
     @app.get(
         "/metrics",
         operation_id="readMetrics",
@@ -222,10 +222,10 @@ def _add_metrics(app: FastAPI, service: Service) -> None:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     async def read_metrics() -> Response:
-        return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+        return Response(engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _openapi(app: FastAPI, service: Service, keys: Keys) -> dict[str, Any]:
+def _openapi(app: FastAPI, engine: Engine, keys: Keys) -> dict[str, Any]:
     """FastAPI's document, with the problem schema that only responses refer to, and the keys."""
     if app.openapi_schema is None:
         document = get_openapi(
@@ -238,7 +238,7 @@ def _openapi(app: FastAPI, service: Service, keys: Keys) -> dict[str, Any]:
         schema = ProblemDocument.model_json_schema()
         document.setdefault("components", {}).setdefault("schemas", {})["ProblemDocument"] = schema
         if keys:
-            _add_keys(document, public_requests(service.settings))
+            _add_keys(document, public_requests(engine.settings))
         app.openapi_schema = document
     return app.openapi_schema
 

@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.addresses import reachable
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.http.keys import Keys, read_keys
 from service.http.listener import hear_out
 from service.http.protocol import HttpProtocol
@@ -59,15 +59,15 @@ def is_loopback(address: Address) -> bool:
 
 def make_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
     """How uvicorn serves the application."""
-    service: Service = app.state.service
+    engine: Engine = app.state.engine
     return uvicorn.Config(
         app,
         loop="uvloop",
         http=partial(  # type: ignore[arg-type]
             HttpProtocol,
             head_seconds=settings.head_seconds,
-            is_leaving=lambda: service.leaving,
-            refuse=Turnstile(service, app.state.keys).refuse,
+            is_leaving=lambda: engine.leaving,
+            refuse=Turnstile(engine, app.state.keys).refuse,
         ),
         ws="none",
         log_config=None,
@@ -92,10 +92,10 @@ class Server(uvicorn.Server):
         self.signalled = False  # to end
         self._leave_at = math.inf  # of the monotonic clock, seconds
         self._hung_up = False  # SIGHUP came
-        self.service: Service = app.state.service
+        self.engine: Engine = app.state.engine
         self.keys: Keys = app.state.keys
-        self.service.on_ready = self._announce
-        self.service.on_failure = self._stop
+        self.engine.on_ready = self._announce
+        self.engine.on_failure = self._stop
         super().__init__(make_config(settings, app))
 
     def serve_until_signal(self) -> None:
@@ -108,7 +108,7 @@ class Server(uvicorn.Server):
         delay = 0.0 if self.signalled else self.settings.drain_delay
         self._leave_at = time.monotonic() + delay
         self.should_exit = self.should_exit or not delay
-        self.signalled = self.service.leaving = True
+        self.signalled = self.engine.leaving = True
 
     def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
         """Reading and logging are for the loop: a handler may interrupt either of them."""
@@ -119,7 +119,7 @@ class Server(uvicorn.Server):
         if self._hung_up:
             self._hung_up = False
             self._reload()
-        if self.service.leaving:
+        if self.engine.leaving:
             for connection in cast(set[HttpProtocol], self.server_state.connections):
                 connection.leave()
         if time.monotonic() >= self._leave_at:
@@ -129,7 +129,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Uvicorn's own, which closes the listener and lets what is inside finish."""
         await hear_out(self.listener)
-        self.service.draining = True
+        self.engine.draining = True
         await super().shutdown(sockets)
 
     def _reload(self) -> None:
@@ -150,8 +150,8 @@ class Server(uvicorn.Server):
         host, port = self.listener.getsockname()[:2]
         host = reachable(host)
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        ready = self.service.catalog.modalities("ready")
-        states = [served.state for served in self.service.catalog.bundles.values()]
+        ready = self.engine.catalog.modalities("ready")
+        states = [served.state for served in self.engine.catalog.bundles.values()]
         news = f"Serving {states.count('ready')} of {len(states)} bundles on {url}"
         if self.settings.log_format == "json":
             log.info(news)
@@ -165,7 +165,7 @@ class Server(uvicorn.Server):
 
     def _stop(self) -> None:
         """Of its own accord. Of a death it tells for a moment, and then waits for little."""
-        if not self.service.died:
+        if not self.engine.died:
             self.should_exit = True
             return
         self.config.timeout_graceful_shutdown = LAST_GRACE_SECONDS

@@ -14,7 +14,7 @@ import math
 import secrets
 from collections.abc import Sequence
 
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.engine.failures import Failure
 from service.http import problems
 from service.http.exchange import REQUEST_ID, SMALL_BODY_BYTES
@@ -33,10 +33,10 @@ MODALITIES = {path.encode(): modality for path, modality in WORK.items()}
 class Turnstile:
     """Looks at heads of requests for work."""
 
-    def __init__(self, service: Service, keys: Keys) -> None:
-        self._service = service
+    def __init__(self, engine: Engine, keys: Keys) -> None:
+        self._engine = engine
         self._keys = keys
-        self._limits = {one: service.settings.limits(one).body_bytes for one in WORK.values()}
+        self._limits = {one: engine.settings.limits(one).body_bytes for one in WORK.values()}
 
     def refuse(self, path: bytes, headers: Headers) -> tuple[bytes, bytes] | None:
         """Head (after the status line and the server's own headers) and body of a refusal.
@@ -48,8 +48,8 @@ class Turnstile:
             path: as it was sent, without a query.
         """
         modality = MODALITIES.get(path)
-        service = self._service
-        if modality is None or service.leaving or service.died or access.isEnabledFor(logging.INFO):
+        engine = self._engine
+        if modality is None or engine.leaving or engine.died or access.isEnabledFor(logging.INFO):
             return None
         length, request_id, authorization = -1, "", list[bytes]()
         for name, value in headers:
@@ -65,7 +65,7 @@ class Turnstile:
             return None
         if self._keys and not self._lets_in(authorization, path.decode()):
             return None
-        failure = self._service.admission.refusal(modality)
+        failure = self._engine.admission.refusal(modality)
         if failure is None:
             return None
         request_id = request_id or secrets.token_hex(8)
@@ -76,7 +76,7 @@ class Turnstile:
             "x-request-id": request_id,
         }
         head = "".join(f"{name.lower()}: {value}\r\n" for name, value in told.items())
-        metrics, status = self._service.metrics, problem_of(failure).status
+        metrics, status = self._engine.metrics, problem_of(failure).status
         metrics.requests.labels(modality, str(status)).inc()
         metrics.stages[modality]["total"].observe(0.0)
         return head.encode() + b"\r\n", body

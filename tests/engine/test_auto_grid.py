@@ -150,7 +150,7 @@ def test_auto_is_every_grid_and_a_name_is_one(server: RunningServer, modality: s
     grids = TINY[modality].grids
 
     def chosen(**parameters: str) -> Choice:
-        return choose(server.service, modality, parameters)[0]
+        return choose(server.engine, modality, parameters)[0]
 
     assert (chosen(grid="auto").grid, tuple(chosen(grid="auto").targets)) == ("auto", grids)
     for grid in grids:
@@ -162,11 +162,11 @@ def test_auto_is_every_grid_and_a_name_is_one(server: RunningServer, modality: s
 
 def test_views_must_be_few_enough_for_every_grid(server: RunningServer) -> None:
     """16 frames of the second grid: 4 views at most, wherever the clip may go."""
-    choice, _ = choose(server.service, "video", {"grid": "auto", "views": "4"})
+    choice, _ = choose(server.engine, "video", {"grid": "auto", "views": "4"})
     assert [one.views for one in choice.targets.values()] == [4, 4]
     assert {shape[0] for shape in choice.preparation.shapes.values()} == {4}
     with pytest.raises(BadParameter, match="from 1 to 4 of 16 frames"):
-        choose(server.service, "video", {"grid": "auto", "views": "5"})
+        choose(server.engine, "video", {"grid": "auto", "views": "5"})
 
 
 @pytest.mark.parametrize("modality", TINY)
@@ -174,14 +174,14 @@ def test_file_that_may_get_any_grid_is_charged_their_mean(
     server: RunningServer, modality: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the run alone: the file is the same whatever it gets."""
-    service, size = server.service, len(MEDIA[modality]())
+    engine, size = server.engine, len(MEDIA[modality]())
     costs = {grid: RunCosts() for grid in TINY[modality].grids}
     for place, one in enumerate(costs.values(), 1):
         one.learn(1, 0.01 * place)
-    monkeypatch.setattr(service.station, "costs", lambda key: costs[key[1]])
+    monkeypatch.setattr(engine.station, "costs", lambda key: costs[key[1]])
 
     def predicted(grid: str) -> Any:
-        return service.predict(choose(service, modality, {"grid": grid})[0], size)
+        return engine.predict(choose(engine, modality, {"grid": grid})[0], size)
 
     auto, single = predicted("auto"), [predicted(grid) for grid in TINY[modality].grids]
     runs = [one.parts["run"][CPU] for one in single]
@@ -197,18 +197,18 @@ def test_charge_follows_the_grid_that_was_taken(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path)
     session = TinySession()
     with serving(tmp_path, lambda graph, device, threads: session) as held:
-        service = held.service
-        service.backlog.rates[CPU] = service.backlog.rates[DEVICE] = 1
+        engine = held.engine
+        engine.backlog.rates[CPU] = engine.backlog.rates[DEVICE] = 1
         seconds = {"2x3": 10.0, "3x2": 30.0}
-        service.run_seconds = lambda *targets: fmean(seconds[one.grid] for one in targets)
+        engine.run_seconds = lambda *targets: fmean(seconds[one.grid] for one in targets)
         session.gate.clear()
         runs = len(session.batches)
         file, grid = FILES["image"][1]
         with ThreadPoolExecutor(1) as threads:
             asking = threads.submit(held.classify, content=file, params={"grid": "auto"})
             try:
-                wait_until(lambda: service.station.depth or len(session.batches) > runs, "its run")
-                inside = service.backlog.wait("image")
+                wait_until(lambda: engine.station.depth or len(session.batches) > runs, "its run")
+                inside = engine.backlog.wait("image")
             finally:
                 session.gate.set()
             (result,) = asking.result().json()["results"]

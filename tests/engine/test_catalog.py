@@ -21,7 +21,7 @@ from models.manifest import Golden, Tolerance
 from service import logs
 from service.cli import serve
 from service.engine.device.session import DeviceError
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.engine.folders import NoBundles, bundle_folders, modality_of
 from service.settings import SettingsError, read_settings
 from tests.helpers.disks import ordinary_user
@@ -336,8 +336,8 @@ def test_default_goes_by_folder_and_each_modality_can_have_its_own(tmp_path: Pat
         defaults = {"image": "zebra", "video": "clips-2", "volume": None}
         assert server.get("/v1/bundles").json()["default"] == defaults
     with serving(tmp_path, default_bundle="b,zebra", ready=False) as server:
-        wait_until(lambda: server.service.failure, "the failure to be told")
-        assert "--default-bundle b,zebra: 2 are for modality image" in str(server.service.failure)
+        wait_until(lambda: server.engine.failure, "the failure to be told")
+        assert "--default-bundle b,zebra: 2 are for modality image" in str(server.engine.failure)
 
 
 def test_name_of_a_refused_bundle_is_not_free(good: Path, tmp_path: Path) -> None:
@@ -385,10 +385,10 @@ def test_bundle_that_may_not_be_read_is_refused_in_one_line(
         Path(name).chmod(0o755)
         folder = shutil.copytree(pair / "a", Path(name) / "a")
         (folder / part).chmod(0)
-        service = Service(read_settings(["--bundles", name]))
+        engine = Engine(read_settings(["--bundles", name]))
         with ordinary_user():
-            asyncio.run(service.catalog.examine([folder], lambda one: None))
-    (refused,) = service.catalog.bundles.values()
+            asyncio.run(engine.catalog.examine([folder], lambda one: None))
+    (refused,) = engine.catalog.bundles.values()
     assert (refused.name, refused.state, refused.reason) == ("a", "refused", reason)
     told = [(one.getMessage(), one.exc_info) for one in caplog.records]
     assert (f"bundle a is refused: {reason}", None) in told
@@ -413,9 +413,9 @@ def test_wrong_default_ends_before_a_bundle_is_loaded(
         return TinySession()
 
     with serving(pair, opener, ready=False, default_bundle=defaults) as server:
-        wait_until(lambda: server.service.failure, "the failure to be told")
-    assert isinstance(server.service.failure, SettingsError)
-    assert (str(server.service.failure), opened) == (words, [])
+        wait_until(lambda: server.engine.failure, "the failure to be told")
+    assert isinstance(server.engine.failure, SettingsError)
+    assert (str(server.engine.failure), opened) == (words, [])
 
 
 def test_second_bundle_of_a_name_is_refused(good: Path, tmp_path: Path) -> None:
@@ -444,8 +444,8 @@ def test_device_that_is_not_there_ends_the_server(good: Path) -> None:
         raise DeviceError("no GPU")
 
     with serving(good.parent, opener, ready=False, device="cuda") as server:
-        wait_until(lambda: server.service.failure, "the failure to be told")
-        assert isinstance(server.service.failure, DeviceError)
+        wait_until(lambda: server.engine.failure, "the failure to be told")
+        assert isinstance(server.engine.failure, DeviceError)
         assert server.get("/health/live").status_code == 200
         assert server.get("/health/ready").status_code == 503
 
@@ -481,13 +481,13 @@ def test_unexpected_failure_at_start_keeps_its_traceback(
     good: Path, caplog: pytest.LogCaptureFixture, error: Exception, traced: bool
 ) -> None:
     """What is written for the operator is one line; a mistake of ours is traced in the log."""
-    service = Service(read_settings(["--bundles", str(good.parent)]))
+    engine = Engine(read_settings(["--bundles", str(good.parent)]))
 
     async def start(modalities: object) -> None:
         raise error
 
-    service.pool.start = start  # type: ignore[method-assign]
-    asyncio.run(service.prepare())
-    assert service.failure is error
+    engine.pool.start = start  # type: ignore[method-assign]
+    asyncio.run(engine.prepare())
+    assert engine.failure is error
     (record,) = [one for one in caplog.records if "cannot become ready" in one.getMessage()]
     assert bool(record.exc_info) == traced

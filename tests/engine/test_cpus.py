@@ -14,7 +14,7 @@ from service import cpus
 from service.cpus import usable_cpus
 from service.engine.device.lanes import choose_lanes
 from service.engine.device.session import open_session
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.settings import make_settings
 from tests.conftest import ROOT
 
@@ -151,13 +151,13 @@ def test_workers_and_threads_follow_the_quota(
     """With --cpus 2 on a host of 64 cores three workers start, and lanes share two threads."""
     root = machine(tmp_path, "0::/\n", V2_MOUNTS.format(top="/"), {"cpu.max": "200000 100000"})
     monkeypatch.setattr(cpus, "_groups", lambda _, groups=cpus._groups: groups(root))
-    service = Service(make_settings(bundles=tmp_path))
-    assert (service.pool.workers, service.backlog.rates["cpu"]) == (3, 2)
+    engine = Engine(make_settings(bundles=tmp_path))
+    assert (engine.pool.workers, engine.backlog.rates["cpu"]) == (3, 2)
     row = np.zeros((1, 8, 12, 3), np.uint8)
     for given, expected in (({"lanes": 1}, (1, 2)), ({"threads": 1}, (2, 1))):
         settings = make_settings(bundles=tmp_path, **given)
         assert choose_lanes(settings, open_session, tmp_path, "cpu", row) == expected
-    assert Service(make_settings(bundles=tmp_path, decode_workers=5)).pool.workers == 5
+    assert Engine(make_settings(bundles=tmp_path, decode_workers=5)).pool.workers == 5
 
 
 def test_count_of_this_machine_is_that_of_a_new_process() -> None:

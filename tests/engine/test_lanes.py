@@ -13,7 +13,7 @@ from service.engine.costs import RunCosts
 from service.engine.device import lanes as module
 from service.engine.device.lanes import Lanes, choose_lanes
 from service.engine.device.session import Session, Stop
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.engine.model import Choice, Target
 from service.engine.schedule import CPU, DEVICE
 from service.settings import make_settings
@@ -94,15 +94,15 @@ def test_runs_are_charged_where_they_take_time(
 ) -> None:
     """Every view on a lane; with all its threads on CPUs that decode too, on a GPU with none."""
     write_tiny_bundle(tmp_path, modality="video")
-    service = Service(make_settings(bundles=tmp_path))
+    engine = Engine(make_settings(bundles=tmp_path))
     manifest = read_manifest(tmp_path / "tiny")
     target = Target.make(manifest, TINY["video"].grids[0], 3, 5.0)
     costs = RunCosts()
     costs.learn(1, 0.01)
-    service.station.add_queue(target.key, Timed(0.0), "video", costs)
-    service.station.threads, service.prover._device = threads, "cpu" if on_cpu else "cuda"
+    engine.station.add_queue(target.key, Timed(0.0), "video", costs)
+    engine.station.threads, engine.prover._device = threads, "cpu" if on_cpu else "cuda"
     choice = Choice.of([target])
-    work = service.predict(choice, 1000)
+    work = engine.predict(choice, 1000)
     assert work.parts["run"] == pytest.approx(expected)
-    assert service.run_seconds(target) == pytest.approx(0.03)
+    assert engine.run_seconds(target) == pytest.approx(0.03)
     assert work.own == pytest.approx(0.03 + 0.005 + 0.0005)

@@ -200,11 +200,11 @@ class RunningServer:
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
-        self.service = app.state.service
+        self.engine = app.state.engine
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._server = uvicorn.Server(make_config(self.service.settings, app))
+        self._server = uvicorn.Server(make_config(self.engine.settings, app))
         self._thread = threading.Thread(target=self._server.run, args=([self.socket],))
 
     def start(self) -> None:
@@ -227,7 +227,7 @@ class RunningServer:
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of one sample, 0 if it was never seen."""
-        return self.service.metrics.registry.get_sample_value(name, labels) or 0.0
+        return self.engine.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 @contextmanager
@@ -242,7 +242,7 @@ def serving(
     server.start()
     try:
         if ready:
-            wait_until(lambda: server.service.catalog.examined, "the bundles to be examined")
+            wait_until(lambda: server.engine.catalog.examined, "the bundles to be examined")
         yield server
     finally:
         server.stop()

@@ -131,7 +131,7 @@ def test_rate_of_a_key_is_its_own(bundles: Path, tmp_path: Path) -> None:
         check_problem(server.get("/docs", headers=slow), 429, "key-limited", "0.02")
         assert server.get("/health/live", headers=slow).status_code == 200
         assert server.classify(content=GOOD).status_code == 401
-        assert server.service.admission.requests == 0
+        assert server.engine.admission.requests == 0
 
 
 def test_number_at_once_of_a_key_is_its_own(bundles: Path, tmp_path: Path) -> None:
@@ -144,13 +144,13 @@ def test_number_at_once_of_a_key_is_its_own(bundles: Path, tmp_path: Path) -> No
                 authorization = f"Authorization: {headers['Authorization']}"
                 connection.send_head(f"Content-Length: {len(GOOD)}", authorization)
                 connection.send(GOOD)
-            wait_until(lambda: server.service.admission.requests == 3, "the requests to enter")
+            wait_until(lambda: server.engine.admission.requests == 3, "the requests to enter")
             refused = server.classify(content=GOOD, headers=two)
             check_problem(refused, 429, "key-limited", "this key has 2 requests inside")
             assert refused.headers["retry-after"] == "1"
-            assert server.service.admission.requests == 3
+            assert server.engine.admission.requests == 3
             inside[0].socket.close()  # who leaves makes room too
-            wait_until(lambda: server.service.admission.requests == 2, "the first one to leave")
+            wait_until(lambda: server.engine.admission.requests == 2, "the first one to leave")
             assert server.get("/v1/bundles", headers=two).status_code == 200
             session.gate.set()
             assert [connection.answer()[0] for connection in inside[1:]] == [200, 200]

@@ -26,7 +26,7 @@ from service.cli import offline
 from service.cli.progress import AFTER_SECONDS, Progress
 from service.engine.candidates import find_candidates
 from service.engine.classify import Result
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.engine.failures import Failure, InferenceFailed
 from service.settings import make_settings
 from tests.helpers.service_fixtures import (
@@ -379,14 +379,14 @@ def test_named_bundle_alone_is_examined(
 # --- many files ------------------------------------------------------------------------------
 
 
-async def answers_of(service: Service, files: list[str]) -> AsyncIterator[offline.Answer]:
+async def answers_of(engine: Engine, files: list[str]) -> AsyncIterator[offline.Answer]:
     """The command without its output, for a service of the test's choice."""
-    await service.start([service.settings.bundles / "tiny"])
+    await engine.start([engine.settings.bundles / "tiny"])
     try:
-        async for answer in offline._answers(service, files, find_candidates(service, {})):
+        async for answer in offline._answers(engine, files, find_candidates(engine, {})):
             yield answer
     finally:
-        await service.close()
+        await engine.close()
 
 
 def collect(
@@ -395,8 +395,8 @@ def collect(
     chosen = make_settings(bundles=bundles, decode_workers=1, threads=1, **settings)
 
     async def play() -> list[offline.Answer]:
-        service = Service(chosen, lambda *_: session)
-        return [answer async for answer in answers_of(service, files)]
+        engine = Engine(chosen, lambda *_: session)
+        return [answer async for answer in answers_of(engine, files)]
 
     return asyncio.run(play())
 

@@ -114,7 +114,7 @@ def test_client_that_left_is_cancelled(start: Start) -> None:
         wait_until(lambda: session.batches, "the first batch to run")
         for connection in (stopped, left):
             ask(connection)
-        wait_until(lambda: server.service.station.depth == 2, "the others to be queued")
+        wait_until(lambda: server.engine.station.depth == 2, "the others to be queued")
         stop_sending(stopped)
         left.socket.close()
         wait_until(lambda: server.metric("liere_requests_total", **LEFT) == 1, "the 499")
@@ -156,11 +156,11 @@ def test_end_of_sending_within_a_body_is_a_client_that_left(start: Start, head: 
     with RawConnection(server.port) as connection:
         connection.send_head(head)
         connection.send("5\r\nhello\r\n")
-        wait_until(lambda: server.service.admission.bytes > 0, "the half to come")
+        wait_until(lambda: server.engine.admission.bytes > 0, "the half to come")
         stop_sending(connection)
         assert connection.answers() == []
     wait_until(lambda: server.metric("liere_requests_total", **LEFT) == 1, "the 499")
-    assert server.service.admission.bytes == server.service.admission.requests == 0
+    assert server.engine.admission.bytes == server.engine.admission.requests == 0
 
 
 def test_chunked_request_may_be_the_last_word(start: Start) -> None:
@@ -207,7 +207,7 @@ def test_pipelining_client_that_left_is_cancelled(start: Start, late: bool) -> N
     wait_until(lambda: server.metric("liere_requests_total", **LEFT) == 1, "the 499")
     wait_until(lambda: connections(server) == 0, "the connection to end")
     session.gate.set()
-    wait_until(lambda: server.service.admission.requests == 0, "the permits to come back")
+    wait_until(lambda: server.engine.admission.requests == 0, "the permits to come back")
     assert sum(session.batches) == 1
 
 

@@ -65,7 +65,7 @@ def queue_up(server: RunningServer, connections: int, stack: ExitStack) -> list[
         connection.send_head(f"Content-Length: {len(GOOD)}")
         connection.send(GOOD)
         waiting.append(connection)
-    wait_until(lambda: server.service.admission.requests >= connections, "the requests to enter")
+    wait_until(lambda: server.engine.admission.requests >= connections, "the requests to enter")
     return waiting
 
 
@@ -87,7 +87,7 @@ def test_request_without_a_permit_is_shed_before_its_body(start: Start) -> None:
         assert server.metric("liere_in_flight") == 3
         session.gate.set()
         assert [connection.answer()[0] for connection in waiting] == [200] * 3
-    wait_until(lambda: server.service.admission.requests == 0, "the permits to come back")
+    wait_until(lambda: server.engine.admission.requests == 0, "the permits to come back")
     assert server.classify(content=GOOD).status_code == 200
     assert server.metric("liere_requests_total", modality="image", code="429") == 1
 
@@ -98,12 +98,12 @@ def test_bodies_in_memory_are_bounded_in_bytes(start: Start) -> None:
     session.gate.clear()
     with ExitStack() as stack:
         (first,) = queue_up(server, 1, stack)
-        wait_until(lambda: server.service.admission.bytes > 0, "the body to be counted")
+        wait_until(lambda: server.engine.admission.bytes > 0, "the body to be counted")
         assert server.classify(content=GOOD).status_code == 429
         session.gate.set()
         assert first.answer()[0] == 200
     assert server.classify(content=GOOD).status_code == 200
-    assert server.service.admission.bytes == 0
+    assert server.engine.admission.bytes == 0
 
 
 def test_one_modality_leaves_room_for_the_others() -> None:
@@ -155,14 +155,14 @@ def test_permits_never_exceed_their_bounds_and_all_come_back(
 def test_work_beyond_max_wait_is_refused_by_the_head_alone(start: Start) -> None:
     """0.6 seconds of work inside and 0.5 allowed: 429 before a body, and when to come back."""
     server, session = start(max_wait=0.5)
-    server.service.backlog.rates[CPU] = 1
+    server.engine.backlog.rates[CPU] = 1
     costs = RunCosts()
     costs.learn(1, 0.3)
-    server.service.station.add_queue(("tiny", GRIDS[0]), session, "image", costs)
+    server.engine.station.add_queue(("tiny", GRIDS[0]), session, "image", costs)
     session.gate.clear()
     with ExitStack() as stack:
         waiting = queue_up(server, 2, stack)
-        wait_until(lambda: server.service.backlog.wait("image") > 0.5, "the work to enter")
+        wait_until(lambda: server.engine.backlog.wait("image") > 0.5, "the work to enter")
         with RawConnection(server.port) as late:
             late.send_head("Content-Length: 1000")  # and no body
             status, headers, body = late.answer()
@@ -170,7 +170,7 @@ def test_work_beyond_max_wait_is_refused_by_the_head_alone(start: Start) -> None
         assert int(headers["retry-after"]) >= 1
         session.gate.set()
         assert [connection.answer()[0] for connection in waiting] == [200, 200]
-    wait_until(lambda: server.service.backlog.wait("image") == 0, "the work to be done")
+    wait_until(lambda: server.engine.backlog.wait("image") == 0, "the work to be done")
     assert server.classify(content=GOOD).status_code == 200
     assert server.metric("liere_refused_total", modality="image", reason="wait") == 1
 
@@ -181,7 +181,7 @@ def test_files_of_one_request_do_not_refuse_one_another(bundles: Path) -> None:
     costs = RunCosts()
     costs.learn(1, 0.3)
     with serving(bundles, lambda *_: session, max_wait=0.5) as server:
-        server.service.station.add_queue(("tiny", GRIDS[0]), session, "image", costs)
+        server.engine.station.add_queue(("tiny", GRIDS[0]), session, "image", costs)
         files = [("file", (f"{number}.png", picture(number))) for number in range(16)]
         answer = server.classify(files=files)
     assert answer.status_code == 200
@@ -224,8 +224,8 @@ def test_body_that_trickles_is_408_and_its_connection_closes(start: Start) -> No
         with ThreadPoolExecutor(1) as threads:
             trickling = threads.submit(trickle, slow)
             status, headers, body = slow.answer()
-            assert server.service.admission.requests == 0
-            assert server.service.admission.bytes == 0
+            assert server.engine.admission.requests == 0
+            assert server.engine.admission.bytes == 0
             assert trickling.result() >= 4
     assert (status, json.loads(body)["type"]) == (408, "/problems/body-timeout")
     assert headers["connection"] == "close"
@@ -265,7 +265,7 @@ def test_chunked_body_that_never_ends_is_408(start: Start) -> None:
         slow.send("3\r\nabc\r\n")
         assert slow.answer()[0] == 408
         assert slow.closed()
-    assert server.service.admission.bytes == 0
+    assert server.engine.admission.bytes == 0
 
 
 # --- departures ------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ def test_client_that_leaves_the_queue_is_never_run(start: Start) -> None:
         (first,) = queue_up(server, 1, stack)
         wait_until(lambda: len(session.batches) == 1, "the first batch to run")
         gone = queue_up(server, 6, stack)
-        wait_until(lambda: server.service.station.depth == 6, "the others to be queued")
+        wait_until(lambda: server.engine.station.depth == 6, "the others to be queued")
         for connection in gone[1:]:
             connection.socket.close()
         counted = {"modality": "image", "code": "499"}
@@ -287,7 +287,7 @@ def test_client_that_leaves_the_queue_is_never_run(start: Start) -> None:
         session.gate.set()
         assert first.answer()[0] == gone[0].answer()[0] == 200
     assert sum(session.batches) == 2
-    assert server.service.admission.requests == 0
+    assert server.engine.admission.requests == 0
 
 
 # --- poison ----------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_input_that_breaks_the_graph_fails_alone(start: Start) -> None:
         first = threads.submit(server.classify, content=GOOD)
         wait_until(lambda: len(session.batches) == 1, "the first batch to run")
         answers = [threads.submit(server.classify, content=one) for one in media]
-        wait_until(lambda: server.service.station.depth == 8, "the batch to gather")
+        wait_until(lambda: server.engine.station.depth == 8, "the batch to gather")
         session.gate.set()
         statuses = [answer.result().status_code for answer in answers]
         assert first.result().status_code == 200
@@ -324,7 +324,7 @@ def test_mistake_of_the_server_is_a_bland_500(
     def broken(*_: object) -> None:
         raise KeyError("secret at /some/path")
 
-    server.service.catalog.select = broken
+    server.engine.catalog.select = broken
     response = server.classify(content=GOOD, headers={"X-Request-ID": "find-me"})
     assert response.status_code == 500
     assert response.json()["type"] == "/problems/internal-error"
@@ -350,7 +350,7 @@ def test_server_is_alive_but_not_ready_while_it_examines(bundles: Path) -> None:
             assert response.status_code == 503
             assert response.json()["type"] == "/problems/not-ready"
         gate.set()
-        wait_until(lambda: server.service.catalog.examined, "the bundles to be examined")
+        wait_until(lambda: server.engine.catalog.examined, "the bundles to be examined")
         assert server.get("/health/ready").json() == {"status": "ready"}
         assert server.classify(content=GOOD).status_code == 200
 
@@ -361,7 +361,7 @@ def test_draining_server_refuses_work_and_stays_alive(start: Start) -> None:
     session.gate.clear()
     with ExitStack() as stack:
         (inside,) = queue_up(server, 1, stack)
-        server.service.draining = True
+        server.engine.draining = True
         assert server.get("/health/live").status_code == 200
         for response in (server.get("/health/ready"), server.classify(content=GOOD)):
             assert response.status_code == 503
@@ -401,7 +401,7 @@ def test_metrics_count_what_happened(start: Start) -> None:
 def test_killed_worker_is_counted_and_replaced(start: Start) -> None:
     """A decode worker that dies is seen in the metrics, and requests go on."""
     server, _ = start()
-    os.kill(server.service.pool.process_ids[0], signal.SIGKILL)
+    os.kill(server.engine.pool.process_ids[0], signal.SIGKILL)
     wait_until(lambda: server.metric("liere_decode_worker_restarts_total") == 1, "the restart")
     assert server.classify(content=GOOD).status_code == 200
 
@@ -410,7 +410,7 @@ def test_killed_worker_is_counted_and_replaced(start: Start) -> None:
 def test_server_without_a_decode_worker_is_not_ready(start: Start) -> None:
     """While no worker can be replaced nothing should be sent here; with the next one it heals."""
     server, _ = start()
-    pool = server.service.pool
+    pool = server.engine.pool
     working, pool._command = pool._command, (sys.executable, "-c", "raise SystemExit(3)")
     os.kill(pool.process_ids[0], signal.SIGKILL)
     wait_until(lambda: server.get("/health/ready").status_code == 503, "the worker to be missed")

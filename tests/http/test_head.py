@@ -102,7 +102,7 @@ def test_head_of_a_server_that_is_not_ready_is_503(tmp_path: Path) -> None:
     digest = sha256(KEY.encode()).hexdigest()
     with serving(tmp_path, key_sha256=(digest,), open_metrics=True) as server:
         assert server.request("HEAD", "/metrics").status_code == 200
-        server.service.draining = True
+        server.engine.draining = True
         assert server.request("HEAD", "/health/ready").status_code == 503
         assert server.request("HEAD", "/health/live").status_code == 200
         assert server.classify(content=picture()).status_code == 401

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.cli import new_key
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.http.guard import PUBLIC, WORK, Guard
 from service.http.key_lines import Key
 from service.http.keys import MAX_FILE_BYTES, MAX_KEY_BYTES, Keys, read_keys
@@ -213,7 +213,7 @@ def test_what_is_no_http_never_passes_the_guard(bundles: Path) -> None:
         raise AssertionError("nothing is read or written")
 
     settings = make_settings(bundles=bundles, key_sha256=(sha256(KEY),))
-    guard = Guard(app, Service(settings), read_keys(settings))
+    guard = Guard(app, Engine(settings), read_keys(settings))
     scope = {"type": "websocket", "path": "/health/live", "headers": []}
     with pytest.raises(KeyError):
         asyncio.run(guard(scope, channel, channel))
@@ -248,11 +248,11 @@ def test_key_is_asked_for_before_everything_else(bundles: Path) -> None:
         with RawConnection(server.port) as inside:
             inside.send_head(f"Content-Length: {len(GOOD)}", f"Authorization: Bearer {KEY}")
             inside.send(GOOD)
-            wait_until(lambda: server.service.admission.requests == 1, "the request to enter")
+            wait_until(lambda: server.engine.admission.requests == 1, "the request to enter")
             check_refusal(server.classify(content=GOOD))
             check_refusal(server.classify(content=GOOD, headers={"Content-Encoding": "gzip"}))
             assert server.classify(content=GOOD, headers=BEARER).status_code == 429
-            server.service.draining = True
+            server.engine.draining = True
             check_refusal(server.classify(content=GOOD))
             session.gate.set()
             assert inside.answer()[0] == 200
@@ -302,7 +302,7 @@ def test_upload_without_a_key_costs_nothing(
     (line,) = access_lines(caplog)
     assert (line["status"], line["bytes"]) == (401, 0)
     assert sum(seen) < 2**20
-    assert server.service.admission.bytes == server.service.admission.requests == 0
+    assert server.engine.admission.bytes == server.engine.admission.requests == 0
     assert server.classify(content=GOOD, headers=BEARER).status_code == 200
 
 

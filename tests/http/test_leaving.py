@@ -132,7 +132,7 @@ def test_request_that_was_sent_is_never_lost(bundles: Path) -> None:
 def test_last_of_several_requests_in_a_row_says_close(bundles: Path) -> None:
     """On one connection, sent without waiting for answers: every one is answered."""
     with serving(bundles, lambda *_: TinySession()) as server:
-        server.service.leaving = True
+        server.engine.leaving = True
         with RawConnection(server.port) as connection:
             one = b"GET /v1/bundles HTTP/1.1\r\nHost: test\r\n\r\n"
             connection.send(one * 4)

@@ -74,7 +74,7 @@ def test_device_that_dies_under_load_is_told_at_every_address(bundles: Path) -> 
         for client in clients:
             client.send_head(f"Content-Length: {len(GOOD)}")
             client.send(GOOD)
-        wait_until(lambda: server.service.station.depth >= 8, "the rows to wait")
+        wait_until(lambda: server.engine.station.depth >= 8, "the rows to wait")
         session.dead = True
         session.gate.set()
         assert {client.answer()[0] for client in clients} <= {500, 503}
@@ -95,7 +95,7 @@ def test_poisoned_inputs_never_end_the_server(bundles: Path) -> None:
         for _ in range(8):
             assert server.classify(content=poison()).status_code == 500
             assert server.classify(content=GOOD).status_code == 200
-        vitals = server.service.vitals
+        vitals = server.engine.vitals
         wait_until(lambda: not (vitals._doubted or vitals._replaying), "the golden")
         assert len(session.batches) > 16  # at least one was a golden
         for path in ("ready", "live", "startup"):
@@ -120,11 +120,11 @@ def test_model_that_fails_on_full_batches_serves_on(bundles: Path) -> None:
         for client in clients:
             client.send_head(f"Content-Length: {len(GOOD)}")
             client.send(GOOD)
-        wait_until(lambda: server.service.station.depth >= 6, "the rows to wait")
+        wait_until(lambda: server.engine.station.depth >= 6, "the rows to wait")
         session.gate.set()
         assert {client.answer()[0] for client in clients} == {200}
         assert max(session.batches) >= 4
-        assert not server.service.vitals._doubted
+        assert not server.engine.vitals._doubted
         assert server.get("/health/ready").status_code == 200
 
 
@@ -133,7 +133,7 @@ MORTAL = """
 import functools, os, sys, time
 from service.cli import offline, serve
 from service.engine.device import station
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from service.http.app import create_app
 from tests.helpers.service_fixtures import TinySession
 
@@ -153,11 +153,11 @@ def opener(graph, device, threads):
     return session
 serve.create_app = lambda settings: create_app(settings, opener)
 
-class Dying(Service):
+class Dying(Engine):
     async def start(self, folders):
         await super().start(folders)
         open(flag, "w").close()
-offline.Service = functools.partial(Dying, opener=opener)
+offline.Engine = functools.partial(Dying, opener=opener)
 sys.exit({"serve": serve, "classify": offline}[command].main(arguments))
 """
 
@@ -257,7 +257,7 @@ def held(bundles: Path, name: str, **settings: Any) -> Iterator[tuple[RunningSer
     with serving(bundles, opener, ready=False, **settings) as server:
         try:
             before = "abc".index(name)
-            wait_until(lambda: len(server.service.catalog.bundles) == before, "those before it")
+            wait_until(lambda: len(server.engine.catalog.bundles) == before, "those before it")
             yield server, gate
         finally:
             gate.set()
@@ -277,7 +277,7 @@ def test_bundle_answers_while_others_are_examined(several: Path) -> None:
             assert server.get(f"/health/{path}").json()["type"] == "/problems/not-ready"
         assert server.get("/health/live").status_code == 200
         gate.set()
-        wait_until(lambda: server.service.catalog.examined, "the bundles to be examined")
+        wait_until(lambda: server.engine.catalog.examined, "the bundles to be examined")
         assert server.get("/health/startup").json() == {"status": "started"}
         assert server.get("/health/ready").status_code == 200
         assert server.classify(content=GOOD, params={"bundle": "nope"}).status_code == 404
@@ -290,7 +290,7 @@ def test_named_default_is_waited_for(several: Path) -> None:
         assert server.classify(content=GOOD, params={"bundle": "a"}).status_code == 200
         assert server.classify(content=GOOD).json()["type"] == "/problems/not-ready"
         gate.set()
-        wait_until(lambda: server.service.catalog.examined, "the bundles to be examined")
+        wait_until(lambda: server.engine.catalog.examined, "the bundles to be examined")
         assert server.classify(content=GOOD).json()["results"][0]["bundle"] == "b"
 
 

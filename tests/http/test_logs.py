@@ -87,7 +87,7 @@ def test_access_line_tells_how_requests_without_an_answer_ended(
         with RawConnection(server.port) as leaving:
             leaving.send_head("Content-Length: 1000")
             leaving.send(b"half")
-            wait_until(lambda: server.service.admission.bytes == 1000, "the room to be taken")
+            wait_until(lambda: server.engine.admission.bytes == 1000, "the room to be taken")
         wait_until(lambda: len(access_lines(caplog)) == 1, "the first line")
         with RawConnection(server.port) as slow:
             slow.send_head("Content-Length: 1000")
@@ -270,7 +270,7 @@ def test_exception_of_a_request_is_one_json_line(
         def broken(*_: object) -> None:
             raise KeyError("line one\nline two")
 
-        server.service.catalog.select = broken
+        server.engine.catalog.select = broken
         server.classify(content=GOOD, headers={"X-Request-ID": "find-me"})
     (record,) = [one for one in caplog.records if "find-me" in one.getMessage()]
     told = json.loads(JsonLines().format(record))

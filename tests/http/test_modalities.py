@@ -360,12 +360,12 @@ def test_one_scan_of_the_largest_size_fits_in() -> None:
 def test_container_has_memory_for_all_that_may_be_decoded(repo_root: Path, name: str) -> None:
     """Every worker at its limit and every upload that may be inside fit, and 512 MiB besides."""
     compose = yaml.safe_load((repo_root / "docker-compose.yml").read_text(encoding="utf-8"))
-    service = compose["services"][name]
-    assert "LIERE_DECODE_WORKERS" not in service["environment"]
-    workers = int(unless_set(service["cpus"]))  # one for each
+    engine = compose["services"][name]
+    assert "LIERE_DECODE_WORKERS" not in engine["environment"]
+    workers = int(unless_set(engine["cpus"]))  # one for each
     uploads = Settings.model_construct().max_in_flight_bytes
     needed = workers * ADDRESS_SPACE_BYTES + uploads + 512 * MIB
-    assert int(unless_set(service["mem_limit"]).removesuffix("g")) * 2**30 >= needed
+    assert int(unless_set(engine["mem_limit"]).removesuffix("g")) * 2**30 >= needed
 
 
 def unless_set(text: str) -> str:

@@ -211,7 +211,7 @@ def test_health_command_says_ready_only_when_it_is(bundles: Path) -> None:
     with serving(bundles, key_sha256=("0" * 64,)) as server:
         done = run("health", "--port", str(server.port))
         assert (done.returncode, done.stdout, done.stderr) == (0, "ready\n", "")
-        server.service.draining = True
+        server.engine.draining = True
         line = complaint(run("health", LIERE_PORT=str(server.port), LIERE_HOST="0.0.0.0"), 1)
         assert "not ready, status 503" in line
         assert "the server is shutting down" in line

@@ -346,7 +346,7 @@ def test_body_over_the_limit_is_cut_without_content_length(server: RunningServer
         assert headers["connection"] == "close"
         assert connection.closed()
     assert server.classify(content=GOOD).status_code == 200
-    assert server.service.admission.bytes == server.service.admission.requests == 0
+    assert server.engine.admission.bytes == server.engine.admission.requests == 0
 
 
 def test_sender_that_waits_for_100_is_refused_without_a_body(server: RunningServer) -> None:
@@ -430,7 +430,7 @@ def test_bytes_after_the_stated_length_are_another_request(server: RunningServer
         assert connection.answer()[0] == 422
         connection.send(GOOD[20:])
         assert connection.socket.recv(12) == b"HTTP/1.1 400"
-    wait_until(lambda: server.service.admission.requests == 0, "the permits to come back")
+    wait_until(lambda: server.engine.admission.requests == 0, "the permits to come back")
 
 
 # --- what is neither head nor body -----------------------------------------------------------
@@ -453,7 +453,7 @@ def test_trailers_without_end_are_cut(server: RunningServer, trailer: bytes) -> 
         connection.send_head("Transfer-Encoding: chunked")
         connection.send("3\r\nabc\r\n0\r\nX-Endless: ")
         assert pour(connection, trailer) < 2**24
-    wait_until(lambda: server.service.admission.requests == 0, "the permit to come back")
+    wait_until(lambda: server.engine.admission.requests == 0, "the permit to come back")
 
 
 def test_trailers_change_nothing(server: RunningServer) -> None:

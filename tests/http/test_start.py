@@ -20,7 +20,7 @@ from service import logs
 from service.cli import serve
 from service.cli.exit_status import end_at_once
 from service.engine.device.session import DeviceError
-from service.engine.engine import Service
+from service.engine.engine import Engine
 from tests.helpers.service_fixtures import CLEAN, ROOT, command, run, wait_until, write_tiny_bundle
 
 SMALL = ("--decode-workers", "1", "--threads", "1", "--log-format", "json")
@@ -165,7 +165,7 @@ def test_device_that_is_not_there_is_tried_again_with_growing_waits(
             raise Enough
 
     monkeypatch.setattr(logs, "configure", lambda settings: None)  # for the whole process
-    monkeypatch.setattr(Service, "start", start)
+    monkeypatch.setattr(Engine, "start", start)
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setattr(signal, "signal", keep_handlers(signal.signal))
     with pytest.raises(Enough):

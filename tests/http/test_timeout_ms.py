@@ -114,7 +114,7 @@ def test_time_counts_while_the_body_comes(server: RunningServer) -> None:
     assert (status, json.loads(body)["type"]) == (504, "/problems/deadline-passed")
     assert json.loads(body)["detail"] == "there was no answer within 0.15 seconds"
     assert headers["connection"] == "close"
-    assert server.service.admission.bytes == 0
+    assert server.engine.admission.bytes == 0
 
 
 def test_work_that_cannot_be_in_time_is_refused_before_its_body(server: RunningServer) -> None:
@@ -123,7 +123,7 @@ def test_work_that_cannot_be_in_time_is_refused_before_its_body(server: RunningS
     Nothing else refuses it: this server lets in whatever has ten minutes before it.
     """
     ahead = Charge("image", -math.inf, {"run": {CPU: 60.0}})
-    server.service.backlog.charge(ahead)
+    server.engine.backlog.charge(ahead)
     try:
         with RawConnection(server.port) as connection:
             connection.send_head("Content-Length: 1000", path=f"{PATH}?timeout_ms=5000")
@@ -136,5 +136,5 @@ def test_work_that_cannot_be_in_time_is_refused_before_its_body(server: RunningS
         for reason in ("wait", "requests", "bytes"):
             assert server.metric("liere_refused_total", modality="image", reason=reason) == 0
     finally:
-        server.service.backlog.leave(ahead)
+        server.engine.backlog.leave(ahead)
     assert server.classify(content=GOOD, params={"timeout_ms": "5000"}).status_code == 200

@@ -34,9 +34,9 @@ def server(bundles: Path) -> Iterator[RunningServer]:
 def busy(server: RunningServer) -> Iterator[Charge]:
     """More work is inside than may stand before a newcomer."""
     charge = Charge("image", 1e9, {"run": {CPU: 1e3}})
-    server.service.backlog.charge(charge)
+    server.engine.backlog.charge(charge)
     yield charge
-    server.service.backlog.leave(charge)
+    server.engine.backlog.leave(charge)
 
 
 def post(*headers: str, body: bytes = GOOD, path: str = "/v1/classify/image") -> bytes:
@@ -47,13 +47,13 @@ def post(*headers: str, body: bytes = GOOD, path: str = "/v1/classify/image") ->
 def goes_by(monkeypatch: pytest.MonkeyPatch, server: RunningServer) -> list[str]:
     """The paths that reach the application from now on."""
     seen: list[str] = []
-    check = type(server.service.admission).enter
+    check = type(server.engine.admission).enter
 
     def enter(admission: Any, kind: str) -> None:
         seen.append(kind)
         check(admission, kind)
 
-    monkeypatch.setattr(type(server.service.admission), "enter", enter)
+    monkeypatch.setattr(type(server.engine.admission), "enter", enter)
     return seen
 
 
@@ -104,7 +104,7 @@ def test_connection_goes_on_after_a_body_that_nobody_read(
             status, headers, _ = read_answer(stream)
             assert (status, headers["x-request-id"]) == (429, "mine")
             assert read_answer(stream)[0] == 200
-    server.service.backlog.leave(busy)
+    server.engine.backlog.leave(busy)
     assert server.classify(content=GOOD).status_code == 200
 
 
@@ -132,7 +132,7 @@ def test_who_has_no_key_is_told_that_and_not_that_there_is_no_room(bundles: Path
     """A stranger is 401; a key that may not classify 403; one with a rate is counted."""
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     with serving(bundles, key_sha256=(digest,)) as server:
-        server.service.backlog.charge(Charge("image", 1e9, {"run": {CPU: 1e3}}))
+        server.engine.backlog.charge(Charge("image", 1e9, {"run": {CPU: 1e3}}))
         for headers, status in (((), 401), ((f"Authorization: Bearer {KEY}",), 429)):
             with RawConnection(server.port) as connection:
                 connection.send(post(*headers))
