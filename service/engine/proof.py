@@ -18,8 +18,9 @@ from service.engine.costs import RunCosts, ladder
 from service.engine.decode.pool import DecodePool
 from service.engine.device.lanes import Lanes, choose_lanes
 from service.engine.device.replay import Replay
+from service.engine.device.runs import run_timed
 from service.engine.device.session import Device, DeviceError, OpenSession, Session, is_fallback
-from service.engine.device.station import DeviceStation, run_timed
+from service.engine.device.station import DeviceStation
 from service.engine.model import ExaminedBundle, Target
 from service.settings import Settings
 

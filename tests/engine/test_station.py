@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from service.engine.costs import RunCosts
+from service.engine.device.runs import run_isolated
 from service.engine.device.session import Stop
-from service.engine.device.station import DeviceStation, run_isolated
+from service.engine.device.station import DeviceStation
 from service.engine.failures import DeadlinePassed, Draining, InferenceFailed
 
 POISON, NOT_A_NUMBER = 255, 254

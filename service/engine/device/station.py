@@ -22,6 +22,7 @@ import numpy as np
 
 from service.engine.costs import RunCosts
 from service.engine.device.replay import Replay
+from service.engine.device.runs import TimedRun, run_timed
 from service.engine.device.session import Session, Stop, make_stop
 from service.engine.failures import DeadlinePassed, Draining, Failure, InferenceFailed, NotReady
 from service.engine.schedule import Earliest, Turns
@@ -91,16 +92,6 @@ class _Run:
         left = self.began + self.predicted - time.monotonic()
         if left > WORTH_ENDING_SECONDS and all(entry.gone for entry in self.entries):
             self.stop.terminate = True
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a lane's thread brings back."""
-
-    rows: list[np.ndarray | Exception]
-    started: float
-    seconds: float  # of the wall
-    cost: float  # seconds of the lane that count as its price
 
 
 class DeviceStation:
@@ -296,7 +287,7 @@ class DeviceStation:
         )
         running.add_done_callback(functools.partial(self._deliver, run))
 
-    def _deliver(self, run: _Run, running: asyncio.Future[Outcome]) -> None:
+    def _deliver(self, run: _Run, running: asyncio.Future[TimedRun]) -> None:
         self._running.discard(run)
         self._dispatch()  # first: the device should not wait while answers are written
         if error := running.exception():  # not the graph's: those come as rows
@@ -354,54 +345,3 @@ async def _all_of(entries: Iterable[_Entry]) -> list[Row]:
 def _fail(entry: _Entry, failure: Failure) -> None:
     if not entry.gone:
         entry.future.set_exception(failure)
-
-
-def run_timed(
-    session: Session, rows: list[np.ndarray], threads: int, stop: Stop | None = None
-) -> Outcome:
-    """Run a batch in this thread, and price it.
-
-    On a CPU a lane of one thread is priced by the processor time that it used: what it waited for
-    others is no cost of its own. A lane of several, or of a GPU, uses its time elsewhere: there
-    the wall is the measure.
-    """
-    started, before = time.monotonic(), time.thread_time()
-    answers = run_isolated(session, rows, stop)
-    seconds, used = time.monotonic() - started, time.thread_time() - before
-    by_thread = session.device == "cpu" and threads == 1
-    return Outcome(answers, started, seconds, used if by_thread else seconds)
-
-
-def run_isolated(
-    session: Session, rows: list[np.ndarray], stop: Stop | None = None
-) -> list[np.ndarray | Exception]:
-    """Run a batch; if it fails, halve it until only the guilty rows fail.
-
-    Args:
-        rows: ``[*pixels per axis, channels]`` each, of the graph's dtype.
-        stop: ends it; then every row fails.
-
-    Returns:
-        float32 ``[classes]`` or an exception, for every row.
-    """
-    try:
-        logits = session.run(np.stack(rows), stop)  # [batch, classes]
-        if logits.ndim != 2 or len(logits) != len(rows):
-            raise ValueError(f"expected {len(rows)} rows of logits, got {list(logits.shape)}")
-    except Exception as error:
-        if stop is not None and stop.terminate:
-            return [error] * len(rows)
-        if len(rows) == 1:
-            log.exception("a graph failed on one input")
-            return [error]
-        middle = len(rows) // 2
-        return run_isolated(session, rows[:middle], stop) + run_isolated(
-            session, rows[middle:], stop
-        )
-    finite = np.isfinite(logits).all(axis=1)  # [batch]
-    if not finite.all():
-        log.error("a graph gave logits that are not finite for %d input(s)", (~finite).sum())
-    return [
-        row if good else ValueError("logits are not finite")
-        for row, good in zip(logits, finite, strict=True)
-    ]
