@@ -251,6 +251,5 @@ A server that runs goes on with the version that it has loaded, until it is star
         if command is not _roll_back:
             one.add_argument("version", metavar="VERSION", help="name of its folder")
         if command in (_promote, _verify):
-            devices = ("auto", "cpu", "cuda")
-            one.add_argument("--device", choices=devices, help="default: LIERE_DEVICE, else auto")
+            one.add_argument("--device", help="auto, cpu, cuda, cuda:N; LIERE_DEVICE, else auto")
     return parser.parse_args(arguments)

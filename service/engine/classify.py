@@ -100,7 +100,7 @@ async def classify(
         if len(choice.targets) > 1:
             taken = engine.run_part(engine.run_seconds(target))
             engine.backlog.amend(charge, "run", taken)
-        row = await engine.station.submit(target.key, item.pixels, deadline)
+        row = await engine.devices.submit(target.key, item.pixels, deadline)
         engine.backlog.done(charge, "run")
         engine.backlog.correct(charge, started + decoded + row.queue_seconds)
         predictions = rank(row.logits, target.labels, top_k)

@@ -14,6 +14,7 @@ from service.engine.admission import Admission, Work
 from service.engine.catalog import Catalog
 from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
+from service.engine.device.devices import Device, Devices
 from service.engine.device.session import DeviceDied, DeviceError, OpenSession, open_session
 from service.engine.device.station import DeviceStation
 from service.engine.folders import NoBundles, bundle_folders, modality_of
@@ -66,36 +67,30 @@ class Engine:
             settings.decode_workers or cpus + 1,
             on_restart=self.metrics.worker_restarts.inc,
         )
-        # Everything that touches the device runs in these threads: one for each lane, one that
-        # examines bundles beside them, one that replays goldens.
+        # Everything that touches a device runs in these threads: one for each lane, one that
+        # replays goldens of each device, and one that examines bundles beside them.
+        names = settings.device.split(",")
         self.executor = ThreadPoolExecutor(
-            max(cpus, settings.lanes) + 2, thread_name_prefix="device"
+            (max(cpus, settings.lanes) + 1) * len(names) + 1, thread_name_prefix="device"
         )
-        self.station = DeviceStation(
-            self.executor,
-            settings.max_batch,
-            batch_seconds=settings.batch_seconds,
-            on_batch=self._on_batch,
-            on_begin=self.pool.begin_next,
-        )
-        self.pool.ahead = self.station.ahead
+        self.devices = Devices([Device(name, self._make_station()) for name in names])
+        self.pool.ahead = self.devices.ahead
         self.vitals = Vitals(
-            self.station,
+            self.devices.stations,
             self.pool,
             self.executor,
             settings.probe_seconds,
             on_lag=self.metrics.loop_lag.observe,
             on_death=self._on_death,
         )
-        self.station.on_failed = self.vitals.doubt
-        self.prover = Prover(self.pool, self.station, self.executor, opener, settings)
+        self.prover = Prover(self.pool, self.devices, self.executor, opener, settings)
         self.catalog = Catalog(self.prover, settings.default_bundle)
         self.metrics.watch(
             decode=lambda: self.pool.depth,
-            device=lambda: self.station.depth,
+            device=lambda: self.devices.depth,
             in_flight=lambda: self.admission.requests,
             fell_back=lambda: self.prover.fell_back,
-            lanes=lambda: self.station.lanes,
+            lanes=lambda: self.devices.lanes,
             wait=self.backlog.wait,
         )
 
@@ -127,7 +122,7 @@ class Engine:
     async def close(self) -> None:
         self.draining = True
         self.vitals.stop()
-        self.station.close()
+        self.devices.close()
         await self.pool.close()
         self.executor.shutdown(wait=not self.died, cancel_futures=True)
 
@@ -145,7 +140,7 @@ class Engine:
             "run": self.run_part(self.run_seconds(*targets)),
             "answer": {CPU: ANSWER_SECONDS},
         }
-        run = fmean(self.station.costs(one.key).high * one.views for one in targets)
+        run = fmean(self.devices.high_seconds(one.key) * one.views for one in targets)
         return Work(modality, parts, decode.high(size) + run + ANSWER_SECONDS)
 
     def run_seconds(self, *targets: Target) -> float:
@@ -153,13 +148,21 @@ class Engine:
 
         Of several grids that it may get the mean counts: nothing tells yet which it will be.
         """
-        return fmean(one.views * self.station.costs(one.key).row for one in targets)
+        return fmean(one.views * self.devices.row_seconds(one.key) for one in targets)
 
     def run_part(self, seconds: float) -> dict[str, float]:
         """What a lane's seconds take, by resource: on a CPU those that decode too."""
-        if not self.prover.on_cpu:
-            return {DEVICE: seconds}
-        return {DEVICE: seconds, CPU: seconds * self.station.threads}
+        threads = self.devices.threads_of_cpu
+        return {DEVICE: seconds} | ({CPU: seconds * threads} if threads else {})
+
+    def _make_station(self) -> DeviceStation:
+        return DeviceStation(
+            self.executor,
+            self.settings.max_batch,
+            batch_seconds=self.settings.batch_seconds,
+            on_batch=self._on_batch,
+            on_begin=self.pool.begin_next,
+        )
 
     def _on_batch(self, modality: str, size: int, seconds: float) -> None:
         self.metrics.batch_size[modality].observe(size)
@@ -168,11 +171,11 @@ class Engine:
     def _on_death(self, reason: str) -> None:
         log.error("%s: %s", NO_ANSWER, reason)
         self.failure = DeviceDied(reason)
-        self.station.give_up(NO_ANSWER)
+        self.devices.give_up(NO_ANSWER)
         self.on_failure()
 
     def _on_examined(self, served: ExaminedBundle) -> None:
-        self.backlog.rates[DEVICE] = self.station.lanes  # which the first graph has decided
+        self.backlog.rates[DEVICE] = self.devices.lanes  # which the first graph has decided
         version = served.manifest.version if served.manifest else ""
         self.metrics.bundle_info.labels(served.name, version, served.state).set(1)
 

@@ -178,7 +178,8 @@ def test_file_that_may_get_any_grid_is_charged_their_mean(
     costs = {grid: RunCosts() for grid in TINY[modality].grids}
     for place, one in enumerate(costs.values(), 1):
         one.learn(1, 0.01 * place)
-    monkeypatch.setattr(engine.station, "costs", lambda key: costs[key[1]])
+    (station,) = engine.devices.stations
+    monkeypatch.setattr(station, "costs", lambda key: costs[key[1]])
 
     def predicted(grid: str) -> Any:
         return engine.predict(choose(engine, modality, {"grid": grid})[0], size)
@@ -207,7 +208,7 @@ def test_charge_follows_the_grid_that_was_taken(tmp_path: Path) -> None:
         with ThreadPoolExecutor(1) as threads:
             asking = threads.submit(held.classify, content=file, params={"grid": "auto"})
             try:
-                wait_until(lambda: engine.station.depth or len(session.batches) > runs, "its run")
+                wait_until(lambda: engine.devices.depth or len(session.batches) > runs, "its run")
                 inside = engine.backlog.wait("image")
             finally:
                 session.gate.set()

@@ -29,7 +29,7 @@ from service.engine.schedule import Earliest, Turns
 
 log = logging.getLogger(__name__)
 
-Key = Hashable  # of one queue: (bundle, grid)
+Key = Hashable  # of one queue: a grid of an opened bundle
 #: A run that nobody waits for is ended where so much of it is left.
 WORTH_ENDING_SECONDS = 0.02
 #: A run that takes so long, and so many times its predicted seconds, never returns. Predicted are
@@ -148,6 +148,10 @@ class DeviceStation:
         """Open a queue; ``golden`` tells a failing session from failing rows."""
         self._queues[key] = _Queue(session, modality, costs, golden, Earliest())
 
+    def close_queue(self, key: Key) -> None:
+        """Nobody submits to it any more, nor waits for what is in it."""
+        del self._queues[key]
+
     @property
     def goldens(self) -> list[Replay]:
         """Of every queue that has one."""
@@ -173,6 +177,13 @@ class DeviceStation:
         """Predicted seconds until all that waits of a modality is taken by a lane."""
         waiting = (queue for queue in self._queues.values() if queue.modality == modality)
         return sum(len(queue.entries) * queue.costs.row for queue in waiting) / self.lanes
+
+    def until_done(self, key: Key, rows: int) -> float:
+        """Predicted seconds until so many further rows are answered, whatever their modality."""
+        before = sum(len(queue.entries) * queue.costs.row for queue in self._queues.values())
+        now = time.monotonic()
+        running = sum(max(0.0, run.began + run.predicted - now) for run in self._running)
+        return (before + running + rows * self._queues[key].costs.row) / self.lanes
 
     async def submit(self, key: Key, pixels: np.ndarray, deadline: float = math.inf) -> Row:
         """Run one item in the next batches of its queue; cancel the call to leave the queue.
