@@ -20,6 +20,7 @@ from service.engine.device.station import DeviceStation
 from service.engine.folders import NoBundles, bundle_folders, modality_of
 from service.engine.model import Choice, ExaminedBundle, Target
 from service.engine.proof import Prover
+from service.engine.rollout import Rollout
 from service.engine.schedule import CPU, DEVICE, Backlog
 from service.engine.vitals import Vitals
 from service.metrics import Metrics
@@ -85,6 +86,7 @@ class Engine:
         )
         self.prover = Prover(self.pool, self.devices, self.executor, opener, settings)
         self.catalog = Catalog(self.prover, settings.default_bundle)
+        self.rollout = Rollout(settings, self.catalog, self._on_change)
         self.metrics.watch(
             decode=lambda: self.pool.depth,
             device=lambda: self.devices.depth,
@@ -121,6 +123,7 @@ class Engine:
 
     async def close(self) -> None:
         self.draining = True
+        await self.rollout.close()
         self.vitals.stop()
         self.devices.close()
         await self.pool.close()
@@ -174,10 +177,23 @@ class Engine:
         self.devices.give_up(NO_ANSWER)
         self.on_failure()
 
-    def _on_examined(self, served: ExaminedBundle) -> None:
+    def _on_examined(self, one: ExaminedBundle) -> None:
         self.backlog.rates[DEVICE] = self.devices.lanes  # which the first graph has decided
-        version = served.manifest.version if served.manifest else ""
-        self.metrics.bundle_info.labels(served.name, version, served.state).set(1)
+        self.metrics.bundle_info.labels(*_info(one)).set(1)
+
+    def _on_change(self, before: ExaminedBundle | None, after: ExaminedBundle | None) -> None:
+        """Another version answers, or a bundle more, or one less."""
+        if before is not None:
+            self.metrics.bundle_info.remove(*_info(before))
+        if after is not None:
+            self._on_examined(after)
+        served = {one.modality for one in self.catalog.bundles.values()}
+        self.admission.kinds = max(1, len(served - {None}))
+
+
+def _info(one: ExaminedBundle) -> tuple[str, str, str]:
+    """The labels of its metric."""
+    return one.name, one.manifest.version if one.manifest else "", one.state
 
 
 def _calm_collector() -> None:

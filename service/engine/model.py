@@ -140,8 +140,9 @@ class ExaminedBundle:
     manifest: Manifest | None = None
     device: str | None = None
     targets: dict[str, Target] = field(default_factory=dict)  # by grid; the first is the default
-    versions: tuple[str, ...] = ()  # that are on the disk, oldest first; the manifest's answers
+    versions: tuple[str, ...] = ()  # that were on the disk, oldest first; the manifest's answers
     empty: bool = False  # neither manifest nor graphs: nobody's default
+    fingerprint: str | None = None  # of a ready one, as ``service.engine.folders`` makes it
 
     def may_answer(self, modality: str) -> bool:
         """Whether requests of this modality are its own; of an unreadable one that is not known."""

@@ -41,6 +41,7 @@ class Prover:
         executor: the devices' threads; sessions are opened and replayed there.
 
     Attributes:
+        models: proven, as long as anybody holds them.
         fell_back: some graph runs on the CPU, although there is a GPU.
     """
 
@@ -58,6 +59,7 @@ class Prover:
         self._open_session = open_session
         self._settings = settings
         self._numbers = itertools.count(1)  # of models
+        self.models: weakref.WeakSet[Model] = weakref.WeakSet()
         self.fell_back = False
 
     async def prove(self, bundle: Bundle) -> ExaminedBundle:
@@ -78,7 +80,7 @@ class Prover:
             for device in self._devices:
                 session = await self._open_graph(bundle, entry.graph, target, device)
                 replay = await self._replay(target, session, pixels)
-                costs = await self.on_device(self._measure, device, session, replay.rows)
+                costs = await self.on_device(self._measure, device, session, replay)
                 opened.append((device, target, replay.first, costs))
         for device, target, golden, costs in opened:
             device.station.add_queue(
@@ -86,6 +88,7 @@ class Prover:
             )
         keys = [target.key for target in targets.values()]
         weakref.finalize(model, self._close, keys)
+        self.models.add(model)
         return ExaminedBundle(
             manifest.name,
             "ready",
@@ -131,16 +134,26 @@ class Prover:
             )
         return self._open_session(graph, asked, device.station.threads)
 
-    def _measure(self, device: Device, session: Session, rows: np.ndarray) -> RunCosts:
+    def _measure(self, device: Device, session: Session, replay: Replay) -> RunCosts:
         """What runs cost at 1, 2, 4, 8 ... rows, up to the bound of a batch in seconds.
 
         Args:
-            rows: ``[goldens * views, *pixels per axis, channels]``, which were run before.
+            replay: was run before.
+
+        Raises:
+            BundleError: a run fails that is only larger than others.
         """
         costs, threads = RunCosts(), device.station.threads
         for size in ladder(self._settings.max_batch):
-            batch = list(itertools.islice(itertools.cycle(rows), size))
-            run_timed(session, batch, threads)  # the first of a shape makes room
+            batch = list(itertools.islice(itertools.cycle(replay.rows), size))
+            try:
+                session.run(np.stack(batch))  # the first of a shape makes room for the others
+            except Exception as error:
+                log.exception("a graph fails with %d rows in one run", size)
+                raise BundleError(
+                    f"the graph of grid {replay.grid} fails with {size} rows in one run; a smaller "
+                    "--max-batch may help"
+                ) from error
             for _ in range(WARM_ROUNDS if size == 1 else 1):
                 costs.learn(size, run_timed(session, batch, threads).cost)
             if costs.seconds(2 * size) > self._settings.batch_seconds:

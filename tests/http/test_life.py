@@ -106,15 +106,18 @@ def test_model_that_fails_on_full_batches_serves_on(bundles: Path) -> None:
     """Its rows are answered in halves of the batch, and nobody doubts the device."""
 
     class NarrowSession(TinySession):
+        most = 1000
+
         def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
             logits = super().run(pixels, stop)
-            if len(pixels) >= 4:
+            if len(pixels) > self.most:
                 raise RuntimeError("no memory for a batch of this size")
             return logits
 
     session = NarrowSession()
     with serving(bundles, lambda *_: session) as server, ExitStack() as stack:
         session.batches.clear()
+        session.most = 3  # from now on: at start it would be refused
         session.gate.clear()
         clients = [stack.enter_context(RawConnection(server.port)) for _ in range(9)]
         for client in clients:
