@@ -25,9 +25,9 @@ from media.spec import Grid
 from service.cli import offline
 from service.cli.progress import AFTER_SECONDS, Progress
 from service.engine.candidates import find_candidates
-from service.engine.classify import Result
 from service.engine.engine import Engine
 from service.engine.failures import Failure, InferenceFailed
+from service.engine.job import Outcome
 from service.settings import make_settings
 from tests.helpers.service_fixtures import (
     CLEAN,
@@ -416,7 +416,7 @@ def test_many_files_are_batched_and_stay_in_order(bundles: Path, tmp_path: Path)
         if number == 17:
             assert isinstance(answer, InferenceFailed)
         else:
-            assert isinstance(answer, Result)
+            assert isinstance(answer, Outcome)
             assert answer.predictions[0]["label"] == best(media[number])
     assert max(session.batches) == 8
 
@@ -444,7 +444,7 @@ def test_files_under_way_are_bounded(
     path.write_bytes(picture(0))
     inside, seen = 0, []
 
-    async def counting(*arguments: Any) -> Result | Failure:
+    async def counting(*arguments: Any) -> Outcome | Failure:
         nonlocal inside
         inside += 1
         seen.append(inside)
@@ -456,7 +456,7 @@ def test_files_under_way_are_bounded(
     answer = offline._answer
     monkeypatch.setattr(offline, "_answer", counting)
     answers = collect(bundles, SlowSession(), [str(path)] * 20, max_batch=1, **settings)
-    assert all(isinstance(one, Result) for _, one in answers)
+    assert all(isinstance(one, Outcome) for _, one in answers)
     assert len(answers) == len(seen) == 20
     assert max(seen) == most
 
