@@ -433,8 +433,12 @@ class SlowSession(TinySession):
 
 @pytest.mark.parametrize(
     ("settings", "most"),
-    [({"max_in_flight": 3}, 3), ({"max_in_flight_mib": 2.5 * len(picture(0)) / 2**20}, 2)],
-    ids=["files", "bytes"],
+    [
+        ({"max_in_flight": 3}, 3),
+        ({"max_in_flight_mib": 2.5 * len(picture(0)) / 2**20}, 2),
+        ({"max_in_flight_mib": 0.5 * len(picture(0)) / 2**20}, 1),
+    ],
+    ids=["files", "bytes", "bytes of less than one file"],
 )
 def test_files_under_way_are_bounded(
     bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any, most: int
@@ -459,6 +463,17 @@ def test_files_under_way_are_bounded(
     assert all(isinstance(one, Outcome) for _, one in answers)
     assert len(answers) == len(seen) == 20
     assert max(seen) == most
+
+
+def test_mistake_while_files_are_read_ends_the_command(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for ever for files that nobody reads any more."""
+    path = tmp_path / "0.png"
+    path.write_bytes(picture(0))
+    monkeypatch.setattr(offline, "_read", lambda file, most: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        collect(bundles, TinySession(), [str(path)] * 3)
 
 
 # --- how it ends -----------------------------------------------------------------------------
