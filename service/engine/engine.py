@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+
 from service.cpus import usable_cpus
 from service.engine.admission import Admission, Work
 from service.engine.catalog import Catalog
-from service.engine.decode.link import DecodeError
+from service.engine.decode.link import Decoded, DecodeError
 from service.engine.decode.pool import DecodePool
 from service.engine.device.devices import Device, Devices
 from service.engine.device.session import DeviceDied, DeviceError, OpenSession, open_session
 from service.engine.device.station import DeviceStation
+from service.engine.failures import DeadlinePassed, Failure
 from service.engine.folders import NoBundles, bundle_folders, modality_of
-from service.engine.model import Choice, ExaminedBundle, Target
+from service.engine.job import Job, Outcome, Timing, wanted
+from service.engine.model import ExaminedBundle, Target
 from service.engine.proof import Prover
 from service.engine.rollout import Rollout
+from service.engine.room import Room
 from service.engine.schedule import CPU, DEVICE, Backlog
 from service.engine.vitals import Vitals
 from service.metrics import Metrics
@@ -40,6 +47,7 @@ class Engine:
     """Everything that lives as long as the server, or as one command that answers without it.
 
     Attributes:
+        room: for files of batch work that are in memory, beside those of requests.
         leaving: set when the server shall end soon: work is let in, but none should be sent.
         draining: set when the server ends; no new work is let in.
         on_ready: called once, when every bundle was examined.
@@ -64,6 +72,7 @@ class Engine:
             settings.max_wait or None,
             lambda kind, reason: self.metrics.refused.labels(kind, reason).inc(),
         )
+        self.room = Room(settings.max_in_flight, settings.max_in_flight_bytes)
         self.pool = DecodePool(
             settings.decode_workers or cpus + 1,
             on_restart=self.metrics.worker_restarts.inc,
@@ -134,17 +143,87 @@ class Engine:
         """Whether the device did, which only a new process may mend."""
         return isinstance(self.failure, DeviceDied)
 
-    def predict(self, choice: Choice, size: int) -> Work:
-        """What a file of ``size`` bytes costs, before anything of it was looked at."""
-        modality, targets = choice.manifest.modality, choice.targets.values()
-        decode = self.pool.costs[modality]
-        parts = {
-            "decode": {CPU: decode.mean(size)},
-            "run": self.run_part(self.run_seconds(*targets)),
-            "answer": {CPU: ANSWER_SECONDS},
-        }
-        run = fmean(self.devices.high_seconds(one.key) * one.views for one in targets)
-        return Work(modality, parts, decode.high(size) + run + ANSWER_SECONDS)
+    async def submit(self, job: Job) -> Outcome:
+        """What is wanted of one file; cancel the call, at any time, to end its work.
+
+        Raises:
+            Overloaded: too much stands before it. Batch work without a deadline waits instead.
+            DeadlinePassed: there is no time left.
+            Failure: of the bytes, or of the graph.
+        """
+        (outcome,) = await self.submit_all([job])
+        return outcome
+
+    async def submit_all(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """As ``submit``, for the files of one request: they enter together or not at all.
+
+        The first failure ends the others and names its file.
+
+        Args:
+            jobs: at least one, of one modality, class and deadline.
+        """
+        works, deadline = [self.predict(job) for job in jobs], jobs[0].deadline
+        if deadline <= time.monotonic():
+            raise DeadlinePassed("the time for the answer was over before the work began")
+        self.admission.admit(works, deadline)
+        if len(jobs) == 1:
+            return [await self._answer(jobs[0], works[0])]
+        answers = enumerate(map(self._answer, jobs, works), 1)
+        tasks = [
+            asyncio.create_task(_named(f"file {number} of {len(jobs)}", answer))
+            for number, answer in answers
+        ]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _answer(self, job: Job, work: Work) -> Outcome:
+        """One job that was let in: decoder, batch and graph."""
+        await self.admission.wait_for_room(work.kind, job.deadline)
+        with self.admission.work(work, job.deadline) as charge:
+            started = time.monotonic()
+            item = await self._prepare(job)
+            decoded, target = time.monotonic() - started, job.choice.targets[item.grid]
+            self.backlog.done(charge, "decode")
+            if job.want == "pixels":
+                timing = Timing.of(decoded)
+                return Outcome(target, item.evidence, timing, pixels=item.pixels)
+            if len(job.choice.targets) > 1:
+                self.backlog.amend(charge, "run", self.run_part(self.run_seconds(target)))
+            row = await self.devices.submit(target.key, item.pixels, job.deadline, job.kind)
+            self.backlog.done(charge, "run")
+            self.backlog.correct(charge, started + decoded + row.queue_seconds)
+            answer = wanted(job, target, row)
+        stages = self.metrics.stages[target.manifest.modality]
+        stages["decode"].observe(decoded)
+        stages["queue"].observe(row.queue_seconds)
+        timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
+        return Outcome(target, item.evidence, timing, **answer)
+
+    async def _prepare(self, job: Job) -> Decoded:
+        """The pixels of a job, by a worker unless they came as such."""
+        if isinstance(job.media, np.ndarray):
+            return Decoded(job.choice.grid, job.media, {})
+        follows = 0.0 if job.want == "pixels" else self.run_seconds(*job.choice.targets.values())
+        return await self.pool.prepare(
+            job.choice.preparation, job.media, job.deadline, follows, job.kind
+        )
+
+    def predict(self, job: Job) -> Work:
+        """What a job costs, before anything of its file was looked at."""
+        targets = job.choice.targets.values()
+        parts: dict[str, Mapping[str, float]] = {"answer": {CPU: ANSWER_SECONDS}}
+        own = ANSWER_SECONDS
+        if not isinstance(job.media, np.ndarray):
+            decode, size = self.pool.costs[job.choice.manifest.modality], len(job.media)
+            parts["decode"] = {CPU: decode.mean(size)}
+            own += decode.high(size)
+        if job.want != "pixels":
+            parts["run"] = self.run_part(self.run_seconds(*targets))
+            own += fmean(self.devices.high_seconds(one.key) * one.views for one in targets)
+        return Work(job.kind, parts, own)
 
     def run_seconds(self, *targets: Target) -> float:
         """Of one item's rows on a lane.
@@ -194,6 +273,14 @@ class Engine:
 def _info(one: ExaminedBundle) -> tuple[str, str, str]:
     """The labels of its metric."""
     return one.name, one.manifest.version if one.manifest else "", one.state
+
+
+async def _named(which: str, answer: Awaitable[Outcome]) -> Outcome:
+    """An answer whose failure says which file of several it is of."""
+    try:
+        return await answer
+    except Failure as failure:
+        raise type(failure)(f"{which}: {failure.detail}") from failure
 
 
 def _calm_collector() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from media.spec import Grid
 from models.manifest import Manifest
 from service.engine.decode.wire import Preparation
+from service.engine.failures import UnknownGrid
 
 State = Literal["ready", "refused"]
 #: In the place of a grid: the one that fits the file's own size.
@@ -113,6 +114,15 @@ class Choice:
     def with_views(self, views: int) -> Choice:
         """The same for another number of views than the bundle's own."""
         return self.of(one.with_views(views) for one in self.targets.values())
+
+    def among(self, grids: Sequence[str]) -> Choice:
+        """The same with some of its grids alone; UnknownGrid if one is none of them, or none is."""
+        unknown = [grid for grid in grids if grid not in self.targets]
+        if unknown or not grids:
+            what = f"unknown grid {unknown[0][:32]!a}" if unknown else "no grid is named"
+            known = ", ".join(self.targets)
+            raise UnknownGrid(f"{what} for bundle {self.manifest.name}; known: {known}")
+        return self.of(self.targets[grid] for grid in grids)
 
     @property
     def manifest(self) -> Manifest:

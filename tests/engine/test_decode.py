@@ -34,6 +34,7 @@ from service.engine.failures import (
     MediaTooLarge,
     UnsupportedMedia,
 )
+from service.engine.schedule import BATCH
 from tests.helpers.effort import alone
 from tests.helpers.service_fixtures import MEDIA, ROOT, TINY, clip, huge_png, picture, scan
 
@@ -604,6 +605,47 @@ def test_scans_leave_a_worker_for_images_and_are_ended_with_their_clients() -> N
         story, workers=2, script=OBEDIENT, on_restart=lambda: restarts.append(None),
         modalities=("image", "volume"),
     )  # fmt: skip
+
+
+def test_kept_worker_takes_no_batch_work() -> None:
+    """Not even a thumbnail, though it is free; one that somebody waits for is decoded at once."""
+
+    async def story(pool: DecodePool) -> None:
+        pool.costs["image"].learn(1, 0.001)
+        batch = [
+            asyncio.create_task(pool.prepare(asked(), media, kind=BATCH)) for media in (b"s", b"x")
+        ]
+        await asyncio.sleep(0)
+        assert pool.depth == 1
+        with pytest.raises(BrokenMedia):
+            await ask(pool, b"x")  # it answers
+        assert pool.depth == 1
+        assert [one.tasks[0].kind for one in pool.alive if one.tasks] == [BATCH]
+        for task in batch:
+            task.cancel()
+        await asyncio.gather(*batch, return_exceptions=True)
+
+    run(story, workers=2, script=OBEDIENT, modalities=("image", "volume"))
+
+
+def test_batch_work_leaves_a_worker_while_others_come() -> None:
+    """Of images alone, for which none is kept: the second of two stays free for whom one waits."""
+
+    async def story(pool: DecodePool) -> None:
+        pool.costs["image"].learn(1, 0.5)
+        with pytest.raises(BrokenMedia):
+            await ask(pool, b"x")
+        batch = [asyncio.create_task(pool.prepare(asked(), b"s", kind=BATCH)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert pool.depth == 1
+        with pytest.raises(BrokenMedia):
+            await ask(pool, b"x")
+        assert pool.depth == 1
+        for task in batch:
+            task.cancel()
+        await asyncio.gather(*batch, return_exceptions=True)
+
+    run(story, workers=2, script=OBEDIENT)
 
 
 def test_small_files_do_not_wait_behind_large_ones_of_their_kind() -> None:

@@ -14,6 +14,7 @@ from service.engine.device import lanes as module
 from service.engine.device.lanes import Lanes, choose_lanes
 from service.engine.device.session import Session, Stop
 from service.engine.engine import Engine
+from service.engine.job import Job
 from service.engine.model import Choice, Model, Target
 from service.engine.schedule import CPU, DEVICE
 from service.settings import make_settings
@@ -102,8 +103,7 @@ def test_runs_are_charged_where_they_take_time(
     (device,) = engine.devices
     device.station.add_queue(target.key, Timed(0.0), "video", costs)
     device.station.threads, device.kind = threads, "cpu" if on_cpu else "cuda"
-    choice = Choice.of([target])
-    work = engine.predict(choice, 1000)
+    work = engine.predict(Job(bytes(1000), Choice.of([target])))
     assert work.parts["run"] == pytest.approx(expected)
     assert engine.run_seconds(target) == pytest.approx(0.03)
     assert work.own == pytest.approx(0.03 + 0.005 + 0.0005)

@@ -57,6 +57,7 @@ class Task:
     Attributes:
         size: bytes of the file, also when it was let go of.
         deadline: seconds, monotonic.
+        kind: under which it takes turns: its modality, or ``BATCH``.
         predicted: processor seconds of decoding it.
         own: those of all that it needs, the run after decoding included.
         given, began: when it went to a worker, and when that began with it, seconds, monotonic;
@@ -64,7 +65,7 @@ class Task:
     """
 
     __slots__ = (
-        "attempts", "began", "deadline", "future", "given", "media", "own", "predicted",
+        "attempts", "began", "deadline", "future", "given", "kind", "media", "own", "predicted",
         "preparation", "size",
     )  # fmt: skip
 
@@ -76,6 +77,8 @@ class Task:
         deadline: float = math.inf,
         predicted: float = 0.0,
         own: float = 0.0,
+        *,
+        kind: str | None = None,
     ) -> None:
         self.preparation = preparation
         self.media = media
@@ -84,6 +87,7 @@ class Task:
         self.deadline = deadline
         self.predicted = predicted
         self.own = own
+        self.kind = kind or preparation.modality
         self.given = self.began = 0.0
         self.attempts = 0
 

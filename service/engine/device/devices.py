@@ -69,16 +69,18 @@ class Devices:
         """That nine of ten runs of a row stay below."""
         return fmean(one.costs(key).high for one in self.stations)
 
-    def ahead(self, modality: str) -> float:
-        """Predicted seconds until all that waits of a modality is taken by a lane."""
-        return max(one.ahead(modality) for one in self.stations)
+    def ahead(self, kind: str) -> float:
+        """Predicted seconds until all that waits of a kind is taken by a lane."""
+        return max(one.ahead(kind) for one in self.stations)
 
-    async def submit(self, key: Key, pixels: np.ndarray, deadline: float = math.inf) -> Row:
+    async def submit(
+        self, key: Key, pixels: np.ndarray, deadline: float = math.inf, kind: str | None = None
+    ) -> Row:
         """``DeviceStation.submit`` where this item is begun, and then done, soonest."""
         station = self.stations[0]
         if len(self._devices) > 1:
             station = min(self.stations, key=lambda one: one.until_done(key, len(pixels)))
-        return await station.submit(key, pixels, deadline)
+        return await station.submit(key, pixels, deadline, kind)
 
     def close_queue(self, key: Key) -> None:
         """On all of them: nobody submits to it any more."""
