@@ -79,6 +79,7 @@ class Engine:
             on_begin=self.pool.begin_next,
         )
         self.pool.ahead = self.station.ahead
+        self.pool.bytes_ahead = self.station.bytes_ahead
         self.vitals = Vitals(
             self.station,
             self.pool,

@@ -25,6 +25,7 @@ from service.engine.decode import pool as decode
 from service.engine.decode import worker as decode_worker
 from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
+from service.engine.decode.process import ENVIRONMENT
 from service.engine.decode.wire import LENGTHS, Preparation, head, parse_task
 from service.engine.failures import (
     BrokenMedia,
@@ -54,8 +55,9 @@ HEADER = asked().header
 def test_worker_is_told_what_it_is_asked_for(modality: str) -> None:
     """Every field of an InputSpec arrives as it left, windows and views of clips and scans too."""
     tiny = TINY[modality]
-    spec, (grid,), patch, views, seconds = parse_task(asked(modality, 2).header)
+    spec, (grid,), patch, views, seconds, lends = parse_task(asked(modality, 2).header)
     assert (spec, str(grid), patch, views) == (tiny.input, tiny.grids[0], tiny.patch, 2)
+    assert not lends
     assert seconds == 2 * SECONDS  # it ends by itself only where the service is gone
 
 
@@ -400,7 +402,7 @@ def test_pool_replaces_a_worker_one_at_a_time(
 
 def start_worker(*modalities: str, **options: Any) -> subprocess.Popen[bytes]:
     worker = subprocess.Popen(
-        [sys.executable, "-m", "service.engine.decode.worker", "0", *modalities],
+        [sys.executable, "-m", "service.engine.decode.worker", "0", "-1", *modalities],
         cwd=ROOT,
         **options,
         stdin=subprocess.PIPE,
@@ -466,7 +468,7 @@ def test_worker_ends_itself_when_nobody_kills_it() -> None:
     code = (
         "import service.engine.decode.worker as w, time\n"
         "w.read_fitting = lambda *a: time.sleep(60)\n"
-        "w.main('0')\n"
+        "w.main('0', '-1')\n"
     )
     assert status_of(code) == -signal.SIGALRM
 
@@ -498,7 +500,7 @@ def test_worker_ends_itself_when_threads_burn_the_time_of_an_item() -> None:
         "    for _ in range(3): threading.Thread(target=spin, daemon=True).start()\n"
         "    time.sleep(600)\n"
         "w.read_fitting, w._forbid_processes = burn, lambda: None\n"
-        "w.main('0')\n"
+        "w.main('0', '-1')\n"
     )
     assert status_of(code) == -signal.SIGXCPU
 
@@ -525,7 +527,7 @@ def test_worker_loads_the_decoders_of_what_is_served(
     done = subprocess.run(
         [sys.executable, "-c", code, *modalities],
         cwd=ROOT,
-        env=os.environ | decode.ENVIRONMENT,
+        env=os.environ | ENVIRONMENT,
         check=True,
         capture_output=True,
         text=True,
@@ -541,7 +543,7 @@ def test_worker_gives_a_large_heap_back() -> None:
     def resident(worker: subprocess.Popen[bytes]) -> int:
         return int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1]) * 4096
 
-    worker = start_worker("volume", env=os.environ | decode.ENVIRONMENT)
+    worker = start_worker("volume", env=os.environ | ENVIRONMENT)
     with worker:
         assert worker.stdin is not None
         small = resident(worker)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 
 from service.engine import failures
 from service.engine.decode.evidence import Evidence, check_evidence
+from service.engine.decode.memory import Loan, StillWritable
 from service.engine.decode.wire import LENGTHS, MAX_HEADER_BYTES, Preparation, head
 
 log = logging.getLogger(__name__)
@@ -102,6 +104,7 @@ class Worker(asyncio.SubprocessProtocol):
     """One process and the items it holds.
 
     Args:
+        channel: over which memory is lent.
         small_only: it is kept for what is decoded at once.
         on_start: called when there is a process, which is not ready yet.
         on_decoded: called with an item that was decoded and the processor seconds that it took.
@@ -111,6 +114,7 @@ class Worker(asyncio.SubprocessProtocol):
 
     def __init__(
         self,
+        channel: socket.socket,
         *,
         small_only: bool,
         on_start: Callable[[Worker], None],
@@ -125,8 +129,11 @@ class Worker(asyncio.SubprocessProtocol):
         self._on_death = on_death
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.tasks: deque[Task] = deque()  # the first is being decoded
+        self._channel = channel
+        self._loans: dict[Task, Loan] = {}
         self._reply = bytearray()
         self._alarm: asyncio.TimerHandle | None = None
+        self._over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.process = cast(asyncio.SubprocessTransport, transport)
@@ -142,10 +149,22 @@ class Worker(asyncio.SubprocessProtocol):
     def give(self, task: Task) -> None:
         self.tasks.append(task)
         task.given = time.monotonic()
-        self.stdin.write(head(task.preparation.header, len(task.media)))
+        self.stdin.write(head(self._ask(task), len(task.media)))
         self.stdin.write(task.media)
         if len(self.tasks) == 1:
             self._watch()
+
+    def _ask(self, task: Task) -> bytes:
+        """The header for an item, with memory for its pixels beside it where they may be large."""
+        asked = task.preparation
+        if not asked.lending_header:
+            return asked.header
+        try:
+            self._loans[task] = Loan(asked.most_bytes, self._channel)
+        except OSError as error:
+            log.warning("no memory can be lent to a decode worker, the pipe serves: %s", error)
+            return asked.header
+        return asked.lending_header
 
     def _watch(self) -> None:
         """The first item begins: its time runs from now."""
@@ -156,6 +175,8 @@ class Worker(asyncio.SubprocessProtocol):
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Gather replies; the length of each must be one that was asked for."""
+        if self._over:
+            return None  # another worker was given what this one held
         reply = self._reply
         reply += data
         while len(reply) >= LENGTHS.size:
@@ -185,23 +206,30 @@ class Worker(asyncio.SubprocessProtocol):
             self._alarm.cancel()
         if self.tasks:
             self._watch()
-        self._resolve(task, header, body)
+        loan = self._loans.pop(task, None)
+        self._resolve(task, header, body, loan)
+        if loan is not None:
+            loan.close()
         return self._on_free()
 
-    def _resolve(self, task: Task, header: bytes, body: bytes) -> None:
+    def _resolve(self, task: Task, header: bytes, body: bytes, loan: Loan | None) -> None:
         """A reply as pixels or as the problem that it names; what it took is learnt in any case."""
         failure: failures.Failure
         try:
             reply = json.loads(header)
             self._on_decoded(task, _believed(reply.get("cpu"), task))
             if reply["status"] == "ok":
-                decoded = _decoded(task.preparation, reply, body)
+                decoded = _decoded(task.preparation, reply, body, loan)
                 if not task.gone:
                     task.future.set_result(decoded)
                 return
             failure = FAILURES[reply["status"]](str(reply["message"]))
         except (AttributeError, ValueError, TypeError, KeyError, RecursionError):
             failure = failures.BrokenMedia("the file cannot be decoded")
+        except StillWritable:
+            log.warning("decode worker %d holds on to its pixels", self.process.get_pid())
+            failure = failures.BrokenMedia("the file breaks its decoder")
+            self.kill()
         if not task.gone:
             task.future.set_exception(failure)
 
@@ -223,16 +251,27 @@ class Worker(asyncio.SubprocessProtocol):
             self._alarm.cancel()
         if not self.ready.done():
             self.ready.set_exception(DecodeError("a decode worker ended before it was ready"))
+        self._over = True
+        for loan in self._loans.values():
+            loan.close()
+        self._channel.close()
         self._on_death(self)
         self.process.close()
 
 
-def _decoded(preparation: Preparation, reply: dict[str, Any], body: bytes) -> Decoded:
-    """Pixels and what was seen; ValueError, KeyError if either is not what was asked for."""
-    shape = preparation.shapes[reply["grid"]]
-    pixels = np.frombuffer(body, preparation.dtype).reshape(shape)
+def _decoded(
+    preparation: Preparation, reply: dict[str, Any], body: bytes, loan: Loan | None
+) -> Decoded:
+    """Pixels and what was seen; ValueError, KeyError if either is not what was asked for.
+
+    Raises:
+        StillWritable: the pixels should lie in memory that was lent, and could still change.
+    """
+    shape, dtype = preparation.shapes[reply["grid"]], preparation.dtype
     seen = check_evidence(preparation.modality, shape, reply["seen"])
-    return Decoded(reply["grid"], pixels, seen)
+    if loan is not None and not body:
+        return Decoded(reply["grid"], loan.read(dtype, shape), seen)
+    return Decoded(reply["grid"], np.frombuffer(body, dtype).reshape(shape), seen)
 
 
 def _believed(told: object, task: Task) -> float:

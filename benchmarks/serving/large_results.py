@@ -1,0 +1,140 @@
+"""How long does the event loop stand still while large pixels come from a decode worker?
+
+    python -m benchmarks.serving.large_results [--rounds 20]
+
+One decode worker of the server's own pool, one item after another, and a thread that copies its
+pixels as a lane does. Each size comes by both ways: through the pipe, and in memory that the worker
+is lent. Printed are, of the rounds' medians, the worst delay of a clock that ticks every millisecond
+on the loop, and the processor time of the loop's thread, that of the clock not counted. Where
+the second figures meet is what ``memory.LEAST_BYTES`` should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import io
+import json
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from media.spec import Grid, InputSpec, VolumeSpec
+from service.engine.decode.pool import DecodePool
+from service.engine.decode.wire import Preparation
+
+TICK_SECONDS = 0.001
+IMAGE_SIDES = (64, 128, 192, 224, 256, 288, 320, 384, 512)
+SCAN_SIDES = (128, 256)
+SCAN = InputSpec(
+    "volume", 1, "float32", "stretch", mean=(0.5,), std=(0.5,), volume=VolumeSpec()
+)
+DECODE_SECONDS = 60.0
+
+
+def main() -> None:
+    """Print a line for each size, then one JSON line."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("--rounds", type=int, default=20, help="of each size and way")
+    options = parser.parse_args()
+    rows = asyncio.run(measure(options.rounds, IMAGE_SIDES, SCAN_SIDES))
+    for row in rows:
+        pipe, memory = row["pipe"], row["memory"]
+        print(
+            f"{row['what']:>20} {row['bytes']:>10} bytes: loop late by {pipe['late_ms']} ms (pipe), "
+            f"{memory['late_ms']} ms (memory); its time {pipe['cpu_ms']} ms, {memory['cpu_ms']} ms"
+        )
+    print(
+        json.dumps({"benchmark": "serving.large_results", "rounds": options.rounds, "rows": rows})
+    )
+
+
+async def measure(
+    rounds: int, image_sides: tuple[int, ...], scan_sides: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """A row for every size, with figures of both ways."""
+    pool = DecodePool(1)
+    await pool.start(("image", "volume"))
+    try:
+        return [
+            await _compare(pool, InputSpec(), (side, side), picture(), rounds)
+            for side in image_sides
+        ] + [await _compare(pool, SCAN, (side,) * 3, scan(), rounds) for side in scan_sides]
+    finally:
+        await pool.close()
+
+
+async def _compare(
+    pool: DecodePool, spec: InputSpec, pixels: tuple[int, ...], media: bytes, rounds: int
+) -> dict[str, Any]:
+    patch = (16,) * len(pixels)
+    grid = Grid(tuple(side // 16 for side in pixels))
+    asked = Preparation.make(spec, [grid], patch, 1, DECODE_SECONDS)
+    lending = asked.header.replace(b'"lends": false', b'"lends": true')
+    ways = {"pipe": b"", "memory": lending}  # of small pixels too
+    row: dict[str, Any] = {
+        "what": f"{spec.modality} {'x'.join(map(str, pixels))}",
+        "bytes": asked.most_bytes,
+    }
+    taken: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for _ in range(rounds):  # in turns: what else the machine does meets both
+        for way, header in ways.items():
+            one = dataclasses.replace(asked, lending_header=header)
+            taken[way].append((await _late(pool, one, media), await _cpu(pool, one, media)))
+    for way, pairs in taken.items():
+        late, cpu = (round(1000 * statistics.median(of), 3) for of in zip(*pairs, strict=True))
+        row[way] = {"late_ms": late, "cpu_ms": cpu}
+    return row
+
+
+async def _late(pool: DecodePool, asked: Preparation, media: bytes) -> float:
+    """The worst delay of the clock while one item comes and is let go of, in seconds."""
+    worst = 0.0
+
+    async def tick() -> None:
+        nonlocal worst
+        while True:
+            due = time.monotonic() + TICK_SECONDS
+            await asyncio.sleep(TICK_SECONDS)
+            worst = max(worst, time.monotonic() - due)
+
+    clock = asyncio.create_task(tick())
+    await _take(pool, asked, media)
+    await asyncio.sleep(2 * TICK_SECONDS)
+    clock.cancel()
+    return worst
+
+
+async def _cpu(pool: DecodePool, asked: Preparation, media: bytes) -> float:
+    """Processor seconds of this thread for one item."""
+    before = time.thread_time()
+    await _take(pool, asked, media)
+    return time.thread_time() - before
+
+
+async def _take(pool: DecodePool, asked: Preparation, media: bytes) -> None:
+    decoded = await pool.prepare(asked, media)
+    await asyncio.to_thread(np.stack, list(decoded.pixels))
+
+
+def picture() -> bytes:
+    """A PNG of 64 x 64."""
+    encoded = io.BytesIO()
+    Image.new("RGB", (64, 64), (90, 120, 150)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def scan() -> bytes:
+    """A NumPy file of 16 x 16 x 16 voxels: to enlarge it takes a worker long, to send it nothing."""
+    encoded = io.BytesIO()
+    np.save(encoded, np.arange(16**3, dtype=np.int16).reshape(16, 16, 16))
+    return encoded.getvalue()
+
+
+if __name__ == "__main__":
+    main()
