@@ -220,7 +220,7 @@ class DeviceStation:
             # Its traceback knows the entries, and they know it: a circle that would keep the item
             # until the collector of garbage comes.
             del entry
-            raise error.with_traceback(None)
+            raise error.with_traceback(None)  # noqa: B904 (it is the same one)
 
     def _leave(self, queue: _Queue, entries: list[_Entry]) -> None:
         """Nobody waits for these any more: let go of their pixels and of a run of theirs alone."""
