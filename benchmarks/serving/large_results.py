@@ -1,4 +1,4 @@
-"""How long does the event loop stand still while large pixels come from a decode worker?
+"""How long does the event loop stand still for a large file, and for the large pixels of one?
 
     python -m benchmarks.serving.large_results [--rounds 20]
 
@@ -7,13 +7,15 @@ pixels as a lane does. Each size comes by both ways, in turns: through the pipe,
 the worker is lent. Printed are medians over the rounds, in milliseconds: the worst delay of a clock
 that ticks every millisecond on the loop (what else the machine does is in it); without the clock,
 processor time of the loop's thread, and of the server and the worker together. Where the last ones
-meet is what ``memory.LEAST_BYTES`` should be.
+meet is what ``memory.LEAST_BYTES`` should be. In the same way a file of 99 MB goes to the worker,
+which refuses it: written at once, and in slices.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import io
 import json
@@ -26,8 +28,10 @@ import numpy as np
 from PIL import Image
 
 from media.spec import Grid, InputSpec, VolumeSpec
+from service.engine.decode import link
 from service.engine.decode.pool import DecodePool
 from service.engine.decode.wire import Preparation
+from service.engine.failures import UnsupportedMedia
 
 TICK_SECONDS = 0.001
 #: For memory to be given back, which another thread does.
@@ -35,7 +39,10 @@ FREE_SECONDS = 0.03
 IMAGE_SIDES = (64, 128, 192, 224, 256, 288, 320, 384, 512)
 SCAN_SIDES = (128, 256)
 SCAN = InputSpec("volume", 1, "float32", "stretch", mean=(0.5,), std=(0.5,), volume=VolumeSpec())
+UPLOAD_BYTES = 99 * 10**6
 DECODE_SECONDS = 60.0
+#: Way -> of every round: seconds late, of the loop's thread, of all.
+Taken = dict[str, list[tuple[float, float, float]]]
 
 
 def main() -> None:
@@ -44,26 +51,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--rounds", type=int, default=20, help="of each size and way")
     options = parser.parse_args()
-    rows = asyncio.run(measure(options.rounds, IMAGE_SIDES, SCAN_SIDES))
+    rows = asyncio.run(measure(options.rounds, IMAGE_SIDES, SCAN_SIDES, UPLOAD_BYTES))
     for row in rows:
-        pipe, memory = row["pipe"], row["memory"]
-        print(f"{row['what']:>20} {row['bytes']:>10} bytes, by pipe: {pipe}, by memory: {memory}")
+        ways = ", ".join(f"{way}: {figures}" for way, figures in row["ways"].items())
+        print(f"{row['what']:>20} {row['bytes']:>10} bytes, {ways}")
     print(
         json.dumps({"benchmark": "serving.large_results", "rounds": options.rounds, "rows": rows})
     )
 
 
 async def measure(
-    rounds: int, image_sides: tuple[int, ...], scan_sides: tuple[int, ...]
+    rounds: int, image_sides: tuple[int, ...], scan_sides: tuple[int, ...], upload_bytes: int
 ) -> list[dict[str, Any]]:
     """A row for every size, with figures of both ways."""
     pool = DecodePool(1)
     await pool.start(("image", "volume"))
     try:
-        return [
-            await _compare(pool, InputSpec(), (side, side), picture(), rounds)
-            for side in image_sides
-        ] + [await _compare(pool, SCAN, (side,) * 3, scan(), rounds) for side in scan_sides]
+        rows = [
+            await _compare(pool, InputSpec(), (one, one), picture(), rounds) for one in image_sides
+        ]
+        rows += [await _compare(pool, SCAN, (one,) * 3, scan(), rounds) for one in scan_sides]
+        return [*rows, await _upload(pool, bytes(upload_bytes), rounds)]
     finally:
         await pool.close()
 
@@ -76,21 +84,41 @@ async def _compare(
     asked = Preparation.make(spec, [grid], patch, 1, DECODE_SECONDS)
     lending = asked.header.replace(b'"lends": false', b'"lends": true')
     ways = {"pipe": b"", "memory": lending}  # of small pixels too
-    row: dict[str, Any] = {
-        "what": f"{spec.modality} {'x'.join(map(str, pixels))}",
-        "bytes": asked.most_bytes,
-    }
-    taken: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
+    taken: Taken = {way: [] for way in ways}
     for _ in range(rounds):  # in turns: what else the machine does meets both
         for way, header in ways.items():
             one = dataclasses.replace(asked, lending_header=header)
-            late = await _late(pool, one, media)
-            taken[way].append((late, *await _cpu(pool, one, media)))
+            taken[way].append(await _take_twice(pool, one, media))
+    what = f"{spec.modality} {'x'.join(map(str, pixels))}"
+    return {"what": what, "bytes": asked.most_bytes, "ways": _medians(taken)}
+
+
+async def _upload(pool: DecodePool, media: bytes, rounds: int) -> dict[str, Any]:
+    asked = Preparation.make(SCAN, [Grid((1, 1, 1))], (16, 16, 16), 1, DECODE_SECONDS)
+    ways = {"at once": len(media), "in slices": link.SLICE_BYTES}
+    taken: Taken = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, slice_bytes in ways.items():
+            link.SLICE_BYTES = slice_bytes
+            taken[way].append(await _take_twice(pool, asked, media))
+    return {"what": "upload", "bytes": len(media), "ways": _medians(taken)}
+
+
+def _medians(taken: Taken) -> dict[str, dict[str, float]]:
     names = "late_ms", "loop_cpu_ms", "all_cpu_ms"
+    medians = {}
     for way, rows in taken.items():
-        medians = (round(1000 * statistics.median(of), 3) for of in zip(*rows, strict=True))
-        row[way] = dict(zip(names, medians, strict=True))
-    return row
+        figures = (round(1000 * statistics.median(of), 3) for of in zip(*rows, strict=True))
+        medians[way] = dict(zip(names, figures, strict=True))
+    return medians
+
+
+async def _take_twice(
+    pool: DecodePool, asked: Preparation, media: bytes
+) -> tuple[float, float, float]:
+    """With the clock and without it."""
+    late = await _late(pool, asked, media)
+    return late, *await _cpu(pool, asked, media)
 
 
 async def _late(pool: DecodePool, asked: Preparation, media: bytes) -> float:
@@ -130,8 +158,9 @@ def _all_seconds(pool: DecodePool) -> float:
 
 
 async def _take(pool: DecodePool, asked: Preparation, media: bytes) -> None:
-    decoded = await pool.prepare(asked, media)
-    await asyncio.to_thread(np.stack, list(decoded.pixels))
+    with contextlib.suppress(UnsupportedMedia):  # zeros
+        decoded = await pool.prepare(asked, media)
+        await asyncio.to_thread(np.stack, list(decoded.pixels))
 
 
 def picture() -> bytes:

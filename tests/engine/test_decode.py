@@ -39,6 +39,7 @@ from tests.helpers.effort import alone
 from tests.helpers.service_fixtures import MEDIA, ROOT, TINY, clip, huge_png, picture, scan
 
 GRID, PATCH = Grid((2, 3)), (4, 4)
+GRIDS = {modality: Grid.parse(tiny.grids[0]) for modality, tiny in TINY.items()}
 SECONDS = 5.0
 
 
@@ -224,6 +225,26 @@ def test_large_item_whose_worker_dies_while_it_is_sent_is_tried_again() -> None:
 
     restarts: list[int] = []
     run(story, script=script, on_restart=lambda: restarts.append(1))
+
+
+def test_large_file_goes_piece_by_piece_and_whole() -> None:
+    """Nothing copies all of it at once; what follows one whose client left is what was asked."""
+    media = scan(3, (31, 257, 263))  # 4 MB
+    expected = read(media, TINY["volume"].input, GRIDS["volume"], TINY["volume"].patch, 1)
+
+    async def story(pool: DecodePool) -> None:
+        (worker,) = pool.alive
+        for leaves in (True, False):
+            asking = asyncio.create_task(pool.prepare(asked("volume"), bytearray(media)))
+            await asyncio.sleep(0)
+            assert len(worker.tasks) == 1
+            assert worker.stdin.get_write_buffer_size() < len(media) / 8
+            if leaves:
+                asking.cancel()
+        np.testing.assert_allclose((await asking).pixels, expected.pixels, rtol=1e-6)
+        assert pool.alive == {worker}
+
+    run(story, modalities=("volume",))
 
 
 @pytest.mark.parametrize(

@@ -374,11 +374,15 @@ def collector_off() -> Iterator[None]:
         gc.enable()
 
 
+WAYS = "pipe", "memory"
+
+
 def test_benchmark_measures_both_ways() -> None:
     """A line for each size, with the bytes that were moved."""
-    image, volume = asyncio.run(large_results.measure(1, (320,), (64,)))
-    assert (image["bytes"], volume["bytes"]) == (320 * 320 * 3, 64**3 * 4)
-    for row in (image, volume):
-        for way in ("pipe", "memory"):
-            assert row[way]["late_ms"] >= 0
-            assert 0 < row[way]["loop_cpu_ms"] < row[way]["all_cpu_ms"]
+    rows = asyncio.run(large_results.measure(1, (320,), (64,), 2**20))
+    assert [row["bytes"] for row in rows] == [320 * 320 * 3, 64**3 * 4, 2**20]
+    assert [tuple(row["ways"]) for row in rows] == [WAYS, WAYS, ("at once", "in slices")]
+    for row in rows:
+        for figures in row["ways"].values():
+            assert figures["late_ms"] >= 0
+            assert 0 < figures["loop_cpu_ms"] < figures["all_cpu_ms"]

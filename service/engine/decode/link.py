@@ -28,6 +28,8 @@ DEPTH = 2
 SMALL_BYTES = 2**14
 #: A worker uses at least the so many-th part of the time that it works on an item.
 IDLE_SHARE = 50
+#: Of a file, written at a time: what the pipe does not take at once the transport copies.
+SLICE_BYTES = 2**18
 
 #: A file as it came: held once, from the socket to the worker's pipe.
 Encoded = bytes | bytearray
@@ -131,6 +133,8 @@ class Worker(asyncio.SubprocessProtocol):
         self.tasks: deque[Task] = deque()  # the first is being decoded
         self._channel = channel
         self._loans: dict[Task, Loan] = {}
+        self._unsent: deque[memoryview] = deque()
+        self._is_full = False  # the pipe to it
         self._reply = bytearray()
         self._alarm: asyncio.TimerHandle | None = None
         self._over = False
@@ -149,10 +153,26 @@ class Worker(asyncio.SubprocessProtocol):
     def give(self, task: Task) -> None:
         self.tasks.append(task)
         task.given = time.monotonic()
-        self.stdin.write(head(self._ask(task), len(task.media)))
-        self.stdin.write(task.media)
+        self._unsent.append(memoryview(head(self._ask(task), len(task.media))))
+        self._unsent.append(memoryview(task.media))
+        self._send_on()
         if len(self.tasks) == 1:
             self._watch()
+
+    def _send_on(self) -> None:
+        """Write until the pipe is full: a file of 99 MB at once would hold up the loop for long."""
+        while self._unsent and not self._is_full and not self.stdin.is_closing():
+            part = self._unsent.popleft()
+            self.stdin.write(part[:SLICE_BYTES])
+            if len(part) > SLICE_BYTES:
+                self._unsent.appendleft(part[SLICE_BYTES:])
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self._send_on()
 
     def _ask(self, task: Task) -> bytes:
         """The header for an item, with memory for its pixels beside it where they may be large."""
@@ -255,6 +275,7 @@ class Worker(asyncio.SubprocessProtocol):
         for loan in self._loans.values():
             loan.close()
         self._channel.close()
+        self._unsent.clear()
         self._on_death(self)
         self.process.close()
 
