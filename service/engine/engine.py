@@ -85,6 +85,7 @@ class Engine:
         )
         self.devices = Devices([Device(name, self._make_station()) for name in names])
         self.pool.ahead = self.devices.ahead
+        self.pool.bytes_ahead = self.devices.bytes_ahead
         self.vitals = Vitals(
             self.devices.stations,
             self.pool,

@@ -39,6 +39,7 @@ WORTH_ENDING_SECONDS = 0.02
 HUNG_SECONDS, HUNG_TIMES = 30.0, 100.0
 #: With no short row for so long, no lane is left for them.
 FORGET_SECONDS = 2.0
+NOTHING = np.empty(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,11 @@ class DeviceStation:
         running = sum(max(0.0, run.began + run.predicted - now) for run in self._running)
         return (before + running + rows * self._queues[key].costs.row) / self.lanes
 
+    def bytes_ahead(self) -> int:
+        """Of the pixels of all that waits for a lane."""
+        heads = ((queue, queue.entries.peek()) for queue in self._all_queues)
+        return sum(len(queue.entries) * head.pixels.nbytes for queue, head in heads if head)
+
     async def submit(
         self, key: Key, pixels: np.ndarray, deadline: float = math.inf, kind: str | None = None
     ) -> Row:
@@ -239,13 +245,22 @@ class DeviceStation:
             if len(entries) == 1:
                 return await entries[0].future
             return Row.of_views(await _all_of(entries))
-        except (asyncio.CancelledError, Failure):  # a failed view ends the others
-            for _ in entries:
-                queue.entries.drop_gone()
-            for run in self._running:
-                run.end_if_unwanted()
-            self._on_begin()
-            raise
+        except (asyncio.CancelledError, Failure) as error:  # a failed view ends the others
+            self._leave(queue, entries)
+            # Its traceback knows the entries, and they know it: a circle that would keep the item
+            # until the collector of garbage comes.
+            del entry
+            raise error.with_traceback(None)  # noqa: B904 (it is the same one)
+
+    def _leave(self, queue: _Queue, entries: list[_Entry]) -> None:
+        """Nobody waits for these any more: let go of their pixels and of a run of theirs alone."""
+        for entry in entries:
+            entry.pixels = NOTHING
+            queue.entries.drop_gone()
+        entries.clear()
+        for run in self._running:
+            run.end_if_unwanted()
+        self._on_begin()
 
     def close(
         self, kind: type[Failure] = Draining, detail: str = "the server is shutting down"
