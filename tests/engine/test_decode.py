@@ -636,7 +636,8 @@ def test_kept_worker_takes_no_batch_work() -> None:
     async def story(pool: DecodePool) -> None:
         pool.costs["image"].learn(1, 0.001)
         batch = [
-            asyncio.create_task(pool.prepare(asked(), media, kind=BATCH)) for media in (b"s", b"x")
+            asyncio.create_task(pool.prepare(asked(seconds=60), media, kind=BATCH))
+            for media in (b"s", b"x")
         ]
         await asyncio.sleep(0)
         assert pool.depth == 1
