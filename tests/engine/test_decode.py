@@ -637,7 +637,7 @@ def test_kept_worker_takes_no_batch_work() -> None:
         pool.costs["image"].learn(1, 0.001)
         batch = [
             asyncio.create_task(pool.prepare(asked(seconds=60), media, kind=BATCH))
-            for media in (b"s", b"x")
+            for media in (b"s" + bytes(2**15), b"x")  # none stands behind a large one
         ]
         await asyncio.sleep(0)
         assert pool.depth == 1

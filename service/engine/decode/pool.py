@@ -162,7 +162,7 @@ class DecodePool:
 
     def _has_room(self, task: Task) -> bool:
         """Whether the device is so little behind that an item may be decoded."""
-        if self.ahead(task.preparation.modality) > MOST_AHEAD_SECONDS:
+        if self.ahead(task.kind) > MOST_AHEAD_SECONDS:
             return False
         return not task.preparation.is_large or self.bytes_ahead() <= MOST_AHEAD_BYTES
 
