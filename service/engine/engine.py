@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
 
@@ -16,6 +17,7 @@ import numpy as np
 from service.cpus import usable_cpus
 from service.engine.admission import Admission, Work
 from service.engine.catalog import Catalog
+from service.engine.course import Course
 from service.engine.decode.link import Decoded, DecodeError
 from service.engine.decode.pool import DecodePool
 from service.engine.device.devices import Device, Devices
@@ -41,6 +43,10 @@ ANSWER_SECONDS = 0.0005
 NO_ANSWER = "the device does not answer"
 #: Their message is all that the operator needs to know; others are traced.
 TOLD = (SettingsError, DeviceError, NoBundles, DecodeError)
+
+
+#: Settings that say how much may be inside, for whoever draws what is beside them.
+LIMITS = ("max_in_flight", "max_in_flight_mib", "max_wait", "max_batch", "batch_seconds")
 
 
 class Engine:
@@ -98,13 +104,20 @@ class Engine:
         self.catalog = Catalog(self.prover, settings.default_bundle)
         self.rollout = Rollout(settings, self.catalog, self._on_change)
         self.metrics.watch(
-            decode=lambda: self.pool.depth,
-            device=lambda: self.devices.depth,
-            in_flight=lambda: self.admission.requests,
-            fell_back=lambda: self.prover.fell_back,
-            lanes=lambda: self.devices.lanes,
-            wait=self.backlog.wait,
+            {
+                "decode_depth": lambda: self.pool.depth,
+                "device_depth": lambda: self.devices.depth,
+                "decode_workers": lambda: self.pool.ready,
+                "in_flight": lambda: self.admission.requests,
+                "in_flight_bytes": lambda: self.admission.bytes,
+                "device_fallback": lambda: self.prover.fell_back,
+                "lanes": lambda: self.devices.lanes,
+            },
+            self.backlog.wait,
+            self.backlog.seconds,
         )
+        for name in LIMITS:
+            self.metrics.limits.labels(name).set(getattr(settings, name))
 
     async def prepare(self) -> None:
         """Start the workers and examine the bundles; the server already answers meanwhile."""
@@ -182,12 +195,15 @@ class Engine:
 
     async def _answer(self, job: Job, work: Work) -> Outcome:
         """One job that was let in: decoder, batch and graph."""
-        await self.admission.wait_for_room(work.kind, job.deadline)
-        with self.admission.work(work, job.deadline) as charge:
-            started = time.monotonic()
+        with ExitStack() as stack:
+            course = stack.enter_context(Course(self.metrics, job, work))
+            await self.admission.wait_for_room(work.kind, job.deadline)
+            charge = stack.enter_context(self.admission.work(work, job.deadline))
+            started, course.stage = time.monotonic(), "decode"
             item = await self._prepare(job)
             decoded, target = time.monotonic() - started, job.choice.targets[item.grid]
             self.backlog.done(charge, "decode")
+            course.decoded(item, decoded)
             if job.want == "pixels":
                 timing = Timing.of(decoded)
                 return Outcome(target, item.evidence, timing, pixels=item.pixels)
@@ -196,10 +212,8 @@ class Engine:
             row = await self.devices.submit(target.key, item.pixels, job.deadline, job.kind)
             self.backlog.done(charge, "run")
             self.backlog.correct(charge, started + decoded + row.queue_seconds)
+            course.ran(row, charge)
             answer = wanted(job, target, row)
-        stages = self.metrics.stages[target.manifest.modality]
-        stages["decode"].observe(decoded)
-        stages["queue"].observe(row.queue_seconds)
         timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
         return Outcome(target, item.evidence, timing, **answer)
 
@@ -249,7 +263,6 @@ class Engine:
 
     def _on_batch(self, modality: str, size: int, seconds: float) -> None:
         self.metrics.batch_size[modality].observe(size)
-        self.metrics.stages[modality]["inference"].observe(seconds)
 
     def _on_death(self, reason: str) -> None:
         log.error("%s: %s", NO_ANSWER, reason)
@@ -260,11 +273,15 @@ class Engine:
     def _on_examined(self, one: ExaminedBundle) -> None:
         self.backlog.rates[DEVICE] = self.devices.lanes  # which the first graph has decided
         self.metrics.bundle_info.labels(*_info(one)).set(1)
+        for grid, target in one.targets.items():
+            self.metrics.grid_info.labels(one.name, target.manifest.version, grid).set(1)
 
     def _on_change(self, before: ExaminedBundle | None, after: ExaminedBundle | None) -> None:
         """Another version answers, or a bundle more, or one less."""
         if before is not None:
             self.metrics.bundle_info.remove(*_info(before))
+            for grid, target in before.targets.items():
+                self.metrics.grid_info.remove(before.name, target.manifest.version, grid)
         if after is not None:
             self._on_examined(after)
         served = {one.modality for one in self.catalog.bundles.values()}

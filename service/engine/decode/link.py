@@ -53,6 +53,8 @@ class Decoded:
     grid: str  # one of those that were asked for
     pixels: np.ndarray  # [views, *pixels per axis, channels], read-only
     evidence: Evidence  # which part of the file that is; see ``service.engine.decode.evidence``
+    wait_seconds: float = 0.0  # for a worker
+    cpu_seconds: float = 0.0  # of the worker
 
 
 class Task:
@@ -64,13 +66,13 @@ class Task:
         kind: under which it takes turns: its modality, or ``BATCH``.
         predicted: processor seconds of decoding it.
         own: those of all that it needs, the run after decoding included.
-        given, began: when it went to a worker, and when that began with it, seconds, monotonic;
-            0 before.
+        asked, given, began: when it came, when it went to a worker, and when that began with it,
+            seconds, monotonic; the last two 0 before.
     """
 
     __slots__ = (
-        "attempts", "began", "deadline", "future", "given", "kind", "media", "own", "predicted",
-        "preparation", "size",
+        "asked", "attempts", "began", "deadline", "future", "given", "kind", "media", "own",
+        "predicted", "preparation", "size",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +94,7 @@ class Task:
         self.predicted = predicted
         self.own = own
         self.kind = kind or preparation.modality
+        self.asked = time.monotonic()
         self.given = self.began = 0.0
         self.attempts = 0
 
@@ -241,9 +244,10 @@ class Worker(asyncio.SubprocessProtocol):
         failure: failures.Failure
         try:
             reply = json.loads(header)
-            self._on_decoded(task, _believed(reply.get("cpu"), task))
+            used = _believed(reply.get("cpu"), task)
+            self._on_decoded(task, used)
             if reply["status"] == "ok":
-                decoded = _decoded(task.preparation, reply, body, loan)
+                decoded = _decoded(task, reply, body, loan, used)
                 if not task.gone:
                     task.future.set_result(decoded)
                 return
@@ -285,18 +289,21 @@ class Worker(asyncio.SubprocessProtocol):
 
 
 def _decoded(
-    preparation: Preparation, reply: dict[str, Any], body: bytes, loan: Loan | None
+    task: Task, reply: dict[str, Any], body: bytes, loan: Loan | None, cpu_seconds: float
 ) -> Decoded:
     """Pixels and what was seen; ValueError, KeyError if either is not what was asked for.
 
     Raises:
         StillWritable: the pixels should lie in memory that was lent, and could still change.
     """
+    preparation = task.preparation
     shape, dtype = preparation.shapes[reply["grid"]], preparation.dtype
     seen = check_evidence(preparation.modality, shape, reply["seen"])
     if loan is not None and not body:
-        return Decoded(reply["grid"], loan.read(dtype, shape), seen)
-    return Decoded(reply["grid"], np.frombuffer(body, dtype).reshape(shape), seen)
+        pixels = loan.read(dtype, shape)
+    else:
+        pixels = np.frombuffer(body, dtype).reshape(shape)
+    return Decoded(reply["grid"], pixels, seen, task.began - task.asked, cpu_seconds)
 
 
 def _believed(told: object, task: Task) -> float:

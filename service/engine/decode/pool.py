@@ -126,9 +126,9 @@ class DecodePool:
             del task, future  # a failure knows this frame, and would keep itself, and the file
 
     @property
-    def ready(self) -> bool:
-        """At least one worker can be given items."""
-        return bool(self._ready)
+    def ready(self) -> int:
+        """Workers that can be given items."""
+        return len(self._ready)
 
     @property
     def depth(self) -> int:

@@ -49,6 +49,7 @@ class Row:
     logits: np.ndarray  # float [classes]
     queue_seconds: float
     inference_seconds: float  # of the whole batch
+    cost_seconds: float = 0.0  # its share of what the batch cost
     views: np.ndarray | None = None  # float32 [views, classes], of an item that has several
 
     @property
@@ -62,7 +63,8 @@ class Row:
         last = max(rows, key=lambda row: row.queue_seconds)
         logits = np.stack([row.logits for row in rows])  # [views, classes]
         mean = logits.mean(axis=0, dtype=np.float64)  # [classes]
-        return cls(mean, last.queue_seconds, last.inference_seconds, logits)
+        cost = sum(row.cost_seconds for row in rows)
+        return cls(mean, last.queue_seconds, last.inference_seconds, cost, logits)
 
 
 @dataclass(slots=True, eq=False)
@@ -357,7 +359,8 @@ class DeviceStation:
                 _fail(entry, InferenceFailed("the model gave no finite answer for this input"))
             elif not entry.gone:
                 waited = outcome.started - entry.submitted
-                entry.future.set_result(Row(row, waited, outcome.seconds))
+                share = outcome.cost / len(run.entries)
+                entry.future.set_result(Row(row, waited, outcome.seconds, share))
         if all(isinstance(row, Exception) for row in outcome.rows):
             self._doubt(run.queue)
         else:
