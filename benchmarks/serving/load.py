@@ -12,8 +12,8 @@ that comes late, cannot hide it. A client whose patience is over closes its conn
 --expect an answer counts as right only if its best label is the expected one.
 
 Outcomes are the status, or one of: wrong (200 with another best label), timeout (patience was
-over), left (the same of a client that was to leave, --leaving), lost (no connection, or it closed
-before a whole answer). The lag is how late the generator itself sent: where it is large, the
+over), left (the same of a client that was to leave, --leaving), lost (the connection closed before
+a whole answer), unreached (there was no connection, so nothing was sent). The lag is how late the generator itself sent: where it is large, the
 figures are the generator's and not the server's. The last line is JSON.
 """
 
@@ -45,7 +45,8 @@ def main() -> None:
     options = parse()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # many connections
-    messages = [message(options.url, path.read_bytes()) for path in options.files]
+    closing = ("Connection: close",) * options.one_each
+    messages = [message(options.url, path.read_bytes(), *closing) for path in options.files]
     expected = options.expect or [None] * len(messages)
     connections, seconds = options.closed
     every, sooner = options.leaving
@@ -83,7 +84,7 @@ def main() -> None:
         whole.write(json.dumps(result) + "\n")
 
 
-def message(url: SplitResult, media: bytes) -> bytes:
+def message(url: SplitResult, media: bytes, *headers: str) -> bytes:
     """A whole request with ``media`` as its body."""
     path = url.path + ("?" + url.query if url.query else "")
     lines = (
@@ -91,6 +92,7 @@ def message(url: SplitResult, media: bytes) -> bytes:
         f"Host: {url.netloc}",
         "Content-Type: application/octet-stream",
         f"Content-Length: {len(media)}",
+        *headers,
     )
     return "\r\n".join((*lines, "", "")).encode() + media
 
@@ -126,6 +128,7 @@ def parse() -> argparse.Namespace:
     leaving = "NxSECONDS: every N-th client leaves after so long already"
     add("--leaving", type=pair, default=(0.0, 0.0), help=leaving)
     add("--expect", nargs="+", help="the best label of each file")
+    add("--one-each", action="store_true", help="a connection of its own for every request")
     add("--records", action="store_true", help="put (due, seconds, outcome) of each into the JSON")
     options = parser.parse_args()
     if missing := [str(path) for path in options.files if not path.is_file()]:
