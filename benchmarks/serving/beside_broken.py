@@ -6,11 +6,11 @@ So many good requests and as many hostile ones in one stream, on a timetable, to
 bundle of each modality; of the requests for work nine in ten are images. Hostile files are cut off,
 have flipped bits, are empty, and so on; those of --data come too. Some images are bad because that
 was planted (``benchmarks.serving.planted``): logits that are no numbers, a graph that fails, a
-decode worker that dies of its file or is held up until its time is over. Right of a good request is
-only its own answer, with the best label that the bundle says: refusals count as lost. Hostile ones
-may end as 200 or as their sender's fault, planted ones each in its own way; no other request may
-end as 5xx. The figures are the good requests lost, of how many, and the hostile ones that ended as
-they may not.
+decode worker that dies of its file or is held up until its time is over. The answer
+to a good one must have the best label that the bundle says. Hostile ones may end as 200 or as their
+sender's fault, planted ones each in its own way. The figures are the good requests lost, and the
+hostile ones that ended as they may not. Whoever is told 429 was not lost; where those are many, the
+rate is too high for the machine, and the figure says little.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from benchmarks.serving.mixture import (
     Tally,
     Traffic,
+    add_data_option,
     add_mixture_options,
     by_modality,
     good_items,
@@ -46,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--requests", type=int, default=10_000, help="good ones")
     add_mixture_options(parser, 40.0)
+    add_data_option(parser)
     add_options(parser)
     options = parser.parse_args()
     bundles = by_modality(options.bundles)
@@ -68,7 +70,9 @@ def main() -> None:
         with sending(server, traffic, seconds, tally):
             pass
         restarts = server.metric("liere_decode_worker_restarts_total")
-    print(f"good requests lost: {tally.lost} of {tally.good}, beside {tally.requests - tally.good}")
+    beside = tally.requests - tally.good
+    print(f"good requests lost: {tally.lost} of {tally.good}, beside {beside} hostile ones")
+    print(f"told to come later: {tally.refused} of the good ones")
     print(f"ended as they may not: {dict(tally.bad)}; decode workers replaced: {restarts:.0f}")
     for kind, outcomes in sorted(tally.ended.items()):
         print(f"  {kind}: {dict(sorted(outcomes.items()))}")

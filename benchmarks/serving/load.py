@@ -13,8 +13,9 @@ that comes late, cannot hide it. A client whose patience is over closes its conn
 
 Outcomes are the status, or one of: wrong (200 with another best label), timeout (patience was
 over), left (the same of a client that was to leave, --leaving), lost (the connection closed before
-a whole answer), unreached (there was no connection, so nothing was sent). The lag is how late the generator itself sent: where it is large, the
-figures are the generator's and not the server's. The last line is JSON.
+a whole answer), unreached (there was no connection, so nothing was sent). The lag is how late the
+generator itself sent: where it is large, the figures are the generator's and not the server's. The
+last line is JSON.
 """
 
 from __future__ import annotations

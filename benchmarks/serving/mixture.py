@@ -30,6 +30,8 @@ from models.bundle import Bundle, read_bundle
 GOOD = "good"
 #: What a hostile file may come to: an answer after all, or the word that it is at fault.
 ITS_OWN_FAULT = frozenset({"200", "wrong", "400", "413", "415", "422"})
+#: Any of them may, and is counted.
+REFUSED = frozenset({"429"})
 INFERENCE_FAILED, BROKEN = frozenset({"500"}), frozenset({"422"})
 #: The share of requests of each modality, where all are served: clips and scans cost many images.
 SHARES = {"image": 0.9, "video": 0.05, "volume": 0.05}
@@ -152,7 +154,7 @@ class Tally:
 
     def count(self, item: Item, outcome: str) -> None:
         self.ended[item.kind][outcome] += 1
-        if outcome not in item.allowed:
+        if outcome not in item.allowed | REFUSED:
             self.bad[f"{item.kind}: {outcome}"] += 1
 
     @property
@@ -164,15 +166,21 @@ class Tally:
         return self.ended[GOOD].total()
 
     @property
+    def refused(self) -> int:
+        """Good requests that were told to come later: the machine is too busy for the rate."""
+        return self.ended[GOOD]["429"]
+
+    @property
     def lost(self) -> int:
-        """Good requests without their right answer, whatever they got instead."""
-        return self.good - self.ended[GOOD]["200"]
+        """Good requests that got neither their right answer nor that word."""
+        return self.good - self.ended[GOOD]["200"] - self.refused
 
     def document(self) -> dict[str, Any]:
         return {
             "requests": self.requests,
             "good": self.good,
             "lost": self.lost,
+            "refused": self.refused,
             "bad": dict(self.bad),
             "ended": {kind: dict(sorted(one.items())) for kind, one in sorted(self.ended.items())},
         }
@@ -218,5 +226,9 @@ def add_mixture_options(parser: argparse.ArgumentParser, rate: float) -> None:
     add = parser.add_argument
     bundles = "a folder with a bundle for images, and for clips and scans where they shall come too"
     add("--bundles", type=Path, default=ROOT / "bundles", help=bundles)
-    add("--data", type=Path, help="a folder with a hostile.tar.gz, whose files are sent too")
     add("--rate", type=float, default=rate, help=f"requests per second (default: {rate:g})")
+
+
+def add_data_option(parser: argparse.ArgumentParser) -> None:
+    what = "a folder with a hostile.tar.gz, whose files are sent too"
+    parser.add_argument("--data", type=Path, help=what)

@@ -75,7 +75,7 @@ def main() -> int:
     opener = open_fragile if options.bad_inputs else open_session
     if options.bad_inputs:
         pool = partial(DecodePool, command=WORKER)
-        engine_module.DecodePool = pool  # type: ignore[assignment, misc]
+        engine_module.DecodePool = pool  # type: ignore[attr-defined]
 
     def create(settings: Settings) -> FastAPI:
         app = create_app(settings, opener)
@@ -83,7 +83,7 @@ def main() -> int:
             app.add_middleware(Leak, size=options.leak)
         return app
 
-    serve.create_app = create  # type: ignore[assignment]
+    serve.create_app = create  # type: ignore[attr-defined]
     return serve.main(options.service)
 
 

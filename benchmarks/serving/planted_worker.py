@@ -1,6 +1,6 @@
 """A decode worker with a mistake: files with a certain end kill it, others hold it up for ever.
 
-``benchmarks.serving.planted --bad-inputs`` starts it in the place of ``service.engine.decode.worker``.
+``benchmarks.serving.planted --bad-inputs`` puts it in the place of the service's own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def read_or_die(media: bytes, *arguments: Any) -> Any:
 
 
 if __name__ == "__main__":
-    worker.read_fitting = read_or_die  # type: ignore[assignment]
+    worker.read_fitting = read_or_die  # type: ignore[attr-defined]
     with contextlib.suppress(BrokenPipeError):
         worker.main(*sys.argv[1:])
     sys.stdout = None  # nothing to flush: the pipe may be gone
