@@ -64,8 +64,9 @@ def main() -> None:
             place = Path(folder) / modality
             place.mkdir()
             good = good_items(bundles[modality], place)
-            hostile = hostile_items(good, place, options.data) * PLANTED_EVERY
-            hostile += planted_items(good, place) if modality == "image" else []
+            hostile = hostile_items(good, place, options.data)
+            if modality == "image":
+                hostile = planted_items(good, place) + hostile * PLANTED_EVERY
             traffic[modality] = Traffic(mixed(good, hostile, HOSTILE_SHARE), rate)
         with sending(server, traffic, seconds, tally):
             pass

@@ -7,8 +7,9 @@ server is idle, its memory is read: of the server and its decode workers togethe
 the shared pages of /proc/PID/smaps_rollup, each page that several map divided among them (Pss_Anon,
 Pss_Shmem), and what of them was swapped out. Pages of files, like those of libraries, are not in
 it: how many of them count depends on who else maps them. The figure is the slope of that over the
-requests, by least squares, with its 95 % interval as if the rounds were independent; a tenth as
-many requests again come before, to warm up. Heaps grow in steps, so few requests say little.
+requests, by least squares, with its 95 % interval as if the rounds were independent. Before that
+come 10,000 requests to warm up: until heaps and the runtime's arena have seen the worst of their
+mixtures they grow, in steps, by some kB a request.
 
 --leak plants a mistake that keeps so many bytes of every request: the row finds it where the lower
 end of the interval lies above the bound of 64 bytes.
@@ -38,7 +39,7 @@ from benchmarks.serving.mixture import (
 )
 from benchmarks.serving.running import Running, add_options, serving
 
-HOSTILE_SHARE, WARM_SHARE = 0.3, 0.1
+HOSTILE_SHARE = 0.3
 ROUNDS = 100
 FIELDS = ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")
 BOUND = 64.0  # bytes a request
@@ -50,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--requests", type=int, default=100_000, help="of which the slope is")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="at least 5")
+    parser.add_argument("--warm", type=int, default=10_000, help="requests that come before")
     parser.add_argument("--leak", type=int, default=0, help="bytes of every request to keep")
     add_mixture_options(parser, 200.0)
     add_data_option(parser)
@@ -70,7 +72,7 @@ def main() -> None:
             good = good_items(bundles[modality], place)
             hostile = hostile_items(good, place, options.data)
             traffic[modality] = Traffic(mixed(good, hostile, HOSTILE_SHARE), rate)
-        with sending(server, traffic, WARM_SHARE * options.rounds * seconds, warm):
+        with sending(server, traffic, options.warm * options.scale / options.rate, warm):
             pass
         for _ in range(options.rounds):
             with sending(server, traffic, seconds, tally):
@@ -85,7 +87,8 @@ def main() -> None:
         f"{figure:.1f} bytes a request, 95 % interval {figure - half:.1f} to {figure + half:.1f}: "
         f"the server {parts[0]:.1f}, its workers {parts[1]:.1f}; {tally.requests} requests"
     )
-    print(f"MB at first {(own + workers)[0] / 1e6:.1f}, at last {(own + workers)[-1] / 1e6:.1f}")
+    first, *_, last = (own + workers) / 1e6
+    print(f"{first:.1f} MB at first, {last:.1f} at last; decode workers replaced: {restarts:.0f}")
     print(f"good requests lost {tally.lost} of {tally.good}; ended badly {dict(tally.bad)}")
     line = {"benchmark": "serving.memory", "leak": options.leak, "scale": options.scale}
     figures = {
@@ -96,6 +99,7 @@ def main() -> None:
         "slope_workers": round(parts[1], 2),
         "caught": figure - half > BOUND,
         "worker_restarts": restarts,
+        "megabytes": [[round(one / 1e6, 2) for one in column] for column in (own, workers)],
     }
     print(json.dumps(line | figures | tally.document()))
 

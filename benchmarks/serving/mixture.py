@@ -22,8 +22,7 @@ from PIL import Image
 
 from benchmarks.serving.bare import Bare
 from benchmarks.serving.media import photographs
-from benchmarks.serving.planted import FAILS, NOT_FINITE
-from benchmarks.serving.planted_worker import HOLDS, KILLS
+from benchmarks.serving.planted_worker import FAILS, HOLDS, KILLS, NOT_FINITE
 from benchmarks.serving.running import ROOT, Running, read_result, start_load
 from models.bundle import Bundle, read_bundle
 

@@ -21,14 +21,13 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import service.engine.engine as engine_module
+from benchmarks.serving.planted_worker import FAILS, NOT_FINITE
 from service.cli import serve
 from service.engine.decode.pool import DecodePool
 from service.engine.device.session import Device, Session, Stop, open_session
 from service.http.app import create_app
 from service.settings import Settings
 
-#: Of every value of a picture.
-NOT_FINITE, FAILS = 251, 7
 WORKER = (sys.executable, "-m", "benchmarks.serving.planted_worker")
 kept: list[bytes] = []
 

@@ -15,7 +15,10 @@ from typing import Any
 from media import read_fitting
 from service.engine.decode import worker
 
+#: How such files end.
 KILLS, HOLDS = b"this file kills its decoder", b"this file holds its decoder up"
+#: What ``planted`` makes of pictures of which this is every value.
+NOT_FINITE, FAILS = 251, 7
 
 
 def read_or_die(media: bytes, *arguments: Any) -> Any:

@@ -94,7 +94,7 @@ def main() -> None:
         )
     print(loop_lag(sum((one.looks for one in stops.values()), Counter())))
     line = {"benchmark": "serving.sigterm", "bundle": options.bundle.name, "scale": options.scale}
-    print(json.dumps(line | {way: one.document() for way, one in stops.items()}))
+    print(json.dumps(line | {"ways": {way: one.document() for way, one in stops.items()}}))
 
 
 def stop(server: Running, files: Sequence[Path], stops: Stops) -> None:

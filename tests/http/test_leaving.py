@@ -104,7 +104,7 @@ def test_server_that_shall_end_tells_it_and_serves_on(bundles: Path) -> None:
         wait_until(lambda: not any(map(is_alive, workers)), "the workers to end")
 
 
-def test_request_that_was_sent_is_never_lost(bundles: Path) -> None:
+def test_request_that_was_sent_is_never_lost(bundles: Path, under: Sequence[str]) -> None:
     """Under load, while clients come all the time: whoever was let in by the kernel is answered."""
     statuses: list[int] = []
 
@@ -119,13 +119,16 @@ def test_request_that_was_sent_is_never_lost(bundles: Path) -> None:
                 connection.send(GOOD)
                 statuses.append(connection.answer()[0])
 
-    with running(bundles) as (process, port, _), ThreadPoolExecutor(8) as threads:
+    with running(bundles, under=under) as (process, port, _), ThreadPoolExecutor(8) as threads:
         asking = [threads.submit(ask, port) for _ in range(8)]
         wait_until(lambda: len(statuses) > 50, "some load")
-        process.terminate()
+        server = server_in(process, under)
+        left = [server, *children(server)]
+        os.kill(server, signal.SIGTERM)
         for one in asking:
             one.result()
         assert process.wait(10) == 0
+        wait_until(lambda: not any(map(is_alive, left)), "all processes to end")
     assert set(statuses) == {200}
 
 
