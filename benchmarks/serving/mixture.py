@@ -104,7 +104,8 @@ def archived(data: Path) -> dict[str, bytes]:
     """Every file of hostile.tar.gz; nothing is extracted."""
     with tarfile.open(data / "hostile.tar.gz") as archive:
         streams = ((one.name, archive.extractfile(one)) for one in archive if one.isfile())
-        return {name.replace("/", "_"): stream.read() for name, stream in streams if stream}
+        files = {name.replace("/", "_"): stream.read() for name, stream in streams if stream}
+    return {f"archived-{name}": media for name, media in files.items()}
 
 
 def _written(
@@ -154,7 +155,7 @@ class Tally:
     def count(self, item: Item, outcome: str) -> None:
         self.ended[item.kind][outcome] += 1
         if outcome not in item.allowed | REFUSED:
-            self.bad[f"{item.kind}: {outcome}"] += 1
+            self.bad[f"{item.path.name}: {outcome}"] += 1
 
     @property
     def requests(self) -> int:
