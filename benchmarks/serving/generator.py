@@ -187,7 +187,7 @@ class Load:
         now = self._now()
         request.settled = True
         self._inside -= 1
-        self.records.append(Record(request.due, now - request.due, outcome))
+        self.records.append(Record(request.due, now - request.due, outcome, request.number))
         if self.plan.connections:
             if outcome == "200":
                 self._send_again()

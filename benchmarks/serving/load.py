@@ -47,7 +47,10 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # many connections
     closing = ("Connection: close",) * options.one_each
-    messages = [message(options.url, path.read_bytes(), *closing) for path in options.files]
+    messages = [
+        message(address, path.read_bytes(), *closing)
+        for address, path in zip(options.addresses, options.files, strict=True)
+    ]
     expected = options.expect or [None] * len(messages)
     connections, seconds = options.closed
     every, sooner = options.leaving
@@ -115,7 +118,7 @@ def timetable(phases: Sequence[Pair]) -> tuple[list[float], list[Pair]]:
 
 
 def parse() -> argparse.Namespace:
-    """The options, with the timetable that they ask for: ``due``, ``spans``, ``closed``."""
+    """The options, with what they ask for: ``addresses``, ``due``, ``spans``, ``closed``."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     add = parser.add_argument
@@ -130,13 +133,18 @@ def parse() -> argparse.Namespace:
     add("--leaving", type=pair, default=(0.0, 0.0), help=leaving)
     add("--expect", nargs="+", help="the best label of each file")
     add("--one-each", action="store_true", help="a connection of its own for every request")
-    add("--records", action="store_true", help="put (due, seconds, outcome) of each into the JSON")
+    add("--paths", nargs="+", help="path and query of each file, in the place of the url's own")
+    records = "put (due, seconds, outcome, number of the file) of each into the JSON"
+    add("--records", action="store_true", help=records)
     options = parser.parse_args()
     if missing := [str(path) for path in options.files if not path.is_file()]:
         parser.error(f"expected files, got {missing[0]}")
-    if options.expect and len(options.expect) != len(options.files):
-        counts = f"{len(options.expect)} for {len(options.files)} files"
-        parser.error(f"--expect: expected one label for each file, got {counts}")
+    for name, what in (("expect", "label"), ("paths", "path")):
+        if (given := getattr(options, name)) and len(given) != len(options.files):
+            counts = f"{len(given)} for {len(options.files)} files"
+            parser.error(f"--{name}: expected one {what} for each file, got {counts}")
+    own = [options.url._replace(path=path, query="") for path in options.paths or ()]
+    options.addresses = own or [options.url] * len(options.files)
     try:
         phases = [pair(text) for text in (options.phases or "").split(",") if text]
         connections, seconds = pair(options.closed or "0x0")

@@ -201,10 +201,8 @@ def sending(
             loads[modality] = stack.enter_context(load)
         yield
         for modality, load in loads.items():
-            one = traffic[modality]
             for record in read_result(load).records:
-                number = round(record.due * one.rate)  # the timetable is constant
-                tally.count(one.items[number % len(one.items)], record.outcome)
+                tally.count(traffic[modality].items[record.number], record.outcome)
 
 
 def by_modality(folder: Path) -> dict[str, Bundle]:

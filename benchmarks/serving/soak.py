@@ -50,11 +50,12 @@ class Bound:
 
 @dataclass(frozen=True)
 class Row:
-    """A module of this folder with arguments, and what must be true of it."""
+    """A module of this folder with arguments, what must be true of it, and how it is cut short."""
 
     module: str
     arguments: Sequence[str]
     bounds: Sequence[Bound]
+    quick: Sequence[str] = ("--quick",)
 
     @property
     def command(self) -> str:
@@ -93,6 +94,15 @@ ROWS = (
     Row("per_request", (), [most("processor time over bare", lambda it: it["ratio"], 0.82)]),
     Row("beside_scans", (), [most("an image's p99, ms", lambda it: it["beside"]["p99_ms"], 50)]),
     Row("slow_clients", (), [least("honest goodput", lambda it: it["beside"]["share"], 0.95)]),
+    Row("lanes", (), [
+        least("batch 1: rows a second over one lane", lambda it: it["rows"][0]["station"][0], 1.4),
+        least("batch 8: rows a second over one lane", lambda it: it["rows"][1]["station"][0], 1.1),
+    ], ("--rounds", "1", "--seconds", "0.2")),
+    Row("mixed_grids", (), [least("rates over alone", lambda it: it["rates"][0], 0.90)]),
+    Row("fuzz", (), [
+        most("faults", lambda it: it["faults"], 0),
+        most("decode workers that died", lambda it: it["worker_deaths"], 0),
+    ], ("--files", "20")),
     Row("beside_broken", (), [
         most("good requests lost", lambda it: it["lost"], 0),
         most("ended as they may not", lambda it: sum(it["bad"].values()), 0),
@@ -124,14 +134,14 @@ def main() -> int:
     names = sorted({row.module for row in ROWS})
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="these rows alone")
     parser.add_argument("--list", action="store_true", help="print the rows and run none")
-    parser.add_argument("--quick", action="store_true", help="of every row, where it has it")
+    parser.add_argument("--quick", action="store_true", help="as short as a row can be")
     options = parser.parse_args()
     rows = [row for row in ROWS if row.module in options.only]
     if options.list:
         print("\n".join(f"{row.command}: {bound.figure}, {bound.told}" for row in rows
                         for bound in row.bounds))  # fmt: skip
         return 0
-    lines = [line for row in rows for line in run(row, ("--quick",) * options.quick)]
+    lines = [line for row in rows for line in run(row, row.quick if options.quick else ())]
     width = max(len(line["row"]) + len(line["figure"]) for line in lines) + 2
     for line in lines:
         named, mark = f"{line['row']}: {line['figure']}", "  " if line["reached"] else "! "
