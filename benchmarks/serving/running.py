@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.serving.figures import Record, summary
-from benchmarks.serving.lag import loop_lag, read_looks, read_metrics
+from benchmarks.serving.lag import Looks, idle_process, loop_lag, read_looks, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -36,6 +35,7 @@ class Running:
     def __init__(self, process: subprocess.Popen[str], port: int, under: bool = False) -> None:
         self.process, self.port = process, port
         self.pid = children(process.pid)[0] if under else process.pid  # of the server itself
+        self.idle = Looks()  # of a process beside it; there once the load has ended
         self._looks = read_looks(port)  # what came before it was ready is not counted
 
     def url(self, modality: str = "image") -> str:
@@ -45,8 +45,8 @@ class Running:
         """Its decode workers, those that come up included."""
         return children(self.pid)
 
-    def looks(self) -> Counter[float]:
-        """How late the event loop was since the server was ready; see ``lag``."""
+    def looks(self) -> Looks:
+        """How late the event loop was since the server was ready."""
         return read_looks(self.port) - self._looks
 
     def metric(self, name: str) -> float:
@@ -112,9 +112,10 @@ def serving(
             if "http://" in line:
                 port = int(line.split("http://")[1].split()[0].rpartition(":")[2])
                 server = Running(process, port, bool(under))
-                yield server
+                with idle_process() as server.idle:
+                    yield server
                 if process.poll() is None:
-                    print(loop_lag(server.looks()), flush=True)
+                    print(loop_lag(server.looks(), server.idle), flush=True)
                     process.terminate()
             if process.wait(STOP_SECONDS) != 0 or "http://" not in line:
                 log.seek(0)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.killed_workers import state
-from benchmarks.serving.lag import loop_lag
+from benchmarks.serving.lag import Looks, loop_lag
 from benchmarks.serving.media import photographs
 from benchmarks.serving.running import (
     ROOT,
@@ -58,7 +58,8 @@ class Stops:
     left: int = 0
     bad_ends: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
-    looks: Counter[float] = field(default_factory=Counter)
+    looks: Looks = field(default_factory=Looks)
+    idle: Looks = field(default_factory=Looks)
 
     def document(self) -> dict[str, Any]:
         names = ("times", "answered", "lost", "left", "bad_ends")
@@ -87,12 +88,14 @@ def main() -> None:
             for _ in range(times):
                 with serving([options.bundle], options, under=under) as server:
                     stop(server, files, stops[way])
+                stops[way].idle += server.idle
     for way, one in stops.items():
         print(
             f"{way}: {one.lost} lost and {one.answered} answered of those sent before the listener "
             f"closed; {one.left} processes left, {one.bad_ends} bad ends, {one.times} times"
         )
-    print(loop_lag(sum((one.looks for one in stops.values()), Counter())))
+    looks = sum((one.looks for one in stops.values()), Looks())
+    print(loop_lag(looks, sum((one.idle for one in stops.values()), Looks())))
     line = {"benchmark": "serving.sigterm", "bundle": options.bundle.name, "scale": options.scale}
     print(json.dumps(line | {"ways": {way: one.document() for way, one in stops.items()}}))
 
