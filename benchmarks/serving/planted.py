@@ -74,7 +74,7 @@ def main() -> int:
     opener = open_fragile if options.bad_inputs else open_session
     if options.bad_inputs:
         pool = partial(DecodePool, command=WORKER)
-        engine_module.DecodePool = pool  # type: ignore[attr-defined]
+        engine_module.DecodePool = pool  # type: ignore[assignment, attr-defined]
 
     def create(settings: Settings) -> FastAPI:
         app = create_app(settings, opener)
@@ -82,7 +82,7 @@ def main() -> int:
             app.add_middleware(Leak, size=options.leak)
         return app
 
-    serve.create_app = create  # type: ignore[attr-defined]
+    serve.create_app = create  # type: ignore[assignment, attr-defined]
     return serve.main(options.service)
 
 

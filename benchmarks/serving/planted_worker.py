@@ -30,7 +30,7 @@ def read_or_die(media: bytes, *arguments: Any) -> Any:
 
 
 if __name__ == "__main__":
-    worker.read_fitting = read_or_die  # type: ignore[attr-defined]
+    worker.read_fitting = read_or_die  # type: ignore[assignment, attr-defined]
     with contextlib.suppress(BrokenPipeError):
         worker.main(*sys.argv[1:])
     sys.stdout = None  # nothing to flush: the pipe may be gone
