@@ -153,8 +153,8 @@ def test_closed_loop_keeps_its_connections_busy() -> None:
     assert {one.outcome for one in load.records} == {"200", "429"}
 
 
-def test_nobody_there_is_lost() -> None:
-    """A server that does not listen loses every request, and the load ends."""
+def test_nobody_there_is_unreached() -> None:
+    """Where nobody listens nothing is sent, so nothing is lost, and the load ends."""
 
     async def nobody() -> Load:
         async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
@@ -163,7 +163,7 @@ def test_nobody_there_is_lost() -> None:
         await load.run()
         return load
 
-    assert [one.outcome for one in uvloop.run(nobody()).records] == ["lost", "lost"]
+    assert [one.outcome for one in uvloop.run(nobody()).records] == ["unreached", "unreached"]
 
 
 @pytest.mark.parametrize(
