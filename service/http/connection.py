@@ -25,30 +25,34 @@ class Gathering:
     """A transport that holds a first write until the second one, or the next turn of the loop."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+        self.transport = transport
         self._loop = asyncio.get_running_loop()
         self._held = b""
 
     def write(self, data: bytes) -> None:
         if self._held:
-            self._transport.write(self._held + data)
-            self._held = b""
+            self.write_now(data)
         else:
             self._held = data
             self._loop.call_soon(self.flush)
 
+    def write_now(self, data: bytes) -> None:
+        """Behind what is held, which does not wait any longer."""
+        self.transport.write(self._held + data)
+        self._held = b""
+
     def close(self) -> None:
         self.flush()
-        self._transport.close()
+        self.transport.close()
 
     def flush(self) -> None:
         """Let go of what is held; where the loop is about to close the transport, it is due now."""
-        if self._held and not self._transport.is_closing():
-            self._transport.write(self._held)
+        if self._held and not self.transport.is_closing():
+            self.transport.write(self._held)
         self._held = b""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+        return getattr(self.transport, name)
 
 
 class Connection(HttpToolsProtocol):

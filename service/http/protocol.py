@@ -7,6 +7,7 @@ problem document.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +18,15 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from service.engine.failures import Failure
 from service.http import problems
 from service.http.connection import Connection
+from service.http.discard import Discard
 from service.http.problems import BadRequest, HeadTimeout, HeadTooLarge
+from service.http.turnstile import Refusal
 
 #: What one request may send in a row that is no body: its head, or trailers after its body. The
 #: parser keeps all of it, and no body cap sees it.
 MAX_HEAD_BYTES = 2**16
 #: See ``HttpProtocol``.
-Refuse = Callable[[bytes, list[tuple[bytes, bytes]]], tuple[bytes, bytes] | None]
+Refuse = Callable[[bytes], Refusal | None]
 
 
 class HttpProtocol(Connection):
@@ -33,7 +36,7 @@ class HttpProtocol(Connection):
         head_seconds: time for the head of a request, from its first byte, and for the first byte
             of a new connection.
         is_leaving: whether the server is about to end.
-        refuse: of a POST's path and headers the head and the body of its refusal, or None.
+        refuse: of bytes that begin with a request its refusal, or None.
     """
 
     def __init__(
@@ -48,9 +51,11 @@ class HttpProtocol(Connection):
         self._head_seconds = head_seconds
         self._is_leaving = is_leaving
         self._refuse_work = refuse
-        self._passing_over = False  # the body of a request that was refused by its head
-        self._alarm: asyncio.TimerHandle | None = None  # rings when a head has not come in time
-        self._in_head = False
+        self._unwanted = 0  # bytes to come of a request that was refused by its head
+        self._discard: Discard | None = None  # of them, where the connection is closed behind them
+        self._alarm: asyncio.TimerHandle | None = None  # rings when a head may be due
+        self._head_due = math.inf  # by the loop's clock
+        self._in_message = self._in_head = False
         self._idle_bytes = 0  # since something was complete or some of a body came
         self._refused = False  # nothing that still comes is read
 
@@ -60,13 +65,21 @@ class HttpProtocol(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._silence_alarm()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._discard is not None:
+            self._discard.close()
+            self._discard = None
 
     # --- what comes ------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         if self._refused:
+            return
+        data = self._turn_away(data)
+        if not data:
             return
         self._idle_bytes += len(data)
         try:
@@ -79,6 +92,37 @@ class HttpProtocol(Connection):
                 self._refuse(HeadTooLarge(f"the head of a request may have {MAX_HEAD_BYTES} bytes"))
             elif self._is_idle:
                 self._await_head()
+
+    def _turn_away(self, data: bytes) -> bytes:
+        """Answer requests for work that may not enter; of them nothing reaches the parser.
+
+        That has taken whole messages alone, so it can go on with what is left of the data, if
+        anything is.
+        """
+        if self._unwanted:
+            self._unwanted, data = max(0, self._unwanted - len(data)), data[self._unwanted :]
+        while data and not self._in_message and self._is_idle and not self.flow.write_paused:
+            refusal = self._refuse_work(data)
+            if refusal is None:
+                break
+            head = [b"%s: %s\r\n" % one for one in self.server_state.default_headers]
+            self._gathering.write_now(b"".join([STATUS_LINE[429], *head, refusal.answer]))
+            self._idle_bytes = 0
+            self._unwanted, data = max(0, refusal.size - len(data)), data[refusal.size :]
+            self._silence_alarm()
+            if refusal.closes:
+                self._end_unread()
+                return b""
+            self._await_head()
+        return data
+
+    def _end_unread(self) -> None:
+        """Close the connection, after what still comes of the request that was refused."""
+        self._refused = True
+        if self._unwanted:
+            self._discard = Discard(self._gathering.transport, self._unwanted)
+        else:
+            self.transport.close()
 
     def _feed(self, data: bytes) -> None:
         """Parse; where the parser leaves the rest to another protocol, go on with the same one.
@@ -100,7 +144,7 @@ class HttpProtocol(Connection):
             self.parser.feed_data(b"\r\n".join([*lines, b"\r\n"]))
 
     def on_message_begin(self) -> None:
-        self._in_head = True
+        self._in_message = self._in_head = True
         self._await_head()
         super().on_message_begin()
 
@@ -116,9 +160,6 @@ class HttpProtocol(Connection):
         self._in_head = False
         self._idle_bytes = 0
         self._silence_alarm()
-        self._passing_over = self._is_idle and self._turned_away()
-        if self._passing_over:
-            return
         before = self.cycle
         super().on_headers_complete()
         if self.pipeline:
@@ -128,40 +169,36 @@ class HttpProtocol(Connection):
             if self.pipeline:
                 before.keep_alive = True  # its answer is not the last one any more
 
-    def _turned_away(self) -> bool:
-        """Answer a request for work that may not enter; its body is passed over as it comes."""
-        if self.parser.get_method() != b"POST" or not self.parser.should_keep_alive():
-            return False
-        told = self._refuse_work(self.url.partition(b"?")[0], self.headers)
-        if told is None:
-            return False
-        head = [b"%s: %s\r\n" % one for one in self.server_state.default_headers]
-        self.transport.write(b"".join([STATUS_LINE[429], *head, *told]))
-        return True
-
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
-        if not self._passing_over:
-            super().on_body(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
+        self._in_message = False
         self._idle_bytes = 0
-        if not self._passing_over:
-            super().on_message_complete()
+        super().on_message_complete()
 
     # --- what does not come ----------------------------------------------------------------------
 
     def _await_head(self) -> None:
         """From now on there is so much time until a head is complete."""
-        if self._alarm is None:
-            self._alarm = self.loop.call_later(self._head_seconds, self._end_head)
+        if self._head_due == math.inf:
+            self._head_due = self.loop.time() + self._head_seconds
+            if self._alarm is None:
+                self._alarm = self.loop.call_at(self._head_due, self._ring)
 
     def _silence_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        self._head_due = math.inf
+
+    def _ring(self) -> None:
+        """End a head that is due; most came in time, and a timer for each would cost too much."""
+        self._alarm = None
+        if self._head_due <= self.loop.time():
+            self._end_head()
+        elif self._head_due < math.inf:
+            self._alarm = self.loop.call_at(self._head_due, self._ring)
 
     def _end_head(self) -> None:
         if self._in_head:
