@@ -195,6 +195,7 @@ def test_who_does_not_read_is_not_answered_without_end(
         assert connection.answer()[0] == 200
         (protocol,) = server._server.server_state.connections
         protocol.loop.call_soon_threadsafe(protocol.pause_writing)
+        wait_until(lambda: protocol.flow.write_paused, "the loop")
         connection.send(post())
         wait_until(lambda: asked == ["image"], "the guard to be asked")
         protocol.loop.call_soon_threadsafe(protocol.resume_writing)
