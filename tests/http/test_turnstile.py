@@ -9,12 +9,13 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from service.engine.schedule import CPU, Charge
 from service.http import discard
+from service.http.protocol import HttpProtocol
 from tests.helpers.service_fixtures import (
     RawConnection,
     RunningServer,
@@ -193,7 +194,7 @@ def test_who_does_not_read_is_not_answered_without_end(
     with RawConnection(server.port) as connection:
         connection.send(LIVE)
         assert connection.answer()[0] == 200
-        (protocol,) = server._server.server_state.connections
+        (protocol,) = cast(set[HttpProtocol], server._server.server_state.connections)
         protocol.loop.call_soon_threadsafe(protocol.pause_writing)
         wait_until(lambda: protocol.flow.write_paused, "the loop")
         connection.send(post())
