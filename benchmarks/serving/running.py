@@ -67,13 +67,21 @@ def serving(bundles: Sequence[Path], options: argparse.Namespace) -> Iterator[Ru
     Raises:
         SystemExit: it did not start, or did not end with 0.
     """
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
+    with tempfile.TemporaryDirectory() as folder:
         for bundle in bundles:
-            shutil.copytree(bundle, Path(folder) / "bundles" / bundle.name)
-        command = [sys.executable, "-m", "service", "--bundles", str(Path(folder) / "bundles")]
+            shutil.copytree(bundle, Path(folder) / bundle.name)
+        command = [sys.executable, "-m", "service", "--bundles", folder]
         command += ["--port", "0", "--device", "cpu", *shlex.split(options.server_arguments)]
+        with started(command, options.checkout) as server:
+            yield server
+
+
+@contextmanager
+def started(command: Sequence[str], checkout: Path = ROOT) -> Iterator[Running]:
+    """A command that serves until SIGTERM and prints where first; SystemExit as ``serving``."""
+    with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            command, cwd=options.checkout, stdout=subprocess.PIPE, stderr=log, text=True
+            command, cwd=checkout, stdout=subprocess.PIPE, stderr=log, text=True
         )
         try:
             assert process.stdout is not None
