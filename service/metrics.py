@@ -78,7 +78,7 @@ class Metrics:
         self.refused = Counter(
             "liere_refused",
             "Files and requests that were not let in: too much work (wait), no time left "
-            "(deadline), too many bytes or requests inside.",
+            "(deadline), too many bytes or requests inside. Batch work has batch for a modality.",
             ("modality", "reason"),
             registry=registry,
         )

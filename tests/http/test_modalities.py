@@ -17,8 +17,8 @@ import yaml  # type: ignore[import-untyped]
 from media import read
 from media.spec import Grid, VideoSpec
 from models.manifest import Tolerance
-from service.engine.classify import rank
 from service.engine.decode.worker import ADDRESS_SPACE_BYTES
+from service.engine.job import rank
 from service.metrics import STAGES
 from service.settings import MIB, Settings, make_settings
 from tests.helpers.service_fixtures import (
