@@ -46,7 +46,10 @@ TOLD = (SettingsError, DeviceError, NoBundles, DecodeError)
 
 
 #: Settings that say how much may be inside, for whoever draws what is beside them.
-LIMITS = ("max_in_flight", "max_in_flight_mib", "max_wait", "max_batch", "batch_seconds")
+LIMITS = (
+    "max_in_flight", "max_in_flight_mib", "max_wait", "max_batch", "batch_seconds",
+    "batch_tokens",
+)  # fmt: skip
 
 
 class Engine:

@@ -86,6 +86,18 @@ def test_station_runs_at_once_when_idle() -> None:
     run(story)
 
 
+def test_queue_may_have_smaller_batches_than_the_others() -> None:
+    """Rows of many tokens: their number is bounded by what one run may hold."""
+
+    async def story(station: DeviceStation) -> None:
+        session = FakeSession()
+        station.add_queue("q", session, "image", RunCosts(), most_rows=3)
+        await asyncio.gather(*(station.submit("q", entry(n)) for n in range(8)))
+        assert [len(batch) for batch in session.batches] == [3, 3, 2]
+
+    run(story)
+
+
 def test_station_gathers_while_busy_up_to_max_batch() -> None:
     """What arrives during a run leaves in the next ones, in order, at most max_batch at a time."""
 

@@ -86,6 +86,7 @@ class _Queue:
     kind: str  # that, or BATCH
     costs: RunCosts
     golden: Replay | None
+    most_rows: int  # of one batch
     entries: Earliest[_Entry]
 
 
@@ -157,10 +158,17 @@ class DeviceStation:
         modality: str,
         costs: RunCosts,
         golden: Replay | None = None,
+        most_rows: int | None = None,
     ) -> None:
-        """Open a queue; ``golden`` tells a failing session from failing rows."""
-        self._queues[key] = _Queue(session, modality, modality, costs, golden, Earliest())
-        self._batch_queues[key] = _Queue(session, modality, BATCH, costs, golden, Earliest())
+        """Open a queue.
+
+        Args:
+            golden: tells a failing session from failing rows.
+            most_rows: of one batch, where that is less than those of the station.
+        """
+        most = min(self._max_batch, most_rows or self._max_batch)
+        for queues, kind in ((self._queues, modality), (self._batch_queues, BATCH)):
+            queues[key] = _Queue(session, modality, kind, costs, golden, most, Earliest())
 
     @property
     def _all_queues(self) -> Iterable[_Queue]:
@@ -325,7 +333,7 @@ class DeviceStation:
         """The rows of one batch: at least one, as long as the first of them is still in time."""
         taken = [queue.entries.pop()]
         bound = min(self._batch_seconds, taken[0].deadline - now)
-        while len(taken) < self._max_batch and queue.costs.seconds(len(taken) + 1) <= bound:
+        while len(taken) < queue.most_rows and queue.costs.seconds(len(taken) + 1) <= bound:
             if _first_in_time(queue, now) is None:
                 break
             taken.append(queue.entries.pop())
