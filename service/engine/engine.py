@@ -287,8 +287,10 @@ class Engine:
                 self.metrics.grid_info.remove(before.name, target.manifest.version, grid)
         if after is not None:
             self._on_examined(after)
-        served = {one.modality for one in self.catalog.bundles.values()}
-        self.admission.kinds = max(1, len(served - {None}))
+        bundles = self.catalog.bundles.values()
+        served = {one.modality for one in bundles if one.modality is not None}
+        self.admission.kinds = max(1, len(served))
+        self.pool.serve(served)
 
 
 def _info(one: ExaminedBundle) -> tuple[str, str, str]:
