@@ -479,9 +479,10 @@ def test_no_lane_is_left_for_batch_rows() -> None:
         tasks = [asyncio.create_task(station.submit("batch", entry(0), kind=BATCH))]
         await until(lambda: len(batch.batches) == 1)
         tasks.append(asyncio.create_task(station.submit("batch", entry(1), kind=BATCH)))
+        await asyncio.sleep(0.02)
+        assert batch.batches == [[0]]
         row = await station.submit("images", entry(7))
         assert row.logits[0] == 7
-        assert batch.batches == [[0]]
         batch.gate.set()
         await asyncio.gather(*tasks)
 

@@ -262,9 +262,11 @@ def test_files_of_one_request_enter_together_and_fail_together(stage: Stage) -> 
                 array(outcome.logits), tiny_logits(file, "2x3"), atol=1e-4
             )
         jobs[2] = Job(b"no picture", choice)
+        GATE.clear()  # the others would not end by themselves
         with pytest.raises(UnsupportedMedia, match="^file 3 of 4: "):
             await stage.engine.submit_all(jobs)
         await until(stage.is_empty)
+        GATE.set()
         RUNS.clear()
         with stage.busy("image"), pytest.raises(Overloaded):
             await stage.engine.submit_all(jobs)
@@ -350,6 +352,10 @@ def test_cancelled_job_leaves_nothing_and_begins_nothing_more(
                 "device queue": lambda: until(lambda: engine.station.depth == 1),
                 "running": lambda: until(lambda: RUNS),
             }[state]()
+            if state == "decoding":
+                assert [task.kind for one in engine.pool.alive for task in one.tasks] == [job.kind]
+            if state == "device queue":
+                assert engine.station.ahead(job.kind) > 0
             await leave(gone)
             assert engine.backlog.inside.total() == len(others) + (state == "room")
             GATE.set()
