@@ -93,10 +93,10 @@ def test_batch_work_with_a_deadline_enters_before_30_seconds_or_is_refused(
 ) -> None:
     """Whatever an operator allows what is interactive."""
     admission = Admission(9, 9, Backlog({CPU: 1, DEVICE: 1}), max_wait=0.5)
-    deadline = time.monotonic() + 3600
-    with admission.work(Work(BATCH, {"run": {CPU: inside}}, 0.0), math.inf):
-        with pytest.raises(Overloaded) if refused else contextlib.nullcontext():
-            admission.admit([Work(BATCH, {"run": {CPU: 1.0}}, 1.0)], deadline)
+    before, asking = (Work(BATCH, {"run": {CPU: cost}}, cost) for cost in (inside, 1.0))
+    refusal = pytest.raises(Overloaded) if refused else contextlib.nullcontext()
+    with admission.work(before, math.inf), refusal:
+        admission.admit([asking], time.monotonic() + 3600)
 
 
 def test_nothing_else_waits_for_room() -> None:
