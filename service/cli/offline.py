@@ -275,7 +275,7 @@ GIF is an image then.
     add("--top-k", metavar="K", help="number of labels; 5 (or all, if fewer) when not given")
     add("--json", action="store_true", help="a JSON object a line, as in the server's answer")
     add("--bundles", metavar="DIR", help="folder of bundles (default: LIERE_BUNDLES, else bundles)")
-    add("--device", choices=("auto", "cpu", "cuda"), help="default: LIERE_DEVICE, else auto")
+    add("--device", help="auto, cpu, cuda or cuda:N (default: LIERE_DEVICE, else auto)")
     options = parser.parse_args(arguments)
     if options.files.count(STDIN) > 1:
         parser.error("standard input (-) can be read once only")

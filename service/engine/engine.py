@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import fmean
-
-import numpy as np
 
 from service.cpus import usable_cpus
-from service.engine.admission import Admission, Work
+from service.engine.admission import Admission
 from service.engine.catalog import Catalog
-from service.engine.decode.link import Decoded, DecodeError
+from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
+from service.engine.device.devices import Device, Devices
 from service.engine.device.session import DeviceDied, DeviceError, OpenSession, open_session
 from service.engine.device.station import DeviceStation
-from service.engine.failures import DeadlinePassed, Failure
 from service.engine.folders import NoBundles, bundle_folders, modality_of
-from service.engine.job import Job, Outcome, Timing, wanted
-from service.engine.model import ExaminedBundle, Target
+from service.engine.job import Job, Outcome
+from service.engine.model import ExaminedBundle
+from service.engine.pipeline import Pipeline
 from service.engine.proof import Prover
+from service.engine.rollout import Rollout
 from service.engine.room import Room
 from service.engine.schedule import CPU, DEVICE, Backlog
 from service.engine.vitals import Vitals
@@ -33,8 +30,6 @@ from service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
-#: Of the event loop for one answer: reading the request, ranking, writing.
-ANSWER_SECONDS = 0.0005
 #: What requests are told, and probes.
 NO_ANSWER = "the device does not answer"
 #: Their message is all that the operator needs to know; others are traced.
@@ -75,36 +70,32 @@ class Engine:
             settings.decode_workers or cpus + 1,
             on_restart=self.metrics.worker_restarts.inc,
         )
-        # Everything that touches the device runs in these threads: one for each lane, one that
-        # examines bundles beside them, one that replays goldens.
+        # Everything that touches a device runs in these threads: one for each lane, one that
+        # replays goldens of each device, and one that examines bundles beside them.
+        names = settings.device.split(",")
         self.executor = ThreadPoolExecutor(
-            max(cpus, settings.lanes) + 2, thread_name_prefix="device"
+            (max(cpus, settings.lanes) + 1) * len(names) + 1, thread_name_prefix="device"
         )
-        self.station = DeviceStation(
-            self.executor,
-            settings.max_batch,
-            batch_seconds=settings.batch_seconds,
-            on_batch=self._on_batch,
-            on_begin=self.pool.begin_next,
-        )
-        self.pool.ahead = self.station.ahead
+        self.devices = Devices([Device(name, self._make_station()) for name in names])
+        self.pool.ahead = self.devices.ahead
+        self.pipeline = Pipeline(self.admission, self.pool, self.devices, self.metrics)
         self.vitals = Vitals(
-            self.station,
+            self.devices.stations,
             self.pool,
             self.executor,
             settings.probe_seconds,
             on_lag=self.metrics.loop_lag.observe,
             on_death=self._on_death,
         )
-        self.station.on_failed = self.vitals.doubt
-        self.prover = Prover(self.pool, self.station, self.executor, opener, settings)
+        self.prover = Prover(self.pool, self.devices, self.executor, opener, settings)
         self.catalog = Catalog(self.prover, settings.default_bundle)
+        self.rollout = Rollout(settings, self.catalog, self._on_change)
         self.metrics.watch(
             decode=lambda: self.pool.depth,
-            device=lambda: self.station.depth,
+            device=lambda: self.devices.depth,
             in_flight=lambda: self.admission.requests,
             fell_back=lambda: self.prover.fell_back,
-            lanes=lambda: self.station.lanes,
+            lanes=lambda: self.devices.lanes,
             wait=self.backlog.wait,
         )
 
@@ -135,8 +126,9 @@ class Engine:
 
     async def close(self) -> None:
         self.draining = True
+        await self.rollout.close()
         self.vitals.stop()
-        self.station.close()
+        self.devices.close()
         await self.pool.close()
         self.executor.shutdown(wait=not self.died, cancel_futures=True)
 
@@ -153,7 +145,7 @@ class Engine:
             DeadlinePassed: there is no time left.
             Failure: of the bytes, or of the graph.
         """
-        (outcome,) = await self.submit_all([job])
+        (outcome,) = await self.pipeline.submit([job])
         return outcome
 
     async def submit_all(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -164,81 +156,16 @@ class Engine:
         Args:
             jobs: at least one, of one modality, class and deadline.
         """
-        works, deadline = [self.predict(job) for job in jobs], jobs[0].deadline
-        if deadline <= time.monotonic():
-            raise DeadlinePassed("the time for the answer was over before the work began")
-        self.admission.admit(works, deadline)
-        if len(jobs) == 1:
-            return [await self._answer(jobs[0], works[0])]
-        answers = enumerate(map(self._answer, jobs, works), 1)
-        tasks = [
-            asyncio.create_task(_named(f"file {number} of {len(jobs)}", answer))
-            for number, answer in answers
-        ]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
+        return await self.pipeline.submit(jobs)
 
-    async def _answer(self, job: Job, work: Work) -> Outcome:
-        """One job that was let in: decoder, batch and graph."""
-        await self.admission.wait_for_room(work.kind, job.deadline)
-        with self.admission.work(work, job.deadline) as charge:
-            started = time.monotonic()
-            item = await self._prepare(job)
-            decoded, target = time.monotonic() - started, job.choice.targets[item.grid]
-            self.backlog.done(charge, "decode")
-            if job.want == "pixels":
-                timing = Timing.of(decoded)
-                return Outcome(target, item.evidence, timing, pixels=item.pixels)
-            if len(job.choice.targets) > 1:
-                self.backlog.amend(charge, "run", self.run_part(self.run_seconds(target)))
-            row = await self.station.submit(target.key, item.pixels, job.deadline, job.kind)
-            self.backlog.done(charge, "run")
-            self.backlog.correct(charge, started + decoded + row.queue_seconds)
-            answer = wanted(job, target, row)
-        stages = self.metrics.stages[target.manifest.modality]
-        stages["decode"].observe(decoded)
-        stages["queue"].observe(row.queue_seconds)
-        timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
-        return Outcome(target, item.evidence, timing, **answer)
-
-    async def _prepare(self, job: Job) -> Decoded:
-        """The pixels of a job, by a worker unless they came as such."""
-        if isinstance(job.media, np.ndarray):
-            return Decoded(job.choice.grid, job.media, {})
-        follows = 0.0 if job.want == "pixels" else self.run_seconds(*job.choice.targets.values())
-        return await self.pool.prepare(
-            job.choice.preparation, job.media, job.deadline, follows, job.kind
+    def _make_station(self) -> DeviceStation:
+        return DeviceStation(
+            self.executor,
+            self.settings.max_batch,
+            batch_seconds=self.settings.batch_seconds,
+            on_batch=self._on_batch,
+            on_begin=self.pool.begin_next,
         )
-
-    def predict(self, job: Job) -> Work:
-        """What a job costs, before anything of its file was looked at."""
-        targets = job.choice.targets.values()
-        parts: dict[str, Mapping[str, float]] = {"answer": {CPU: ANSWER_SECONDS}}
-        own = ANSWER_SECONDS
-        if not isinstance(job.media, np.ndarray):
-            decode, size = self.pool.costs[job.choice.manifest.modality], len(job.media)
-            parts["decode"] = {CPU: decode.mean(size)}
-            own += decode.high(size)
-        if job.want != "pixels":
-            parts["run"] = self.run_part(self.run_seconds(*targets))
-            own += fmean(self.station.costs(one.key).high * one.views for one in targets)
-        return Work(job.kind, parts, own)
-
-    def run_seconds(self, *targets: Target) -> float:
-        """Of one item's rows on a lane.
-
-        Of several grids that it may get the mean counts: nothing tells yet which it will be.
-        """
-        return fmean(one.views * self.station.costs(one.key).row for one in targets)
-
-    def run_part(self, seconds: float) -> dict[str, float]:
-        """What a lane's seconds take, by resource: on a CPU those that decode too."""
-        if not self.prover.on_cpu:
-            return {DEVICE: seconds}
-        return {DEVICE: seconds, CPU: seconds * self.station.threads}
 
     def _on_batch(self, modality: str, size: int, seconds: float) -> None:
         self.metrics.batch_size[modality].observe(size)
@@ -247,21 +174,26 @@ class Engine:
     def _on_death(self, reason: str) -> None:
         log.error("%s: %s", NO_ANSWER, reason)
         self.failure = DeviceDied(reason)
-        self.station.give_up(NO_ANSWER)
+        self.devices.give_up(NO_ANSWER)
         self.on_failure()
 
-    def _on_examined(self, served: ExaminedBundle) -> None:
-        self.backlog.rates[DEVICE] = self.station.lanes  # which the first graph has decided
-        version = served.manifest.version if served.manifest else ""
-        self.metrics.bundle_info.labels(served.name, version, served.state).set(1)
+    def _on_examined(self, one: ExaminedBundle) -> None:
+        self.backlog.rates[DEVICE] = self.devices.lanes  # which the first graph has decided
+        self.metrics.bundle_info.labels(*_info(one)).set(1)
+
+    def _on_change(self, before: ExaminedBundle | None, after: ExaminedBundle | None) -> None:
+        """Another version answers, or a bundle more, or one less."""
+        if before is not None:
+            self.metrics.bundle_info.remove(*_info(before))
+        if after is not None:
+            self._on_examined(after)
+        served = {one.modality for one in self.catalog.bundles.values()}
+        self.admission.kinds = max(1, len(served - {None}))
 
 
-async def _named(which: str, answer: Awaitable[Outcome]) -> Outcome:
-    """An answer whose failure says which file of several it is of."""
-    try:
-        return await answer
-    except Failure as failure:
-        raise type(failure)(f"{which}: {failure.detail}") from failure
+def _info(one: ExaminedBundle) -> tuple[str, str, str]:
+    """The labels of its metric."""
+    return one.name, one.manifest.version if one.manifest else "", one.state
 
 
 def _calm_collector() -> None:

@@ -16,24 +16,41 @@ State = Literal["ready", "refused"]
 AUTO = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One grid of one bundle: how its pixels are asked for and which queue answers."""
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Model:
+    """One version of one bundle, opened on every device and never changed.
+
+    Its queues and sessions are there as long as anybody holds it: the catalog while it answers,
+    every request that was let in to it, by its targets. So another version takes its place by one
+    assignment, and what is inside ends with the one that it began with.
+    """
 
     manifest: Manifest
+    number: int  # no other one of this process has it
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One grid of one model: how its pixels are asked for and which queue answers."""
+
+    model: Model
     grid: str
     preparation: Preparation
 
     @classmethod
-    def make(cls, manifest: Manifest, grid: str, views: int, seconds: float) -> Target:
+    def make(cls, model: Model, grid: str, views: int, seconds: float) -> Target:
         """``seconds``: wall time to decode one item."""
-        parsed = Grid.parse(grid)
+        manifest, parsed = model.manifest, Grid.parse(grid)
         asked = Preparation.make(manifest.input, [parsed], manifest.patch, views, seconds)
-        return cls(manifest, grid, asked)
+        return cls(model, grid, asked)
 
     def with_views(self, views: int) -> Target:
         """The same for another number of views than the bundle's own."""
-        return self.make(self.manifest, self.grid, views, self.preparation.seconds)
+        return self.make(self.model, self.grid, views, self.preparation.seconds)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.model.manifest
 
     @property
     def bundle(self) -> str:
@@ -44,8 +61,9 @@ class Target:
         return self.manifest.labels
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.bundle, self.grid
+    def key(self) -> tuple[int, str]:
+        """Of its queue."""
+        return self.model.number, self.grid
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -132,8 +150,9 @@ class ExaminedBundle:
     manifest: Manifest | None = None
     device: str | None = None
     targets: dict[str, Target] = field(default_factory=dict)  # by grid; the first is the default
-    versions: tuple[str, ...] = ()  # that are on the disk, oldest first; the manifest's answers
+    versions: tuple[str, ...] = ()  # that were on the disk, oldest first; the manifest's answers
     empty: bool = False  # neither manifest nor graphs: nobody's default
+    fingerprint: str | None = None  # of a ready one, as ``service.engine.folders`` makes it
 
     def may_answer(self, modality: str) -> bool:
         """Whether requests of this modality are its own; of an unreadable one that is not known."""

@@ -19,7 +19,7 @@ import pytest
 
 from media import read
 from media.spec import Grid
-from service.engine.device.session import Device, Session, Stop, open_session
+from service.engine.device.session import Session, Stop, open_session
 from service.engine.engine import Engine
 from service.engine.failures import (
     BadParameter,
@@ -56,7 +56,7 @@ class Gated:
 GATE, RUNS = threading.Event(), list[int]()
 
 
-def open_gated(graph: Path, device: Device, threads: int) -> Session:
+def open_gated(graph: Path, device: str, threads: int) -> Session:
     return Gated(open_session(graph, device, threads))
 
 
@@ -183,7 +183,7 @@ def test_pixels_alone_do_not_touch_the_device(stage: Stage) -> None:
     outcome = stage.submit(Job(media, choice, "pixels"))
     assert (RUNS, outcome.timing.queue, outcome.timing.inference) == ([], 0.0, 0.0)
     assert outcome.timing.decode > 0
-    predict = stage.engine.predict
+    predict = stage.engine.pipeline.predict
     assert set(predict(Job(media, choice, "pixels")).parts) == {"decode", "answer"}
     pixels = prepared("image", "3x2")
     assert set(predict(Job(pixels, stage.choose(grid="3x2"))).parts) == {"run", "answer"}
@@ -349,13 +349,13 @@ def test_cancelled_job_leaves_nothing_and_begins_nothing_more(
                 "room": lambda: until(lambda: RUNS or job_class == "batch"),
                 "decode queue": lambda: until(lambda: engine.pool.depth),
                 "decoding": lambda: until(lambda: any(one.tasks for one in engine.pool.alive)),
-                "device queue": lambda: until(lambda: engine.station.depth == 1),
+                "device queue": lambda: until(lambda: engine.devices.depth == 1),
                 "running": lambda: until(lambda: RUNS),
             }[state]()
             if state == "decoding":
                 assert [task.kind for one in engine.pool.alive for task in one.tasks] == [job.kind]
             if state == "device queue":
-                assert engine.station.ahead(job.kind) > 0
+                assert engine.devices.ahead(job.kind) > 0
             await leave(gone)
             assert engine.backlog.inside.total() == len(others) + (state == "room")
             GATE.set()

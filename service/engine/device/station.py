@@ -31,7 +31,7 @@ from service.engine.schedule import BATCH, Earliest, Turns
 
 log = logging.getLogger(__name__)
 
-Key = Hashable  # of one queue: (bundle, grid)
+Key = Hashable  # of one queue: a grid of an opened bundle
 #: A run that nobody waits for is ended where so much of it is left.
 WORTH_ENDING_SECONDS = 0.02
 #: A run that takes so long, and so many times its predicted seconds, never returns. Predicted are
@@ -163,6 +163,10 @@ class DeviceStation:
     def _all_queues(self) -> Iterable[_Queue]:
         return itertools.chain(self._queues.values(), self._batch_queues.values())
 
+    def close_queue(self, key: Key) -> None:
+        """Nobody submits to it any more, nor waits for what is in it."""
+        del self._queues[key], self._batch_queues[key]
+
     @property
     def goldens(self) -> list[Replay]:
         """Of every queue that has one."""
@@ -188,6 +192,17 @@ class DeviceStation:
         """Predicted seconds until all that waits of a kind is taken by a lane."""
         waiting = (queue for queue in self._all_queues if queue.kind == kind)
         return sum(len(queue.entries) * queue.costs.row for queue in waiting) / self.lanes
+
+    def until_done(self, key: Key, rows: int, kind: str | None = None) -> float:
+        """Predicted seconds until so many further rows are answered, whatever their modality.
+
+        What is batch stands before nothing else.
+        """
+        queues = self._all_queues if kind == BATCH else self._queues.values()
+        before = sum(len(queue.entries) * queue.costs.row for queue in queues)
+        now = time.monotonic()
+        running = sum(max(0.0, run.began + run.predicted - now) for run in self._running)
+        return (before + running + rows * self._queues[key].costs.row) / self.lanes
 
     async def submit(
         self, key: Key, pixels: np.ndarray, deadline: float = math.inf, kind: str | None = None
