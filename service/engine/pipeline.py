@@ -100,7 +100,6 @@ class Pipeline:
             own += fmean(self._devices.high_seconds(one.key) * one.views for one in targets)
         return Work(job.kind, parts, own)
 
-
     def run_seconds(self, *targets: Target) -> float:
         """Of one item's rows on a lane.
 

@@ -19,7 +19,7 @@ import pytest
 
 from media import read
 from media.spec import Grid
-from service.engine.device.session import Session, Stop, open_session
+from service.engine.device.session import DeviceName, Session, Stop, open_session
 from service.engine.engine import Engine
 from service.engine.failures import (
     BadParameter,
@@ -56,7 +56,7 @@ class Gated:
 GATE, RUNS = threading.Event(), list[int]()
 
 
-def open_gated(graph: Path, device: str, threads: int) -> Session:
+def open_gated(graph: Path, device: DeviceName, threads: int) -> Session:
     return Gated(open_session(graph, device, threads))
 
 
