@@ -52,7 +52,7 @@ absent.train := onnxruntime-gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test lint bench serve-env train-env images test-containers container-engine clean
-.PHONY: soak-training test-gpu-libs $(ENVIRONMENTS:%=.venv/%)
+.PHONY: soak soak-training test-gpu-libs $(ENVIRONMENTS:%=.venv/%)
 .NOTPARALLEL:  # two installs of one checkout would share a build folder
 .DELETE_ON_ERROR:
 
@@ -74,6 +74,9 @@ lint: train-env  ## ruff, mypy and the rooms' import rules
 bench: train-env  ## run most of benchmarks/, each ends with one JSON line (BENCH=server for one)
 	@set -e; for name in $(BENCH); do \
 		echo "== $$name"; $(TRAIN) -m benchmarks.$$name $(ARGS); done
+
+soak: train-env  ## hours: every figure of the server under load, and whether it is reached (ARGS=--list)
+	$(TRAIN) -m benchmarks.serving.soak $(ARGS)
 
 soak-training: train-env  ## kill training runs 50 times and more: each must end as if never killed
 	$(TRAIN) -m benchmarks.kill_training $(ARGS)

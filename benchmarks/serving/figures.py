@@ -18,6 +18,7 @@ class Record(NamedTuple):
     due: float
     seconds: float
     outcome: str
+    number: int = 0  # of the message
 
 
 def percentiles(values: Sequence[float]) -> tuple[float | None, float | None]:

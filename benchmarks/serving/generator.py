@@ -187,7 +187,7 @@ class Load:
         now = self._now()
         request.settled = True
         self._inside -= 1
-        self.records.append(Record(request.due, now - request.due, outcome))
+        self.records.append(Record(request.due, now - request.due, outcome, request.number))
         if self.plan.connections:
             if outcome == "200":
                 self._send_again()
@@ -240,14 +240,14 @@ class Load:
     async def _open(self, request: Request) -> None:
         """A new connection for a request; for another one if this one's client has left."""
         link = None
-        with contextlib.suppress(OSError):  # it is lost then, and counted so
+        with contextlib.suppress(OSError):
             _, link = await self._loop.create_connection(lambda: Link(self), self.host, self.port)
         if request.settled:
             self.idle += [link] if link else []
         elif link and link.is_open:
             link.send(request)
         else:
-            self.settle(request, "lost")
+            self.settle(request, "unreached")
 
     def _give_up(self, request: Request) -> None:
         if not request.settled:

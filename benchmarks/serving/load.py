@@ -12,9 +12,10 @@ that comes late, cannot hide it. A client whose patience is over closes its conn
 --expect an answer counts as right only if its best label is the expected one.
 
 Outcomes are the status, or one of: wrong (200 with another best label), timeout (patience was
-over), left (the same of a client that was to leave, --leaving), lost (no connection, or it closed
-before a whole answer). The lag is how late the generator itself sent: where it is large, the
-figures are the generator's and not the server's. The last line is JSON.
+over), left (the same of a client that was to leave, --leaving), lost (the connection closed before
+a whole answer), unreached (there was no connection, so nothing was sent). The lag is how late the
+generator itself sent: where it is large, the figures are the generator's and not the server's. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -45,7 +46,12 @@ def main() -> None:
     options = parse()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # many connections
-    messages = [message(options.url, path.read_bytes()) for path in options.files]
+    headers = ["Connection: close"] if options.one_each else []
+    headers += [f"Authorization: Bearer {options.key}"] if options.key else []
+    messages = [
+        message(address, path.read_bytes(), *headers)
+        for address, path in zip(options.addresses, options.files, strict=True)
+    ]
     expected = options.expect or [None] * len(messages)
     connections, seconds = options.closed
     every, sooner = options.leaving
@@ -83,7 +89,7 @@ def main() -> None:
         whole.write(json.dumps(result) + "\n")
 
 
-def message(url: SplitResult, media: bytes) -> bytes:
+def message(url: SplitResult, media: bytes, *headers: str) -> bytes:
     """A whole request with ``media`` as its body."""
     path = url.path + ("?" + url.query if url.query else "")
     lines = (
@@ -91,6 +97,7 @@ def message(url: SplitResult, media: bytes) -> bytes:
         f"Host: {url.netloc}",
         "Content-Type: application/octet-stream",
         f"Content-Length: {len(media)}",
+        *headers,
     )
     return "\r\n".join((*lines, "", "")).encode() + media
 
@@ -112,7 +119,7 @@ def timetable(phases: Sequence[Pair]) -> tuple[list[float], list[Pair]]:
 
 
 def parse() -> argparse.Namespace:
-    """The options, with the timetable that they ask for: ``due``, ``spans``, ``closed``."""
+    """The options, with what they ask for: ``addresses``, ``due``, ``spans``, ``closed``."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     add = parser.add_argument
@@ -126,13 +133,20 @@ def parse() -> argparse.Namespace:
     leaving = "NxSECONDS: every N-th client leaves after so long already"
     add("--leaving", type=pair, default=(0.0, 0.0), help=leaving)
     add("--expect", nargs="+", help="the best label of each file")
-    add("--records", action="store_true", help="put (due, seconds, outcome) of each into the JSON")
+    add("--key", help="bearer key of every request")
+    add("--one-each", action="store_true", help="a connection of its own for every request")
+    add("--paths", nargs="+", help="path and query of each file, in the place of the url's own")
+    records = "put (due, seconds, outcome, number of the file) of each into the JSON"
+    add("--records", action="store_true", help=records)
     options = parser.parse_args()
     if missing := [str(path) for path in options.files if not path.is_file()]:
         parser.error(f"expected files, got {missing[0]}")
-    if options.expect and len(options.expect) != len(options.files):
-        counts = f"{len(options.expect)} for {len(options.files)} files"
-        parser.error(f"--expect: expected one label for each file, got {counts}")
+    for name, what in (("expect", "label"), ("paths", "path")):
+        if (given := getattr(options, name)) and len(given) != len(options.files):
+            counts = f"{len(given)} for {len(options.files)} files"
+            parser.error(f"--{name}: expected one {what} for each file, got {counts}")
+    own = [options.url._replace(path=path, query="") for path in options.paths or ()]
+    options.addresses = own or [options.url] * len(options.files)
     try:
         phases = [pair(text) for text in (options.phases or "").split(",") if text]
         connections, seconds = pair(options.closed or "0x0")

@@ -14,6 +14,7 @@ from benchmarks.decode_volume import Case, write_scan
 
 PHOTOGRAPHS = 8
 PHOTOGRAPH_SIZE = (640, 427)  # width, height
+THUMBNAIL_SIZE = (96, 64)
 CLIP_SIZE, CLIP_FRAMES = (320, 240), 96
 #: 99 MB of int16 as they are.
 SCAN = Case((512, 512, 189), np.int16, packed=False)
@@ -24,6 +25,15 @@ def photographs(folder: Path) -> list[Path]:
     paths = [folder / f"{seed}.jpg" for seed in range(PHOTOGRAPHS)]
     for seed, path in enumerate(paths):
         path.write_bytes(photograph(seed))
+    return paths
+
+
+def thumbnails(folder: Path) -> list[Path]:
+    """The same at 96x64 pixels: next to nothing to decode."""
+    paths = []
+    for whole in photographs(folder):
+        paths.append(whole.with_suffix(".small.jpg"))
+        Image.open(whole).resize(THUMBNAIL_SIZE).save(paths[-1], quality=85)
     return paths
 
 
@@ -60,3 +70,11 @@ def scan(path: Path) -> Path:
     with path.open("wb") as stream:
         write_scan(cast(BinaryIO, stream), SCAN)
     return path
+
+
+def encode_png(seed: int, side: int) -> bytes:
+    """A square PNG of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    return encoded.getvalue()

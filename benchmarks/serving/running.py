@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.serving.figures import Record, summary
+from benchmarks.serving.lag import Looks, idle_process, loop_lag, read_looks, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -31,11 +32,29 @@ IDLE = 0.05
 class Running:
     """A ready server."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str], port: int, under: bool = False) -> None:
         self.process, self.port = process, port
+        self.pid = children(process.pid)[0] if under else process.pid  # of the server itself
+        self.idle = Looks()  # of a process beside it; there once the load has ended
+        self._looks = read_looks(port)  # what came before it was ready is not counted
 
     def url(self, modality: str = "image") -> str:
         return f"http://127.0.0.1:{self.port}/v1/classify/{modality}"
+
+    def workers(self) -> list[int]:
+        """Its decode workers, those that come up included."""
+        return children(self.pid)
+
+    def looks(self) -> Looks:
+        """How late the event loop was since the server was ready."""
+        return read_looks(self.port) - self._looks
+
+    def metric(self, name: str) -> float:
+        """A sample without labels; SystemExit if there is none."""
+        for line in read_metrics(self.port).splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        raise SystemExit(f"expected a metric {name}, got none")
 
     def cpu_seconds(self) -> float:
         """User and system time of its whole process tree so far."""
@@ -43,8 +62,7 @@ class Running:
 
     def loop_seconds(self) -> float:
         """The same of the thread that runs the event loop: the first of the process."""
-        pid = self.process.pid
-        return cpu_ticks(Path(f"/proc/{pid}/task/{pid}/stat"))[0] / TICKS
+        return cpu_ticks(Path(f"/proc/{self.pid}/task/{self.pid}/stat"))[0] / TICKS
 
     def settle(self, seconds: float = 120.0) -> None:
         """Wait until it is idle; SystemExit if that lasts too long."""
@@ -58,29 +76,61 @@ class Running:
 
 
 @contextmanager
-def serving(bundles: Sequence[Path], options: argparse.Namespace) -> Iterator[Running]:
+def serving(
+    bundles: Sequence[Path],
+    options: argparse.Namespace,
+    *arguments: str,
+    plants: Sequence[str] = (),
+    under: Sequence[str] = (),
+) -> Iterator[Running]:
     """``python -m service`` with these bundles on a free port; stopped by SIGTERM.
+
+    How late its event loop was is printed then.
 
     Args:
         options: ``add_options``.
+        arguments: more for the service.
+        plants: something bad for it to have, see ``benchmarks.serving.planted``.
+        under: a command that runs it and ends with its exit status.
 
     Raises:
         SystemExit: it did not start, or did not end with 0.
     """
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
+    with tempfile.TemporaryDirectory() as folder:
         for bundle in bundles:
-            shutil.copytree(bundle, Path(folder) / "bundles" / bundle.name)
-        command = [sys.executable, "-m", "service", "--bundles", str(Path(folder) / "bundles")]
-        command += ["--port", "0", "--device", "cpu", *shlex.split(options.server_arguments)]
+            shutil.copytree(bundle, Path(folder) / bundle.name, symlinks=True)
+        module = ("benchmarks.serving.planted", *plants, "--") if plants else ("service",)
+        command = [*under, sys.executable, "-m", *module, "--bundles", folder]
+        command += ["--port", "0", "--device", "cpu", *arguments]
+        command += shlex.split(options.server_arguments)
+        with started(command, options.checkout, is_under=bool(under)) as server:
+            yield server
+
+
+@contextmanager
+def started(
+    command: Sequence[str], checkout: Path = ROOT, is_under: bool = False
+) -> Iterator[Running]:
+    """A command that serves until SIGTERM and prints where first; SystemExit as ``serving``.
+
+    Args:
+        is_under: another command runs it.
+    """
+    with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            command, cwd=options.checkout, stdout=subprocess.PIPE, stderr=log, text=True
+            command, cwd=checkout, stdout=subprocess.PIPE, stderr=log, text=True
         )
         try:
             assert process.stdout is not None
             line = process.stdout.readline()  # "Serving ... on http://HOST:PORT (see ...)"
             if "http://" in line:
-                yield Running(process, int(line.split("http://")[1].split()[0].rpartition(":")[2]))
-                process.terminate()
+                port = int(line.split("http://")[1].split()[0].rpartition(":")[2])
+                server = Running(process, port, is_under)
+                with idle_process() as server.idle:
+                    yield server
+                if process.poll() is None:
+                    print(loop_lag(server.looks(), server.idle), flush=True)
+                    process.terminate()
             if process.wait(STOP_SECONDS) != 0 or "http://" not in line:
                 log.seek(0)
                 said = log.read()[-4000:]
@@ -138,6 +188,11 @@ def tree_cpu_seconds(pid: int) -> float:
         total += ticks.get(process, 0)
         tree += parents.get(process, [])
     return total / TICKS
+
+
+def children(pid: int) -> list[int]:
+    """Processes that the first thread of a process has begun, and that have not been buried."""
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def cpu_ticks(stat: Path) -> tuple[int, int, int]:

@@ -190,15 +190,16 @@ class Admission:
             self._line.move()
 
     def _too_late(self, kind: str, reason: str = "wait") -> Overloaded:
-        wait = self.backlog.wait(kind)
         if reason == "deadline":
             return self._refused(kind, reason, "it could not be answered within its time")
-        return self._refused(kind, reason, f"the work inside takes {wait:.1f} seconds")
+        return self._refused(kind, reason, "the work inside takes {wait:.1f} seconds")
 
     def _refused(self, kind: str, reason: str, what: str) -> Overloaded:
+        """Refusals come when there is most to do: what stands before them is summed up once."""
         self._on_refusal(kind, reason)
-        seconds = self._refusals.retry_seconds(time.monotonic(), self.backlog.wait(kind))
-        return Overloaded(f"{what}; try again later", seconds)
+        wait = self.backlog.wait(kind)
+        seconds = self._refusals.retry_seconds(time.monotonic(), wait)
+        return Overloaded(f"{what.format(wait=wait)}; try again later", seconds)
 
 
 def _is_patient(kind: str, deadline: float) -> bool:

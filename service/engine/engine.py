@@ -36,6 +36,10 @@ NO_ANSWER = "the device does not answer"
 TOLD = (SettingsError, DeviceError, NoBundles, DecodeError)
 
 
+#: Settings that say how much may be inside, for whoever draws what is beside them.
+LIMITS = ("max_in_flight", "max_in_flight_mib", "max_wait", "max_batch", "batch_seconds")
+
+
 class Engine:
     """Everything that lives as long as the server, or as one command that answers without it.
 
@@ -79,6 +83,7 @@ class Engine:
         self.devices = Devices([Device(name, self._make_station()) for name in names])
         self.pool.ahead = self.devices.ahead
         self.pipeline = Pipeline(self.admission, self.pool, self.devices, self.metrics)
+        self.pool.bytes_ahead = self.devices.bytes_ahead
         self.vitals = Vitals(
             self.devices.stations,
             self.pool,
@@ -91,13 +96,20 @@ class Engine:
         self.catalog = Catalog(self.prover, settings.default_bundle)
         self.rollout = Rollout(settings, self.catalog, self._on_change)
         self.metrics.watch(
-            decode=lambda: self.pool.depth,
-            device=lambda: self.devices.depth,
-            in_flight=lambda: self.admission.requests,
-            fell_back=lambda: self.prover.fell_back,
-            lanes=lambda: self.devices.lanes,
-            wait=self.backlog.wait,
+            {
+                "decode_depth": lambda: self.pool.depth,
+                "device_depth": lambda: self.devices.depth,
+                "decode_workers": lambda: self.pool.ready,
+                "in_flight": lambda: self.admission.requests,
+                "in_flight_bytes": lambda: self.admission.bytes,
+                "device_fallback": lambda: self.prover.fell_back,
+                "lanes": lambda: self.devices.lanes,
+            },
+            self.backlog.wait,
+            self.backlog.seconds,
         )
+        for name in LIMITS:
+            self.metrics.limits.labels(name).set(getattr(settings, name))
 
     async def prepare(self) -> None:
         """Start the workers and examine the bundles; the server already answers meanwhile."""
@@ -169,7 +181,6 @@ class Engine:
 
     def _on_batch(self, modality: str, size: int, seconds: float) -> None:
         self.metrics.batch_size[modality].observe(size)
-        self.metrics.stages[modality]["inference"].observe(seconds)
 
     def _on_death(self, reason: str) -> None:
         log.error("%s: %s", NO_ANSWER, reason)
@@ -180,11 +191,15 @@ class Engine:
     def _on_examined(self, one: ExaminedBundle) -> None:
         self.backlog.rates[DEVICE] = self.devices.lanes  # which the first graph has decided
         self.metrics.bundle_info.labels(*_info(one)).set(1)
+        for grid, target in one.targets.items():
+            self.metrics.grid_info.labels(one.name, target.manifest.version, grid).set(1)
 
     def _on_change(self, before: ExaminedBundle | None, after: ExaminedBundle | None) -> None:
         """Another version answers, or a bundle more, or one less."""
         if before is not None:
             self.metrics.bundle_info.remove(*_info(before))
+            for grid, target in before.targets.items():
+                self.metrics.grid_info.remove(before.name, target.manifest.version, grid)
         if after is not None:
             self._on_examined(after)
         served = {one.modality for one in self.catalog.bundles.values()}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import ExitStack
 from statistics import fmean
 
 import numpy as np
 
 from service.engine.admission import Admission, Work
+from service.engine.course import Course
 from service.engine.decode.link import Decoded
 from service.engine.decode.pool import DecodePool
 from service.engine.device.devices import Devices
@@ -56,12 +58,15 @@ class Pipeline:
     async def _answer(self, job: Job, work: Work) -> Outcome:
         """One job that was let in: decoder, batch and graph."""
         backlog = self._admission.backlog
-        await self._admission.wait_for_room(work.kind, job.deadline)
-        with self._admission.work(work, job.deadline) as charge:
-            started = time.monotonic()
+        with ExitStack() as stack:
+            course = stack.enter_context(Course(self._metrics, job, work))
+            await self._admission.wait_for_room(work.kind, job.deadline)
+            charge = stack.enter_context(self._admission.work(work, job.deadline))
+            started, course.stage = time.monotonic(), "decode"
             item = await self._prepare(job)
             decoded, target = time.monotonic() - started, job.choice.targets[item.grid]
             backlog.done(charge, "decode")
+            course.decoded(item, decoded)
             if job.want == "pixels":
                 timing = Timing.of(decoded)
                 return Outcome(target, item.evidence, timing, pixels=item.pixels)
@@ -70,10 +75,8 @@ class Pipeline:
             row = await self._devices.submit(target.key, item.pixels, job.deadline, job.kind)
             backlog.done(charge, "run")
             backlog.correct(charge, started + decoded + row.queue_seconds)
+            course.ran(row, charge)
             answer = wanted(job, target, row)
-        stages = self._metrics.stages[target.manifest.modality]
-        stages["decode"].observe(decoded)
-        stages["queue"].observe(row.queue_seconds)
         timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
         return Outcome(target, item.evidence, timing, **answer)
 

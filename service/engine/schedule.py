@@ -106,6 +106,10 @@ class Backlog:
             for of_kind in self._seconds.values():
                 of_kind.pop(charge.kind, None)
 
+    def seconds(self, resource: str) -> float:
+        """Of all that is inside, whatever its kind."""
+        return sum(self._seconds[resource].values())
+
     def wait(self, kind: str) -> float:
         """Seconds until a newcomer of a kind is served; the resource that takes longest decides.
 

@@ -173,11 +173,21 @@ class Guard:
         if exchange.account is not None:
             exchange.account.leave(seconds)
         if modality is not None:
-            metrics = self.engine.metrics
-            metrics.requests.labels(modality, str(exchange.status)).inc()
-            metrics.stages[modality]["total"].observe(seconds)
+            self._count(modality, exchange, seconds)
         if access.isEnabledFor(logging.INFO):
             access.info("request", extra={"fields": _fields(scope, modality, exchange, seconds)})
+
+
+    def _count(self, modality: str, exchange: Exchange, seconds: float) -> None:
+        """A request for work, in the metrics."""
+        metrics, bundle = self.engine.metrics, exchange.bundle or ""
+        metrics.request(modality, bundle, exchange.status, seconds)
+        if exchange.uploaded:
+            spent = exchange.uploaded - exchange.started
+            metrics.stages(modality, bundle)["upload"].observe(spent)
+        elif exchange.status in (408, 499):
+            reason = "left" if exchange.status == 499 else "expired"
+            metrics.dropped.labels(modality, "upload", reason).inc()
 
 
 def _as_get(scope: Scope) -> Scope:

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from service.addresses import reachable
 from service.engine.engine import Engine
 from service.http.keys import Keys, read_keys
-from service.http.listener import hear_out
+from service.http.listener import hear_out, read_what_was_sent
 from service.http.protocol import HttpProtocol
 from service.http.turnstile import Turnstile
 from service.settings import Settings, SettingsError
@@ -128,8 +128,14 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Uvicorn's own, which closes the listener and lets what is inside finish."""
+        """Uvicorn's own, which closes idle connections and lets what is inside finish.
+
+        The listener is closed before: whatever was sent until then is read, and so not idle.
+        """
         await hear_out(self.listener)
+        for server in self.servers:
+            server.close()
+        await read_what_was_sent()
         self.engine.draining = True
         await super().shutdown(sockets)
 

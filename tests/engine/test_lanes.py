@@ -45,7 +45,6 @@ def opener(graph: Path, device: str, threads: int) -> Session:
 @pytest.fixture(autouse=True)
 def four_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "usable_cpus", lambda: 4)
-    monkeypatch.setattr(module, "TRIAL_SECONDS", 0.1)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +56,7 @@ def test_the_faster_way_is_taken_and_of_equals_the_fewest_lanes(
 ) -> None:
     """A run of t threads is 1 + gain (t - 1) times as fast as one of one; a tenth is no matter."""
 
-    def rate(session: Timed, lanes: Lanes, row: np.ndarray) -> float:
+    def rate(session: Timed, lanes: Lanes, rows: np.ndarray, seconds: float) -> float:
         assert session.threads == lanes.threads
         return lanes.lanes * (1 + gain * (lanes.threads - 1))
 
@@ -69,7 +68,7 @@ def test_the_faster_way_is_taken_and_of_equals_the_fewest_lanes(
 def test_rate_counts_the_runs_of_all_lanes() -> None:
     """Each of them runs rows of its own; what none of them ran is not counted."""
     session = Timed(0.001)
-    assert 0 < module.rate(session, Lanes(3, 1), ROW) < 3 / 0.001
+    assert 0 < module.rate(session, Lanes(3, 1), ROW, 0.1) < 3 / 0.001
     assert session.at_once == 3
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from service.engine.costs import RunCosts
+from service.engine.device import runs
 from service.engine.device.runs import run_isolated
 from service.engine.device.session import Stop
 from service.engine.device.station import DeviceStation
@@ -182,6 +185,47 @@ def test_isolation_refuses_logits_of_another_shape(shape: tuple[int, ...]) -> No
         assert not any(isinstance(answer, Exception) for answer in answers)
     else:
         assert all(isinstance(answer, Exception) for answer in answers)
+
+
+@pytest.mark.parametrize("views", [(1,), (1, 2)])
+@pytest.mark.parametrize("end", ["answered", "failed", "left"])
+def test_station_lets_go_of_pixels_at_once(
+    views: tuple[int, ...], end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing keeps an item that was answered, failed or left until garbage is collected."""
+
+    async def story(station: DeviceStation) -> None:
+        session = FakeSession()
+        station.add_queue("q", session, "image", RunCosts())
+        pixels = entry(*views[1:], POISON if end == "failed" else views[0]).copy()
+        kept = weakref.ref(pixels)
+        asking = asyncio.create_task(station.submit("q", pixels))
+        del pixels
+        if end == "left":
+            session.gate.clear()
+            blocking = asyncio.create_task(station.submit("q", entry(3)))
+            await until(lambda: len(session.batches) == 1)
+            late = entry(*views).copy()
+            kept = weakref.ref(late)
+            asking, first = asyncio.create_task(station.submit("q", late)), asking
+            del late
+            await asyncio.sleep(0)
+            assert station.bytes_ahead() == len(views)
+            asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled() or (asking.exception() is None) == (end == "answered")
+        del asking
+        await until(lambda: kept() is None)
+        session.gate.set()
+        if end == "left":
+            await asyncio.gather(first, blocking)
+
+    monkeypatch.setattr(runs.log, "disabled", True)  # pytest would keep tracebacks, and they rows
+    gc.disable()
+    try:
+        run(story)
+    finally:
+        gc.enable()
 
 
 def test_station_never_runs_a_cancelled_entry() -> None:

@@ -153,8 +153,8 @@ def test_closed_loop_keeps_its_connections_busy() -> None:
     assert {one.outcome for one in load.records} == {"200", "429"}
 
 
-def test_nobody_there_is_lost() -> None:
-    """A server that does not listen loses every request, and the load ends."""
+def test_nobody_there_is_unreached() -> None:
+    """Where nobody listens nothing is sent, so nothing is lost, and the load ends."""
 
     async def nobody() -> Load:
         async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
@@ -163,7 +163,7 @@ def test_nobody_there_is_lost() -> None:
         await load.run()
         return load
 
-    assert [one.outcome for one in uvloop.run(nobody()).records] == ["lost", "lost"]
+    assert [one.outcome for one in uvloop.run(nobody()).records] == ["unreached", "unreached"]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +238,22 @@ def test_rows_run_against_a_real_server(tmp_path: Path) -> None:
     (row,) = line["rows"]
     assert row["capacity"] > 0
     assert set(row["outcomes"]) <= {"200", "429"}
+
+
+@alone
+def test_front_limit_is_measured() -> None:
+    """A server with stubs for graphs answers rightly, and its profile names our own functions."""
+    command = [sys.executable, "-m", "benchmarks.serving.front_limit"]
+    done = subprocess.run(
+        [*command, "--seconds", "0.2", "--rounds", "1"],
+        cwd=ROOT, env=CLEAN, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert line["requests"] > 0
+    assert line["cpu_ms"] > 0
+    assert len(line["top"]) == 5
+    assert list(line["top"].values()) == sorted(line["top"].values(), reverse=True)
 
 
 def test_bare_graph_answers_as_the_bundle_does(tmp_path: Path) -> None:

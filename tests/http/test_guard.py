@@ -384,10 +384,24 @@ def test_metrics_count_what_happened(start: Start) -> None:
     for line in (
         'liere_requests_total{code="200",modality="image"} 2.0',
         'liere_requests_total{code="415",modality="image"} 1.0',
-        'liere_stage_seconds_count{modality="image",stage="decode"} 2.0',
-        'liere_stage_seconds_count{modality="image",stage="queue"} 2.0',
-        'liere_stage_seconds_count{modality="image",stage="inference"} 2.0',
-        'liere_stage_seconds_count{modality="image",stage="total"} 3.0',
+        *(
+            f'liere_stage_seconds_count{{bundle="tiny",modality="image",stage="{stage}"}} {count}'
+            for stage, count in (
+                ("upload", 3.0), ("decode_wait", 2.0), ("decode", 2.0), ("device_wait", 2.0),
+                ("run", 2.0),
+            )
+        ),
+        'liere_request_seconds_count{bundle="tiny",modality="image",outcome="ok"} 2.0',
+        'liere_request_seconds_count{bundle="tiny",modality="image",outcome="bad"} 1.0',
+        *(
+            f'liere_{which}_seconds_total{{modality="image",part="{part}"}}'
+            for which in ("predicted", "actual") for part in ("decode", "run", "wait")
+        ),
+        'liere_grid_info{bundle="tiny",grid="2x3",version="1"} 1.0',
+        "liere_decode_workers 1.0",
+        'liere_limit{name="max_batch"} 32.0',
+        'liere_backlog_seconds{resource="cpu"} 0.0',
+        "liere_in_flight_bytes 0.0",
         'liere_batch_size_count{modality="image"} 2.0',
         'liere_queue_depth{queue="device"} 0.0',
         'liere_queue_depth{queue="decode"} 0.0',

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ import pytest
 
 from tests.helpers.effort import alone
 from tests.helpers.service_fixtures import (
+    CLEAN,
+    ROOT,
     RawConnection,
     TinySession,
     children,
@@ -104,7 +107,7 @@ def test_server_that_shall_end_tells_it_and_serves_on(bundles: Path) -> None:
         wait_until(lambda: not any(map(is_alive, workers)), "the workers to end")
 
 
-def test_request_that_was_sent_is_never_lost(bundles: Path) -> None:
+def test_request_that_was_sent_is_never_lost(bundles: Path, under: Sequence[str]) -> None:
     """Under load, while clients come all the time: whoever was let in by the kernel is answered."""
     statuses: list[int] = []
 
@@ -119,14 +122,54 @@ def test_request_that_was_sent_is_never_lost(bundles: Path) -> None:
                 connection.send(GOOD)
                 statuses.append(connection.answer()[0])
 
-    with running(bundles) as (process, port, _), ThreadPoolExecutor(8) as threads:
+    with running(bundles, under=under) as (process, port, _), ThreadPoolExecutor(8) as threads:
         asking = [threads.submit(ask, port) for _ in range(8)]
         wait_until(lambda: len(statuses) > 50, "some load")
-        process.terminate()
+        server = server_in(process, under)
+        left = [server, *children(server)]
+        os.kill(server, signal.SIGTERM)
         for one in asking:
             one.result()
         assert process.wait(10) == 0
+        wait_until(lambda: not any(map(is_alive, left)), "all processes to end")
     assert set(statuses) == {200}
+
+
+LATE = """
+import sys, time
+import service.http.server as server
+from service.cli import serve
+
+async def late(listener, hear_out=server.hear_out):
+    await hear_out(listener)
+    print("late", flush=True)
+    time.sleep(0.5)
+
+server.hear_out = late
+sys.exit(serve.main(sys.argv[1:]))
+"""
+
+
+def test_request_that_a_late_loop_has_not_read_is_not_lost(bundles: Path) -> None:
+    """Sent on a kept connection just before the listener closes, while the loop stands still."""
+    words = [sys.executable, "-c", LATE, "--bundles", str(bundles), "--port", "0"]
+    with subprocess.Popen(words, cwd=ROOT, env=CLEAN, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            port = int(process.stdout.readline().split("http://127.0.0.1:")[1].split()[0])
+            process.stdout.readline()
+            with RawConnection(port) as kept:
+                kept.send("GET /v1/bundles HTTP/1.1\r\nHost: test\r\n\r\n")
+                assert kept.answer()[0] == 200
+                process.terminate()
+                assert process.stdout.readline() == "late\n"
+                kept.send_head(f"Content-Length: {len(GOOD)}")
+                kept.send(GOOD)
+                status, headers, _ = kept.answer()
+            assert (status, headers["connection"]) == (200, "close")
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
 
 
 def test_last_of_several_requests_in_a_row_says_close(bundles: Path) -> None:

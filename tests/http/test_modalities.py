@@ -173,7 +173,9 @@ def test_stages_and_batches_are_measured_by_modality(server: RunningServer) -> N
 
     def counts(modality: str) -> list[float]:
         stages = (
-            server.metric("liere_stage_seconds_count", modality=modality, stage=stage)
+            server.metric(
+                "liere_stage_seconds_count", modality=modality, bundle=modality, stage=stage
+            )
             for stage in STAGES
         )
         return [*stages, server.metric("liere_batch_size_count", modality=modality)]

@@ -9,42 +9,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
-import sys
+import socket
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from service.engine import failures
 from service.engine.costs import DecodeCosts
 from service.engine.decode.link import Decoded, DecodeError, Encoded, Task, Worker
+from service.engine.decode.process import COMMAND, start_worker
 from service.engine.decode.wire import Preparation
 from service.engine.schedule import BATCH, Earliest, Turns
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[3]
-COMMAND = (sys.executable, "-m", "service.engine.decode.worker")
-#: glibc gives big blocks back to the kernel at once, and every image then pays for fresh pages;
-#: these keep the heap (the worker trims it itself after a large image). One thread per worker.
-ENVIRONMENT = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "1000000000",
-    "MALLOC_TOP_PAD_": "67108864",
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-}
-INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
-START_SECONDS = 30.0
 RESPAWN_SECONDS = 1.0
-#: Below the event loop and the device: else the decoders of what came later slow down what came
-#: earlier. What is decoded at once has no need to stand back.
-NICE, SMALL_NICE = 5, 0
 #: Predicted seconds up to which a file counts as small: one worker is kept for those.
 SMALL_SECONDS = 0.02
 #: Of predicted seconds on a device, of one kind: with so much decoded nobody decodes more of it.
 MOST_AHEAD_SECONDS = 0.1
+#: Of rows that wait for a device, of all kinds: with so many nobody decodes a large item. Four
+#: scans of 256 x 256 x 256 are as many; what the workers are at comes on top.
+MOST_AHEAD_BYTES = 2**28
 #: A worker whose client left is killed where its item needs longer than a new one takes to start.
 RESTART_SECONDS = 0.3
 #: A kind of which nothing came for so long has no worker kept for it.
@@ -71,6 +57,7 @@ class DecodePool:
     Attributes:
         costs: by modality, learnt from every file.
         ahead: kind -> predicted seconds of its decoded items that wait for a device.
+        bytes_ahead: of all decoded items that wait for a device.
     """
 
     def __init__(
@@ -82,6 +69,7 @@ class DecodePool:
         self.workers = workers
         self.costs: defaultdict[str, DecodeCosts] = defaultdict(DecodeCosts)
         self.ahead: Callable[[str], float] = lambda kind: 0.0
+        self.bytes_ahead: Callable[[], int] = lambda: 0
         self._on_restart = on_restart
         self._command = command
         self._modalities: tuple[str, ...] = ()
@@ -134,11 +122,13 @@ class DecodePool:
             self._waiting[_queue(task)].drop_gone()
             self._abandon(task)
             raise
+        finally:
+            del task, future  # a failure knows this frame, and would keep itself, and the file
 
     @property
-    def ready(self) -> bool:
-        """At least one worker can be given items."""
-        return bool(self._ready)
+    def ready(self) -> int:
+        """Workers that can be given items."""
+        return len(self._ready)
 
     @property
     def depth(self) -> int:
@@ -159,8 +149,7 @@ class DecodePool:
         heads = {
             queue: head
             for queue in self._waiting
-            if (head := self._first_in_time(queue)) is not None
-            and self.ahead(queue[0]) <= MOST_AHEAD_SECONDS
+            if (head := self._first_in_time(queue)) is not None and self._has_room(head)
         }
         fitting = [queue for queue, head in heads.items() if self._may_take(worker, queue, head)]
         if not fitting:
@@ -170,6 +159,12 @@ class DecodePool:
         self._turns.use(kind, heads[queue].predicted, {name for name, _ in heads})
         worker.give(self._waiting[queue].pop())
         return True
+
+    def _has_room(self, task: Task) -> bool:
+        """Whether the device is so little behind that an item may be decoded."""
+        if self.ahead(task.kind) > MOST_AHEAD_SECONDS:
+            return False
+        return not task.preparation.is_large or self.bytes_ahead() <= MOST_AHEAD_BYTES
 
     def _first_in_time(self, queue: Queue) -> Task | None:
         """The next item that can still be answered; the others are told that they cannot.
@@ -251,35 +246,18 @@ class DecodePool:
     def _wait_first(self, task: Task) -> None:
         self._waiting[_queue(task)].push(task, first=True)
 
-    def _new_worker(self, small_only: bool) -> Worker:
-        return Worker(
-            small_only=small_only,
-            on_start=self.alive.add,
-            on_decoded=self._learn,
-            on_free=self.begin_next,
-            on_death=self._died,
-        )
-
     async def _spawn(self, small_only: bool) -> None:
-        loop = asyncio.get_running_loop()
-        kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        _, worker = await loop.subprocess_exec(
-            lambda: self._new_worker(small_only),
-            *self._command,
-            str(SMALL_NICE if small_only else NICE),
-            *self._modalities,
-            cwd=ROOT,
-            env=kept | ENVIRONMENT,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=None,  # until it is warm, what it says is ours
-        )
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                await worker.ready
-        except TimeoutError:
-            worker.kill()
-            raise DecodeError("a decode worker does not come up") from None
+        def make(channel: socket.socket) -> Worker:
+            return Worker(
+                channel,
+                small_only=small_only,
+                on_start=self.alive.add,
+                on_decoded=self._learn,
+                on_free=self.begin_next,
+                on_death=self._died,
+            )
+
+        worker = await start_worker(make, self._command, small_only, self._modalities)
         self._ready.append(worker)
         self.begin_next()
 

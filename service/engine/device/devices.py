@@ -73,6 +73,10 @@ class Devices:
         """Predicted seconds until all that waits of a kind is taken by a lane."""
         return max(one.ahead(kind) for one in self.stations)
 
+    def bytes_ahead(self) -> int:
+        """Of the pixels of all that waits for a lane."""
+        return sum(one.bytes_ahead() for one in self.stations)
+
     async def submit(
         self, key: Key, pixels: np.ndarray, deadline: float = math.inf, kind: str | None = None
     ) -> Row:

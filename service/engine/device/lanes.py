@@ -54,7 +54,7 @@ def choose_lanes(
         lanes = settings.lanes or max(1, cpus // settings.threads)
         return Lanes(lanes, settings.threads or max(1, cpus // lanes))
     rates = {
-        lanes: rate(open_session(graph, "cpu", lanes.threads), lanes, row)
+        lanes: rate(open_session(graph, "cpu", lanes.threads), lanes, row, TRIAL_SECONDS)
         for lanes in (Lanes(count, cpus // count) for count in ladder(cpus))
     }
     told = "; ".join(f"{lanes}: {rows:.0f} rows/s" for lanes, rows in rates.items())
@@ -64,18 +64,18 @@ def choose_lanes(
     return chosen
 
 
-def rate(session: Session, lanes: Lanes, row: np.ndarray) -> float:
-    """Rows a second, one in each run, in ``lanes.lanes`` runs at the same time."""
-    session.run(row)  # the first run of a shape makes room for it
+def rate(session: Session, lanes: Lanes, rows: np.ndarray, seconds: float) -> float:
+    """Runs a second, each of ``rows``, of which ``lanes.lanes`` are under way at any time."""
+    session.run(rows)  # the first run of a shape makes room for it
 
     def count(_: int) -> int:
-        rows, end = 0, time.monotonic() + TRIAL_SECONDS
+        runs, end = 0, time.monotonic() + seconds
         while time.monotonic() < end:
-            session.run(row)
-            rows += 1
-        return rows
+            session.run(rows)
+            runs += 1
+        return runs
 
     with ThreadPoolExecutor(lanes.lanes) as threads:
         started = time.monotonic()
-        rows = sum(threads.map(count, range(lanes.lanes)))
-        return rows / (time.monotonic() - started)
+        runs = sum(threads.map(count, range(lanes.lanes)))
+        return runs / (time.monotonic() - started)

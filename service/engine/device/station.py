@@ -39,6 +39,7 @@ WORTH_ENDING_SECONDS = 0.02
 HUNG_SECONDS, HUNG_TIMES = 30.0, 100.0
 #: With no short row for so long, no lane is left for them.
 FORGET_SECONDS = 2.0
+NOTHING = np.empty(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Row:
     logits: np.ndarray  # float [classes]
     queue_seconds: float
     inference_seconds: float  # of the whole batch
+    cost_seconds: float = 0.0  # its share of what the batch cost
     views: np.ndarray | None = None  # float32 [views, classes], of an item that has several
 
     @property
@@ -61,7 +63,8 @@ class Row:
         last = max(rows, key=lambda row: row.queue_seconds)
         logits = np.stack([row.logits for row in rows])  # [views, classes]
         mean = logits.mean(axis=0, dtype=np.float64)  # [classes]
-        return cls(mean, last.queue_seconds, last.inference_seconds, logits)
+        cost = sum(row.cost_seconds for row in rows)
+        return cls(mean, last.queue_seconds, last.inference_seconds, cost, logits)
 
 
 @dataclass(slots=True, eq=False)
@@ -204,6 +207,11 @@ class DeviceStation:
         running = sum(max(0.0, run.began + run.predicted - now) for run in self._running)
         return (before + running + rows * self._queues[key].costs.row) / self.lanes
 
+    def bytes_ahead(self) -> int:
+        """Of the pixels of all that waits for a lane."""
+        heads = ((queue, queue.entries.peek()) for queue in self._all_queues)
+        return sum(len(queue.entries) * head.pixels.nbytes for queue, head in heads if head)
+
     async def submit(
         self, key: Key, pixels: np.ndarray, deadline: float = math.inf, kind: str | None = None
     ) -> Row:
@@ -243,13 +251,22 @@ class DeviceStation:
             if len(entries) == 1:
                 return await entries[0].future
             return Row.of_views(await _all_of(entries))
-        except (asyncio.CancelledError, Failure):  # a failed view ends the others
-            for _ in entries:
-                queue.entries.drop_gone()
-            for run in self._running:
-                run.end_if_unwanted()
-            self._on_begin()
-            raise
+        except (asyncio.CancelledError, Failure) as error:  # a failed view ends the others
+            self._leave(queue, entries)
+            # Its traceback knows the entries, and they know it: a circle that would keep the item
+            # until the collector of garbage comes.
+            del entry
+            raise error.with_traceback(None)  # noqa: B904 (it is the same one)
+
+    def _leave(self, queue: _Queue, entries: list[_Entry]) -> None:
+        """Nobody waits for these any more: let go of their pixels and of a run of theirs alone."""
+        for entry in entries:
+            entry.pixels = NOTHING
+            queue.entries.drop_gone()
+        entries.clear()
+        for run in self._running:
+            run.end_if_unwanted()
+        self._on_begin()
 
     def close(
         self, kind: type[Failure] = Draining, detail: str = "the server is shutting down"
@@ -346,7 +363,8 @@ class DeviceStation:
                 _fail(entry, InferenceFailed("the model gave no finite answer for this input"))
             elif not entry.gone:
                 waited = outcome.started - entry.submitted
-                entry.future.set_result(Row(row, waited, outcome.seconds))
+                share = outcome.cost / len(run.entries)
+                entry.future.set_result(Row(row, waited, outcome.seconds, share))
         if all(isinstance(row, Exception) for row in outcome.rows):
             self._doubt(run.queue)
         else:
