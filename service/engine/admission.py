@@ -185,8 +185,9 @@ class Admission:
         kind, own = works[0].kind, max(work.own for work in works)
         if _is_patient(kind, deadline):
             return
+        slack = 1.0 if kind == BATCH else SLACK_AFTER_BODY
         reason = enters(
-            self.backlog, kind, max_wait=self.max_wait(kind), slack=SLACK_AFTER_BODY,
+            self.backlog, kind, max_wait=self.max_wait(kind), slack=slack,
             now=time.monotonic(), deadline=deadline, own=own,
         )  # fmt: skip
         if reason is not None:

@@ -695,6 +695,25 @@ def test_batch_work_leaves_a_worker_while_others_come() -> None:
     run(story, workers=2, script=OBEDIENT)
 
 
+def test_batch_work_takes_no_worker_from_scans() -> None:
+    """It counts for no kind that comes: where scans alone do they have every worker."""
+
+    async def story(pool: DecodePool) -> None:
+        pool.costs["volume"].learn(1, 3.0)
+        with pytest.raises(BrokenMedia):
+            await pool.prepare(asked(), b"x", kind=BATCH)
+        scans = [
+            asyncio.create_task(pool.prepare(asked("volume", seconds=60), b"s")) for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        assert pool.depth == 0
+        for task in scans:
+            task.cancel()
+        await asyncio.gather(*scans, return_exceptions=True)
+
+    run(story, workers=2, script=OBEDIENT, modalities=("volume",))
+
+
 def test_small_files_do_not_wait_behind_large_ones_of_their_kind() -> None:
     """Scans hold the workers that take everything, a photograph waits for them, a thumbnail does
     not, though it came later.

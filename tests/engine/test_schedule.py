@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from service.engine.schedule import (
     BATCH,
     CPU,
     DEVICE,
+    EARLY_SECONDS,
     Backlog,
     Charge,
     Earliest,
@@ -87,6 +88,7 @@ ITEMS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(items=ITEMS, data=st.data())
 def test_whatever_order_things_end_in_nothing_is_left(items: Any, data: st.DataObject) -> None:
     """Stages end or turn out dearer, items leave, some twice: an idle backlog is zero, exactly."""
@@ -145,6 +147,7 @@ def test_short_waits_correct_nothing() -> None:
 # --- work that may take its time -------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(items=ITEMS, more=st.lists(st.floats(0, 1e6), min_size=1), data=st.data())
 def test_interactive_work_waits_for_no_batch_work(
     items: Any, more: list[float], data: st.DataObject
@@ -158,7 +161,9 @@ def test_interactive_work_waits_for_no_batch_work(
     for kind in (IMAGE, SCAN, CLIP):
         deadline, own = data.draw(st.floats(0, 50)), data.draw(st.floats(0, 5))
         assert crowded.wait(kind) == alone.wait(kind)
-        assert crowded.ahead(kind, deadline) == alone.ahead(kind, deadline)
+        ahead = alone.ahead(kind, deadline)  # summed up in any order
+        assert crowded.ahead(kind, deadline) == pytest.approx(ahead)
+        assume(abs(ahead + own + EARLY_SECONDS - deadline) > 1e-6)
         asked: Any = {"max_wait": 1.0, "deadline": deadline, "own": own}
         assert enters(crowded, kind, **asked) == enters(alone, kind, **asked)
 
@@ -183,6 +188,7 @@ def test_first_batch_work_always_enters() -> None:
 COSTS = st.floats(0.001, 1)
 
 
+@settings(deadline=None)
 @given(
     costs=st.dictionaries(st.sampled_from([IMAGE, SCAN, CLIP]), COSTS, min_size=1), batch=COSTS
 )

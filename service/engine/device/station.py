@@ -204,9 +204,13 @@ class DeviceStation:
         waiting = (queue for queue in self._all_queues if queue.kind == kind)
         return sum(len(queue.entries) * queue.costs.row for queue in waiting) / self.lanes
 
-    def until_done(self, key: Key, rows: int) -> float:
-        """Predicted seconds until so many further rows are answered, whatever their modality."""
-        before = sum(len(queue.entries) * queue.costs.row for queue in self._all_queues)
+    def until_done(self, key: Key, rows: int, kind: str | None = None) -> float:
+        """Predicted seconds until so many further rows are answered, whatever their modality.
+
+        What is batch stands before nothing else.
+        """
+        queues = self._all_queues if kind == BATCH else self._queues.values()
+        before = sum(len(queue.entries) * queue.costs.row for queue in queues)
         now = time.monotonic()
         running = sum(max(0.0, run.began + run.predicted - now) for run in self._running)
         return (before + running + rows * self._queues[key].costs.row) / self.lanes
