@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from tests.helpers import exporter
 
-one_table_of_operators = exporter.one_table_of_operators
+tables_of_operators = exporter.tables_of_operators

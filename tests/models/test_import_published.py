@@ -42,7 +42,7 @@ from tests.helpers.training_runs import make_data
 from training.finetune import adopt, recipe_for
 from training.presets import PRESETS
 
-one_table_of_operators = exporter.one_table_of_operators
+tables_of_operators = exporter.tables_of_operators
 
 #: Of the cases with published answers those with generators.
 ROTARY = tuple(name for name in NAMES if name.startswith("liere"))

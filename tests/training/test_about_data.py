@@ -23,7 +23,7 @@ from training.loop import train
 from training.presets import PRESETS
 from training.settings import override
 
-one_table_of_operators = exporter.one_table_of_operators
+tables_of_operators = exporter.tables_of_operators
 
 #: Nothing here depends on the model: the smallest that there is.
 SMALLEST = ("model.depth=1", "model.encoding.name=absolute", "model.encoding.block=null")
