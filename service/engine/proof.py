@@ -20,10 +20,10 @@ from service.engine.costs import RunCosts, ladder
 from service.engine.decode.pool import DecodePool
 from service.engine.device.devices import Device, Devices
 from service.engine.device.lanes import choose_lanes
+from service.engine.device.queues import Key
 from service.engine.device.replay import Replay
 from service.engine.device.runs import run_timed
 from service.engine.device.session import DeviceError, OpenSession, Session, is_fallback
-from service.engine.device.station import Key
 from service.engine.model import ExaminedBundle, Model, Target
 from service.settings import Settings
 

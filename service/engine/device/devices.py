@@ -9,7 +9,8 @@ from statistics import fmean
 
 import numpy as np
 
-from service.engine.device.station import DeviceStation, Key, Row
+from service.engine.device.queues import Key, Row
+from service.engine.device.station import DeviceStation
 
 
 @dataclass(slots=True, eq=False)
