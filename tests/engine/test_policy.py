@@ -61,7 +61,9 @@ class Station:
         self.turns = Turns()
         self.largest = 0.0  # seconds of one turn
         #: Pair of kinds -> what each used since both have always been waiting.
-        self.since: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        self.since: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(
+            lambda: dict.fromkeys(KINDS, 0.0)
+        )
 
     def waiting(self) -> list[str]:
         return [kind for kind, queue in self.queues.items() if queue.peek() is not None]
