@@ -223,6 +223,7 @@ class Worker(asyncio.SubprocessProtocol):
             self._alarm.cancel()
         if not self.ready.done():
             self.ready.set_exception(DecodeError("a decode worker ended before it was ready"))
+            self.ready.exception()  # seen: where the pool is closing nobody waits for it any more
         self._on_death(self)
         self.process.close()
 
