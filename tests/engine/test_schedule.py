@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +133,36 @@ def test_what_waits_turned_out_to_be_corrects_the_prediction_slowly() -> None:
     assert inside.factors[IMAGE] == 4
     assert inside.wait(IMAGE) == pytest.approx(0.8)
     assert SCAN not in inside.factors  # what clips and scans waited is their own affair
+
+
+def test_many_inside_correct_no_more_than_one_of_them() -> None:
+    """They all entered by the same factor, and would each correct it by the same mistake."""
+    inside = backlog(*(charge(IMAGE, run=0.1) for _ in range(400)))
+    late = charge(IMAGE)
+    late.wait, late.entered = 0.2, 100.0
+    for _ in range(400):
+        inside.correct(late, 100.4)
+    assert inside.factors[IMAGE] == pytest.approx(2)
+
+
+def test_predictions_do_not_swing() -> None:
+    """Of a queue that is kept full by what is predicted, the longest wait stays near the bound.
+
+    Items of 4 ms come as fast as they are let in, and cost a tenth more than is believed.
+    """
+    inside, queue, waits, now = Backlog({CPU: 1, DEVICE: 1}), deque[Charge](), [], 0.0
+    while now < 60:
+        while enters(inside, IMAGE, max_wait=0.5) is None:
+            item = charge(IMAGE, run=0.0036)
+            item.entered, item.wait = now, inside.wait(IMAGE)
+            inside.charge(item)
+            queue.append(item)
+        item = queue.popleft()
+        waits.append(now - item.entered)
+        inside.correct(item, now)
+        now += 0.004
+        inside.leave(item)
+    assert max(waits[len(waits) // 2 :]) < 0.55
 
 
 def test_short_waits_correct_nothing() -> None:
