@@ -279,7 +279,7 @@ def test_pixels_come_through_the_pipe_where_nothing_can_be_lent(
         with monkeypatch.context() as patched:
             patched.setattr(os, "memfd_create", no_file)
             assert np.array_equal((await pool.prepare(asked(), picture())).pixels, expected)
-        assert "the pipe serves: [Errno 24] no file descriptor" in caplog.text
+        assert "the pipe serves: no file descriptor" in caplog.text
         with monkeypatch.context() as patched:
             patched.setattr(mmap, "mmap", no_file)
             assert np.array_equal((await pool.prepare(asked(), picture())).pixels, expected)
