@@ -168,7 +168,8 @@ class Prover:
         items = await asyncio.gather(
             *(self._pool.prepare(target.preparation, one) for one in media)
         )
-        return np.stack([item.pixels for item in items])  # [goldens, views, *pixels, channels]
+        # [goldens, views, *pixels, channels]; of scans that is too much for the event loop
+        return await self.on_device(np.stack, [item.pixels for item in items])
 
     async def _replay(self, target: Target, session: Session, pixels: np.ndarray) -> Replay:
         """Send the decoded goldens through the real device; BundleError unless all agree."""

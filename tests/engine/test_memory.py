@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gc
 import mmap
 import os
@@ -12,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import pytest
 from benchmarks.serving import large_results
 from media import read
 from media.spec import Grid, InputSpec, VideoSpec, VolumeSpec
-from service.engine.decode import memory
+from service.engine.decode import memory, pool
 from service.engine.decode.memory import Loan, StillWritable
 from service.engine.decode.pool import MOST_AHEAD_BYTES, DecodePool
 from service.engine.decode.wire import Preparation
@@ -279,7 +281,7 @@ def test_pixels_come_through_the_pipe_where_nothing_can_be_lent(
         with monkeypatch.context() as patched:
             patched.setattr(os, "memfd_create", no_file)
             assert np.array_equal((await pool.prepare(asked(), picture())).pixels, expected)
-        assert "the pipe serves: [Errno 24] no file descriptor" in caplog.text
+        assert "the pipe serves: no file descriptor" in caplog.text
         with monkeypatch.context() as patched:
             patched.setattr(mmap, "mmap", no_file)
             assert np.array_equal((await pool.prepare(asked(), picture())).pixels, expected)
@@ -363,6 +365,34 @@ def test_server_lets_go_of_memory_with_its_answer(
                 assert server.classify(content=media).status_code == status
                 wait_until(lambda: not lent(*processes), "memory to come back")
         assert len(session.batches) > 2
+
+
+def test_server_decodes_no_more_than_the_device_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While a row runs and a large one waits the third stays encoded; all are answered."""
+    monkeypatch.setattr(memory, "LEAST_BYTES", 1)
+    monkeypatch.setattr(pool, "MOST_AHEAD_BYTES", 0)
+    write_tiny_bundle(tmp_path)
+    session = TinySession()
+    with (
+        ThreadPoolExecutor(3) as clients,
+        serving(tmp_path, lambda *_: session, max_wait=60) as server,
+    ):
+        engine, before, answers = server.engine, len(session.batches), []
+
+        def is_at(*expected: int) -> bool:
+            ran = len(session.batches) - before
+            return (ran, engine.station.depth, engine.pool.depth) == expected
+
+        session.gate.clear()
+        try:
+            for expected in ((1, 0, 0), (1, 1, 0), (1, 1, 1)):
+                answers.append(clients.submit(server.classify, content=picture()))
+                wait_until(functools.partial(is_at, *expected), "the next one to arrive")
+        finally:
+            session.gate.set()
+        assert [one.result().status_code for one in answers] == [200] * 3
 
 
 @contextlib.contextmanager

@@ -188,8 +188,11 @@ class Worker(asyncio.SubprocessProtocol):
             return asked.header
         try:
             self._loans[task] = Loan(asked.most_bytes, self._channel)
+        except BrokenPipeError:  # it has ended, and what it holds goes to another
+            return asked.header
         except OSError as error:
-            log.warning("no memory can be lent to a decode worker, the pipe serves: %s", error)
+            cause = error.strerror
+            log.warning("no memory can be lent to a decode worker, the pipe serves: %s", cause)
             return asked.header
         return asked.lending_header
 

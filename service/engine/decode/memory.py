@@ -73,7 +73,7 @@ class Loan:
             # Private: before Linux 6.7 what is sealed cannot be mapped as shared, also to read.
             mapped = mmap.mmap(self._file, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
         except OSError as error:
-            log.warning("pixels are copied, their memory cannot be mapped: %s", error)
+            log.warning("pixels are copied, their memory cannot be mapped: %s", error.strerror)
             return np.frombuffer(os.pread(self._file, size, 0), dtype).reshape(shape)
         flat = np.frombuffer(mapped, dtype)  # what every view of it is based on
         weakref.finalize(flat, _returned().put, mapped).atexit = False
