@@ -29,7 +29,7 @@ import numpy as np
 
 from media import read
 from media.spec import Grid, InputSpec, VolumeSpec
-from service.engine.decode.pool import ENVIRONMENT
+from service.engine.decode.process import ENVIRONMENT
 from service.engine.decode.worker import ADDRESS_SPACE_BYTES
 
 SPEC = InputSpec(

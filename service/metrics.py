@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from prometheus_client import (
@@ -16,7 +16,10 @@ from prometheus_client import (
 
 from media.spec import AXES
 
-STAGES = ("decode", "queue", "inference", "total")
+#: Of one item, in their order; a clip's or scan's run is that of its last view.
+STAGES = ("upload", "decode_wait", "decode", "device_wait", "run")
+#: What predicted seconds are counted of; see ``service.engine.schedule``.
+RESOURCES = ("cpu", "device")
 STAGE_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     60.0, 120.0,
@@ -43,17 +46,42 @@ class Metrics:
             "Requests of every kind that came without a key and need one.",
             registry=registry,
         )
-        stage_seconds = Histogram(
+        self._stage_seconds = Histogram(
             "liere_stage_seconds",
-            "Time in a stage: decode and queue per item, inference per batch, total per request.",
-            ("modality", "stage"),
+            "Time in a stage: upload per request, the others per item; run is that of its batch.",
+            ("modality", "bundle", "stage"),
             buckets=STAGE_BUCKETS,
             registry=registry,
         )
-        self.stages = {
-            modality: {stage: stage_seconds.labels(modality, stage) for stage in STAGES}
-            for modality in AXES
-        }
+        self._stages: dict[tuple[str, str], dict[str, Histogram]] = {}
+        self._request_seconds = Histogram(
+            "liere_request_seconds",
+            "From the head of a request for work to its answer; no bundle where it was not known.",
+            ("modality", "bundle", "outcome"),
+            buckets=STAGE_BUCKETS,
+            registry=registry,
+        )
+        self.dropped = Counter(
+            "liere_dropped",
+            "Items that ended without an answer, by the stage they were in: their client left "
+            "(left), or their time was over (expired).",
+            ("modality", "stage", "reason"),
+            registry=registry,
+        )
+        self.predicted_seconds = Counter(
+            "liere_predicted_seconds",
+            "Of items that were answered: what decoding, running and waiting were predicted to "
+            "take; divide it by liere_actual_seconds_total.",
+            ("modality", "part"),
+            registry=registry,
+        )
+        self.actual_seconds = Counter(
+            "liere_actual_seconds",
+            "Of the same items, what they took: processor seconds of decoding, lane seconds of a "
+            "row's share of its run, seconds of waiting.",
+            ("modality", "part"),
+            registry=registry,
+        )
         batch_size = Histogram(
             "liere_batch_size",
             "Rows in one run.",
@@ -62,10 +90,25 @@ class Metrics:
             registry=registry,
         )
         self.batch_size = {modality: batch_size.labels(modality) for modality in AXES}
-        self.queue_depth = Gauge(
-            "liere_queue_depth", "Items that wait.", ("queue",), registry=registry
+        queue_depth = Gauge("liere_queue_depth", "Items that wait.", ("queue",), registry=registry)
+        self.decode_depth, self.device_depth = map(queue_depth.labels, ("decode", "device"))
+        self.backlog_seconds = Gauge(
+            "liere_backlog_seconds",
+            "Predicted seconds of all that is inside, of every CPU or lane together.",
+            ("resource",),
+            registry=registry,
         )
         self.in_flight = Gauge("liere_in_flight", "Requests for work inside.", registry=registry)
+        self.in_flight_bytes = Gauge(
+            "liere_in_flight_bytes", "Of their bodies, here or still to come.", registry=registry
+        )
+        self.decode_workers = Gauge(
+            "liere_decode_workers", "Decode workers that take items.", registry=registry
+        )
+        self.limits = Gauge(
+            "liere_limit", "What the server is held to, by the setting's name.", ("name",),
+            registry=registry,
+        )  # fmt: skip
         self.device_fallback = Gauge(
             "liere_device_fallback",
             "1 where graphs run on the CPU although there is a GPU that --device auto would take.",
@@ -77,10 +120,16 @@ class Metrics:
             ("bundle", "version", "state"),
             registry=registry,
         )
+        self.grid_info = Gauge(
+            "liere_grid_info",
+            "1 for every grid of a bundle that is ready.",
+            ("bundle", "version", "grid"),
+            registry=registry,
+        )
         self.refused = Counter(
             "liere_refused",
             "Files and requests that were not let in: too much work (wait), no time left "
-            "(deadline), too many bytes or requests inside.",
+            "(deadline), too many bytes or requests inside. Batch work has batch for a modality.",
             ("modality", "reason"),
             registry=registry,
         )
@@ -106,24 +155,45 @@ class Metrics:
         )
         ProcessCollector(registry=registry)
 
+    def stages(self, modality: str, bundle: str) -> dict[str, Histogram]:
+        """By name."""
+        known = self._stages.get((modality, bundle))
+        if known is None:
+            known = {one: self._stage_seconds.labels(modality, bundle, one) for one in STAGES}
+            self._stages[modality, bundle] = known
+        return known
+
+    def request(self, modality: str, bundle: str, status: int, seconds: float) -> None:
+        """One request for work and its answer."""
+        self.requests.labels(modality, str(status)).inc()
+        self._request_seconds.labels(modality, bundle, outcome_of(status)).observe(seconds)
+
     def watch(
         self,
-        decode: Callable[[], int],
-        device: Callable[[], int],
-        in_flight: Callable[[], int],
-        fell_back: Callable[[], bool],
-        lanes: Callable[[], int],
+        numbers: Mapping[str, Callable[[], float]],
         wait: Callable[[str], float],
+        backlog: Callable[[str], float],
     ) -> None:
-        """Read the gauges from their owners, at every scrape."""
-        self.queue_depth.labels("decode").set_function(decode)
-        self.queue_depth.labels("device").set_function(device)
-        self.in_flight.set_function(in_flight)
-        self.device_fallback.set_function(fell_back)
-        self.lanes.set_function(lanes)
+        """Read the gauges from their owners, at every scrape.
+
+        Args:
+            numbers: by the name of a field.
+            wait: seconds that a newcomer of a modality would wait.
+            backlog: seconds that are inside, of a resource.
+        """
+        for name, read in numbers.items():
+            getattr(self, name).set_function(read)
         for modality in AXES:
             self.predicted_wait.labels(modality).set_function(partial(wait, modality))
+        for resource in RESOURCES:
+            self.backlog_seconds.labels(resource).set_function(partial(backlog, resource))
 
     def render(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self.registry)
+
+
+def outcome_of(status: int) -> str:
+    """What became of a request, in a word."""
+    known = {200: "ok", 429: "refused", 499: "left", 504: "expired"}
+    return known.get(status, "bad" if status < 500 else "failed")

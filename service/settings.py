@@ -24,6 +24,7 @@ MIB = 2**20
 #: A body of clips or scans may be this much larger than one of them: the form around it, or
 #: several small ones.
 FORM_MIB = 1.0
+GPU = re.compile("cuda:(0|[1-9][0-9]?)")
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\sA-Z?#@]+")
 
 
@@ -107,8 +108,10 @@ class Settings(BaseSettings):
         description="origins whose pages may ask from a browser, like https://app.example; several "
         "apart by commas; * is every page, which then still needs a key where there are keys",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where graphs run; auto takes a GPU if it works, cuda insists on one"
+    device: str = Field(
+        "auto",
+        description="where graphs run; auto takes a GPU if it works, cuda or cuda:N insists on "
+        "one, cuda:0,cuda:1 has the work done by several, each GPU named once",
     )
     lanes: int = Field(
         0,
@@ -263,6 +266,15 @@ class Settings(BaseSettings):
         name = str(info.field_name).replace("upload", "deadline")
         if value > (deadline := info.data.get(name, value)):
             raise ValueError(f"expected at most {name}, which is {deadline:g}")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        names = value.split(",")
+        several = all(GPU.fullmatch(one) for one in names) and len(set(names)) == len(names)
+        if value not in ("auto", "cpu", "cuda") and not several:
+            raise ValueError("expected auto, cpu, cuda, or cuda:N once for each GPU, with commas")
         return value
 
     @field_validator("cors_origins")

@@ -43,7 +43,7 @@ from service.cpus import usable_cpus
 from service.engine.decode.pool import DecodePool
 from service.engine.decode.wire import Preparation
 from service.engine.failures import Failure
-from service.engine.model import Choice, Target
+from service.engine.model import Choice, Model, Target
 from service.http.problems import problem_of
 from service.settings import make_settings
 
@@ -84,7 +84,7 @@ def main() -> None:
     ]
     preparations = {
         one.modality: Choice.of(
-            Target.make(one, grid.grid, one.input.views,
+            Target.make(Model(one, 0), grid.grid, one.input.views,
                         make_settings().limits(one.modality).decode_seconds)
             for grid in one.grids
         ).preparation

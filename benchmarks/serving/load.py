@@ -46,9 +46,10 @@ def main() -> None:
     options = parse()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # many connections
-    closing = ("Connection: close",) * options.one_each
+    headers = ["Connection: close"] if options.one_each else []
+    headers += [f"Authorization: Bearer {options.key}"] if options.key else []
     messages = [
-        message(address, path.read_bytes(), *closing)
+        message(address, path.read_bytes(), *headers)
         for address, path in zip(options.addresses, options.files, strict=True)
     ]
     expected = options.expect or [None] * len(messages)
@@ -132,6 +133,7 @@ def parse() -> argparse.Namespace:
     leaving = "NxSECONDS: every N-th client leaves after so long already"
     add("--leaving", type=pair, default=(0.0, 0.0), help=leaving)
     add("--expect", nargs="+", help="the best label of each file")
+    add("--key", help="bearer key of every request")
     add("--one-each", action="store_true", help="a connection of its own for every request")
     add("--paths", nargs="+", help="path and query of each file, in the place of the url's own")
     records = "put (due, seconds, outcome, number of the file) of each into the JSON"

@@ -24,7 +24,7 @@ import service.engine.engine as engine_module
 from benchmarks.serving.planted_worker import FAILS, NOT_FINITE
 from service.cli import serve
 from service.engine.decode.pool import DecodePool
-from service.engine.device.session import Device, Session, Stop, open_session
+from service.engine.device.session import DeviceName, Session, Stop, open_session
 from service.http.app import create_app
 from service.settings import Settings
 
@@ -59,7 +59,7 @@ class Fragile:
         return logits
 
 
-def open_fragile(graph: Path, device: Device, threads: int) -> Session:
+def open_fragile(graph: Path, device: DeviceName, threads: int) -> Session:
     return Fragile(open_session(graph, device, threads))
 
 

@@ -98,7 +98,7 @@ def serving(
     """
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
         for bundle in bundles:
-            shutil.copytree(bundle, Path(folder) / "bundles" / bundle.name)
+            shutil.copytree(bundle, Path(folder) / "bundles" / bundle.name, symlinks=True)
         module = ("benchmarks.serving.planted", *plants, "--") if plants else ("service",)
         command = [*under, sys.executable, "-m", *module]
         command += ["--bundles", str(Path(folder) / "bundles"), "--port", "0", "--device", "cpu"]

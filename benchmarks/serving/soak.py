@@ -117,6 +117,13 @@ ROWS = (
         most("requests lost", lambda it: it["lost"], 0),
         most("share of 429", lambda it: it["refused"] / it["good"], 0.01),
     ]),
+    Row("prepared", (), [least("images a second over bare", lambda it: it["ratio"][0], 0.95)],
+        ("--rounds", "1", "--seconds", "0.5")),
+    Row("swaps", (), [
+        most("requests without their answer", lambda it: it["lost"], 0),
+        most("swaps that failed", lambda it: it["failed"], 0),
+        most("bad candidates let in", lambda it: it["let_in"], 0),
+    ]),
     Row("memory", (), [
         most("bytes a request", lambda it: it["slope"], 64),
         most("good requests lost", lambda it: it["lost"], 0),

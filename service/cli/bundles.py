@@ -94,8 +94,12 @@ def _retire(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _verify(settings: Settings, options: argparse.Namespace) -> int:
-    home = _home(settings, options.name)
-    check_there(home, options.version)
+    home = _bundle(settings, options.name)
+    if has_versions(home):
+        check_there(home, options.version)
+    elif (only := read_manifest(home).version) != options.version:
+        asked = f"{options.version[:64]!a} is not there"
+        raise NoSuchVersion(f"{home.name}: version {asked}; versions: {only}")
     check_device(settings.device)
     logs.configure(settings)
     uvloop.run(_prove(settings, home, options.version))
@@ -131,13 +135,14 @@ async def _prove(settings: Settings, home: Path, version: str) -> None:
     """What a server does at start, with this version alone; BundleError if it would refuse it."""
     engine = Engine(settings)
     try:
-        await engine.start([home / version])
+        await engine.start([home / version if has_versions(home) else home])
         (one,) = engine.catalog.bundles.values()
     finally:
         await engine.close()
     if one.manifest is None:
         raise BundleError(f"{home.name}: version {version}: {one.reason}")
-    check_stated(home, version, one.manifest)
+    if has_versions(home):
+        check_stated(home, version, one.manifest)
 
 
 # --- what is said ----------------------------------------------------------------------------
@@ -145,7 +150,8 @@ async def _prove(settings: Settings, home: Path, version: str) -> None:
 
 def _say(home: Path, serving: Serving) -> int:
     before = f" ({serving.previous} before)" if serving.previous else ""
-    print(f"{home.name}: version {serving.version} answers{before} when a server starts")
+    when = "when a server starts, or gets SIGHUP"
+    print(f"{home.name}: version {serving.version} answers{before} {when}")
     return OK
 
 
@@ -190,18 +196,24 @@ def _line(row: dict[str, Any]) -> str:
 # --- the command line ------------------------------------------------------------------------
 
 
-def _home(settings: Settings, name: str) -> Path:
-    """The folder of a bundle's versions."""
+def _bundle(settings: Settings, name: str) -> Path:
+    """The folder of a bundle, or of its versions."""
     bundles = name_bundles(bundle_folders(settings.bundles))
     if name not in bundles:
         known = ", ".join(sorted(bundles))
         raise NoBundles(f"--bundles {settings.bundles}: no bundle {name[:64]!a}; known: {known}")
-    if not has_versions(bundles[name]):
+    return bundles[name]
+
+
+def _home(settings: Settings, name: str) -> Path:
+    """The folder of a bundle's versions."""
+    home = _bundle(settings, name)
+    if not has_versions(home):
         raise NoSuchVersion(
             f"{name} lies in its folder itself, as its only version: "
             "python -m export --version writes others beside it"
         )
-    return bundles[name]
+    return home
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -225,7 +237,8 @@ there is no such file the newest does: 1.9 is older than 1.10, and that than 2.
   python -m service bundles promote digits 2
   python -m service bundles rollback digits
 
-A server that runs goes on with the version that it has loaded, until it is started again.
+A server that runs goes on with the version that it has loaded until it gets SIGHUP, or is told by
+its own addresses under /admin, which a key with the scope admin may call.
 """,
         epilog="Exit status: 0 done, 1 failed and all is as it was, 2 wrong command, unknown "
         "bundle or version.",
@@ -251,6 +264,5 @@ A server that runs goes on with the version that it has loaded, until it is star
         if command is not _roll_back:
             one.add_argument("version", metavar="VERSION", help="name of its folder")
         if command in (_promote, _verify):
-            devices = ("auto", "cpu", "cuda")
-            one.add_argument("--device", choices=devices, help="default: LIERE_DEVICE, else auto")
+            one.add_argument("--device", help="auto, cpu, cuda, cuda:N; LIERE_DEVICE, else auto")
     return parser.parse_args(arguments)

@@ -1,20 +1,21 @@
 """``python -m service classify FILE...``: answers without a server, through the server's own code.
 
-Workers decode, the catalog has the bundles proven by their goldens, a station fills batches:
-everything of ``Engine`` but HTTP. Answers come out in the order of the files, as soon as they are
-there. Where no bundle is named, the first reader that knows the type of a file answers it.
+Every file is a job of class batch for the ``Engine``, read once there is room for it. Answers come
+out in the order of the files, as soon as they are there. Where no bundle is named, the first reader
+that knows the type of a file answers it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import logging
 import os
 import signal
+import stat
 import sys
-from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,12 @@ from service.cli.exit_status import (
 )
 from service.cli.progress import Progress
 from service.engine.candidates import Candidates, find_candidates, first_answer, largest
-from service.engine.classify import Result
 from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceDied, DeviceError, check_device
 from service.engine.engine import Engine
 from service.engine.failures import EmptyFile, Failure, InternalError, UnreadableFile
 from service.engine.folders import NoBundles, bundle_folders
+from service.engine.job import Outcome
 from service.http.problems import problem_of
 from service.logs import printable
 from service.settings import Settings, SettingsError, make_settings
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 
 STDIN = "-"
 #: (name as given, what became of the file)
-Answer = tuple[str, Result | Failure]
+Answer = tuple[str, Outcome | Failure]
 
 
 def main(arguments: list[str]) -> int:
@@ -108,30 +109,41 @@ def _folders(settings: Settings, bundle: str | None) -> list[Path]:
 async def _answers(
     engine: Engine, files: list[str], candidates: Candidates
 ) -> AsyncIterator[Answer]:
-    """Every file's answer, in order; those under way are bounded in number and in bytes."""
-    settings = engine.settings
-    waiting: deque[tuple[str, asyncio.Task[Result | Failure], int]] = deque()
-    held = 0
+    """Every file's answer, in order."""
+    begun: asyncio.Queue[asyncio.Task[Outcome | Failure]] = asyncio.Queue()
+    beginning = asyncio.create_task(_begin_all(engine, files, candidates, begun))
+    beginning.add_done_callback(begun.put_nowait)  # to be awaited too, should it fail
+    try:
+        for file in files:
+            yield file, await (await begun.get())
+    finally:
+        beginning.cancel()
+
+
+async def _begin_all(
+    engine: Engine,
+    files: list[str],
+    candidates: Candidates,
+    begun: asyncio.Queue[asyncio.Task[Outcome | Failure]],
+) -> Any:
+    """Read every file in its turn, once there is room for it, and let it be answered."""
+    most = largest(candidates)
     for file in files:
-        media = _read(file, largest(candidates))
-        size = len(media) if isinstance(media, bytes) else 0
-        while waiting and (
-            len(waiting) >= settings.max_in_flight or held + size > settings.max_in_flight_bytes
-        ):
-            name, task, freed = waiting.popleft()
-            yield name, await task
-            held -= freed
-        waiting.append((file, asyncio.create_task(_answer(engine, media, candidates)), size))
-        held += size
+        size = _size(file, most)
+        await engine.room.enter(size)
+        task = asyncio.create_task(_answer(engine, _read(file, most), candidates))
+        task.add_done_callback(functools.partial(_leave, engine, size))
+        begun.put_nowait(task)
         await asyncio.sleep(0)  # the new task begins: workers decode while the next file is read
-    while waiting:
-        name, task, _ = waiting.popleft()
-        yield name, await task
+
+
+def _leave(engine: Engine, size: int, task: asyncio.Task[Outcome | Failure]) -> None:
+    engine.room.leave(size)
 
 
 async def _answer(
     engine: Engine, media: bytes | Failure, candidates: Candidates
-) -> Result | Failure:
+) -> Outcome | Failure:
     """One file; what goes wrong is its own affair."""
     if isinstance(media, Failure):
         return media
@@ -142,6 +154,17 @@ async def _answer(
     except Exception as error:
         log.error("a file could not be answered", exc_info=error)
         return InternalError("an unexpected error; the line above says more")
+
+
+def _size(file: str, most: int) -> int:
+    """The bytes that reading a file may take; of what is no file on a disk as many as it may."""
+    if file == STDIN:
+        return most
+    try:
+        found = Path(file).stat()
+    except OSError:
+        return 0  # reading it will say why
+    return min(found.st_size, most) if stat.S_ISREG(found.st_mode) else most
 
 
 def _read(file: str, most: int) -> bytes | Failure:
@@ -180,7 +203,7 @@ async def _print_all(answers: AsyncIterator[Answer], options: argparse.Namespace
     return FAILED if failed else OK
 
 
-def _show(name: str, answer: Result | Failure) -> None:
+def _show(name: str, answer: Outcome | Failure) -> None:
     """For people: the labels on stdout, what went wrong on stderr."""
     if isinstance(answer, Failure):
         line = f"{name}: {problem_of(answer).title} {answer.detail}"
@@ -190,7 +213,7 @@ def _show(name: str, answer: Result | Failure) -> None:
         print(printable(f"{name}: {', '.join(ranked)}"), flush=True)
 
 
-def _show_json(name: str, answer: Result | Failure) -> None:
+def _show_json(name: str, answer: Outcome | Failure) -> None:
     """For machines: what the REST answer says of one file, in ASCII."""
     line: dict[str, Any] = {"file": name}
     if isinstance(answer, Failure):
@@ -252,7 +275,7 @@ GIF is an image then.
     add("--top-k", metavar="K", help="number of labels; 5 (or all, if fewer) when not given")
     add("--json", action="store_true", help="a JSON object a line, as in the server's answer")
     add("--bundles", metavar="DIR", help="folder of bundles (default: LIERE_BUNDLES, else bundles)")
-    add("--device", choices=("auto", "cpu", "cuda"), help="default: LIERE_DEVICE, else auto")
+    add("--device", help="auto, cpu, cuda or cuda:N (default: LIERE_DEVICE, else auto)")
     options = parser.parse_args(arguments)
     if options.files.count(STDIN) > 1:
         parser.error("standard input (-) can be read once only")

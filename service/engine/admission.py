@@ -2,7 +2,7 @@
 
 A body that is being read costs memory and no work, so it holds bytes; the work of its files enters
 once they are whole, for as long as ``service.engine.schedule`` says. Both are asked for before the
-body is read, when refusing is cheapest.
+body is read, when refusing is cheapest. Batch work without a deadline is not refused: it waits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from service.engine.failures import Overloaded
-from service.engine.schedule import Backlog, Charge, Parts, Refusals, default_max_wait, enters
+from service.engine.room import Line
+from service.engine.schedule import (
+    BATCH,
+    BATCH_MAX_WAIT,
+    Backlog,
+    Charge,
+    Parts,
+    Refusals,
+    default_max_wait,
+    enters,
+)
 
 #: Of the bytes and of the requests inside, one modality may hold so much where several are served:
 #: slow uploads of scans leave room for images.
@@ -32,6 +42,7 @@ class Work:
     """What one file will cost, in predicted seconds.
 
     Attributes:
+        kind: its modality, or ``BATCH``.
         parts: stage -> resource -> seconds.
         own: seconds that nine of ten such files need from entering to leaving an idle engine.
     """
@@ -70,6 +81,7 @@ class Admission:
         self._on_refusal = on_refusal
         self._own: dict[str, float] = {}  # of an item of a kind, seconds, mostly of the newest
         self._refusals = Refusals()
+        self._line = Line()  # of batch work
         self._requests: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
 
@@ -120,6 +132,8 @@ class Admission:
 
     def max_wait(self, kind: str) -> float:
         """Seconds that may stand before an item of this kind."""
+        if kind == BATCH:
+            return BATCH_MAX_WAIT
         if self._max_wait is not None:
             return self._max_wait
         return default_max_wait(self._own.get(kind, 0.0))
@@ -133,18 +147,31 @@ class Admission:
     def admit(self, works: Sequence[Work], deadline: float) -> None:
         """Whether all files of a request may enter; Overloaded where it is too much.
 
-        They are asked for together: what they will wait for one another is their own affair.
+        They are asked for together: what they will wait for one another is their own affair. Batch
+        work without a deadline always may, once there is room: see ``wait_for_room``.
 
         Args:
             deadline: of the answer, seconds, monotonic.
         """
         kind, own = works[0].kind, max(work.own for work in works)
+        if _is_patient(kind, deadline):
+            return
         reason = enters(
             self.backlog, kind, max_wait=self.max_wait(kind), slack=SLACK_AFTER_BODY,
             now=time.monotonic(), deadline=deadline, own=own,
         )  # fmt: skip
         if reason is not None:
             raise self._too_late(kind, reason)
+
+    async def wait_for_room(self, kind: str, deadline: float) -> None:
+        """Until batch work without a deadline may enter, which it must do at once; else nothing.
+
+        Its first item always finds room, whatever it costs.
+        """
+        if _is_patient(kind, deadline):
+            await self._line.wait(
+                lambda: enters(self.backlog, kind, max_wait=self.max_wait(kind)) is None
+            )
 
     @contextmanager
     def work(self, work: Work, deadline: float) -> Iterator[Charge]:
@@ -159,6 +186,7 @@ class Admission:
             self._refusals.served(time.monotonic())
         finally:
             self.backlog.leave(charge)
+            self._line.move()
 
     def _too_late(self, kind: str, reason: str = "wait") -> Overloaded:
         wait = self.backlog.wait(kind)
@@ -170,3 +198,8 @@ class Admission:
         self._on_refusal(kind, reason)
         seconds = self._refusals.retry_seconds(time.monotonic(), self.backlog.wait(kind))
         return Overloaded(f"{what}; try again later", seconds)
+
+
+def _is_patient(kind: str, deadline: float) -> bool:
+    """Whether work waits instead of being refused: nobody sits there, and no time is too late."""
+    return kind == BATCH and deadline == math.inf

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from media.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
-from service.engine.classify import Result, choose, classify
 from service.engine.decode.wire import Preparation
 from service.engine.engine import Engine
 from service.engine.failures import (
@@ -17,7 +16,10 @@ from service.engine.failures import (
     UnknownBundle,
     UnsupportedMedia,
 )
+from service.engine.job import Job, Outcome
 from service.engine.model import Choice
+from service.engine.parameters import choose
+from service.engine.schedule import BATCH
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +43,9 @@ class Candidate:
     top_k: int
     file_bytes: int
 
-    async def answer(self, engine: Engine, media: bytes) -> Result:
+    async def answer(self, engine: Engine, media: bytes) -> Outcome:
         """The ranked labels of a file; UnsupportedMedia where its type is another modality's."""
-        return await classify(engine, media, self.choice, self.top_k)
+        return await engine.submit(Job(media, self.choice, top_k=self.top_k, job_class="batch"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,13 @@ class RefusedDefault:
     modality: str
     file_bytes: int
 
-    async def answer(self, engine: Engine, media: bytes) -> Result:
+    async def answer(self, engine: Engine, media: bytes) -> Outcome:
         """BundleRefused for a file of its modality, UnsupportedMedia for others."""
         spec, one = PROBES[self.modality], (1,) * len(AXES[self.modality])
         seconds = engine.settings.limits(self.modality).decode_seconds
+        asked = Preparation.make(spec, [Grid(one)], one, 1, seconds)
         try:
-            await engine.pool.prepare(Preparation.make(spec, [Grid(one)], one, 1, seconds), media)
+            await engine.pool.prepare(asked, media, kind=BATCH)
         except UnsupportedMedia:
             raise
         except Failure:
@@ -110,7 +113,7 @@ def _modalities(engine: Engine, bundle: str | None) -> Sequence[str]:
     return [one for one in OFFERED if one in engine.catalog.defaults] or OFFERED
 
 
-async def first_answer(engine: Engine, media: bytes, candidates: Candidates) -> Result:
+async def first_answer(engine: Engine, media: bytes, candidates: Candidates) -> Outcome:
     """The answer of the first candidate that knows the type of the file.
 
     Raises:

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from media.files import sha256_file
 from media.spec import AXES
-from models.bundle import BundleError
-from models.versions import has_versions, version_names
+from models.bundle import Bundle, BundleError
+from models.manifest import MANIFEST
+from models.versions import has_versions, read_version, version_names
 from service.engine.device.session import DeviceError
 from service.engine.failures import (
     BundleRefused,
@@ -31,6 +33,8 @@ from service.engine.proof import Prover
 log = logging.getLogger(__name__)
 
 OnExamined = Callable[[ExaminedBundle], None]
+#: A folder -> the verified bundle, and the names of all versions that are there.
+Read = Callable[[Path], tuple[Bundle, tuple[str, ...]]]
 
 
 class Catalog:
@@ -160,10 +164,49 @@ class Catalog:
         found = [one for one in fitting if not one.empty]
         return next(iter(named or found), None)
 
-    async def _examine(self, name: str, folder: Path) -> ExaminedBundle:
+    # --- while it serves ---------------------------------------------------------------------
+
+    async def examine_version(self, name: str, home: Path, version: str) -> ExaminedBundle:
+        """A version that may take the place of the one that answers; nothing is changed yet."""
+
+        def read(home: Path) -> tuple[Bundle, tuple[str, ...]]:
+            if has_versions(home):
+                return read_version(home, version), version_names(home)
+            return read_answering(home)
+
+        return await self._examine(name, home, read)
+
+    def put(self, one: ExaminedBundle) -> ExaminedBundle | None:
+        """Let a bundle answer by its name from now on; the one that did before."""
+        before = self.bundles.get(one.name)
+        self.bundles[one.name] = one
+        for modality, default in self.defaults.items():
+            if default is before:
+                self.defaults[modality] = one
+        self._settle_defaults()
+        return before
+
+    def remove(self, name: str) -> ExaminedBundle:
+        """Let nobody answer by this name."""
+        one = self.bundles.pop(name)
+        for modality in [known for known, default in self.defaults.items() if default is one]:
+            del self.defaults[modality]
+        self._settle_defaults()
+        return one
+
+    def open_versions(self, name: str) -> set[str]:
+        """Of a bundle those that answer or have requests inside."""
+        models = (one.manifest for one in self._prover.models)
+        return {manifest.version for manifest in models if manifest.name == name}
+
+    # --- one of them -------------------------------------------------------------------------
+
+    async def _examine(
+        self, name: str, folder: Path, read: Read = read_answering
+    ) -> ExaminedBundle:
         """One folder: read, open, replay; any failure is a reason that may be told."""
         try:
-            bundle, versions = await self._prover.on_device(read_answering, folder)
+            bundle, versions = await self._prover.on_device(read, folder)
             if bundle.manifest.name != name:
                 raise BundleError(
                     f"another folder already gave a bundle named {bundle.manifest.name}"
@@ -180,6 +223,7 @@ class Catalog:
             version = bundle.manifest.version
             log.info("bundle %s %s is ready on %s", proven.name, version, proven.device)
             proven.versions = versions
+            proven.fingerprint = sha256_file(bundle.path(MANIFEST))
             return proven
         log.error("bundle %s is refused: %s", folder.name, reason)
         return ExaminedBundle(

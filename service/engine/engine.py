@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
+
+import numpy as np
 
 from service.cpus import usable_cpus
 from service.engine.admission import Admission, Work
 from service.engine.catalog import Catalog
-from service.engine.decode.link import DecodeError
+from service.engine.course import Course
+from service.engine.decode.link import Decoded, DecodeError
 from service.engine.decode.pool import DecodePool
+from service.engine.device.devices import Device, Devices
 from service.engine.device.session import DeviceDied, DeviceError, OpenSession, open_session
 from service.engine.device.station import DeviceStation
+from service.engine.failures import DeadlinePassed, Failure
 from service.engine.folders import NoBundles, bundle_folders, modality_of
-from service.engine.model import Choice, ExaminedBundle, Target
+from service.engine.job import Job, Outcome, Timing, wanted
+from service.engine.model import ExaminedBundle, Target
 from service.engine.proof import Prover
+from service.engine.rollout import Rollout
+from service.engine.room import Room
 from service.engine.schedule import CPU, DEVICE, Backlog
 from service.engine.vitals import Vitals
 from service.metrics import Metrics
@@ -34,10 +45,15 @@ NO_ANSWER = "the device does not answer"
 TOLD = (SettingsError, DeviceError, NoBundles, DecodeError)
 
 
+#: Settings that say how much may be inside, for whoever draws what is beside them.
+LIMITS = ("max_in_flight", "max_in_flight_mib", "max_wait", "max_batch", "batch_seconds")
+
+
 class Engine:
     """Everything that lives as long as the server, or as one command that answers without it.
 
     Attributes:
+        room: for files of batch work that are in memory, beside those of requests.
         leaving: set when the server shall end soon: work is let in, but none should be sent.
         draining: set when the server ends; no new work is let in.
         on_ready: called once, when every bundle was examined.
@@ -62,42 +78,46 @@ class Engine:
             settings.max_wait or None,
             lambda kind, reason: self.metrics.refused.labels(kind, reason).inc(),
         )
+        self.room = Room(settings.max_in_flight, settings.max_in_flight_bytes)
         self.pool = DecodePool(
             settings.decode_workers or cpus + 1,
             on_restart=self.metrics.worker_restarts.inc,
         )
-        # Everything that touches the device runs in these threads: one for each lane, one that
-        # examines bundles beside them, one that replays goldens.
+        # Everything that touches a device runs in these threads: one for each lane, one that
+        # replays goldens of each device, and one that examines bundles beside them.
+        names = settings.device.split(",")
         self.executor = ThreadPoolExecutor(
-            max(cpus, settings.lanes) + 2, thread_name_prefix="device"
+            (max(cpus, settings.lanes) + 1) * len(names) + 1, thread_name_prefix="device"
         )
-        self.station = DeviceStation(
-            self.executor,
-            settings.max_batch,
-            batch_seconds=settings.batch_seconds,
-            on_batch=self._on_batch,
-            on_begin=self.pool.begin_next,
-        )
-        self.pool.ahead = self.station.ahead
+        self.devices = Devices([Device(name, self._make_station()) for name in names])
+        self.pool.ahead = self.devices.ahead
+        self.pool.bytes_ahead = self.devices.bytes_ahead
         self.vitals = Vitals(
-            self.station,
+            self.devices.stations,
             self.pool,
             self.executor,
             settings.probe_seconds,
             on_lag=self.metrics.loop_lag.observe,
             on_death=self._on_death,
         )
-        self.station.on_failed = self.vitals.doubt
-        self.prover = Prover(self.pool, self.station, self.executor, opener, settings)
+        self.prover = Prover(self.pool, self.devices, self.executor, opener, settings)
         self.catalog = Catalog(self.prover, settings.default_bundle)
+        self.rollout = Rollout(settings, self.catalog, self._on_change)
         self.metrics.watch(
-            decode=lambda: self.pool.depth,
-            device=lambda: self.station.depth,
-            in_flight=lambda: self.admission.requests,
-            fell_back=lambda: self.prover.fell_back,
-            lanes=lambda: self.station.lanes,
-            wait=self.backlog.wait,
+            {
+                "decode_depth": lambda: self.pool.depth,
+                "device_depth": lambda: self.devices.depth,
+                "decode_workers": lambda: self.pool.ready,
+                "in_flight": lambda: self.admission.requests,
+                "in_flight_bytes": lambda: self.admission.bytes,
+                "device_fallback": lambda: self.prover.fell_back,
+                "lanes": lambda: self.devices.lanes,
+            },
+            self.backlog.wait,
+            self.backlog.seconds,
         )
+        for name in LIMITS:
+            self.metrics.limits.labels(name).set(getattr(settings, name))
 
     async def prepare(self) -> None:
         """Start the workers and examine the bundles; the server already answers meanwhile."""
@@ -126,8 +146,9 @@ class Engine:
 
     async def close(self) -> None:
         self.draining = True
+        await self.rollout.close()
         self.vitals.stop()
-        self.station.close()
+        self.devices.close()
         await self.pool.close()
         self.executor.shutdown(wait=not self.died, cancel_futures=True)
 
@@ -136,45 +157,148 @@ class Engine:
         """Whether the device did, which only a new process may mend."""
         return isinstance(self.failure, DeviceDied)
 
-    def predict(self, choice: Choice, size: int) -> Work:
-        """What a file of ``size`` bytes costs, before anything of it was looked at."""
-        modality, targets = choice.manifest.modality, choice.targets.values()
-        decode = self.pool.costs[modality]
-        parts = {
-            "decode": {CPU: decode.mean(size)},
-            "run": self.run_part(self.run_seconds(*targets)),
-            "answer": {CPU: ANSWER_SECONDS},
-        }
-        run = fmean(self.station.costs(one.key).high * one.views for one in targets)
-        return Work(modality, parts, decode.high(size) + run + ANSWER_SECONDS)
+    async def submit(self, job: Job) -> Outcome:
+        """What is wanted of one file; cancel the call, at any time, to end its work.
+
+        Raises:
+            Overloaded: too much stands before it. Batch work without a deadline waits instead.
+            DeadlinePassed: there is no time left.
+            Failure: of the bytes, or of the graph.
+        """
+        (outcome,) = await self.submit_all([job])
+        return outcome
+
+    async def submit_all(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """As ``submit``, for the files of one request: they enter together or not at all.
+
+        The first failure ends the others and names its file.
+
+        Args:
+            jobs: at least one, of one modality, class and deadline.
+        """
+        works, deadline = [self.predict(job) for job in jobs], jobs[0].deadline
+        if deadline <= time.monotonic():
+            raise DeadlinePassed("the time for the answer was over before the work began")
+        self.admission.admit(works, deadline)
+        if len(jobs) == 1:
+            return [await self._answer(jobs[0], works[0])]
+        answers = enumerate(map(self._answer, jobs, works), 1)
+        tasks = [
+            asyncio.create_task(_named(f"file {number} of {len(jobs)}", answer))
+            for number, answer in answers
+        ]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _answer(self, job: Job, work: Work) -> Outcome:
+        """One job that was let in: decoder, batch and graph."""
+        with ExitStack() as stack:
+            course = stack.enter_context(Course(self.metrics, job, work))
+            await self.admission.wait_for_room(work.kind, job.deadline)
+            charge = stack.enter_context(self.admission.work(work, job.deadline))
+            started, course.stage = time.monotonic(), "decode"
+            item = await self._prepare(job)
+            decoded, target = time.monotonic() - started, job.choice.targets[item.grid]
+            self.backlog.done(charge, "decode")
+            course.decoded(item, decoded)
+            if job.want == "pixels":
+                timing = Timing.of(decoded)
+                return Outcome(target, item.evidence, timing, pixels=item.pixels)
+            if len(job.choice.targets) > 1:
+                self.backlog.amend(charge, "run", self.run_part(self.run_seconds(target)))
+            row = await self.devices.submit(target.key, item.pixels, job.deadline, job.kind)
+            self.backlog.done(charge, "run")
+            self.backlog.correct(charge, started + decoded + row.queue_seconds)
+            course.ran(row, charge)
+            answer = wanted(job, target, row)
+        timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
+        return Outcome(target, item.evidence, timing, **answer)
+
+    async def _prepare(self, job: Job) -> Decoded:
+        """The pixels of a job, by a worker unless they came as such."""
+        if isinstance(job.media, np.ndarray):
+            return Decoded(job.choice.grid, job.media, {})
+        follows = 0.0 if job.want == "pixels" else self.run_seconds(*job.choice.targets.values())
+        return await self.pool.prepare(
+            job.choice.preparation, job.media, job.deadline, follows, job.kind
+        )
+
+    def predict(self, job: Job) -> Work:
+        """What a job costs, before anything of its file was looked at."""
+        targets = job.choice.targets.values()
+        parts: dict[str, Mapping[str, float]] = {"answer": {CPU: ANSWER_SECONDS}}
+        own = ANSWER_SECONDS
+        if not isinstance(job.media, np.ndarray):
+            decode, size = self.pool.costs[job.choice.manifest.modality], len(job.media)
+            parts["decode"] = {CPU: decode.mean(size)}
+            own += decode.high(size)
+        if job.want != "pixels":
+            parts["run"] = self.run_part(self.run_seconds(*targets))
+            own += fmean(self.devices.high_seconds(one.key) * one.views for one in targets)
+        return Work(job.kind, parts, own)
 
     def run_seconds(self, *targets: Target) -> float:
         """Of one item's rows on a lane.
 
         Of several grids that it may get the mean counts: nothing tells yet which it will be.
         """
-        return fmean(one.views * self.station.costs(one.key).row for one in targets)
+        return fmean(one.views * self.devices.row_seconds(one.key) for one in targets)
 
     def run_part(self, seconds: float) -> dict[str, float]:
         """What a lane's seconds take, by resource: on a CPU those that decode too."""
-        if not self.prover.on_cpu:
-            return {DEVICE: seconds}
-        return {DEVICE: seconds, CPU: seconds * self.station.threads}
+        threads = self.devices.threads_of_cpu
+        return {DEVICE: seconds} | ({CPU: seconds * threads} if threads else {})
+
+    def _make_station(self) -> DeviceStation:
+        return DeviceStation(
+            self.executor,
+            self.settings.max_batch,
+            batch_seconds=self.settings.batch_seconds,
+            on_batch=self._on_batch,
+            on_begin=self.pool.begin_next,
+        )
 
     def _on_batch(self, modality: str, size: int, seconds: float) -> None:
         self.metrics.batch_size[modality].observe(size)
-        self.metrics.stages[modality]["inference"].observe(seconds)
 
     def _on_death(self, reason: str) -> None:
         log.error("%s: %s", NO_ANSWER, reason)
         self.failure = DeviceDied(reason)
-        self.station.give_up(NO_ANSWER)
+        self.devices.give_up(NO_ANSWER)
         self.on_failure()
 
-    def _on_examined(self, served: ExaminedBundle) -> None:
-        self.backlog.rates[DEVICE] = self.station.lanes  # which the first graph has decided
-        version = served.manifest.version if served.manifest else ""
-        self.metrics.bundle_info.labels(served.name, version, served.state).set(1)
+    def _on_examined(self, one: ExaminedBundle) -> None:
+        self.backlog.rates[DEVICE] = self.devices.lanes  # which the first graph has decided
+        self.metrics.bundle_info.labels(*_info(one)).set(1)
+        for grid, target in one.targets.items():
+            self.metrics.grid_info.labels(one.name, target.manifest.version, grid).set(1)
+
+    def _on_change(self, before: ExaminedBundle | None, after: ExaminedBundle | None) -> None:
+        """Another version answers, or a bundle more, or one less."""
+        if before is not None:
+            self.metrics.bundle_info.remove(*_info(before))
+            for grid, target in before.targets.items():
+                self.metrics.grid_info.remove(before.name, target.manifest.version, grid)
+        if after is not None:
+            self._on_examined(after)
+        served = {one.modality for one in self.catalog.bundles.values()}
+        self.admission.kinds = max(1, len(served - {None}))
+
+
+def _info(one: ExaminedBundle) -> tuple[str, str, str]:
+    """The labels of its metric."""
+    return one.name, one.manifest.version if one.manifest else "", one.state
+
+
+async def _named(which: str, answer: Awaitable[Outcome]) -> Outcome:
+    """An answer whose failure says which file of several it is of."""
+    try:
+        return await answer
+    except Failure as failure:
+        raise type(failure)(f"{which}: {failure.detail}") from failure
 
 
 def _calm_collector() -> None:

@@ -66,6 +66,21 @@ class BundleRefused(Failure):
     """The bundle failed its checks."""
 
 
+# --- who shall answer ------------------------------------------------------------------------
+
+
+class CandidateRefused(Failure):
+    """A version failed its proof, or cannot take the place of the one that answers."""
+
+
+class VersionInUse(Failure):
+    """A version answers, so it cannot be removed."""
+
+
+class FolderFixed(Failure):
+    """The folder of bundles cannot be changed: it is read-only, or full."""
+
+
 # --- files -> pixels -------------------------------------------------------------------------
 
 

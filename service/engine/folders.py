@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from media.files import sha256_file
 from media.spec import AXES
 from models.bundle import MAX_MANIFEST_BYTES, Bundle, BundleError, read_bundle, read_manifest
 from models.manifest import MANIFEST
@@ -135,6 +136,18 @@ def read_answering(folder: Path) -> tuple[Bundle, tuple[str, ...]]:
         inside = os.path.relpath(error.filename or folder, folder)
         what = "the folder" if inside == "." else inside
         raise BundleError(f"{what} cannot be read: {error.strerror}") from error
+
+
+def fingerprint(folder: Path) -> str | None:
+    """What changes whenever another bundle answers: the hash of its manifest, which has all others.
+
+    None where that cannot be told.
+    """
+    try:
+        root = folder / answering(folder) if has_versions(folder) else folder
+        return sha256_file(root / MANIFEST)
+    except (BundleError, OSError):
+        return None
 
 
 def is_empty(folder: Path) -> bool:

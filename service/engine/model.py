@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from media.spec import Grid
 from models.manifest import Manifest
 from service.engine.decode.wire import Preparation
+from service.engine.failures import UnknownGrid
 
 State = Literal["ready", "refused"]
 #: In the place of a grid: the one that fits the file's own size.
 AUTO = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One grid of one bundle: how its pixels are asked for and which queue answers."""
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Model:
+    """One version of one bundle, opened on every device and never changed.
+
+    Its queues and sessions are there as long as anybody holds it: the catalog while it answers,
+    every request that was let in to it, by its targets. So another version takes its place by one
+    assignment, and what is inside ends with the one that it began with.
+    """
 
     manifest: Manifest
+    number: int  # no other one of this process has it
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One grid of one model: how its pixels are asked for and which queue answers."""
+
+    model: Model
     grid: str
     preparation: Preparation
 
     @classmethod
-    def make(cls, manifest: Manifest, grid: str, views: int, seconds: float) -> Target:
+    def make(cls, model: Model, grid: str, views: int, seconds: float) -> Target:
         """``seconds``: wall time to decode one item."""
-        parsed = Grid.parse(grid)
+        manifest, parsed = model.manifest, Grid.parse(grid)
         asked = Preparation.make(manifest.input, [parsed], manifest.patch, views, seconds)
-        return cls(manifest, grid, asked)
+        return cls(model, grid, asked)
 
     def with_views(self, views: int) -> Target:
         """The same for another number of views than the bundle's own."""
-        return self.make(self.manifest, self.grid, views, self.preparation.seconds)
+        return self.make(self.model, self.grid, views, self.preparation.seconds)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.model.manifest
 
     @property
     def bundle(self) -> str:
@@ -43,8 +61,9 @@ class Target:
         return self.manifest.labels
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.bundle, self.grid
+    def key(self) -> tuple[int, str]:
+        """Of its queue."""
+        return self.model.number, self.grid
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,6 +115,15 @@ class Choice:
         """The same for another number of views than the bundle's own."""
         return self.of(one.with_views(views) for one in self.targets.values())
 
+    def among(self, grids: Sequence[str]) -> Choice:
+        """The same with some of its grids alone; UnknownGrid if one is none of them, or none is."""
+        unknown = [grid for grid in grids if grid not in self.targets]
+        if unknown or not grids:
+            what = f"unknown grid {unknown[0][:32]!a}" if unknown else "no grid is named"
+            known = ", ".join(self.targets)
+            raise UnknownGrid(f"{what} for bundle {self.manifest.name}; known: {known}")
+        return self.of(self.targets[grid] for grid in grids)
+
     @property
     def manifest(self) -> Manifest:
         return next(iter(self.targets.values())).manifest
@@ -122,8 +150,9 @@ class ExaminedBundle:
     manifest: Manifest | None = None
     device: str | None = None
     targets: dict[str, Target] = field(default_factory=dict)  # by grid; the first is the default
-    versions: tuple[str, ...] = ()  # that are on the disk, oldest first; the manifest's answers
+    versions: tuple[str, ...] = ()  # that were on the disk, oldest first; the manifest's answers
     empty: bool = False  # neither manifest nor graphs: nobody's default
+    fingerprint: str | None = None  # of a ready one, as ``service.engine.folders`` makes it
 
     def may_answer(self, modality: str) -> bool:
         """Whether requests of this modality are its own; of an unreadable one that is not known."""

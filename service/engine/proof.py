@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,13 @@ import numpy as np
 from models.bundle import Bundle, BundleError
 from service.engine.costs import RunCosts, ladder
 from service.engine.decode.pool import DecodePool
-from service.engine.device.lanes import Lanes, choose_lanes
+from service.engine.device.devices import Device, Devices
+from service.engine.device.lanes import choose_lanes
 from service.engine.device.replay import Replay
 from service.engine.device.runs import run_timed
-from service.engine.device.session import Device, DeviceError, OpenSession, Session, is_fallback
-from service.engine.device.station import DeviceStation
-from service.engine.model import ExaminedBundle, Target
+from service.engine.device.session import DeviceError, OpenSession, Session, is_fallback
+from service.engine.device.station import Key
+from service.engine.model import ExaminedBundle, Model, Target
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,64 +35,84 @@ WARM_ROUNDS = 3
 
 
 class Prover:
-    """Opens and replays bundles on the device that will answer requests.
+    """Opens and replays bundles on the devices that will answer requests.
 
     Args:
-        executor: the device's thread; sessions are opened and replayed there.
+        executor: the devices' threads; sessions are opened and replayed there.
+
+    Attributes:
+        models: proven, as long as anybody holds them.
+        fell_back: some graph runs on the CPU, although there is a GPU.
     """
 
     def __init__(
         self,
         pool: DecodePool,
-        station: DeviceStation,
+        devices: Devices,
         executor: Executor,
         open_session: OpenSession,
         settings: Settings,
     ) -> None:
         self._pool = pool
-        self._station = station
+        self._devices = devices
         self._executor = executor
         self._open_session = open_session
         self._settings = settings
-        self._device: Device = settings.device
-        self._insists = settings.device == "cuda"  # later the device may be a finding
-        self.fell_back = False  # to the CPU, although there is a GPU
-        self._lanes: Lanes | None = None  # chosen by the first graph
+        self._numbers = itertools.count(1)  # of models
+        self.models: weakref.WeakSet[Model] = weakref.WeakSet()
+        self.fell_back = False
 
     async def prove(self, bundle: Bundle) -> ExaminedBundle:
         """A bundle whose graphs gave the stored logits, with its queues open.
 
         Raises:
-            BundleError, Failure: it is refused, and why.
+            BundleError, Failure: it is refused, and why; nothing of it is kept.
             DeviceError: the operator's device is not there, which is no bundle's fault.
         """
         manifest = bundle.manifest
-        targets, sessions = {}, {}
+        model, targets = Model(manifest, next(self._numbers)), dict[str, Target]()
+        opened: list[tuple[Device, Target, Replay, RunCosts]] = []
         seconds = self._settings.limits(manifest.modality).decode_seconds
         for entry in manifest.grids:
-            target = Target.make(manifest, entry.grid, manifest.input.views, seconds)
-            session = await self._open_graph(bundle, entry.graph, target)
-            replay = await self._replay(bundle, target, session)
-            costs = await self.on_device(self._measure, session, replay.rows)
+            target = Target.make(model, entry.grid, manifest.input.views, seconds)
             targets[entry.grid] = target
-            sessions[target.key] = session, costs, replay.first
-        for key, (session, costs, golden) in sessions.items():
-            self._station.add_queue(key, session, manifest.modality, costs, golden)
+            pixels = await self._decode_goldens(bundle, target)
+            for device in self._devices:
+                session = await self._open_graph(bundle, entry.graph, target, device)
+                replay = await self._replay(target, session, pixels)
+                costs = await self.on_device(self._measure, device, session, replay)
+                opened.append((device, target, replay.first, costs))
+        for device, target, golden, costs in opened:
+            device.station.add_queue(
+                target.key, golden.session, manifest.modality, costs, golden
+            )
+        keys = [target.key for target in targets.values()]
+        weakref.finalize(model, self._close, keys)
+        self.models.add(model)
         return ExaminedBundle(
             manifest.name,
             "ready",
             manifest.modality,
             manifest=manifest,
-            device=session.device,
+            device=", ".join(dict.fromkeys(one.kind or one.name for one in self._devices)),
             targets=targets,
         )
 
-    async def _open_graph(self, bundle: Bundle, graph: str, target: Target) -> Session:
-        """A session; after the first one, all must be on its device."""
+    def _close(self, keys: Sequence[Key]) -> None:
+        """Of a model that nobody holds any more."""
+        for key in keys:
+            self._devices.close_queue(key)
+
+    async def _open_graph(
+        self, bundle: Bundle, graph: str, target: Target, device: Device
+    ) -> Session:
+        """A session; after the first one of a device, all must be on what that was."""
         try:
-            session = await self.on_device(self._open_on_lanes, bundle.path(graph), target)
+            session = await self.on_device(
+                self._open_on_lanes, bundle.path(graph), target, device
+            )
         except DeviceError as error:
-            if self._insists:
+            if device.is_insisted_on:
                 raise
             log.exception("%s of bundle %s cannot be opened", graph, bundle.manifest.name)
             reason = f"{graph} cannot be opened on the GPU that the others use"
@@ -98,49 +120,62 @@ class Prover:
         except Exception as error:
             log.exception("%s of bundle %s cannot be loaded", graph, bundle.manifest.name)
             raise BundleError(f"{graph} cannot be loaded") from error
-        self.fell_back = self.fell_back or is_fallback(self._device, session)
-        self._device = "cuda" if session.device == "cuda" else "cpu"
+        self.fell_back = self.fell_back or is_fallback(device.name, session)
+        device.kind = "cuda" if session.device == "cuda" else "cpu"
         return session
 
-    def _open_on_lanes(self, graph: Path, target: Target) -> Session:
-        """A session for the lanes of the device, which the first one decides."""
-        if self._lanes is None:
+    def _open_on_lanes(self, graph: Path, target: Target, device: Device) -> Session:
+        """A session for the lanes of a device, which its first one decides."""
+        asked = device.name if device.is_insisted_on else device.kind or device.name
+        if device.kind is None:
             row = np.zeros((1, *target.shape[1:]), target.preparation.dtype)
-            self._lanes = choose_lanes(
-                self._settings, self._open_session, graph, self._device, row
+            device.station.lanes, device.station.threads = choose_lanes(
+                self._settings, self._open_session, graph, asked, row
             )
-            self._station.lanes, self._station.threads = self._lanes
-        return self._open_session(graph, self._device, self._lanes.threads)
+        return self._open_session(graph, asked, device.station.threads)
 
-    def _measure(self, session: Session, rows: np.ndarray) -> RunCosts:
+    def _measure(self, device: Device, session: Session, replay: Replay) -> RunCosts:
         """What runs cost at 1, 2, 4, 8 ... rows, up to the bound of a batch in seconds.
 
         Args:
-            rows: ``[goldens * views, *pixels per axis, channels]``, which were run before.
+            replay: was run before.
+
+        Raises:
+            BundleError: a run fails that is only larger than others.
         """
-        costs = RunCosts()
+        costs, threads = RunCosts(), device.station.threads
         for size in ladder(self._settings.max_batch):
-            batch = list(itertools.islice(itertools.cycle(rows), size))
-            run_timed(session, batch, self._station.threads)  # the first of a shape makes room
+            batch = list(itertools.islice(itertools.cycle(replay.rows), size))
+            try:
+                session.run(np.stack(batch))  # the first of a shape makes room for the others
+            except Exception as error:
+                log.exception("a graph fails with %d rows in one run", size)
+                raise BundleError(
+                    f"the graph of grid {replay.grid} fails with {size} rows in one run; a smaller "
+                    "--max-batch may help"
+                ) from error
             for _ in range(WARM_ROUNDS if size == 1 else 1):
-                costs.learn(size, run_timed(session, batch, self._station.threads).cost)
+                costs.learn(size, run_timed(session, batch, threads).cost)
             if costs.seconds(2 * size) > self._settings.batch_seconds:
                 break
         return costs
 
-    async def _replay(self, bundle: Bundle, target: Target, session: Session) -> Replay:
-        """Send the goldens through the real decoder and device; BundleError unless all agree."""
-        try:
-            tolerance = bundle.manifest.tolerance(session.device)
-        except KeyError:
-            raise BundleError(f"no tolerance is stated for {session.device}") from None
-        goldens = bundle.manifest.goldens
-        media = [bundle.path(golden.file).read_bytes() for golden in goldens]
+    async def _decode_goldens(self, bundle: Bundle, target: Target) -> np.ndarray:
+        """All of them, by the real decoder: ``[goldens, views, *pixels per axis, channels]``."""
+        media = [bundle.path(golden.file).read_bytes() for golden in bundle.manifest.goldens]
         items = await asyncio.gather(
             *(self._pool.prepare(target.preparation, one) for one in media)
         )
-        pixels = np.stack([item.pixels for item in items])  # [goldens, views, *pixels, channels]
-        replay = Replay(session, pixels, goldens, target.grid, tolerance)
+        return np.stack([item.pixels for item in items])  # [goldens, views, *pixels, channels]
+
+    async def _replay(self, target: Target, session: Session, pixels: np.ndarray) -> Replay:
+        """Send the decoded goldens through the real device; BundleError unless all agree."""
+        manifest = target.manifest
+        try:
+            tolerance = manifest.tolerance(session.device)
+        except KeyError:
+            raise BundleError(f"no tolerance is stated for {session.device}") from None
+        replay = Replay(session, pixels, manifest.goldens, target.grid, tolerance)
         for batch in (replay, replay.first):  # the batch axis must be free
             try:
                 await self.on_device(batch.run)
@@ -150,11 +185,6 @@ class Prover:
                 log.exception("bundle %s cannot be run", target.bundle)
                 raise BundleError(f"the graph of grid {target.grid} cannot be run") from error
         return replay
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether runs take the CPUs that decode too."""
-        return self._device == "cpu"
 
     async def on_device(self, call: Callable[..., T], *arguments: Any) -> T:
         """What a call gives, on the device's thread."""

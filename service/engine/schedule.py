@@ -6,6 +6,10 @@ station has in front of it says nothing of what follows behind it. Two tests let
 stands before all of its kind is at most ``max_wait``, and what must be done before it by deadlines
 leaves time for its own work. Inside, the earliest deadline goes first within a kind, and kinds take
 turns by what they used, so that no kind waits for all of another.
+
+A kind is a modality, or ``BATCH``: all work for which nobody sits and waits. What is interactive
+counts as if that were not there; it counts everything, waits for room instead of being refused, and
+has a small share of the turns, so that it is never forgotten.
 """
 
 from __future__ import annotations
@@ -19,6 +23,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 CPU, DEVICE = "cpu", "device"  # a device that is no CPU works beside them
+#: The kind of what may take its time, whatever its modality.
+BATCH = "batch"
+#: Its seconds count so many times where kinds take turns by what they used.
+BATCH_WEIGHT = 10
+#: As ``max_wait``, of what is batch: all that is inside stands before it.
+BATCH_MAX_WAIT = 30.0
 #: An item must end so long before its deadline: the answer has to be written.
 EARLY_SECONDS = 0.005
 #: ``max_wait`` where the operator says nothing: eight items' own seconds, between these.
@@ -96,35 +106,43 @@ class Backlog:
             for of_kind in self._seconds.values():
                 of_kind.pop(charge.kind, None)
 
+    def seconds(self, resource: str) -> float:
+        """Of all that is inside, whatever its kind."""
+        return sum(self._seconds[resource].values())
+
     def wait(self, kind: str) -> float:
         """Seconds until a newcomer of a kind is served; the resource that takes longest decides.
 
         All that is inside stands before it, but its own kind has a share that the others cannot
-        take: an image does not wait for two scans.
+        take: an image does not wait for two scans. Batch work stands before batch work alone, which
+        has no such share.
         """
-        kinds = len(self.inside.keys() | {kind})
+        kinds = len(self.inside.keys() | {kind, BATCH}) - 1
         return self._until_served(self._seconds, kind, kinds)
 
     def ahead(self, kind: str, deadline: float) -> float:
-        """As ``wait``, of what has an earlier deadline alone."""
+        """As ``wait``, of what has an earlier deadline alone; to batch work all else is earlier."""
         before = {resource: defaultdict[str, float](float) for resource in self.rates}
-        kinds = {kind}
+        kinds = {kind, BATCH}
         for charge in self._charges:
-            if charge.deadline <= deadline:
+            if charge.deadline <= deadline or kind == BATCH != charge.kind:
                 kinds.add(charge.kind)
                 for part in charge.parts.values():
                     for resource, seconds in part.items():
                         before[resource][charge.kind] += seconds
-        return self._until_served(before, kind, len(kinds))
+        return self._until_served(before, kind, len(kinds) - 1)
 
     def _until_served(
         self, before: Mapping[str, Mapping[str, float]], kind: str, kinds: int
     ) -> float:
         """Of the seconds that stand before an item, by resource and kind, when so many share."""
-        return self.factors.get(kind, 1.0) * max(
-            min(sum(seconds.values()), seconds.get(kind, 0.0) * kinds) / self.rates[resource]
-            for resource, seconds in before.items()
-        )
+        waits = []
+        for resource, seconds in before.items():
+            stands = sum(cost for one, cost in seconds.items() if one != BATCH or kind == BATCH)
+            if kind != BATCH:
+                stands = min(stands, seconds.get(kind, 0.0) * kinds)
+            waits.append(stands / self.rates[resource])
+        return self.factors.get(kind, 1.0) * max(waits)
 
     def correct(self, charge: Charge, now: float) -> None:
         """An item is about to be run: let what it waited correct what is predicted."""
@@ -244,7 +262,7 @@ class Turns:
     """Kinds by the seconds that they used; the one that used least is next.
 
     Start-time fair queueing: who was idle, or is new, begins where the last turn began, so it
-    saved nothing up and owes nothing.
+    saved nothing up and owes nothing. Batch work pays ten times, and so has its turn now and then.
     """
 
     def __init__(self) -> None:
@@ -258,6 +276,6 @@ class Turns:
     def use(self, kind: str, seconds: float, waiting: Iterable[str]) -> None:
         """``kind`` has its turn; ``waiting`` are all that wanted it, itself among them."""
         self._began = self._used.get(kind, self._began)
-        self._used[kind] = self._began + seconds
+        self._used[kind] = self._began + seconds * (BATCH_WEIGHT if kind == BATCH else 1)
         for other in self._used.keys() - set(waiting):
             self._used[other] = max(self._used[other], self._began)

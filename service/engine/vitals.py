@@ -12,7 +12,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 
 from service.engine.decode.pool import DecodePool
@@ -33,63 +33,38 @@ LATE = 1.5
 DECODERS_SECONDS = 60.0
 
 
-class Vitals:
-    """Watches over one device and the decoders.
+class DeviceVitals:
+    """Watches over one device.
 
     Args:
-        executor: has a thread left for a replay, whatever the lanes do.
+        executor: has a thread left for a replay of this device, whatever the lanes do.
         probe_seconds: idle for so long, a golden is replayed; 0 for never.
-        on_lag: told every time by how many seconds the loop was late.
         on_death: told once why the device does not answer any more.
     """
 
     def __init__(
         self,
         station: DeviceStation,
-        pool: DecodePool,
         executor: Executor,
         probe_seconds: float,
-        on_lag: Callable[[float], None],
         on_death: Callable[[str], None],
     ) -> None:
         self._station = station
-        self._pool = pool
         self._executor = executor
         self._probe_seconds = probe_seconds
-        self._on_lag = on_lag
         self._on_death = on_death
         self._doubted: dict[Replay, None] = {}  # in the order of the failures
         self._replaying: tuple[Replay, float] | None = None  # since when, monotonic
         self._rests_until = -math.inf
-        self._stood_still = -math.inf  # when that was last seen
-        self._decoders_seen = time.monotonic()
-        self._watching: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to watch, until ``stop``."""
-        self._watching = asyncio.create_task(self._watch())
-        self._watching.add_done_callback(_tell_failure)
-
-    def stop(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
 
     def doubt(self, golden: Replay) -> None:
         """A run of its session failed for every row: replay it soon; if it fails, that is death."""
         self._doubted[golden] = None
 
-    async def settle(self) -> None:
-        """Until no doubt is left, or the device is known to be dead."""
-        while (self._doubted or self._replaying) and not self._ended:
-            await asyncio.sleep(TICK_SECONDS)
-
     @property
-    def lost(self) -> str | None:
-        """Why only a new process helps, as far as that is not the device; None where all live."""
-        if self._ended:
-            return "nobody watches over the device"
-        without = time.monotonic() - self._decoders_seen
-        return "no decode worker comes up" if without > DECODERS_SECONDS else None
+    def in_doubt(self) -> bool:
+        """Whether a failure is not explained yet."""
+        return bool(self._doubted or self._replaying)
 
     @property
     def unproven(self) -> bool:
@@ -98,38 +73,26 @@ class Vitals:
         return bool(limit) and time.monotonic() - self._succeeded > limit
 
     @property
-    def _ended(self) -> bool:
-        return self._watching is not None and self._watching.done()
-
-    @property
     def _succeeded(self) -> float:
         """When a run or a golden last gave its logits."""
         goldens = (golden.succeeded for golden in self._station.goldens)
         return max(self._station.succeeded, *goldens, -math.inf)
 
-    async def _watch(self) -> None:
-        while True:
-            due = time.monotonic() + TICK_SECONDS
-            await asyncio.sleep(TICK_SECONDS)
-            now = time.monotonic()
-            self._on_lag(max(0.0, now - due))
-            if now - due > STANDSTILL_SECONDS:
-                self._stood_still = now
-            if self._pool.ready:
-                self._decoders_seen = now
-            if self._hangs(now):
-                self._die("a run does not return")
-            elif self._replaying is None and now >= self._rests_until:
-                self._replay_next(now)
+    def look(self, now: float, stood_still: float) -> None:
+        """Once a tick; ``stood_still`` is when the loop last did, monotonic."""
+        if self._hangs(now, stood_still):
+            self._on_death("a run does not return")
+        elif self._replaying is None and now >= self._rests_until:
+            self._replay_next(now)
 
-    def _hangs(self, now: float) -> bool:
+    def _hangs(self, now: float, stood_still: float) -> bool:
         """Whether a run or a replay will not return."""
-        if self._station.hangs(self._stood_still):
+        if self._station.hangs(stood_still):
             return True
         if self._replaying is None:
             return False
         golden, began = self._replaying
-        return is_hung(now - max(began, self._stood_still), golden.seconds)
+        return is_hung(now - max(began, stood_still), golden.seconds)
 
     def _replay_next(self, now: float) -> None:
         """What is in doubt; else, on a device that was idle for long, what waited longest."""
@@ -152,14 +115,98 @@ class Vitals:
         if running.cancelled() or (error := running.exception()) is None:
             return
         if in_doubt:
-            self._die(f"a golden that it has answered before fails too: {error}")
+            self._on_death(f"a golden that it has answered before fails too: {error}")
         else:
             self.doubt(golden)
 
+
+class Vitals:
+    """Watches over the loop, the decoders and every device; one that dies is the end of all.
+
+    Args:
+        executor: has a thread left for a replay of each device, whatever the lanes do.
+        probe_seconds: of a device that is idle for so long a golden is replayed; 0 for never.
+        on_lag: told every time by how many seconds the loop was late.
+        on_death: told once why a device does not answer any more.
+    """
+
+    def __init__(
+        self,
+        stations: Iterable[DeviceStation],
+        pool: DecodePool,
+        executor: Executor,
+        probe_seconds: float,
+        on_lag: Callable[[float], None],
+        on_death: Callable[[str], None],
+    ) -> None:
+        self._devices: list[DeviceVitals] = []
+        for station in stations:
+            watched = DeviceVitals(station, executor, probe_seconds, self._die)
+            station.on_failed = watched.doubt
+            self._devices.append(watched)
+        self._pool = pool
+        self._on_lag = on_lag
+        self._on_death = on_death
+        self._stood_still = -math.inf  # when that was last seen
+        self._decoders_seen = time.monotonic()
+        self._watching: asyncio.Task[None] | None = None
+        self._dead = False
+
+    def start(self) -> None:
+        """Begin to watch, until ``stop``."""
+        self._watching = asyncio.create_task(self._watch())
+        self._watching.add_done_callback(_tell_failure)
+
+    def stop(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a failure is not explained yet."""
+        return any(one.in_doubt for one in self._devices)
+
+    async def settle(self) -> None:
+        """Until no doubt is left, or a device is known to be dead."""
+        while self.in_doubt and not self._ended:
+            await asyncio.sleep(TICK_SECONDS)
+
+    @property
+    def lost(self) -> str | None:
+        """Why only a new process helps, as far as that is not a device; None where all live."""
+        if self._ended:
+            return "nobody watches over the device"
+        without = time.monotonic() - self._decoders_seen
+        return "no decode worker comes up" if without > DECODERS_SECONDS else None
+
+    @property
+    def unproven(self) -> bool:
+        """Whether a device has given no answer for longer than it may be idle."""
+        return any(one.unproven for one in self._devices)
+
+    @property
+    def _ended(self) -> bool:
+        return self._watching is not None and self._watching.done()
+
+    async def _watch(self) -> None:
+        while True:
+            due = time.monotonic() + TICK_SECONDS
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            self._on_lag(max(0.0, now - due))
+            if now - due > STANDSTILL_SECONDS:
+                self._stood_still = now
+            if self._pool.ready:
+                self._decoders_seen = now
+            for device in self._devices:
+                device.look(now, self._stood_still)
+
     def _die(self, reason: str) -> None:
         """Once: there is nothing left to watch."""
-        self.stop()
-        self._on_death(reason)
+        if not self._dead:
+            self._dead = True
+            self.stop()
+            self._on_death(reason)
 
 
 def _tell_failure(watching: asyncio.Task[None]) -> None:

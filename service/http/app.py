@@ -15,7 +15,7 @@ from service.engine.failures import InternalError
 from service.http.cors import Cors
 from service.http.guard import Guard
 from service.http.keys import read_keys
-from service.http.problems import MethodNotAllowed, NotFound
+from service.http.problems import NOTHING_HERE, MethodNotAllowed, NotFound
 from service.http.routes import add_routes
 from service.settings import Settings
 
@@ -68,7 +68,7 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
 async def _raise_as_problem(request: Request, error: HTTPException) -> Response:
     """The framework's own refusals, for the guard to answer like every other."""
     if error.status_code == 404:
-        raise NotFound("there is nothing at this address; see /docs") from None
+        raise NotFound(NOTHING_HERE) from None
     if error.status_code == 405:
         methods = set((error.headers or {}).get("Allow", "").split(", "))
         allow = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))

@@ -111,6 +111,26 @@ class BundleList(Document):
     bundles: list[BundleDocument]
 
 
+class AdminBundle(Document):
+    name: str
+    state: str | None = Field(description="ready or refused; null where it was not loaded yet")
+    loaded: str | None = Field(description="the version that answers in this process")
+    draining: list[str] = Field(
+        description="versions that answered before and have requests inside, or are loaded just now"
+    )
+    versions: list[str] = Field(description="in the folder, oldest first")
+    answering: str | None = Field(
+        description="the version that answers by the folder: after SIGHUP or the next start"
+    )
+    previous: str | None = Field(description="the version that a rollback promotes")
+    writable: bool = Field(description="whether promote, rollback and retire can change the folder")
+    refused: str | None = Field(description="why the newest candidate was, or the bundle itself")
+
+
+class AdminBundles(Document):
+    bundles: list[AdminBundle]
+
+
 class Status(Document):
     status: str
 

@@ -1,23 +1,23 @@
-"""``POST /v1/classify/MODALITY``: the upload, a result per file, the answer."""
+"""``POST /v1/classify/MODALITY``: the upload, a job per file, the answer."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
 from types import TracebackType
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from service.engine.classify import Result, choose, classify, encode_json, parse_timeout
-from service.engine.decode.link import Encoded
 from service.engine.engine import Engine
-from service.engine.failures import Failure
-from service.engine.model import Choice
+from service.engine.job import Job, Outcome
+from service.engine.parameters import choose, parse_timeout
 from service.http.body import Parameters, read_files, read_query
 from service.http.exchange import Exchange
 from service.http.problems import ClientGone
+
+encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class Classify:
@@ -38,10 +38,11 @@ class Classify:
         exchange.bundle, exchange.grid = choice.manifest.name, choice.grid
         async with ClientWatch(request.receive):
             deadline = exchange.monotonic_deadline
-            results = await self._classify_all(files, choice, top_k, deadline)
-        exchange.grid = ",".join(dict.fromkeys(result.target.grid for result in results))
-        document = {"id": exchange.id, "results": [result.document() for result in results]}
-        headers = {"Server-Timing": _server_timing(results)}
+            jobs = [Job(file, choice, top_k=top_k, deadline=deadline) for file in files]
+            outcomes = await self.engine.submit_all(jobs)
+        exchange.grid = ",".join(dict.fromkeys(one.target.grid for one in outcomes))
+        document = {"id": exchange.id, "results": [one.document() for one in outcomes]}
+        headers = {"Server-Timing": _server_timing(outcomes)}
         body = encode_json(document).encode()
         return Response(body, media_type="application/json", headers=headers)
 
@@ -50,34 +51,6 @@ class Classify:
         if (text := parameters.get("timeout_ms")) is not None:
             exchange.shorten(parse_timeout(text, self.limits.deadline_seconds))
             self.engine.admission.check(self.modality, exchange.monotonic_deadline)
-
-    async def _classify_all(
-        self, files: Sequence[Encoded], choice: Choice, top_k: int, deadline: float
-    ) -> list[Result]:
-        """Every file at once; the first failure ends the request and names its file."""
-        works = [self.engine.predict(choice, len(file)) for file in files]
-        self.engine.admission.admit(works, deadline)
-        if len(files) == 1:
-            return [await classify(self.engine, files[0], choice, top_k, deadline)]
-        tasks = [
-            asyncio.create_task(
-                self._numbered(f"file {number} of {len(files)}", file, choice, top_k, deadline)
-            )
-            for number, file in enumerate(files, 1)
-        ]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    async def _numbered(
-        self, which: str, file: Encoded, choice: Choice, top_k: int, deadline: float
-    ) -> Result:
-        try:
-            return await classify(self.engine, file, choice, top_k, deadline)
-        except Failure as failure:
-            raise type(failure)(f"{which}: {failure.detail}") from failure
 
 
 class ClientWatch:
@@ -115,9 +88,9 @@ class ClientWatch:
             raise ClientGone("the client left before its answer") from None
 
 
-def _server_timing(results: list[Result]) -> str:
+def _server_timing(outcomes: list[Outcome]) -> str:
     """The slowest file of each stage."""
-    decode = max(result.timing.decode for result in results)
-    queue = max(result.timing.queue for result in results)
-    inference = max(result.timing.inference for result in results)
+    decode = max(one.timing.decode for one in outcomes)
+    queue = max(one.timing.queue for one in outcomes)
+    inference = max(one.timing.inference for one in outcomes)
     return f"decode;dur={decode}, queue;dur={queue}, inference;dur={inference}"

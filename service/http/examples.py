@@ -102,6 +102,29 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
     ],
 }
 
+ADMIN_EXAMPLE: dict[str, Any] = {
+    "name": "digits",
+    "state": "ready",
+    "loaded": "2",
+    "draining": ["1"],
+    "versions": ["1", "2"],
+    "answering": "2",
+    "previous": "1",
+    "writable": True,
+    "refused": None,
+}
+#: One sentence that each problem under /admin really gives.
+ADMIN: dict[type[failures.Failure], str] = {
+    failures.UnknownBundle: "unknown bundle 'digit'; known: digits",
+    failures.UnknownVersion: "bundle digits: there is no version '3'; there are 1, 2",
+    failures.CandidateRefused: "bundle digits: version 2 is refused: graphs/weights.bin is listed "
+    "and missing; version 1 answers",
+    failures.VersionInUse: "bundle digits: version 2 answers; load another first",
+    failures.FolderFixed: "the folder of bundle digits cannot be changed: Read-only file system; "
+    "version 1 answers",
+    failures.Draining: "the server is shutting down",
+}
+
 #: One sentence that each problem really gives, whatever the modality.
 COMMON: dict[type[failures.Failure], str] = {
     problems.Unauthorized: "expected Authorization: Bearer KEY, with a key that this server knows",

@@ -54,6 +54,7 @@ class Exchange:
         held: those of them that admission counts.
         status: 0 until an answer is on its way.
         answered: when the answer was written, seconds; 0 until then.
+        uploaded: when its body was whole, seconds; 0 until then.
         stranger: the sender needs a key and has none that lets it in.
         key: whose key it came with.
         account: what that key takes, where this request counts as part of it.
@@ -67,6 +68,7 @@ class Exchange:
         "_receive", "_send", "account", "admission", "answered", "authorization", "bundle",
         "content_length", "deadline", "encoding", "grid", "held", "id", "key", "kind", "limit",
         "received", "span", "started", "status", "stranger", "timeout", "unread", "upload",
+        "uploaded",
     )  # fmt: skip
 
     def __init__(
@@ -85,7 +87,7 @@ class Exchange:
         self.admission = admission
         self.kind = kind
         self.started = time.monotonic()
-        self.answered = 0.0
+        self.answered = self.uploaded = 0.0
         self.status = 0
         self.held = 0
         self.received = 0
@@ -142,6 +144,8 @@ class Exchange:
             size = len(message.get("body", b""))
             self.unread = message.get("more_body", False)
             self.received += size
+            if not self.unread:
+                self.uploaded = time.monotonic()
             if self.received > self.limit:
                 raise self._too_large()
             if self.received > self.held:  # of unknown length: counted as it comes

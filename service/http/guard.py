@@ -19,7 +19,14 @@ from service.engine.engine import NO_ANSWER, Engine
 from service.engine.failures import DeadlinePassed, Draining, Failure, InternalError, NotReady
 from service.http.exchange import Exchange, UploadTime
 from service.http.keys import Keys
-from service.http.problems import BodyTimeout, ClientGone, Unauthorized, problem_of
+from service.http.problems import (
+    NOTHING_HERE,
+    BodyTimeout,
+    ClientGone,
+    NotFound,
+    Unauthorized,
+    problem_of,
+)
 from service.logs import ACCESS
 from service.settings import Limits, Settings
 
@@ -35,6 +42,8 @@ PUBLIC = frozenset(
     for path in ("/health/startup", "/health/live", "/health/ready")
 )
 METRICS = frozenset({("GET", "/metrics"), ("HEAD", "/metrics")})
+#: How addresses begin that exist only where a key has the scope for them.
+ADMIN = "/admin"
 MAX_LOGGED_PATH = 200  # characters
 
 
@@ -80,7 +89,13 @@ class Guard:
             del scope["exchange"]  # the scope knows the channels and they know it: a cycle
 
     def _check_key(self, scope: Scope, exchange: Exchange) -> None:
-        """Where keys are set everything needs one, also what is not there."""
+        """Where keys are set everything needs one, also what is not there.
+
+        Without keys there are no addresses for admins: a page in the operator's own browser could
+        call them.
+        """
+        if not self.keys and scope["path"].startswith(ADMIN):
+            raise NotFound(NOTHING_HERE)
         if not self.keys or (scope["method"], scope["path"]) in self._public:
             return
         exchange.stranger = True
@@ -90,6 +105,8 @@ class Guard:
             self.engine.metrics.unauthorized.inc()
             raise
         exchange.key = account.key.name
+        if scope["path"].startswith(ADMIN) and not self.keys.has("admin"):
+            raise NotFound(NOTHING_HERE)
         account.key.check(scope["path"])
         account.enter(exchange.started)
         exchange.account, exchange.stranger = account, False
@@ -156,11 +173,21 @@ class Guard:
         if exchange.account is not None:
             exchange.account.leave(seconds)
         if modality is not None:
-            metrics = self.engine.metrics
-            metrics.requests.labels(modality, str(exchange.status)).inc()
-            metrics.stages[modality]["total"].observe(seconds)
+            self._count(modality, exchange, seconds)
         if access.isEnabledFor(logging.INFO):
             access.info("request", extra={"fields": _fields(scope, modality, exchange, seconds)})
+
+
+    def _count(self, modality: str, exchange: Exchange, seconds: float) -> None:
+        """A request for work, in the metrics."""
+        metrics, bundle = self.engine.metrics, exchange.bundle or ""
+        metrics.request(modality, bundle, exchange.status, seconds)
+        if exchange.uploaded:
+            spent = exchange.uploaded - exchange.started
+            metrics.stages(modality, bundle)["upload"].observe(spent)
+        elif exchange.status in (408, 499):
+            reason = "left" if exchange.status == 499 else "expired"
+            metrics.dropped.labels(modality, "upload", reason).inc()
 
 
 def _as_get(scope: Scope) -> Scope:

@@ -33,6 +33,10 @@ class Keys:
     def __len__(self) -> int:
         return len(self._accounts)
 
+    def has(self, scope: str) -> bool:
+        """Whether some key has a scope."""
+        return any(scope in account.key.scopes for account in self._accounts)
+
     def find(self, authorization: Sequence[bytes]) -> Account:
         """Whose key a request carries.
 

@@ -51,7 +51,7 @@ async def read_what_was_sent() -> None:
     looked = loop.create_future()
     reader, writer = socket.socketpair()
     with reader, writer:
-        loop.add_reader(reader, lambda: looked.done() or looked.set_result(None))
+        loop.add_reader(reader, _set, looked)
         writer.send(b"x")
         await looked
         loop.remove_reader(reader)
@@ -69,3 +69,8 @@ def count_waiting(listener: socket.socket) -> int:
     size = QUEUE_OFFSET + 4
     told = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
     return int.from_bytes(told[QUEUE_OFFSET:size], sys.byteorder)
+
+
+def _set(looked: asyncio.Future[None]) -> None:
+    if not looked.done():
+        looked.set_result(None)

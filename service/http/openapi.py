@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -152,13 +153,19 @@ def answer(model: type[BaseModel], example: Any, description: str) -> dict[str, 
 
 
 def add_problems(
-    responses: dict[int | str, dict[str, Any]], *kinds: type[Failure], modality: str = "image"
+    responses: dict[int | str, dict[str, Any]], *kinds: type[Failure], modality: str = "image",
+    sentences: Mapping[type[Failure], str] | None = None,
 ) -> dict[int | str, dict[str, Any]]:
-    """Put problems under ``responses``: one entry per status, one example per problem."""
+    """Put problems under ``responses``: one entry per status, one example per problem.
+
+    Args:
+        sentences: what each says; else what it says to requests of the modality.
+    """
+    sentences = sentences or details(modality)
     for kind in kinds:
         problem = problems.PROBLEMS[kind]
         entry = responses.setdefault(str(problem.status), _problem_entry())
-        example = problems.document(kind(details(modality)[kind]), ID)
+        example = problems.document(kind(sentences[kind]), ID)
         shown = entry["content"][problems.CONTENT_TYPE]["examples"]
         shown[problem.name] = {"summary": problem.title, "value": example}
         entry["description"] = " ".join(filter(None, [entry["description"], problem.title]))

@@ -14,12 +14,14 @@ from service.engine.failures import (
     BadParameter,
     BrokenMedia,
     BundleRefused,
+    CandidateRefused,
     DeadlinePassed,
     DecodeTimeout,
     Draining,
     EmptyFile,
     Failure,
     FileTooLarge,
+    FolderFixed,
     InferenceFailed,
     InternalError,
     MediaTooLarge,
@@ -30,9 +32,12 @@ from service.engine.failures import (
     UnknownVersion,
     UnreadableFile,
     UnsupportedMedia,
+    VersionInUse,
 )
 
 CONTENT_TYPE = "application/problem+json"
+#: What is said of every address without a route.
+NOTHING_HERE = "there is nothing at this address; see /docs"
 
 
 class BadRequest(Failure):
@@ -166,6 +171,9 @@ PROBLEMS: dict[type[Failure], Problem] = {
     UnknownBundle: Problem(404, "unknown-bundle", "There is no such bundle."),
     UnknownVersion: Problem(404, "unknown-version", "The bundle answers with another version."),
     UnknownGrid: Problem(422, "unknown-grid", "The bundle does not have this grid."),
+    CandidateRefused: Problem(409, "candidate-refused", "The version failed its proof."),
+    VersionInUse: Problem(409, "version-in-use", "The version answers."),
+    FolderFixed: Problem(409, "folder-fixed", "The folder of bundles cannot be changed."),
     BundleRefused: Problem(503, "bundle-refused", "The bundle failed its checks."),
     UnsupportedMedia: Problem(415, "unsupported-media", "The type of the file is not read."),
     BrokenMedia: Problem(422, "broken-media", "The file cannot be decoded."),

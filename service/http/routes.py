@@ -15,6 +15,7 @@ from media.spec import AXES
 from service.engine.engine import NO_ANSWER, Engine
 from service.engine.failures import Draining, NotReady
 from service.engine.model import ExaminedBundle
+from service.http.admin import add_admin
 from service.http.documents import (
     BundleDocument,
     BundleList,
@@ -25,7 +26,7 @@ from service.http.documents import (
 )
 from service.http.endpoint import Classify
 from service.http.examples import BUNDLES_EXAMPLE
-from service.http.guard import WORK, public_requests
+from service.http.guard import ADMIN, WORK, public_requests
 from service.http.keys import Keys
 from service.http.openapi import (
     KEY_PROBLEMS,
@@ -35,7 +36,7 @@ from service.http.openapi import (
     classify_extra,
     classify_responses,
 )
-from service.http.problems import MethodNotAllowed, NotFound
+from service.http.problems import NOTHING_HERE, MethodNotAllowed, NotFound
 
 
 class DirectRoute(APIRoute):
@@ -49,7 +50,7 @@ class DirectRoute(APIRoute):
         # The route's pattern also fits a path with a line break at its end; the guard's table
         # does not, and nothing may come here around the guard.
         if scope["path"] != self.path:
-            raise NotFound("there is nothing at this address; see /docs")
+            raise NotFound(NOTHING_HERE)
         if scope["method"] not in (self.methods or ()):
             raise MethodNotAllowed("expected POST", "POST")
         response = await self.endpoint(Request(scope, receive, send))
@@ -73,6 +74,7 @@ def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
             openapi_extra=classify_extra(modality),
         )
     _add_bundles(app, engine)
+    add_admin(app, engine)
     _add_health(app, engine)
     _add_metrics(app, engine)
     app.openapi = lambda: _openapi(app, engine, keys)  # type: ignore[method-assign]
@@ -240,7 +242,11 @@ def _openapi(app: FastAPI, engine: Engine, keys: Keys) -> dict[str, Any]:
         if keys:
             _add_keys(document, public_requests(engine.settings))
         app.openapi_schema = document
-    return app.openapi_schema
+    if keys.has("admin"):
+        return app.openapi_schema
+    paths = app.openapi_schema["paths"]
+    shown = {path: paths[path] for path in paths if not path.startswith(ADMIN)}
+    return app.openapi_schema | {"paths": shown}
 
 
 def _add_keys(document: dict[str, Any], public: frozenset[tuple[str, str]]) -> None:

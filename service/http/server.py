@@ -92,6 +92,7 @@ class Server(uvicorn.Server):
         self.signalled = False  # to end
         self._leave_at = math.inf  # of the monotonic clock, seconds
         self._hung_up = False  # SIGHUP came
+        self._reloading: asyncio.Task[None] | None = None  # of the newest one
         self.engine: Engine = app.state.engine
         self.keys: Keys = app.state.keys
         self.engine.on_ready = self._announce
@@ -142,6 +143,8 @@ class Server(uvicorn.Server):
         """Read again what may change while the server runs; what is bad leaves the old one be."""
         if self.settings.keys_file is not None:
             self._reload_keys()
+        self._reloading = asyncio.create_task(self.engine.rollout.reload())
+        self._reloading.add_done_callback(_tell_failure)
 
     def _reload_keys(self) -> None:
         try:
@@ -179,6 +182,11 @@ class Server(uvicorn.Server):
 
     def _exit(self) -> None:
         self.should_exit = True
+
+
+def _tell_failure(reloading: asyncio.Task[None]) -> None:
+    if not reloading.cancelled() and (error := reloading.exception()) is not None:
+        log.error("the bundles could not be read again", exc_info=error)
 
 
 def _quieter(level: str) -> str:

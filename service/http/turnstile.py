@@ -76,9 +76,7 @@ class Turnstile:
             "x-request-id": request_id,
         }
         head = "".join(f"{name.lower()}: {value}\r\n" for name, value in told.items())
-        metrics, status = self._engine.metrics, problem_of(failure).status
-        metrics.requests.labels(modality, str(status)).inc()
-        metrics.stages[modality]["total"].observe(0.0)
+        self._engine.metrics.request(modality, "", problem_of(failure).status, 0.0)
         return head.encode() + b"\r\n", body
 
     def _lets_in(self, authorization: Sequence[bytes], path: str) -> bool:

@@ -15,13 +15,14 @@ import pytest
 
 from media import read_fitting
 from media.spec import Grid
-from service.engine.classify import choose
 from service.engine.costs import RunCosts
 from service.engine.decode.pool import DecodePool
 from service.engine.decode.wire import Preparation
 from service.engine.engine import ANSWER_SECONDS
 from service.engine.failures import BadParameter, BrokenMedia, UnknownGrid
+from service.engine.job import Job
 from service.engine.model import Choice
+from service.engine.parameters import choose
 from service.engine.schedule import CPU, DEVICE
 from tests.helpers.service_fixtures import (
     MEDIA,
@@ -174,14 +175,15 @@ def test_file_that_may_get_any_grid_is_charged_their_mean(
     server: RunningServer, modality: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the run alone: the file is the same whatever it gets."""
-    engine, size = server.engine, len(MEDIA[modality]())
+    engine, media = server.engine, MEDIA[modality]()
     costs = {grid: RunCosts() for grid in TINY[modality].grids}
     for place, one in enumerate(costs.values(), 1):
         one.learn(1, 0.01 * place)
-    monkeypatch.setattr(engine.station, "costs", lambda key: costs[key[1]])
+    (station,) = engine.devices.stations
+    monkeypatch.setattr(station, "costs", lambda key: costs[key[1]])
 
     def predicted(grid: str) -> Any:
-        return engine.predict(choose(engine, modality, {"grid": grid})[0], size)
+        return engine.predict(Job(media, choose(engine, modality, {"grid": grid})[0]))
 
     auto, single = predicted("auto"), [predicted(grid) for grid in TINY[modality].grids]
     runs = [one.parts["run"][CPU] for one in single]
@@ -207,7 +209,7 @@ def test_charge_follows_the_grid_that_was_taken(tmp_path: Path) -> None:
         with ThreadPoolExecutor(1) as threads:
             asking = threads.submit(held.classify, content=file, params={"grid": "auto"})
             try:
-                wait_until(lambda: engine.station.depth or len(session.batches) > runs, "its run")
+                wait_until(lambda: engine.devices.depth or len(session.batches) > runs, "its run")
                 inside = engine.backlog.wait("image")
             finally:
                 session.gate.set()

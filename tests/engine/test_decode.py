@@ -25,6 +25,7 @@ from service.engine.decode import pool as decode
 from service.engine.decode import worker as decode_worker
 from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
+from service.engine.decode.process import ENVIRONMENT
 from service.engine.decode.wire import LENGTHS, Preparation, head, parse_task
 from service.engine.failures import (
     BrokenMedia,
@@ -34,10 +35,12 @@ from service.engine.failures import (
     MediaTooLarge,
     UnsupportedMedia,
 )
+from service.engine.schedule import BATCH
 from tests.helpers.effort import alone
 from tests.helpers.service_fixtures import MEDIA, ROOT, TINY, clip, huge_png, picture, scan
 
 GRID, PATCH = Grid((2, 3)), (4, 4)
+GRIDS = {modality: Grid.parse(tiny.grids[0]) for modality, tiny in TINY.items()}
 SECONDS = 5.0
 
 
@@ -54,8 +57,9 @@ HEADER = asked().header
 def test_worker_is_told_what_it_is_asked_for(modality: str) -> None:
     """Every field of an InputSpec arrives as it left, windows and views of clips and scans too."""
     tiny = TINY[modality]
-    spec, (grid,), patch, views, seconds = parse_task(asked(modality, 2).header)
+    spec, (grid,), patch, views, seconds, lends = parse_task(asked(modality, 2).header)
     assert (spec, str(grid), patch, views) == (tiny.input, tiny.grids[0], tiny.patch, 2)
+    assert not lends
     assert seconds == 2 * SECONDS  # it ends by itself only where the service is gone
 
 
@@ -222,6 +226,26 @@ def test_large_item_whose_worker_dies_while_it_is_sent_is_tried_again() -> None:
 
     restarts: list[int] = []
     run(story, script=script, on_restart=lambda: restarts.append(1))
+
+
+def test_large_file_goes_piece_by_piece_and_whole() -> None:
+    """Nothing copies all of it at once; what follows one whose client left is what was asked."""
+    media = scan(3, (31, 257, 263))  # 4 MB
+    expected = read(media, TINY["volume"].input, GRIDS["volume"], TINY["volume"].patch, 1)
+
+    async def story(pool: DecodePool) -> None:
+        (worker,) = pool.alive
+        for leaves in (True, False):
+            asking = asyncio.create_task(pool.prepare(asked("volume"), bytearray(media)))
+            await asyncio.sleep(0)
+            assert len(worker.tasks) == 1
+            assert worker.stdin.get_write_buffer_size() < len(media) / 8
+            if leaves:
+                asking.cancel()
+        np.testing.assert_allclose((await asking).pixels, expected.pixels, rtol=1e-6)
+        assert pool.alive == {worker}
+
+    run(story, modalities=("volume",))
 
 
 @pytest.mark.parametrize(
@@ -400,7 +424,7 @@ def test_pool_replaces_a_worker_one_at_a_time(
 
 def start_worker(*modalities: str, **options: Any) -> subprocess.Popen[bytes]:
     worker = subprocess.Popen(
-        [sys.executable, "-m", "service.engine.decode.worker", "0", *modalities],
+        [sys.executable, "-m", "service.engine.decode.worker", "0", "-1", *modalities],
         cwd=ROOT,
         **options,
         stdin=subprocess.PIPE,
@@ -466,7 +490,7 @@ def test_worker_ends_itself_when_nobody_kills_it() -> None:
     code = (
         "import service.engine.decode.worker as w, time\n"
         "w.read_fitting = lambda *a: time.sleep(60)\n"
-        "w.main('0')\n"
+        "w.main('0', '-1')\n"
     )
     assert status_of(code) == -signal.SIGALRM
 
@@ -498,7 +522,7 @@ def test_worker_ends_itself_when_threads_burn_the_time_of_an_item() -> None:
         "    for _ in range(3): threading.Thread(target=spin, daemon=True).start()\n"
         "    time.sleep(600)\n"
         "w.read_fitting, w._forbid_processes = burn, lambda: None\n"
-        "w.main('0')\n"
+        "w.main('0', '-1')\n"
     )
     assert status_of(code) == -signal.SIGXCPU
 
@@ -525,7 +549,7 @@ def test_worker_loads_the_decoders_of_what_is_served(
     done = subprocess.run(
         [sys.executable, "-c", code, *modalities],
         cwd=ROOT,
-        env=os.environ | decode.ENVIRONMENT,
+        env=os.environ | ENVIRONMENT,
         check=True,
         capture_output=True,
         text=True,
@@ -541,7 +565,7 @@ def test_worker_gives_a_large_heap_back() -> None:
     def resident(worker: subprocess.Popen[bytes]) -> int:
         return int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1]) * 4096
 
-    worker = start_worker("volume", env=os.environ | decode.ENVIRONMENT)
+    worker = start_worker("volume", env=os.environ | ENVIRONMENT)
     with worker:
         assert worker.stdin is not None
         small = resident(worker)
@@ -604,6 +628,48 @@ def test_scans_leave_a_worker_for_images_and_are_ended_with_their_clients() -> N
         story, workers=2, script=OBEDIENT, on_restart=lambda: restarts.append(None),
         modalities=("image", "volume"),
     )  # fmt: skip
+
+
+def test_kept_worker_takes_no_batch_work() -> None:
+    """Not even a thumbnail, though it is free; one that somebody waits for is decoded at once."""
+
+    async def story(pool: DecodePool) -> None:
+        pool.costs["image"].learn(1, 0.001)
+        batch = [
+            asyncio.create_task(pool.prepare(asked(seconds=60), media, kind=BATCH))
+            for media in (b"s" + bytes(2**15), b"x")  # none stands behind a large one
+        ]
+        await asyncio.sleep(0)
+        assert pool.depth == 1
+        with pytest.raises(BrokenMedia):
+            await ask(pool, b"x")  # it answers
+        assert pool.depth == 1
+        assert [one.tasks[0].kind for one in pool.alive if one.tasks] == [BATCH]
+        for task in batch:
+            task.cancel()
+        await asyncio.gather(*batch, return_exceptions=True)
+
+    run(story, workers=2, script=OBEDIENT, modalities=("image", "volume"))
+
+
+def test_batch_work_leaves_a_worker_while_others_come() -> None:
+    """Of images alone, for which none is kept: the second of two stays free for whom one waits."""
+
+    async def story(pool: DecodePool) -> None:
+        pool.costs["image"].learn(1, 0.5)
+        with pytest.raises(BrokenMedia):
+            await ask(pool, b"x")
+        batch = [asyncio.create_task(pool.prepare(asked(), b"s", kind=BATCH)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert pool.depth == 1
+        with pytest.raises(BrokenMedia):
+            await ask(pool, b"x")
+        assert pool.depth == 1
+        for task in batch:
+            task.cancel()
+        await asyncio.gather(*batch, return_exceptions=True)
+
+    run(story, workers=2, script=OBEDIENT)
 
 
 def test_small_files_do_not_wait_behind_large_ones_of_their_kind() -> None:

@@ -14,7 +14,8 @@ from service.engine.device import lanes as module
 from service.engine.device.lanes import Lanes, choose_lanes
 from service.engine.device.session import Session, Stop
 from service.engine.engine import Engine
-from service.engine.model import Choice, Target
+from service.engine.job import Job
+from service.engine.model import Choice, Model, Target
 from service.engine.schedule import CPU, DEVICE
 from service.settings import make_settings
 from tests.helpers.service_fixtures import TINY, write_tiny_bundle
@@ -95,13 +96,13 @@ def test_runs_are_charged_where_they_take_time(
     write_tiny_bundle(tmp_path, modality="video")
     engine = Engine(make_settings(bundles=tmp_path))
     manifest = read_manifest(tmp_path / "tiny")
-    target = Target.make(manifest, TINY["video"].grids[0], 3, 5.0)
+    target = Target.make(Model(manifest, 1), TINY["video"].grids[0], 3, 5.0)
     costs = RunCosts()
     costs.learn(1, 0.01)
-    engine.station.add_queue(target.key, Timed(0.0), "video", costs)
-    engine.station.threads, engine.prover._device = threads, "cpu" if on_cpu else "cuda"
-    choice = Choice.of([target])
-    work = engine.predict(choice, 1000)
+    (device,) = engine.devices
+    device.station.add_queue(target.key, Timed(0.0), "video", costs)
+    device.station.threads, device.kind = threads, "cpu" if on_cpu else "cuda"
+    work = engine.predict(Job(bytes(1000), Choice.of([target])))
     assert work.parts["run"] == pytest.approx(expected)
     assert engine.run_seconds(target) == pytest.approx(0.03)
     assert work.own == pytest.approx(0.03 + 0.005 + 0.0005)

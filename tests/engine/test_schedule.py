@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine.schedule import (
+    BATCH,
     CPU,
     DEVICE,
     Backlog,
@@ -81,7 +82,8 @@ def test_one_lane_of_a_large_machine_is_one_lane() -> None:
 
 
 ITEMS = st.lists(
-    st.tuples(st.sampled_from([IMAGE, SCAN, CLIP]), st.floats(0, 5), st.floats(0, 5)), max_size=20
+    st.tuples(st.sampled_from([IMAGE, SCAN, CLIP, BATCH]), st.floats(0, 5), st.floats(0, 5)),
+    max_size=20,
 )
 
 
@@ -98,8 +100,8 @@ def test_whatever_order_things_end_in_nothing_is_left(items: Any, data: st.DataO
             inside.amend(one, "run", {CPU: data.draw(st.floats(0, 5))})
             inside.done(one, stage)
         inside.leave(one)
-        assert all(inside.wait(kind) >= -1e-9 for kind in (IMAGE, SCAN, CLIP))
-    assert [inside.wait(kind) for kind in (IMAGE, SCAN, CLIP)] == [0, 0, 0]
+        assert all(inside.wait(kind) >= -1e-9 for kind in (IMAGE, SCAN, CLIP, BATCH))
+    assert [inside.wait(kind) for kind in (IMAGE, SCAN, CLIP, BATCH)] == [0, 0, 0, 0]
     assert inside.inside.total() == 0
     assert inside.factors == {}
 
@@ -138,6 +140,78 @@ def test_short_waits_correct_nothing() -> None:
     soon.wait, soon.entered = 0.01, 5.0
     inside.correct(soon, 9.0)
     assert inside.factors.get(IMAGE, 1) == 1
+
+
+# --- work that may take its time -------------------------------------------------------------
+
+
+@given(items=ITEMS, more=st.lists(st.floats(0, 1e6), min_size=1), data=st.data())
+def test_interactive_work_waits_for_no_batch_work(
+    items: Any, more: list[float], data: st.DataObject
+) -> None:
+    """However much there is and whenever it is due: not a second, not one refusal."""
+    interactive = [item for item in items if item[0] != BATCH]
+    charges = [charge(kind, 9 * run, decode=decode, run=run) for kind, decode, run in interactive]
+    alone, crowded = backlog(*charges), backlog(*charges)
+    for seconds in more:
+        crowded.charge(charge(BATCH, data.draw(st.sampled_from([-1.0, math.inf])), run=seconds))
+    for kind in (IMAGE, SCAN, CLIP):
+        deadline, own = data.draw(st.floats(0, 50)), data.draw(st.floats(0, 5))
+        assert crowded.wait(kind) == alone.wait(kind)
+        assert crowded.ahead(kind, deadline) == alone.ahead(kind, deadline)
+        asked: Any = {"max_wait": 1.0, "deadline": deadline, "own": own}
+        assert enters(crowded, kind, **asked) == enters(alone, kind, **asked)
+
+
+def test_batch_work_waits_for_all_that_is_inside() -> None:
+    """It has no share of its own, and what is interactive goes first however late it is due."""
+    inside = backlog(charge(IMAGE, 90.0, run=1.0), charge(SCAN, 90.0, run=2.0))
+    inside.charge(charge(BATCH, 50.0, run=4.0))
+    assert inside.wait(BATCH) == pytest.approx(7.0 / 2)
+    assert inside.ahead(BATCH, 20.0) == pytest.approx(3.0 / 2)
+    assert inside.ahead(BATCH, 60.0) == pytest.approx(7.0 / 2)
+
+
+def test_first_batch_work_always_enters() -> None:
+    """Beside any interactive work: it waits for turns, not at the door."""
+    inside = backlog(charge(IMAGE, run=500.0))
+    assert enters(inside, BATCH, max_wait=30) is None
+    inside.charge(charge(BATCH, run=1.0))
+    assert enters(inside, BATCH, max_wait=30) == "wait"
+
+
+COSTS = st.floats(0.001, 1)
+
+
+@given(
+    costs=st.dictionaries(st.sampled_from([IMAGE, SCAN, CLIP]), COSTS, min_size=1), batch=COSTS
+)
+def test_batch_work_has_a_small_share_and_always_has_it(
+    costs: dict[str, float], batch: float
+) -> None:
+    """While all kinds always wait: a tenth of what each other one uses, to within one turn."""
+    turns, costs = Turns(), costs | {BATCH: batch}
+    used = dict.fromkeys(costs, 0.0)
+    while used[BATCH] < 5 * batch:
+        kind = turns.next(costs)
+        turns.use(kind, costs[kind], costs)
+        used[kind] += costs[kind]
+        for other in costs.keys() - {BATCH}:
+            assert abs(used[other] - 10 * used[BATCH]) <= costs[other] + 10 * batch + 1e-9
+
+
+def test_batch_work_alone_owes_nothing_for_long() -> None:
+    """An hour of it without others is not paid back once they come, and they do not wait for it."""
+    turns, taken = Turns(), Counter[str]()
+    turns.use(IMAGE, 1, [IMAGE])
+    for _ in range(1000):
+        turns.use(BATCH, 1, [BATCH])
+    first = turns.next([IMAGE, BATCH])
+    for _ in range(44):
+        kind = turns.next([IMAGE, BATCH])
+        turns.use(kind, 1, [IMAGE, BATCH])
+        taken[kind] += 1
+    assert (first, taken[BATCH]) == (IMAGE, 3)
 
 
 # --- who enters ------------------------------------------------------------------------------

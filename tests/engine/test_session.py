@@ -16,8 +16,8 @@ from service.engine.device import session as module
 from service.engine.device.session import (
     CPU,
     CUDA,
-    Device,
     DeviceError,
+    DeviceName,
     check_device,
     find_gpu,
     is_fallback,
@@ -119,20 +119,21 @@ def test_graph_runs_and_agrees_with_numpy(graph: Path, device: Any) -> None:
 def test_auto_takes_cuda_when_the_session_gets_it(
     graph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a working GPU, auto and cuda both land there, without TF32."""
+    """With a working GPU, auto and cuda both land on the first one, without TF32."""
     runtime = use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
-    devices: tuple[Device, ...] = ("auto", "cuda")
-    for device in devices:
+    for device, number in (("auto", "0"), ("cuda", "0"), ("cuda:0", "0"), ("cuda:3", "3")):
         assert open_session(graph, device, 1).device == "cuda"
-        assert runtime.asked[-1] == [(CUDA, {"use_tf32": "0"}), CPU]
+        options = {"use_tf32": "0", "device_id": number}
+        assert runtime.asked[-1] == [(CUDA, options), CPU]
 
 
 def test_silent_fallback_is_seen(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session that only got the CPU is cpu under auto and an error under cuda."""
     use(monkeypatch, FakeRuntime([CUDA, CPU], [CPU]))
     assert open_session(graph, "auto", 1).device == "cpu"
-    with pytest.raises(DeviceError, match="fell back"):
-        open_session(graph, "cuda", 1)
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(DeviceError, match=f"--device {device}: .*fell back"):
+            open_session(graph, device, 1)
 
 
 def test_gpu_that_fails_is_an_error_only_for_cuda(
@@ -147,7 +148,7 @@ def test_gpu_that_fails_is_an_error_only_for_cuda(
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_broken_graph_is_not_the_devices_fault(
-    graph: Path, monkeypatch: pytest.MonkeyPatch, device: Device
+    graph: Path, monkeypatch: pytest.MonkeyPatch, device: DeviceName
 ) -> None:
     """A graph that opens nowhere raises its own error, also where a GPU is insisted on."""
     use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU], broken=True))
@@ -226,7 +227,7 @@ def test_libraries_are_loaded_before_cuda_and_alone_for_it(
     """What the runtime prints meanwhile goes to the log: stdout is for answers."""
     for device, preloaded in (("cpu", False), ("auto", True), ("cuda", True)):
         runtime = use(monkeypatch, FakeRuntime([CUDA, CPU], [CUDA, CPU]))
-        open_session(graph, device, 1)  # type: ignore[arg-type]
+        open_session(graph, device, 1)
         assert runtime.preloaded == preloaded
     cpu_build = use(monkeypatch, FakeRuntime([CPU], [CPU]))
     open_session(graph, "auto", 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,10 +16,12 @@ import numpy as np
 import pytest
 
 from service.engine.costs import RunCosts
+from service.engine.device import runs
 from service.engine.device.runs import run_isolated
 from service.engine.device.session import Stop
 from service.engine.device.station import DeviceStation
 from service.engine.failures import DeadlinePassed, Draining, InferenceFailed
+from service.engine.schedule import BATCH
 
 POISON, NOT_A_NUMBER = 255, 254
 
@@ -181,6 +185,47 @@ def test_isolation_refuses_logits_of_another_shape(shape: tuple[int, ...]) -> No
         assert not any(isinstance(answer, Exception) for answer in answers)
     else:
         assert all(isinstance(answer, Exception) for answer in answers)
+
+
+@pytest.mark.parametrize("views", [(1,), (1, 2)])
+@pytest.mark.parametrize("end", ["answered", "failed", "left"])
+def test_station_lets_go_of_pixels_at_once(
+    views: tuple[int, ...], end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing keeps an item that was answered, failed or left until garbage is collected."""
+
+    async def story(station: DeviceStation) -> None:
+        session = FakeSession()
+        station.add_queue("q", session, "image", RunCosts())
+        pixels = entry(*views[1:], POISON if end == "failed" else views[0]).copy()
+        kept = weakref.ref(pixels)
+        asking = asyncio.create_task(station.submit("q", pixels))
+        del pixels
+        if end == "left":
+            session.gate.clear()
+            blocking = asyncio.create_task(station.submit("q", entry(3)))
+            await until(lambda: len(session.batches) == 1)
+            late = entry(*views).copy()
+            kept = weakref.ref(late)
+            asking, first = asyncio.create_task(station.submit("q", late)), asking
+            del late
+            await asyncio.sleep(0)
+            assert station.bytes_ahead() == len(views)
+            asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled() or (asking.exception() is None) == (end == "answered")
+        del asking
+        await until(lambda: kept() is None)
+        session.gate.set()
+        if end == "left":
+            await asyncio.gather(first, blocking)
+
+    monkeypatch.setattr(runs.log, "disabled", True)  # pytest would keep tracebacks, and they rows
+    gc.disable()
+    try:
+        run(story)
+    finally:
+        gc.enable()
 
 
 def test_station_never_runs_a_cancelled_entry() -> None:
@@ -439,6 +484,49 @@ def test_where_all_models_are_slow_they_have_all_lanes() -> None:
         tasks = [asyncio.create_task(station.submit("q", entry(i))) for i in range(2)]
         await until(lambda: len(session.batches) == 2)
         session.gate.set()
+        await asyncio.gather(*tasks)
+
+    with_lanes(story, 2, batch_seconds=0.05)
+
+
+def test_batch_rows_let_others_go_first_and_are_not_forgotten() -> None:
+    """They share no run with others and take a turn after ten of theirs, not after all."""
+
+    async def story(station: DeviceStation) -> None:
+        session = FakeSession(closed=True)
+        station.add_queue("q", session, "image", costing(0.05))
+        tasks = [asyncio.create_task(station.submit("q", entry(i), kind=BATCH)) for i in range(3)]
+        await until(lambda: len(session.batches) == 1)
+        tasks += [asyncio.create_task(station.submit("q", entry(i))) for i in range(100, 125)]
+        await until(lambda: station.depth == 27)
+        assert station.ahead(BATCH) == pytest.approx(2 * 0.05)
+        assert station.ahead("image") == pytest.approx(25 * 0.05)
+        session.gate.set()
+        rows = await asyncio.gather(*tasks)
+        assert [row.logits[0] for row in rows] == [0, 1, 2, *range(100, 125)]
+        assert all(len({value < 3 for value in batch}) == 1 for batch in session.batches)
+        order = [value for batch in session.batches for value in batch]
+        assert order.index(1) > 10
+        assert order[-1] == 124
+
+    with_lanes(story, 1, batch_seconds=0.05)
+
+
+def test_no_lane_is_left_for_batch_rows() -> None:
+    """Of two lanes one stays free for short rows while such come, however short batch rows are."""
+
+    async def story(station: DeviceStation) -> None:
+        batch, images = FakeSession(closed=True), FakeSession()
+        station.add_queue("batch", batch, "image", costing(0.004))
+        station.add_queue("images", images, "image", costing(0.004))
+        await station.submit("images", entry(1))
+        tasks = [asyncio.create_task(station.submit("batch", entry(0), kind=BATCH))]
+        await until(lambda: len(batch.batches) == 1)
+        tasks.append(asyncio.create_task(station.submit("batch", entry(1), kind=BATCH)))
+        row = await station.submit("images", entry(7))
+        assert row.logits[0] == 7
+        assert batch.batches == [[0]]
+        batch.gate.set()
         await asyncio.gather(*tasks)
 
     with_lanes(story, 2, batch_seconds=0.05)

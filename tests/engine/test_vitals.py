@@ -85,8 +85,7 @@ def play(
             session.goldens = 0
             deaths: list[str] = []
             lags: list[float] = []
-            vitals = Vitals(station, pool, executor, probe_seconds, lags.append, deaths.append)
-            station.on_failed = vitals.doubt
+            vitals = Vitals([station], pool, executor, probe_seconds, lags.append, deaths.append)
             station.add_queue("q", session, "image", RunCosts(), golden)
             vitals.start()
             try:

@@ -60,14 +60,14 @@ def test_version_is_promoted_taken_back_and_retired(
     monkeypatch.setenv("LIERE_DEFAULT_BUNDLE", "gone")
     monkeypatch.setenv("LIERE_KEYS_FILE", "/nowhere")
     monkeypatch.setenv("LIERE_BUNDLES", str(root))
-    said = "tiny: version 1 answers (10 before) when a server starts\n"
+    said = "tiny: version 1 answers (10 before) when a server starts, or gets SIGHUP\n"
     assert command("promote", "tiny", "1") == (0, said, "")
     listed = (
         "flat: 7 answers (only); versions: 7\n"
         "tiny: 1 answers (serving.json, 10 before); versions: 1, 2, 10\n"
     )
     assert command("list") == (0, listed, "")
-    said = "tiny: version 10 answers (1 before) when a server starts\n"
+    said = "tiny: version 10 answers (1 before) when a server starts, or gets SIGHUP\n"
     assert command("rollback", "tiny") == (0, said, "")
     said = "tiny: version 1 is removed; version 10 answers\n"
     assert command("retire", "tiny", "1") == (0, said, "")

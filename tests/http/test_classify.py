@@ -25,9 +25,9 @@ from media.spec import Grid
 from service.cli import offline
 from service.cli.progress import AFTER_SECONDS, Progress
 from service.engine.candidates import find_candidates
-from service.engine.classify import Result
 from service.engine.engine import Engine
 from service.engine.failures import Failure, InferenceFailed
+from service.engine.job import Outcome
 from service.settings import make_settings
 from tests.helpers.service_fixtures import (
     CLEAN,
@@ -313,6 +313,7 @@ def test_largest_file_is_that_of_its_modality(all_bundles: Path, tmp_path: Path)
         (["--grid", "9x9"], "unknown grid '9x9' for bundle tiny; known: 2x3, 3x2, auto"),
         (["--top-k", "6"], "top_k: expected a whole number from 1 to 5, got '6'"),
         (["--bundles", "/nowhere"], "--bundles /nowhere: there is no such folder"),
+        (["--device", "tpu"], "device: expected auto, cpu, cuda, or cuda:N"),
     ],
 )
 def test_wrong_command_is_one_sentence(
@@ -328,7 +329,6 @@ def test_wrong_command_is_one_sentence(
     [
         ([], "the following arguments are required: FILE"),
         (["-", "a", "-"], "standard input (-) can be read once only"),
-        (["a", "--device", "tpu"], "invalid choice: 'tpu'"),
         (["a", "--jsn"], "unrecognized arguments: --jsn"),
     ],
 )
@@ -416,7 +416,7 @@ def test_many_files_are_batched_and_stay_in_order(bundles: Path, tmp_path: Path)
         if number == 17:
             assert isinstance(answer, InferenceFailed)
         else:
-            assert isinstance(answer, Result)
+            assert isinstance(answer, Outcome)
             assert answer.predictions[0]["label"] == best(media[number])
     assert max(session.batches) == 8
 
@@ -433,8 +433,12 @@ class SlowSession(TinySession):
 
 @pytest.mark.parametrize(
     ("settings", "most"),
-    [({"max_in_flight": 3}, 3), ({"max_in_flight_mib": 2.5 * len(picture(0)) / 2**20}, 2)],
-    ids=["files", "bytes"],
+    [
+        ({"max_in_flight": 3}, 3),
+        ({"max_in_flight_mib": 2.5 * len(picture(0)) / 2**20}, 2),
+        ({"max_in_flight_mib": 0.5 * len(picture(0)) / 2**20}, 1),
+    ],
+    ids=["files", "bytes", "bytes of less than one file"],
 )
 def test_files_under_way_are_bounded(
     bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any, most: int
@@ -444,7 +448,7 @@ def test_files_under_way_are_bounded(
     path.write_bytes(picture(0))
     inside, seen = 0, []
 
-    async def counting(*arguments: Any) -> Result | Failure:
+    async def counting(*arguments: Any) -> Outcome | Failure:
         nonlocal inside
         inside += 1
         seen.append(inside)
@@ -456,9 +460,20 @@ def test_files_under_way_are_bounded(
     answer = offline._answer
     monkeypatch.setattr(offline, "_answer", counting)
     answers = collect(bundles, SlowSession(), [str(path)] * 20, max_batch=1, **settings)
-    assert all(isinstance(one, Result) for _, one in answers)
+    assert all(isinstance(one, Outcome) for _, one in answers)
     assert len(answers) == len(seen) == 20
     assert max(seen) == most
+
+
+def test_mistake_while_files_are_read_ends_the_command(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for ever for files that nobody reads any more."""
+    path = tmp_path / "0.png"
+    path.write_bytes(picture(0))
+    monkeypatch.setattr(offline, "_read", lambda file, most: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        collect(bundles, TinySession(), [str(path)] * 3)
 
 
 # --- how it ends -----------------------------------------------------------------------------

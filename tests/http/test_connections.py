@@ -114,7 +114,7 @@ def test_client_that_left_is_cancelled(start: Start) -> None:
         wait_until(lambda: session.batches, "the first batch to run")
         for connection in (stopped, left):
             ask(connection)
-        wait_until(lambda: server.engine.station.depth == 2, "the others to be queued")
+        wait_until(lambda: server.engine.devices.depth == 2, "the others to be queued")
         stop_sending(stopped)
         left.socket.close()
         wait_until(lambda: server.metric("liere_requests_total", **LEFT) == 1, "the 499")

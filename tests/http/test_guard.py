@@ -158,7 +158,8 @@ def test_work_beyond_max_wait_is_refused_by_the_head_alone(start: Start) -> None
     server.engine.backlog.rates[CPU] = 1
     costs = RunCosts()
     costs.learn(1, 0.3)
-    server.engine.station.add_queue(("tiny", GRIDS[0]), session, "image", costs)
+    (station,) = server.engine.devices.stations
+    station.add_queue((1, GRIDS[0]), session, "image", costs)
     session.gate.clear()
     with ExitStack() as stack:
         waiting = queue_up(server, 2, stack)
@@ -181,7 +182,8 @@ def test_files_of_one_request_do_not_refuse_one_another(bundles: Path) -> None:
     costs = RunCosts()
     costs.learn(1, 0.3)
     with serving(bundles, lambda *_: session, max_wait=0.5) as server:
-        server.engine.station.add_queue(("tiny", GRIDS[0]), session, "image", costs)
+        (station,) = server.engine.devices.stations
+        station.add_queue((1, GRIDS[0]), session, "image", costs)
         files = [("file", (f"{number}.png", picture(number))) for number in range(16)]
         answer = server.classify(files=files)
     assert answer.status_code == 200
@@ -279,7 +281,7 @@ def test_client_that_leaves_the_queue_is_never_run(start: Start) -> None:
         (first,) = queue_up(server, 1, stack)
         wait_until(lambda: len(session.batches) == 1, "the first batch to run")
         gone = queue_up(server, 6, stack)
-        wait_until(lambda: server.engine.station.depth == 6, "the others to be queued")
+        wait_until(lambda: server.engine.devices.depth == 6, "the others to be queued")
         for connection in gone[1:]:
             connection.socket.close()
         counted = {"modality": "image", "code": "499"}
@@ -303,7 +305,7 @@ def test_input_that_breaks_the_graph_fails_alone(start: Start) -> None:
         first = threads.submit(server.classify, content=GOOD)
         wait_until(lambda: len(session.batches) == 1, "the first batch to run")
         answers = [threads.submit(server.classify, content=one) for one in media]
-        wait_until(lambda: server.engine.station.depth == 8, "the batch to gather")
+        wait_until(lambda: server.engine.devices.depth == 8, "the batch to gather")
         session.gate.set()
         statuses = [answer.result().status_code for answer in answers]
         assert first.result().status_code == 200
@@ -382,10 +384,24 @@ def test_metrics_count_what_happened(start: Start) -> None:
     for line in (
         'liere_requests_total{code="200",modality="image"} 2.0',
         'liere_requests_total{code="415",modality="image"} 1.0',
-        'liere_stage_seconds_count{modality="image",stage="decode"} 2.0',
-        'liere_stage_seconds_count{modality="image",stage="queue"} 2.0',
-        'liere_stage_seconds_count{modality="image",stage="inference"} 2.0',
-        'liere_stage_seconds_count{modality="image",stage="total"} 3.0',
+        *(
+            f'liere_stage_seconds_count{{bundle="tiny",modality="image",stage="{stage}"}} {count}'
+            for stage, count in (
+                ("upload", 3.0), ("decode_wait", 2.0), ("decode", 2.0), ("device_wait", 2.0),
+                ("run", 2.0),
+            )
+        ),
+        'liere_request_seconds_count{bundle="tiny",modality="image",outcome="ok"} 2.0',
+        'liere_request_seconds_count{bundle="tiny",modality="image",outcome="bad"} 1.0',
+        *(
+            f'liere_{which}_seconds_total{{modality="image",part="{part}"}}'
+            for which in ("predicted", "actual") for part in ("decode", "run", "wait")
+        ),
+        'liere_grid_info{bundle="tiny",grid="2x3",version="1"} 1.0',
+        "liere_decode_workers 1.0",
+        'liere_limit{name="max_batch"} 32.0',
+        'liere_backlog_seconds{resource="cpu"} 0.0',
+        "liere_in_flight_bytes 0.0",
         'liere_batch_size_count{modality="image"} 2.0',
         'liere_queue_depth{queue="device"} 0.0',
         'liere_queue_depth{queue="decode"} 0.0',

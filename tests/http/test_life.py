@@ -74,7 +74,7 @@ def test_device_that_dies_under_load_is_told_at_every_address(bundles: Path) -> 
         for client in clients:
             client.send_head(f"Content-Length: {len(GOOD)}")
             client.send(GOOD)
-        wait_until(lambda: server.engine.station.depth >= 8, "the rows to wait")
+        wait_until(lambda: server.engine.devices.depth >= 8, "the rows to wait")
         session.dead = True
         session.gate.set()
         assert {client.answer()[0] for client in clients} <= {500, 503}
@@ -96,7 +96,7 @@ def test_poisoned_inputs_never_end_the_server(bundles: Path) -> None:
             assert server.classify(content=poison()).status_code == 500
             assert server.classify(content=GOOD).status_code == 200
         vitals = server.engine.vitals
-        wait_until(lambda: not (vitals._doubted or vitals._replaying), "the golden")
+        wait_until(lambda: not vitals.in_doubt, "the golden")
         assert len(session.batches) > 16  # at least one was a golden
         for path in ("ready", "live", "startup"):
             assert server.get(f"/health/{path}").status_code == 200
@@ -106,25 +106,28 @@ def test_model_that_fails_on_full_batches_serves_on(bundles: Path) -> None:
     """Its rows are answered in halves of the batch, and nobody doubts the device."""
 
     class NarrowSession(TinySession):
+        most = 1000
+
         def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
             logits = super().run(pixels, stop)
-            if len(pixels) >= 4:
+            if len(pixels) > self.most:
                 raise RuntimeError("no memory for a batch of this size")
             return logits
 
     session = NarrowSession()
     with serving(bundles, lambda *_: session) as server, ExitStack() as stack:
         session.batches.clear()
+        session.most = 3  # from now on: at start it would be refused
         session.gate.clear()
         clients = [stack.enter_context(RawConnection(server.port)) for _ in range(9)]
         for client in clients:
             client.send_head(f"Content-Length: {len(GOOD)}")
             client.send(GOOD)
-        wait_until(lambda: server.engine.station.depth >= 6, "the rows to wait")
+        wait_until(lambda: server.engine.devices.depth >= 6, "the rows to wait")
         session.gate.set()
         assert {client.answer()[0] for client in clients} == {200}
         assert max(session.batches) >= 4
-        assert not server.engine.vitals._doubted
+        assert not server.engine.vitals.in_doubt
         assert server.get("/health/ready").status_code == 200
 
 

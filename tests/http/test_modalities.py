@@ -17,8 +17,8 @@ import yaml  # type: ignore[import-untyped]
 from media import read
 from media.spec import Grid, VideoSpec
 from models.manifest import Tolerance
-from service.engine.classify import rank
 from service.engine.decode.worker import ADDRESS_SPACE_BYTES
+from service.engine.job import rank
 from service.metrics import STAGES
 from service.settings import MIB, Settings, make_settings
 from tests.helpers.service_fixtures import (
@@ -173,7 +173,9 @@ def test_stages_and_batches_are_measured_by_modality(server: RunningServer) -> N
 
     def counts(modality: str) -> list[float]:
         stages = (
-            server.metric("liere_stage_seconds_count", modality=modality, stage=stage)
+            server.metric(
+                "liere_stage_seconds_count", modality=modality, bundle=modality, stage=stage
+            )
             for stage in STAGES
         )
         return [*stages, server.metric("liere_batch_size_count", modality=modality)]

@@ -14,7 +14,14 @@ from media.images import image
 from media.scans import volume
 from media.spec import AXES
 from models.bundle import read_bundle, read_manifest
-from service.engine.failures import FileTooLarge, UnreadableFile, UnsupportedMedia
+from service.engine.failures import (
+    CandidateRefused,
+    FileTooLarge,
+    FolderFixed,
+    UnreadableFile,
+    UnsupportedMedia,
+    VersionInUse,
+)
 from service.http.documents import BundleList
 from service.http.examples import ANSWERS, BUNDLES_EXAMPLE, details
 from service.http.guard import WORK
@@ -166,6 +173,7 @@ def test_every_problem_has_an_example_that_it_would_give(
     not_here = {NotFound, MethodNotAllowed, ClientGone, *KEY_PROBLEMS}
     not_here |= {BadRequest, HeadTooLarge, HeadTimeout}  # of no operation: nobody knows which
     not_here |= {UnreadableFile}  # of the command line
+    not_here |= {CandidateRefused, VersionInUse, FolderFixed}  # under /admin
     assert set(shown) == {PROBLEMS[kind].type for kind in PROBLEMS.keys() - not_here}
 
 

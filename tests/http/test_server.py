@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.engine.classify import parse_top_k, rank, softmax
 from service.engine.failures import BadParameter
+from service.engine.job import rank, softmax
+from service.engine.parameters import parse_top_k
 from tests.helpers.service_fixtures import (
     LABELS,
     RawConnection,

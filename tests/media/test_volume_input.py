@@ -23,7 +23,7 @@ from media import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from media.scans import volume
 from media.scans.scan import Scan
 from media.scans.voxels import MAX_FILE_BYTES, MAX_SIDE
-from service.engine.decode.pool import ENVIRONMENT
+from service.engine.decode.process import ENVIRONMENT
 from tests.helpers.scan_files import (
     itk_image,
     itk_oriented,

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 
 from service.engine import failures
 from service.engine.decode.evidence import Evidence, check_evidence
+from service.engine.decode.memory import Loan, StillWritable
 from service.engine.decode.wire import LENGTHS, MAX_HEADER_BYTES, Preparation, head
 
 log = logging.getLogger(__name__)
@@ -26,6 +28,8 @@ DEPTH = 2
 SMALL_BYTES = 2**14
 #: A worker uses at least the so many-th part of the time that it works on an item.
 IDLE_SHARE = 50
+#: Of a file, written at a time: what the pipe does not take at once the transport copies.
+SLICE_BYTES = 2**18
 
 #: A file as it came: held once, from the socket to the worker's pipe.
 Encoded = bytes | bytearray
@@ -49,6 +53,8 @@ class Decoded:
     grid: str  # one of those that were asked for
     pixels: np.ndarray  # [views, *pixels per axis, channels], read-only
     evidence: Evidence  # which part of the file that is; see ``service.engine.decode.evidence``
+    wait_seconds: float = 0.0  # for a worker
+    cpu_seconds: float = 0.0  # of the worker
 
 
 class Task:
@@ -57,15 +63,16 @@ class Task:
     Attributes:
         size: bytes of the file, also when it was let go of.
         deadline: seconds, monotonic.
+        kind: under which it takes turns: its modality, or ``BATCH``.
         predicted: processor seconds of decoding it.
         own: those of all that it needs, the run after decoding included.
-        given, began: when it went to a worker, and when that began with it, seconds, monotonic;
-            0 before.
+        asked, given, began: when it came, when it went to a worker, and when that began with it,
+            seconds, monotonic; the last two 0 before.
     """
 
     __slots__ = (
-        "attempts", "began", "deadline", "future", "given", "media", "own", "predicted",
-        "preparation", "size",
+        "asked", "attempts", "began", "deadline", "future", "given", "kind", "media", "own",
+        "predicted", "preparation", "size",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +83,8 @@ class Task:
         deadline: float = math.inf,
         predicted: float = 0.0,
         own: float = 0.0,
+        *,
+        kind: str | None = None,
     ) -> None:
         self.preparation = preparation
         self.media = media
@@ -84,6 +93,8 @@ class Task:
         self.deadline = deadline
         self.predicted = predicted
         self.own = own
+        self.kind = kind or preparation.modality
+        self.asked = time.monotonic()
         self.given = self.began = 0.0
         self.attempts = 0
 
@@ -102,6 +113,7 @@ class Worker(asyncio.SubprocessProtocol):
     """One process and the items it holds.
 
     Args:
+        channel: over which memory is lent.
         small_only: it is kept for what is decoded at once.
         on_start: called when there is a process, which is not ready yet.
         on_decoded: called with an item that was decoded and the processor seconds that it took.
@@ -111,6 +123,7 @@ class Worker(asyncio.SubprocessProtocol):
 
     def __init__(
         self,
+        channel: socket.socket,
         *,
         small_only: bool,
         on_start: Callable[[Worker], None],
@@ -125,8 +138,13 @@ class Worker(asyncio.SubprocessProtocol):
         self._on_death = on_death
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.tasks: deque[Task] = deque()  # the first is being decoded
+        self._channel = channel
+        self._loans: dict[Task, Loan] = {}
+        self._unsent: deque[memoryview] = deque()
+        self._is_full = False  # the pipe to it
         self._reply = bytearray()
         self._alarm: asyncio.TimerHandle | None = None
+        self._over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.process = cast(asyncio.SubprocessTransport, transport)
@@ -142,10 +160,38 @@ class Worker(asyncio.SubprocessProtocol):
     def give(self, task: Task) -> None:
         self.tasks.append(task)
         task.given = time.monotonic()
-        self.stdin.write(head(task.preparation.header, len(task.media)))
-        self.stdin.write(task.media)
+        self._unsent.append(memoryview(head(self._ask(task), len(task.media))))
+        self._unsent.append(memoryview(task.media))
+        self._send_on()
         if len(self.tasks) == 1:
             self._watch()
+
+    def _send_on(self) -> None:
+        """Write until the pipe is full: a file of 99 MB at once would hold up the loop for long."""
+        while self._unsent and not self._is_full and not self.stdin.is_closing():
+            part = self._unsent.popleft()
+            self.stdin.write(part[:SLICE_BYTES])
+            if len(part) > SLICE_BYTES:
+                self._unsent.appendleft(part[SLICE_BYTES:])
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self._send_on()
+
+    def _ask(self, task: Task) -> bytes:
+        """The header for an item, with memory for its pixels beside it where they may be large."""
+        asked = task.preparation
+        if not asked.lending_header:
+            return asked.header
+        try:
+            self._loans[task] = Loan(asked.most_bytes, self._channel)
+        except OSError as error:
+            log.warning("no memory can be lent to a decode worker, the pipe serves: %s", error)
+            return asked.header
+        return asked.lending_header
 
     def _watch(self) -> None:
         """The first item begins: its time runs from now."""
@@ -156,6 +202,8 @@ class Worker(asyncio.SubprocessProtocol):
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Gather replies; the length of each must be one that was asked for."""
+        if self._over:
+            return None  # another worker was given what this one held
         reply = self._reply
         reply += data
         while len(reply) >= LENGTHS.size:
@@ -185,23 +233,31 @@ class Worker(asyncio.SubprocessProtocol):
             self._alarm.cancel()
         if self.tasks:
             self._watch()
-        self._resolve(task, header, body)
+        loan = self._loans.pop(task, None)
+        self._resolve(task, header, body, loan)
+        if loan is not None:
+            loan.close()
         return self._on_free()
 
-    def _resolve(self, task: Task, header: bytes, body: bytes) -> None:
+    def _resolve(self, task: Task, header: bytes, body: bytes, loan: Loan | None) -> None:
         """A reply as pixels or as the problem that it names; what it took is learnt in any case."""
         failure: failures.Failure
         try:
             reply = json.loads(header)
-            self._on_decoded(task, _believed(reply.get("cpu"), task))
+            used = _believed(reply.get("cpu"), task)
+            self._on_decoded(task, used)
             if reply["status"] == "ok":
-                decoded = _decoded(task.preparation, reply, body)
+                decoded = _decoded(task, reply, body, loan, used)
                 if not task.gone:
                     task.future.set_result(decoded)
                 return
             failure = FAILURES[reply["status"]](str(reply["message"]))
         except (AttributeError, ValueError, TypeError, KeyError, RecursionError):
             failure = failures.BrokenMedia("the file cannot be decoded")
+        except StillWritable:
+            log.warning("decode worker %d holds on to its pixels", self.process.get_pid())
+            failure = failures.BrokenMedia("the file breaks its decoder")
+            self.kill()
         if not task.gone:
             task.future.set_exception(failure)
 
@@ -223,16 +279,31 @@ class Worker(asyncio.SubprocessProtocol):
             self._alarm.cancel()
         if not self.ready.done():
             self.ready.set_exception(DecodeError("a decode worker ended before it was ready"))
+        self._over = True
+        for loan in self._loans.values():
+            loan.close()
+        self._channel.close()
+        self._unsent.clear()
         self._on_death(self)
         self.process.close()
 
 
-def _decoded(preparation: Preparation, reply: dict[str, Any], body: bytes) -> Decoded:
-    """Pixels and what was seen; ValueError, KeyError if either is not what was asked for."""
-    shape = preparation.shapes[reply["grid"]]
-    pixels = np.frombuffer(body, preparation.dtype).reshape(shape)
+def _decoded(
+    task: Task, reply: dict[str, Any], body: bytes, loan: Loan | None, cpu_seconds: float
+) -> Decoded:
+    """Pixels and what was seen; ValueError, KeyError if either is not what was asked for.
+
+    Raises:
+        StillWritable: the pixels should lie in memory that was lent, and could still change.
+    """
+    preparation = task.preparation
+    shape, dtype = preparation.shapes[reply["grid"]], preparation.dtype
     seen = check_evidence(preparation.modality, shape, reply["seen"])
-    return Decoded(reply["grid"], pixels, seen)
+    if loan is not None and not body:
+        pixels = loan.read(dtype, shape)
+    else:
+        pixels = np.frombuffer(body, dtype).reshape(shape)
+    return Decoded(reply["grid"], pixels, seen, task.began - task.asked, cpu_seconds)
 
 
 def _believed(told: object, task: Task) -> float:

@@ -9,48 +9,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
-import sys
+import socket
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from service.engine import failures
 from service.engine.costs import DecodeCosts
 from service.engine.decode.link import Decoded, DecodeError, Encoded, Task, Worker
+from service.engine.decode.process import COMMAND, start_worker
 from service.engine.decode.wire import Preparation
-from service.engine.schedule import Earliest, Turns
+from service.engine.schedule import BATCH, Earliest, Turns
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[3]
-COMMAND = (sys.executable, "-m", "service.engine.decode.worker")
-#: glibc gives big blocks back to the kernel at once, and every image then pays for fresh pages;
-#: these keep the heap (the worker trims it itself after a large image). One thread per worker.
-ENVIRONMENT = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "1000000000",
-    "MALLOC_TOP_PAD_": "67108864",
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-}
-INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONDONTWRITEBYTECODE")
-START_SECONDS = 30.0
 RESPAWN_SECONDS = 1.0
-#: Below the event loop and the device: else the decoders of what came later slow down what came
-#: earlier. What is decoded at once has no need to stand back.
-NICE, SMALL_NICE = 5, 0
 #: Predicted seconds up to which a file counts as small: one worker is kept for those.
 SMALL_SECONDS = 0.02
 #: Of predicted seconds on a device, of one kind: with so much decoded nobody decodes more of it.
 MOST_AHEAD_SECONDS = 0.1
+#: Of rows that wait for a device, of all kinds: with so many nobody decodes a large item. Four
+#: scans of 256 x 256 x 256 are as many; what the workers are at comes on top.
+MOST_AHEAD_BYTES = 2**28
 #: A worker whose client left is killed where its item needs longer than a new one takes to start.
 RESTART_SECONDS = 0.3
-#: A modality of which nothing came for so long has no worker kept for it.
+#: A kind of which nothing came for so long has no worker kept for it.
 FORGET_SECONDS = 2.0
 
-Queue = tuple[str, bool]  # modality, and whether its items are small by prediction
+Queue = tuple[str, bool]  # kind, and whether its items are small by prediction
 #: Bytes may kill this many workers before they are blamed; a worker killed from outside costs
 #: its request nothing.
 ATTEMPTS = 2
@@ -62,14 +48,16 @@ class DecodePool:
     Whose turn it is says ``service.engine.schedule``: modalities take turns by the processor
     seconds that they used, the earliest deadline first within each. Where several are served, one
     worker takes small files alone, and while others come no modality but images may hold all of the
-    rest.
+    rest. Batch work is a kind of its own, whatever its modality: it is never small, and nothing is
+    kept for it.
 
     Args:
         on_restart: called whenever a worker is replaced.
 
     Attributes:
         costs: by modality, learnt from every file.
-        ahead: modality -> predicted seconds of its decoded items that wait for a device.
+        ahead: kind -> predicted seconds of its decoded items that wait for a device.
+        bytes_ahead: of all decoded items that wait for a device.
     """
 
     def __init__(
@@ -80,13 +68,14 @@ class DecodePool:
     ) -> None:
         self.workers = workers
         self.costs: defaultdict[str, DecodeCosts] = defaultdict(DecodeCosts)
-        self.ahead: Callable[[str], float] = lambda modality: 0.0
+        self.ahead: Callable[[str], float] = lambda kind: 0.0
+        self.bytes_ahead: Callable[[], int] = lambda: 0
         self._on_restart = on_restart
         self._command = command
         self._modalities: tuple[str, ...] = ()
         self._waiting: defaultdict[Queue, Earliest[Task]] = defaultdict(Earliest)
         self._turns = Turns()
-        self._came: dict[str, float] = {}  # modality -> when the newest item came
+        self._came: dict[str, float] = {}  # kind -> when the newest item came
         self.alive: set[Worker] = set()
         self._ready: list[Worker] = []
         self._spawning: set[asyncio.Task[None]] = set()
@@ -104,6 +93,7 @@ class DecodePool:
         media: Encoded,
         deadline: float = math.inf,
         run_seconds: float = 0.0,
+        kind: str | None = None,
     ) -> Decoded:
         """Decode one item; cancel the call to leave, also in the middle of a long one.
 
@@ -111,6 +101,7 @@ class DecodePool:
             media: the encoded file; may not change before this is done.
             deadline: of its answer, seconds, monotonic.
             run_seconds: predicted, of what follows.
+            kind: ``BATCH`` to let others go first; else it is the modality.
 
         Raises:
             Failure: the bytes are at fault, or there is no time left for them.
@@ -118,8 +109,10 @@ class DecodePool:
         future: asyncio.Future[Decoded] = asyncio.get_running_loop().create_future()
         modality = preparation.modality
         predicted = self.costs[modality].mean(len(media))
-        task = Task(preparation, media, future, deadline, predicted, predicted + run_seconds)
-        self._came[modality] = time.monotonic()
+        own = predicted + run_seconds
+        task = Task(preparation, media, future, deadline, predicted, own, kind=kind)
+        if task.kind != BATCH:
+            self._came[task.kind] = time.monotonic()
         self._waiting[_queue(task)].push(task)
         self.begin_next()
         try:
@@ -129,11 +122,13 @@ class DecodePool:
             self._waiting[_queue(task)].drop_gone()
             self._abandon(task)
             raise
+        finally:
+            del task, future  # a failure knows this frame, and would keep itself, and the file
 
     @property
-    def ready(self) -> bool:
-        """At least one worker can be given items."""
-        return bool(self._ready)
+    def ready(self) -> int:
+        """Workers that can be given items."""
+        return len(self._ready)
 
     @property
     def depth(self) -> int:
@@ -150,33 +145,36 @@ class DecodePool:
             pass
 
     def _give_one(self, worker: Worker) -> bool:
-        """Give a worker the first item of the modality whose turn it is; False if it takes none."""
+        """Give a worker the first item of the kind whose turn it is; False if it takes none."""
         heads = {
             queue: head
             for queue in self._waiting
-            if (head := self._first_in_time(queue)) is not None
-            and self.ahead(queue[0]) <= MOST_AHEAD_SECONDS
+            if (head := self._first_in_time(queue)) is not None and self._has_room(head)
         }
         fitting = [queue for queue, head in heads.items() if self._may_take(worker, queue, head)]
         if not fitting:
             return False
-        modality = self._turns.next(name for name, _ in fitting)
-        queue = min(
-            (one for one in fitting if one[0] == modality), key=lambda one: heads[one].deadline
-        )
-        self._turns.use(modality, heads[queue].predicted, {name for name, _ in heads})
+        kind = self._turns.next(name for name, _ in fitting)
+        queue = min((one for one in fitting if one[0] == kind), key=lambda one: heads[one].deadline)
+        self._turns.use(kind, heads[queue].predicted, {name for name, _ in heads})
         worker.give(self._waiting[queue].pop())
         return True
+
+    def _has_room(self, task: Task) -> bool:
+        """Whether the device is so little behind that an item may be decoded."""
+        if self.ahead(task.kind) > MOST_AHEAD_SECONDS:
+            return False
+        return not task.preparation.is_large or self.bytes_ahead() <= MOST_AHEAD_BYTES
 
     def _first_in_time(self, queue: Queue) -> Task | None:
         """The next item that can still be answered; the others are told that they cannot.
 
-        Where none of its modality is being decoded nobody is refused by a guess, or a wrong one
+        Where none of its kind is being decoded nobody is refused by a guess, or a wrong one
         would never be corrected.
         """
         waiting, now = self._waiting[queue], time.monotonic()
         while (head := waiting.peek()) is not None:
-            held = (one.tasks[0].preparation.modality for one in self._ready if one.tasks)
+            held = (one.tasks[0].kind for one in self._ready if one.tasks)
             guessed = head.own if queue[0] in held else 0.0
             if now + guessed < head.deadline:
                 return head
@@ -185,7 +183,7 @@ class DecodePool:
         return None
 
     def _may_take(self, worker: Worker, queue: Queue, task: Task) -> bool:
-        modality, is_small = queue
+        kind, is_small = queue
         if not worker.takes(task):
             return False
         if worker.small_only:
@@ -193,20 +191,16 @@ class DecodePool:
         others_came = any(
             time.monotonic() - came < FORGET_SECONDS
             for other, came in self._came.items()
-            if other != modality
+            if other != kind
         )
-        if modality == "image" or not others_came:
+        if kind == "image" or not others_came:
             return True
         others = sum(not one.small_only for one in self._ready)
-        return self._holding()[modality] < max(1, others - 1)
+        return self._holding()[kind] < max(1, others - 1)
 
     def _holding(self) -> Counter[str]:
-        """Modality -> workers that take everything and hold such an item."""
-        return Counter(
-            one.tasks[0].preparation.modality
-            for one in self._ready
-            if one.tasks and not one.small_only
-        )
+        """Kind -> workers that take everything and hold such an item."""
+        return Counter(one.tasks[0].kind for one in self._ready if one.tasks and not one.small_only)
 
     def _abandon(self, task: Task) -> None:
         """Nobody waits for an item any more: end a worker that has decoded it for long, and will.
@@ -252,35 +246,18 @@ class DecodePool:
     def _wait_first(self, task: Task) -> None:
         self._waiting[_queue(task)].push(task, first=True)
 
-    def _new_worker(self, small_only: bool) -> Worker:
-        return Worker(
-            small_only=small_only,
-            on_start=self.alive.add,
-            on_decoded=self._learn,
-            on_free=self.begin_next,
-            on_death=self._died,
-        )
-
     async def _spawn(self, small_only: bool) -> None:
-        loop = asyncio.get_running_loop()
-        kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        _, worker = await loop.subprocess_exec(
-            lambda: self._new_worker(small_only),
-            *self._command,
-            str(SMALL_NICE if small_only else NICE),
-            *self._modalities,
-            cwd=ROOT,
-            env=kept | ENVIRONMENT,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=None,  # until it is warm, what it says is ours
-        )
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                await worker.ready
-        except TimeoutError:
-            worker.kill()
-            raise DecodeError("a decode worker does not come up") from None
+        def make(channel: socket.socket) -> Worker:
+            return Worker(
+                channel,
+                small_only=small_only,
+                on_start=self.alive.add,
+                on_decoded=self._learn,
+                on_free=self.begin_next,
+                on_death=self._died,
+            )
+
+        worker = await start_worker(make, self._command, small_only, self._modalities)
         self._ready.append(worker)
         self.begin_next()
 
@@ -309,4 +286,4 @@ class DecodePool:
 
 
 def _queue(task: Task) -> Queue:
-    return task.preparation.modality, task.predicted <= SMALL_SECONDS
+    return task.kind, task.kind != BATCH and task.predicted <= SMALL_SECONDS

@@ -1,6 +1,7 @@
 """How the service and a decode worker talk: a JSON header and raw bytes, both with a length.
 
-Not pickle: the worker has touched untrusted bytes, so nothing that it says may be executed.
+For pixels that may be large memory goes beside a question (``memory``); its answer is then a header
+alone. Not pickle: the worker has touched untrusted bytes, so nothing that it says may be executed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from media.spec import Grid, InputSpec, VideoSpec, VolumeSpec
+from service.engine.decode import memory
 
 #: Lengths of header and body, unsigned 32 bit, network order.
 LENGTHS = struct.Struct(">II")
@@ -36,6 +38,8 @@ class Preparation:
 
     Attributes:
         header: sent before the bytes of an item.
+        lending_header: the same where memory for its pixels goes beside it; empty where they are
+            small, or this machine cannot lend any.
         shapes: grid -> shape of its pixels, ``[views, *pixels per axis, channels]``. Where there
             are several the worker chooses by the file's own size, and says which it took.
         lengths: of their pixels in bytes.
@@ -44,6 +48,7 @@ class Preparation:
 
     modality: str
     header: bytes
+    lending_header: bytes
     shapes: dict[str, tuple[int, ...]]
     lengths: frozenset[int]
     dtype: np.dtype[np.generic]
@@ -69,14 +74,27 @@ class Preparation:
         shapes = {str(grid): (views, *grid.pixels(patch), spec.channels) for grid in grids}
         dtype = np.dtype(spec.dtype)
         lengths = frozenset(math.prod(shape) * dtype.itemsize for shape in shapes.values())
-        return cls(spec.modality, json.dumps(task).encode(), shapes, lengths, dtype, seconds)
+        header, lending = (json.dumps(task | {"lends": lends}).encode() for lends in (False, True))
+        if max(lengths) < memory.LEAST_BYTES or not memory.IS_THERE:
+            lending = b""
+        return cls(spec.modality, header, lending, shapes, lengths, dtype, seconds)
+
+    @property
+    def most_bytes(self) -> int:
+        """Of the pixels of an item."""
+        return max(self.lengths)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its pixels may be so large that they are not copied and not made in advance."""
+        return self.most_bytes >= memory.LEAST_BYTES
 
 
 @functools.lru_cache(maxsize=64)
 def parse_task(
     header: bytes,
-) -> tuple[InputSpec, tuple[Grid, ...], tuple[int, ...], int, float]:
-    """A header of ``Preparation``: arguments of ``media.read_fitting``, seconds of the worker.
+) -> tuple[InputSpec, tuple[Grid, ...], tuple[int, ...], int, float, bool]:
+    """Arguments of ``media.read_fitting``, seconds of the worker, and whether memory was lent.
 
     The service wrote it of what it had checked; without a strict reader a worker starts sooner.
     """
@@ -87,7 +105,8 @@ def parse_task(
     if spec["volume"] is not None:
         spec["volume"] = VolumeSpec(**_tuples(spec["volume"]))
     grids = tuple(Grid.parse(grid) for grid in task["grids"])
-    return InputSpec(**spec), grids, tuple(task["patch"]), task["views"], task["seconds"]
+    views, seconds, lends = task["views"], task["seconds"], task["lends"]
+    return InputSpec(**spec), grids, tuple(task["patch"]), views, seconds, lends
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """A process that decodes untrusted bytes for the service and can be killed at any moment.
 
-What it is asked arrives on stdin and its answers leave on stdout (see ``wire``). It imports numpy
-and ``media``; it holds no secret, no socket and no session. It ends when stdin does.
+What it is asked arrives on stdin and its answers leave on stdout (see ``wire``), but for large
+pixels, which it writes into memory that it is lent (``memory``). It imports numpy and ``media``; it
+holds no secret, no session and no socket but the one that brings such memory. It ends when stdin
+does.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ import sys
 import time
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from media import MediaError, read_fitting
+from service.engine.decode.memory import fill, receive
 from service.engine.decode.warm import warm_up
 from service.engine.decode.wire import LENGTHS, head, parse_task
 
@@ -29,11 +34,12 @@ TRIM_AFTER_SECONDS = 0.1
 TRIM_AFTER_BYTES = 2**23
 
 
-def main(nice: str, *modalities: str) -> None:
+def main(nice: str, channel: str, *modalities: str) -> None:
     """Warm up, say hello, then answer one frame after another until stdin closes.
 
     Args:
         nice: how far below the event loop and the device this process stands for the kernel.
+        channel: number of the socket that brings memory.
     """
     os.nice(int(nice))
     _limit_resources()
@@ -45,28 +51,40 @@ def main(nice: str, *modalities: str) -> None:
     while lengths := source.read(LENGTHS.size):
         header_bytes, body_bytes = LENGTHS.unpack(lengths)
         started = time.monotonic()
-        _answer(sink, source.read(header_bytes), source.read(body_bytes))
+        _answer(sink, int(channel), source.read(header_bytes), source.read(body_bytes))
         if body_bytes > TRIM_AFTER_BYTES or time.monotonic() - started > TRIM_AFTER_SECONDS:
             _trim_heap()
 
 
-def _answer(sink: BinaryIO, header: bytes, media: bytes) -> None:
+def _answer(sink: BinaryIO, channel: int, header: bytes, media: bytes) -> None:
     """Decode one item within its time; every failure is a status, never the end of the process."""
-    spec, grids, patch, views, seconds = parse_task(header)
+    spec, grids, patch, views, seconds, lends = parse_task(header)
+    memory = receive(channel) if lends else None
     _limit_time(seconds)
     # Of this thread: while a limit of processor time is set, that of the process moves in ticks.
     started, body = time.thread_time(), b""
     try:
         sample, grid = read_fitting(media, spec, grids, patch, views)
-        body = sample.pixels.tobytes()
+        body = _hand_over(sample.pixels, memory)
         reply: dict[str, Any] = {"status": "ok", "grid": str(grid), "seen": sample.evidence}
     except MediaError as error:
         reply = {"status": type(error).__name__, "message": str(error)[:500]}
     except Exception:
         message = "the file cannot be decoded within the limits"
         reply = {"status": "BrokenMedia", "message": message}
+    if memory is not None:
+        os.close(memory)
     _send(sink, reply | {"cpu": time.thread_time() - started}, body)
     signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _hand_over(pixels: np.ndarray, memory: int | None) -> bytes:
+    """What goes through the pipe: nothing where the pixels lie in memory that was lent."""
+    if memory is not None:
+        with contextlib.suppress(OSError):  # then the pipe serves
+            fill(memory, pixels)
+            return b""
+    return pixels.tobytes()
 
 
 def _send(sink: BinaryIO, reply: dict[str, Any], body: bytes = b"") -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from service.cpus import usable_cpus
 from service.engine.costs import ladder
-from service.engine.device.session import Device, OpenSession, Session
+from service.engine.device.session import DeviceName, OpenSession, Session
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Lanes(NamedTuple):
 
 
 def choose_lanes(
-    settings: Settings, open_session: OpenSession, graph: Path, device: Device, row: np.ndarray
+    settings: Settings, open_session: OpenSession, graph: Path, device: DeviceName, row: np.ndarray
 ) -> Lanes:
     """What the operator says; of what is left open the faster way for single rows of this graph.
 

@@ -55,12 +55,13 @@ def run_isolated(
         logits = session.run(np.stack(rows), stop)  # [batch, classes]
         if logits.ndim != 2 or len(logits) != len(rows):
             raise ValueError(f"expected {len(rows)} rows of logits, got {list(logits.shape)}")
-    except Exception as error:
+    except Exception:
+        # New ones: what was raised knows its frames, and they would keep the rows.
         if stop is not None and stop.terminate:
-            return [error] * len(rows)
+            return [ValueError("the run was ended")] * len(rows)
         if len(rows) == 1:
             log.exception("a graph failed on one input")
-            return [error]
+            return [ValueError("the graph failed on this input")]
         middle = len(rows) // 2
         return run_isolated(session, rows[:middle], stop) + run_isolated(
             session, rows[middle:], stop

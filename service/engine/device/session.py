@@ -8,14 +8,15 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import onnxruntime as ort
 
 log = logging.getLogger(__name__)
 
-Device = Literal["auto", "cpu", "cuda"]
+#: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+DeviceName = str
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 #: NVIDIA's own library: part of its driver, never of an environment or an image.
@@ -23,7 +24,7 @@ DRIVER = "libcuda.so.1"
 #: Device nodes; and what the driver says of itself, also before anyone has used a GPU.
 GPUS = ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*")
 #: TF32 keeps 10 bits of mantissa; an fp32 graph would not reproduce its goldens.
-PROVIDERS: dict[str, list[Any]] = {"cpu": [CPU], "cuda": [(CUDA, {"use_tf32": "0"}), CPU]}
+CUDA_OPTIONS = {"use_tf32": "0"}
 
 
 class Stop(Protocol):
@@ -43,7 +44,7 @@ class Session(Protocol):
 
 
 #: (graph, device, threads) -> session; tests put another one in its place.
-OpenSession = Callable[[Path, Device, int], Session]
+OpenSession = Callable[[Path, DeviceName, int], Session]
 
 
 class DeviceError(RuntimeError):
@@ -71,16 +72,20 @@ def make_stop() -> Stop:
     return cast(Stop, ort.RunOptions())
 
 
-def check_device(device: Device) -> None:
-    """Refuse ``cuda`` early where this ONNX Runtime cannot have it; DeviceError says why."""
-    if device == "cuda" and CUDA not in ort.get_available_providers():
+def check_device(device: DeviceName) -> None:
+    """Refuse ``cuda`` early where this ONNX Runtime cannot have it; DeviceError says why.
+
+    Args:
+        device: one name, or several apart by commas.
+    """
+    if device.startswith("cuda") and CUDA not in ort.get_available_providers():
         raise DeviceError(
-            "--device cuda needs a GPU build of ONNX Runtime; "
+            f"--device {device} needs a GPU build of ONNX Runtime; "
             f"this one offers {', '.join(ort.get_available_providers())}"
         )
 
 
-def open_session(graph: Path, device: Device, threads: int) -> Session:
+def open_session(graph: Path, device: DeviceName, threads: int) -> Session:
     """Open a graph on a device.
 
     Args:
@@ -89,17 +94,17 @@ def open_session(graph: Path, device: Device, threads: int) -> Session:
         threads: of one run on the CPU.
 
     Raises:
-        DeviceError: ``cuda`` was asked for and the session did not get it.
+        DeviceError: a GPU was asked for and the session did not get it.
     """
     check_device(device)
     if device == "cpu":
         return _open(graph, "cpu", threads)
     try:
-        return _open_on_gpu(graph, threads)
+        return _open_on_gpu(graph, device, threads)
     except DeviceError as error:
         on_cpu = _open(graph, "cpu", threads)  # a broken graph fails here too: no device's fault
-        if device == "cuda":
-            raise DeviceError(f"--device cuda: {error}") from error
+        if device != "auto":
+            raise DeviceError(f"--device {device}: {error}") from error
         if is_fallback(device, on_cpu):
             log.error(
                 "there is a GPU, %s, and graphs run on the CPU: %s; --device cpu says that this is "
@@ -110,7 +115,7 @@ def open_session(graph: Path, device: Device, threads: int) -> Session:
         return on_cpu
 
 
-def is_fallback(asked: Device, session: Session) -> bool:
+def is_fallback(asked: DeviceName, session: Session) -> bool:
     """Whether a session that may be on the GPU of this machine is not."""
     return asked == "auto" and session.device == "cpu" and find_gpu() is not None
 
@@ -138,15 +143,15 @@ def has_driver() -> bool:
     return True
 
 
-def _open_on_gpu(graph: Path, threads: int) -> Session:
-    """A session on the GPU; DeviceError says why there is none."""
+def _open_on_gpu(graph: Path, device: DeviceName, threads: int) -> Session:
+    """A session on a GPU; DeviceError says why there is none."""
     if CUDA not in ort.get_available_providers():
         raise DeviceError("this build of ONNX Runtime is for CPUs alone")
     if not has_driver():
         raise DeviceError(f"the driver's {DRIVER} cannot be loaded")
     load_cuda()
     try:
-        session = _open(graph, "cuda", threads)
+        session = _open(graph, device, threads)
     except Exception as error:
         raise DeviceError("the GPU cannot be used") from error
     if session.device != "cuda":  # the runtime falls back with a line on stderr
@@ -154,8 +159,14 @@ def _open_on_gpu(graph: Path, threads: int) -> Session:
     return session
 
 
-def _open(graph: Path, device: str, threads: int) -> OrtSession:
-    return OrtSession(ort.InferenceSession(graph, session_options(threads), PROVIDERS[device]))
+def _open(graph: Path, device: DeviceName, threads: int) -> OrtSession:
+    providers = [CPU] if device == "cpu" else [(CUDA, cuda_options(device)), CPU]
+    return OrtSession(ort.InferenceSession(graph, session_options(threads), providers))
+
+
+def cuda_options(device: DeviceName) -> dict[str, str]:
+    """Of the provider: which GPU, the first one where none is said, and full precision."""
+    return CUDA_OPTIONS | {"device_id": device.partition(":")[2] or "0"}
 
 
 def session_options(threads: int) -> ort.SessionOptions:

@@ -5,12 +5,14 @@ idle server answers without delay and a busy one fills its batches by itself. A 
 predicted seconds: they are what a cancelled client, a shorter item or a swap waits for. Kinds take
 turns by the seconds that they used; within a kind the earliest deadline goes first. Of several
 lanes one is left for short rows while such come, so that an image does not wait for a clip to end.
+Rows of batch work have queues of their own and share no run with others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import math
 import time
@@ -25,11 +27,11 @@ from service.engine.device.replay import Replay
 from service.engine.device.runs import TimedRun, run_timed
 from service.engine.device.session import Session, Stop, make_stop
 from service.engine.failures import DeadlinePassed, Draining, Failure, InferenceFailed, NotReady
-from service.engine.schedule import Earliest, Turns
+from service.engine.schedule import BATCH, Earliest, Turns
 
 log = logging.getLogger(__name__)
 
-Key = Hashable  # of one queue: (bundle, grid)
+Key = Hashable  # of one queue: a grid of an opened bundle
 #: A run that nobody waits for is ended where so much of it is left.
 WORTH_ENDING_SECONDS = 0.02
 #: A run that takes so long, and so many times its predicted seconds, never returns. Predicted are
@@ -37,6 +39,7 @@ WORTH_ENDING_SECONDS = 0.02
 HUNG_SECONDS, HUNG_TIMES = 30.0, 100.0
 #: With no short row for so long, no lane is left for them.
 FORGET_SECONDS = 2.0
+NOTHING = np.empty(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,13 @@ class Row:
     logits: np.ndarray  # float [classes]
     queue_seconds: float
     inference_seconds: float  # of the whole batch
+    cost_seconds: float = 0.0  # its share of what the batch cost
+    views: np.ndarray | None = None  # float32 [views, classes], of an item that has several
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Of every view, float32 ``[views, classes]``."""
+        return self.logits[np.newaxis] if self.views is None else self.views
 
     @classmethod
     def of_views(cls, rows: list[Row]) -> Row:
@@ -53,7 +63,8 @@ class Row:
         last = max(rows, key=lambda row: row.queue_seconds)
         logits = np.stack([row.logits for row in rows])  # [views, classes]
         mean = logits.mean(axis=0, dtype=np.float64)  # [classes]
-        return cls(mean, last.queue_seconds, last.inference_seconds)
+        cost = sum(row.cost_seconds for row in rows)
+        return cls(mean, last.queue_seconds, last.inference_seconds, cost, logits)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +83,7 @@ class _Entry:
 class _Queue:
     session: Session
     modality: str
+    kind: str  # that, or BATCH
     costs: RunCosts
     golden: Replay | None
     entries: Earliest[_Entry]
@@ -129,6 +141,7 @@ class DeviceStation:
         self._on_batch = on_batch
         self._on_begin = on_begin
         self._queues: dict[Key, _Queue] = {}
+        self._batch_queues: dict[Key, _Queue] = {}
         self._turns = Turns()
         self._running: set[_Run] = set()
         self._short_came = -math.inf  # when the newest short row came
@@ -146,7 +159,16 @@ class DeviceStation:
         golden: Replay | None = None,
     ) -> None:
         """Open a queue; ``golden`` tells a failing session from failing rows."""
-        self._queues[key] = _Queue(session, modality, costs, golden, Earliest())
+        self._queues[key] = _Queue(session, modality, modality, costs, golden, Earliest())
+        self._batch_queues[key] = _Queue(session, modality, BATCH, costs, golden, Earliest())
+
+    @property
+    def _all_queues(self) -> Iterable[_Queue]:
+        return itertools.chain(self._queues.values(), self._batch_queues.values())
+
+    def close_queue(self, key: Key) -> None:
+        """Nobody submits to it any more, nor waits for what is in it."""
+        del self._queues[key], self._batch_queues[key]
 
     @property
     def goldens(self) -> list[Replay]:
@@ -167,14 +189,28 @@ class DeviceStation:
     @property
     def depth(self) -> int:
         """Entries that wait for the device."""
-        return sum(len(queue.entries) for queue in self._queues.values())
+        return sum(len(queue.entries) for queue in self._all_queues)
 
-    def ahead(self, modality: str) -> float:
-        """Predicted seconds until all that waits of a modality is taken by a lane."""
-        waiting = (queue for queue in self._queues.values() if queue.modality == modality)
+    def ahead(self, kind: str) -> float:
+        """Predicted seconds until all that waits of a kind is taken by a lane."""
+        waiting = (queue for queue in self._all_queues if queue.kind == kind)
         return sum(len(queue.entries) * queue.costs.row for queue in waiting) / self.lanes
 
-    async def submit(self, key: Key, pixels: np.ndarray, deadline: float = math.inf) -> Row:
+    def until_done(self, key: Key, rows: int) -> float:
+        """Predicted seconds until so many further rows are answered, whatever their modality."""
+        before = sum(len(queue.entries) * queue.costs.row for queue in self._all_queues)
+        now = time.monotonic()
+        running = sum(max(0.0, run.began + run.predicted - now) for run in self._running)
+        return (before + running + rows * self._queues[key].costs.row) / self.lanes
+
+    def bytes_ahead(self) -> int:
+        """Of the pixels of all that waits for a lane."""
+        heads = ((queue, queue.entries.peek()) for queue in self._all_queues)
+        return sum(len(queue.entries) * head.pixels.nbytes for queue, head in heads if head)
+
+    async def submit(
+        self, key: Key, pixels: np.ndarray, deadline: float = math.inf, kind: str | None = None
+    ) -> Row:
         """Run one item in the next batches of its queue; cancel the call to leave the queue.
 
         Its views are rows like all others: they fill batches together with other items' rows.
@@ -182,6 +218,7 @@ class DeviceStation:
         Args:
             pixels: ``[views, *pixels per axis, channels]`` of the graph's dtype.
             deadline: of the answer, seconds, monotonic.
+            kind: ``BATCH`` to let others go first; else it is the queue's modality.
 
         Returns:
             The mean over the views.
@@ -192,9 +229,10 @@ class DeviceStation:
             Draining, NotReady: the station was closed first.
         """
         if self._closed is not None:
-            kind, detail = self._closed
-            raise kind(detail)
-        loop, queue = asyncio.get_running_loop(), self._queues[key]
+            failure, detail = self._closed
+            raise failure(detail)
+        loop = asyncio.get_running_loop()
+        queue = (self._batch_queues if kind == BATCH else self._queues)[key]
         now = time.monotonic()
         entries = [_Entry(view, loop.create_future(), now, deadline) for view in pixels]
         for entry in entries:
@@ -209,20 +247,29 @@ class DeviceStation:
             if len(entries) == 1:
                 return await entries[0].future
             return Row.of_views(await _all_of(entries))
-        except (asyncio.CancelledError, Failure):  # a failed view ends the others
-            for _ in entries:
-                queue.entries.drop_gone()
-            for run in self._running:
-                run.end_if_unwanted()
-            self._on_begin()
-            raise
+        except (asyncio.CancelledError, Failure) as error:  # a failed view ends the others
+            self._leave(queue, entries)
+            # Its traceback knows the entries, and they know it: a circle that would keep the item
+            # until the collector of garbage comes.
+            del entry
+            raise error.with_traceback(None)  # noqa: B904 (it is the same one)
+
+    def _leave(self, queue: _Queue, entries: list[_Entry]) -> None:
+        """Nobody waits for these any more: let go of their pixels and of a run of theirs alone."""
+        for entry in entries:
+            entry.pixels = NOTHING
+            queue.entries.drop_gone()
+        entries.clear()
+        for run in self._running:
+            run.end_if_unwanted()
+        self._on_begin()
 
     def close(
         self, kind: type[Failure] = Draining, detail: str = "the server is shutting down"
     ) -> None:
         """Let the running batches finish and refuse everything else."""
         self._closed = kind, detail
-        for queue in self._queues.values():
+        for queue in self._all_queues:
             while queue.entries.peek() is not None:
                 _fail(queue.entries.pop(), kind(detail))
 
@@ -244,7 +291,7 @@ class DeviceStation:
         now = time.monotonic()
         heads = {
             queue: head
-            for queue in self._queues.values()
+            for queue in self._all_queues
             if (head := _first_in_time(queue, now)) is not None
         }
         long_runs = sum(not run.is_short for run in self._running)
@@ -253,19 +300,24 @@ class DeviceStation:
         fitting = [queue for queue in heads if not short_only or self._is_short(queue)]
         if not fitting:
             return None
-        kind = self._turns.next(queue.modality for queue in fitting)
+        kind = self._turns.next(queue.kind for queue in fitting)
         queue = min(
-            (one for one in fitting if one.modality == kind),
+            (one for one in fitting if one.kind == kind),
             key=lambda one: (heads[one].deadline, heads[one].submitted),
         )
         entries = self._take(queue, now)
         predicted = queue.costs.seconds(len(entries))
-        self._turns.use(kind, predicted, {one.modality for one in heads})
+        self._turns.use(kind, predicted, {one.kind for one in heads})
         short = self._is_short(queue)
         return _Run(queue, entries, predicted, short, make_stop(), now)
 
     def _is_short(self, queue: _Queue) -> bool:
-        """Whether a row is short work here: where all models are slow, the fastest one's is."""
+        """Whether a row is short work here: where all models are slow, the fastest one's is.
+
+        Batch work never is: no lane is left for it.
+        """
+        if queue.kind == BATCH:
+            return False
         least = min(one.costs.row for one in self._queues.values())
         return queue.costs.row <= max(self._batch_seconds / 2, 2 * least)
 
@@ -307,7 +359,8 @@ class DeviceStation:
                 _fail(entry, InferenceFailed("the model gave no finite answer for this input"))
             elif not entry.gone:
                 waited = outcome.started - entry.submitted
-                entry.future.set_result(Row(row, waited, outcome.seconds))
+                share = outcome.cost / len(run.entries)
+                entry.future.set_result(Row(row, waited, outcome.seconds, share))
         if all(isinstance(row, Exception) for row in outcome.rows):
             self._doubt(run.queue)
         else:

@@ -1,0 +1,70 @@
+"""One item on its way through the engine, as the metrics tell it: stages, predictions, losses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+
+from service.engine.admission import Work
+from service.engine.decode.link import Decoded
+from service.engine.device.station import Row
+from service.engine.failures import DeadlinePassed
+from service.engine.job import Job
+from service.engine.schedule import CPU, DEVICE, EARLY_SECONDS, Charge
+from service.metrics import Metrics
+
+
+class Course:
+    """Open while an item is inside.
+
+    Attributes:
+        stage: where it is: room, decode or device.
+    """
+
+    def __init__(self, metrics: Metrics, job: Job, work: Work) -> None:
+        manifest = job.choice.manifest
+        self._metrics = metrics
+        self._modality = manifest.modality
+        self._stages = metrics.stages(manifest.modality, manifest.name)
+        self._deadline = job.deadline
+        self._work = work
+        self._decode_wait = 0.0
+        self.stage = "room"
+
+    def __enter__(self) -> Course:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Count what leaves without an answer that is its sender's affair."""
+        # Whoever ends it in time goes by another clock, which moves in steps of a millisecond.
+        over = time.monotonic() >= self._deadline - EARLY_SECONDS
+        late = over or isinstance(error, DeadlinePassed)
+        if isinstance(error, (DeadlinePassed, asyncio.CancelledError)):
+            reason = "expired" if late else "left"
+            self._metrics.dropped.labels(self._modality, self.stage, reason).inc()
+
+    def decoded(self, item: Decoded, seconds: float) -> None:
+        """``seconds``: from asking for it to its pixels, the wait for a worker included."""
+        self.stage = "device"
+        self._decode_wait = item.wait_seconds
+        if "decode" in self._work.parts:
+            self._stages["decode_wait"].observe(item.wait_seconds)
+            self._stages["decode"].observe(seconds - item.wait_seconds)
+            self._compare("decode", self._work.parts["decode"][CPU], item.cpu_seconds)
+
+    def ran(self, row: Row, charge: Charge) -> None:
+        """Its rows are here."""
+        self._stages["device_wait"].observe(row.queue_seconds)
+        self._stages["run"].observe(row.inference_seconds)
+        self._compare("run", self._work.parts["run"][DEVICE], row.cost_seconds)
+        self._compare("wait", charge.wait, self._decode_wait + row.queue_seconds)
+
+    def _compare(self, part: str, predicted: float, actual: float) -> None:
+        self._metrics.predicted_seconds.labels(self._modality, part).inc(predicted)
+        self._metrics.actual_seconds.labels(self._modality, part).inc(max(actual, 0.0))

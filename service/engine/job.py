@@ -1,0 +1,156 @@
+"""What the engine is asked and what it answers: a job is one file, or its pixels; so is an outcome.
+
+Server, command line and programs make jobs and give them to ``Engine.submit``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from service.engine.decode.evidence import Evidence
+from service.engine.decode.link import Encoded
+from service.engine.device.station import Row
+from service.engine.failures import BadParameter, UnknownBundle
+from service.engine.model import Choice, Target
+from service.engine.schedule import BATCH
+
+JobClass = Literal["interactive", "batch"]
+Want = Literal["labels", "logits", "rows", "pixels"]
+DEFAULT_TOP_K = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """One file or prepared array, who may answer it, and what is wanted of it.
+
+    Attributes:
+        media: the encoded file; or pixels, ``[views, *pixels per axis, channels]`` of the graph's
+            dtype, in any memory layout. May not change before the job is done.
+        choice: who answers; of several grids the file's own size takes one.
+        want: ``labels``, the ``top_k`` most probable; ``logits``, of views their mean; ``rows``,
+            the logits of every view; ``pixels``, as the graph would get them.
+        deadline: of the answer, seconds, monotonic.
+        job_class: ``batch`` works when interactive work leaves room, and without a deadline it is
+            never refused: it waits.
+
+    Raises:
+        UnknownBundle: nobody is named to answer.
+        BadParameter: something else cannot be meant; it says what was expected and what came.
+    """
+
+    media: Encoded | np.ndarray
+    choice: Choice
+    want: Want = "labels"
+    top_k: int = DEFAULT_TOP_K
+    deadline: float = math.inf
+    job_class: JobClass = "interactive"
+
+    def __post_init__(self) -> None:
+        if not self.choice.targets:
+            raise UnknownBundle("the job names no bundle")
+        for name, known in (("want", Want), ("job_class", JobClass)):
+            if (given := getattr(self, name)) not in get_args(known):
+                expected = ", ".join(get_args(known))
+                raise BadParameter(f"{name}: expected one of {expected}; got {given!r:.20}")
+        if self.top_k < 1:
+            raise BadParameter(f"top_k: expected at least 1, got {self.top_k}")
+        if math.isnan(self.deadline):
+            raise BadParameter("deadline: expected seconds, got no number")
+        if isinstance(self.media, np.ndarray):
+            self._check_pixels(self.media)
+
+    def _check_pixels(self, pixels: np.ndarray) -> None:
+        """BadParameter unless they are what the graph of the only grid takes."""
+        if len(self.choice.targets) > 1:
+            grids = ", ".join(self.choice.targets)
+            raise BadParameter(f"grid: expected one for prepared pixels, got {grids}")
+        (target,) = self.choice.targets.values()
+        dtype = target.preparation.dtype
+        if pixels.shape != target.shape or pixels.dtype != dtype:
+            expected = f"{dtype} {list(target.shape)} for grid {target.grid}"
+            raise BadParameter(
+                f"pixels: expected {expected}, got {pixels.dtype} {list(pixels.shape)}"
+            )
+
+    @property
+    def kind(self) -> str:
+        """Under which it is counted and takes turns."""
+        return BATCH if self.job_class == "batch" else self.choice.manifest.modality
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time of one item went, in milliseconds."""
+
+    decode: float = 0.0  # from the upload to its pixels, the wait for a worker included
+    queue: float = 0.0  # from the pixels to the start of the batch; of views the last one's
+    inference: float = 0.0  # of that whole batch
+
+    @classmethod
+    def of(cls, *seconds: float) -> Timing:
+        """Of as many stages as there were."""
+        return cls(*(round(1000 * one, 3) for one in seconds))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """The answer to one job; of the last four what was wanted, and nothing in the others.
+
+    Attributes:
+        evidence: of clips and scans: which part of the file the network saw.
+        predictions: label, index, probability; descending.
+        logits: float ``[classes]``.
+        rows: float32 ``[views, classes]``.
+        pixels: ``[views, *pixels per axis, channels]`` of the graph's dtype.
+    """
+
+    target: Target
+    evidence: Evidence
+    timing: Timing
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    logits: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    pixels: np.ndarray | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Ranked labels, as clients see them."""
+        return {
+            "bundle": self.target.bundle,
+            "version": self.target.manifest.version,
+            "grid": self.target.grid,
+            **({"seen": self.evidence} if self.evidence else {}),
+            "predictions": self.predictions,
+            "timing_ms": {
+                "decode": self.timing.decode,
+                "queue": self.timing.queue,
+                "inference": self.timing.inference,
+            },
+        }
+
+
+def wanted(job: Job, target: Target, row: Row) -> dict[str, Any]:
+    """The field of an ``Outcome`` that a run gives."""
+    if job.want == "labels":
+        return {"predictions": rank(row.logits, target.labels, job.top_k)}
+    return {job.want: row.logits if job.want == "logits" else row.rows}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """float ``[classes]`` -> float64 probabilities ``[classes]``; no overflow at any magnitude."""
+    wide = logits.astype(np.float64)
+    exponentials = np.exp(wide - wide.max())
+    return exponentials / exponentials.sum()
+
+
+def rank(logits: np.ndarray, labels: tuple[str, ...], top_k: int) -> list[dict[str, Any]]:
+    """The ``top_k`` most probable labels, descending; the lower index wins a tie."""
+    probabilities = softmax(logits)
+    order = np.argsort(-probabilities, kind="stable")[:top_k]
+    return [
+        {"label": labels[index], "index": index, "probability": round(probability, 6)}
+        for index, probability in zip(order.tolist(), probabilities[order].tolist(), strict=True)
+    ]

@@ -1,0 +1,336 @@
+"""Bundles while the server runs: another version takes the place of the one that answers.
+
+A candidate is proven twice: in a process of its own, which it may bring down, and here on the
+device that will answer, where it is warmed too. Then one assignment lets it answer; what was let in
+before ends with the model that it began with, whose memory comes back when the last of it is out.
+Whatever goes wrong leaves the old one serving. One change at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from models.bundle import BundleError, read_manifest
+from models.promotion import promote, retire, roll_back
+from models.versions import (
+    NoSuchVersion,
+    answering,
+    has_versions,
+    read_serving,
+    version_names,
+)
+from service.engine.apart import prove_apart
+from service.engine.catalog import Catalog
+from service.engine.device.session import DeviceError
+from service.engine.failures import (
+    CandidateRefused,
+    Failure,
+    FolderFixed,
+    UnknownBundle,
+    UnknownVersion,
+    VersionInUse,
+)
+from service.engine.folders import (
+    NoBundles,
+    bundle_folders,
+    fingerprint,
+    modality_of,
+    name_bundles,
+)
+from service.engine.model import ExaminedBundle
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+#: (settings, bundle, version) -> why a candidate is refused; None where it is good.
+Prove = Callable[[Settings, str, str], Awaitable[str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleStatus:
+    """One bundle, in this process and in its folder."""
+
+    name: str
+    state: str | None  # ready or refused; None of one that was not loaded yet
+    loaded: str | None  # the version that answers here
+    draining: tuple[str, ...]  # that answered before and have requests inside
+    versions: tuple[str, ...]  # in the folder, oldest first
+    answering: str | None  # by the folder: after the next start, or SIGHUP
+    previous: str | None  # that answered before, where a way back leads
+    writable: bool  # whether promote, rollback and retire can change the folder
+    refused: str | None  # why the newest candidate was, or the bundle itself
+
+
+class Rollout:
+    """Changes who answers.
+
+    Args:
+        catalog: what answers now.
+        on_change: called with the entry that was replaced, if any, and the new one, if any.
+        prove: see ``Prove``.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        on_change: Callable[[ExaminedBundle | None, ExaminedBundle | None], None],
+        prove: Prove = prove_apart,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._on_change = on_change
+        self.prove = prove
+        self._refused: dict[str, str] = {}  # bundle -> why its newest candidate was
+        self._one_at_a_time = asyncio.Lock()
+        self._changes: set[asyncio.Task[Any]] = set()
+
+    # --- what an operator asks for -----------------------------------------------------------
+
+    async def list(self) -> list[BundleStatus]:
+        """Every bundle of the folder, and those that are gone from it and answer still."""
+        folders = await asyncio.to_thread(self._folders)
+        names = sorted({*folders, *self._catalog.bundles})
+        return [await asyncio.to_thread(self._status, name, folders.get(name)) for name in names]
+
+    async def load(self, name: str, version: str) -> BundleStatus:
+        """Let a version answer here, until the server ends or is told otherwise.
+
+        Raises:
+            UnknownBundle, UnknownVersion: it is not there.
+            CandidateRefused: it failed a proof; the old one answers.
+        """
+        return await self._change(self._load(name, version, lambda home: None))
+
+    async def promote(self, name: str, version: str) -> BundleStatus:
+        """As ``load``, and after the next start too.
+
+        Raises:
+            FolderFixed: nothing can be written there.
+        """
+        return await self._change(self._load(name, version, lambda home: promote(home, version)))
+
+    async def roll_back(self, name: str) -> BundleStatus:
+        """Promote the version that answered before.
+
+        Raises:
+            UnknownVersion: none is known.
+        """
+
+        async def change() -> BundleStatus:
+            home = await asyncio.to_thread(self._home, name)
+            serving = await asyncio.to_thread(read_serving, home)
+            if serving is None or serving.previous is None:
+                raise UnknownVersion(f"bundle {name}: no version is known that answered before")
+            return await self._load(name, serving.previous, roll_back)
+
+        return await self._change(change())
+
+    async def retire(self, name: str, version: str) -> BundleStatus:
+        """Remove a version from the folder.
+
+        Raises:
+            VersionInUse: it answers, here or by the folder.
+            UnknownBundle, UnknownVersion, FolderFixed: as above.
+        """
+
+        async def change() -> BundleStatus:
+            home = await asyncio.to_thread(self._home, name)
+            loaded = self._catalog.bundles.get(name)
+            if loaded and loaded.manifest and loaded.manifest.version == version:
+                raise VersionInUse(f"bundle {name}: version {version} answers; load another first")
+            await self._write(home, lambda home: retire(home, version))
+            return await asyncio.to_thread(self._status, name, home)
+
+        return await self._change(change())
+
+    async def reload(self) -> None:
+        """Let answer what would after a new start; what is bad, or is no more, is in the log.
+
+        Defaults stay who they are while they are there.
+        """
+        try:
+            await self._change(self._reload())
+        except Failure as failure:
+            log.error("the bundles are not read again: %s", failure.detail)
+
+    async def close(self) -> None:
+        """End what is under way; nothing of it is half done."""
+        for change in self._changes:
+            change.cancel()
+        await asyncio.gather(*self._changes, return_exceptions=True)
+
+    # --- one change --------------------------------------------------------------------------
+
+    async def _change(self, change: Coroutine[Any, Any, T]) -> T:
+        """After those that came before; whoever asked for it may leave meanwhile."""
+
+        async def in_turn() -> T:
+            async with self._one_at_a_time:
+                while not self._catalog.examined:  # the start is a change too
+                    await asyncio.sleep(0.05)
+                return await change
+
+        task = asyncio.create_task(in_turn())
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        try:
+            return await asyncio.shield(task)
+        except NoSuchVersion as error:
+            raise UnknownVersion(str(error)) from error
+        except BundleError as error:
+            raise CandidateRefused(f"{error}; nothing was changed") from error
+        finally:
+            change.close()  # where it never began
+
+    async def _load(
+        self, name: str, version: str, write: Callable[[Path], object]
+    ) -> BundleStatus:
+        """Prove a version, write down that it answers, let it answer."""
+        home = await asyncio.to_thread(self._home, name)
+        known = await asyncio.to_thread(_versions, home)
+        if version not in known:
+            raise UnknownVersion(
+                f"bundle {name}: there is no version {version[:64]!a}; there are {', '.join(known)}"
+            )
+        before = self._catalog.bundles.get(name)
+        if before and before.manifest and before.manifest.version == version:
+            await self._write(home, write)
+        else:
+            one = await self._examine(name, home, version)
+            await self._write(home, write)
+            self._let_answer(one)
+        return await asyncio.to_thread(self._status, name, home)
+
+    async def _examine(self, name: str, home: Path, version: str) -> ExaminedBundle:
+        """A version that is good, open and warm; CandidateRefused if it is not."""
+        reason = await self.prove(self._settings, name, version)
+        if reason is None:
+            try:
+                one = await self._catalog.examine_version(name, home, version)
+            except DeviceError as error:
+                log.error("bundle %s %s: %s", name, version, error)
+                reason = "the device is not there for it"
+            else:
+                reason = one.reason or self._unlike(one)
+        if reason is None:
+            self._refused.pop(name, None)
+            return one
+        gc.collect()  # what a broken graph left may hold much, and itself
+        self._refused[name] = f"version {version}: {reason}"
+        log.error("bundle %s %s is refused: %s; %s", name, version, reason, self._told(name))
+        raise CandidateRefused(
+            f"bundle {name}: version {version} is refused: {reason}; {self._told(name)}"
+        )
+
+    def _unlike(self, one: ExaminedBundle) -> str | None:
+        """Why it cannot take the place of the one that answers by its name."""
+        before = self._catalog.bundles.get(one.name)
+        if before is None or before.may_answer(one.modality or ""):
+            return None
+        return f"it is for {one.modality}, and who answers is for {before.modality}"
+
+    def _let_answer(self, one: ExaminedBundle) -> None:
+        before = self._catalog.put(one)
+        self._on_change(before, one)
+        version = one.manifest.version if one.manifest else ""
+        log.info("bundle %s: version %s answers from now on", one.name, version)
+
+    async def _reload(self) -> None:
+        folders = await asyncio.to_thread(self._folders)
+        for name, home in folders.items():
+            before = self._catalog.bundles.get(name)
+            mark = await asyncio.to_thread(fingerprint, home)
+            if before and before.state == "ready" and mark == before.fingerprint:
+                before.versions = await asyncio.to_thread(_versions, home)
+                continue
+            try:
+                version = await asyncio.to_thread(_answering, home)
+                self._let_answer(await self._examine(name, home, version))
+            except CandidateRefused:
+                reason = self._refused[name]
+            except (BundleError, OSError) as error:
+                reason = self._refused[name] = str(error).removeprefix(f"{name}: ")
+                log.error("bundle %s is not read again: %s; %s", name, reason, self._told(name))
+            else:
+                continue
+            if before is None:  # as at a start it is listed, and says why
+                one = ExaminedBundle(name, "refused", modality_of(home), reason)
+                self._on_change(self._catalog.put(one), one)
+        for name in self._catalog.bundles.keys() - folders.keys():
+            if name in self._settings.default_bundle:
+                log.error("bundle %s is a default and its folder is gone; it answers on", name)
+                continue
+            self._on_change(self._catalog.remove(name), None)
+            log.warning("bundle %s is gone from the folder and does not answer any more", name)
+
+    # --- folders, in a thread ----------------------------------------------------------------
+
+    def _folders(self) -> dict[str, Path]:
+        try:
+            return name_bundles(bundle_folders(self._settings.bundles))
+        except NoBundles as error:
+            log.error("%s", error)
+            raise UnknownBundle("the folder of bundles is empty, or cannot be read") from error
+
+    def _home(self, name: str) -> Path:
+        folders = self._folders()
+        if name not in folders:
+            known = ", ".join(sorted(folders))
+            raise UnknownBundle(f"unknown bundle {name[:64]!a}; known: {known}")
+        return folders[name]
+
+    async def _write(self, home: Path, write: Callable[[Path], object]) -> None:
+        """Change who answers by the folder; FolderFixed where that cannot be."""
+        try:
+            await asyncio.to_thread(write, home)
+        except OSError as error:
+            log.error("the folder of bundle %s cannot be changed: %s", home.name, error)
+            told = self._told(home.name)
+            raise FolderFixed(
+                f"the folder of bundle {home.name} cannot be changed: {error.strerror}; {told}"
+            ) from error
+
+    def _status(self, name: str, home: Path | None) -> BundleStatus:
+        loaded = self._catalog.bundles.get(name)
+        version = loaded.manifest.version if loaded and loaded.manifest else None
+        open_ = sorted(self._catalog.open_versions(name) - {version})
+        by_folder = previous = None
+        versions: tuple[str, ...] = ()
+        refused = self._refused.get(name) or (loaded.reason if loaded else None)
+        if home is not None:
+            try:
+                versions, by_folder = _versions(home), _answering(home)
+                serving = read_serving(home) if has_versions(home) else None
+                previous = serving.previous if serving else None
+            except BundleError as error:
+                refused = refused or str(error)
+            except OSError as error:
+                refused = refused or f"it cannot be read: {error.strerror}"
+        return BundleStatus(
+            name, loaded.state if loaded else None, version, tuple(open_), versions, by_folder,
+            previous, home is not None and os.access(home, os.W_OK), refused,
+        )  # fmt: skip
+
+    def _told(self, name: str) -> str:
+        one = self._catalog.bundles.get(name)
+        if one is None or one.manifest is None:
+            return "no version answers"
+        return f"version {one.manifest.version} answers"
+
+
+def _versions(home: Path) -> tuple[str, ...]:
+    """Of a flat bundle its only one."""
+    return version_names(home) if has_versions(home) else (read_manifest(home).version,)
+
+
+def _answering(home: Path) -> str:
+    return answering(home) if has_versions(home) else read_manifest(home).version

@@ -1,0 +1,153 @@
+"""Several devices: each has a station, every graph is opened on all, and any may answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.engine.costs import RunCosts
+from service.engine.device.devices import Device, Devices
+from service.engine.device.station import DeviceStation
+from service.engine.schedule import DEVICE
+from service.settings import SettingsError, make_settings
+from tests.helpers.service_fixtures import (
+    GRIDS,
+    RunningServer,
+    TinySession,
+    picture,
+    serving,
+    tiny_logits,
+    wait_until,
+    write_tiny_bundle,
+)
+
+NAMES = ("cuda:0", "cuda:2")
+
+
+class OnGpu(TinySession):
+    """The tiny network where the operator wants it."""
+
+    device = "cuda"
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+class Opener:
+    """Opens sessions, and remembers them by the device that was asked for."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, list[OnGpu]] = {name: [] for name in NAMES}
+
+    def __call__(self, graph: Path, device: str, threads: int) -> OnGpu:
+        session = OnGpu(device)
+        self.sessions[device].append(session)
+        return session
+
+    def batches(self, name: str) -> list[int]:
+        return [size for session in self.sessions[name] for size in session.batches]
+
+    def clear(self) -> None:
+        for name in NAMES:
+            for session in self.sessions[name]:
+                session.batches.clear()
+
+
+@pytest.fixture
+def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RunningServer, Opener]]:
+    write_tiny_bundle(tmp_path)
+    opener = Opener()
+    with serving(tmp_path, opener, device=",".join(NAMES)) as server:
+        opener.clear()
+        yield server, opener
+
+
+def test_every_graph_is_opened_and_proven_on_every_device(
+    gpus: tuple[RunningServer, Opener],
+) -> None:
+    """The bundle tells its kind of device; a lane of each counts."""
+    server, opener = gpus
+    (bundle,) = server.get("/v1/bundles").json()["bundles"]
+    assert (bundle["state"], bundle["device"]) == ("ready", "cuda")
+    for name in NAMES:
+        assert len(opener.sessions[name]) >= len(GRIDS)
+    assert server.engine.backlog.rates[DEVICE] == 2
+    assert server.metric("liere_device_lanes") == 2
+
+
+def test_requests_go_where_less_waits(gpus: tuple[RunningServer, Opener]) -> None:
+    """One device is held: all others are answered by the other one, rightly."""
+    server, opener = gpus
+    first = [one for one in opener.sessions[NAMES[0]]]
+    for session in first:
+        session.gate.clear()
+    with ThreadPoolExecutor(1) as threads:
+        held = threads.submit(server.classify, content=picture(1))
+        wait_until(lambda: opener.batches(NAMES[0]), "the first device to be busy")
+        # Of a run that takes longer than it should nothing is left, by prediction.
+        for station in server.engine.devices.stations:
+            for run in station._running:
+                run.predicted = 60.0
+        for seed in range(4):
+            answer = server.classify(content=picture(seed)).json()["results"][0]
+            best = int(np.argmax(tiny_logits(picture(seed), GRIDS[0])))
+            assert answer["predictions"][0]["index"] == best
+        assert (len(opener.batches(NAMES[0])), len(opener.batches(NAMES[1]))) == (1, 4)
+        for session in first:
+            session.gate.set()
+        assert held.result().status_code == 200
+
+
+def test_one_dead_device_is_the_end(gpus: tuple[RunningServer, Opener]) -> None:
+    """What fails on it is replayed there; who starts the process again gets both back."""
+    server, opener = gpus
+    for session in opener.sessions[NAMES[1]]:
+        session.run = broken  # type: ignore[method-assign]
+    (station,) = (one.station for one in server.engine.devices if one.name == NAMES[1])
+    (golden, *_) = station.goldens
+    station.on_failed(golden)
+    wait_until(lambda: server.engine.died, "the death to be seen")
+
+
+def broken(pixels: np.ndarray, stop: object = None) -> np.ndarray:
+    raise RuntimeError("CUDA error 700")
+
+
+def test_an_item_goes_where_it_is_done_soonest() -> None:
+    """A device that is three times as fast gets its work until as much waits there."""
+
+    class Idle:
+        device = "cpu"
+
+        def run(self, pixels: np.ndarray, stop: object = None) -> np.ndarray:
+            return np.zeros((len(pixels), 2), np.float32)
+
+    async def story() -> None:
+        with ThreadPoolExecutor(2) as executor:
+            stations = [DeviceStation(executor, 4) for _ in range(2)]
+            devices = Devices([Device(str(n), one) for n, one in enumerate(stations)])
+            for station, seconds in zip(stations, (0.3, 0.1), strict=True):
+                costs = RunCosts()
+                costs.learn(1, seconds)
+                station.add_queue("q", Idle(), "image", costs)
+            assert devices.row_seconds("q") == pytest.approx(0.2)
+            pixels = np.zeros((1, 3, 5, 3), np.uint8)  # [views, height, width, channels]
+            tasks = [asyncio.ensure_future(devices.submit("q", pixels)) for _ in range(4)]
+            await asyncio.sleep(0)  # they queue before the first of them is run
+            depths = [one.depth for one in stations]
+            assert (sum(depths), depths[1]) == (4, 3)
+            await asyncio.gather(*tasks)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:0,cuda:0", "cuda,cuda:1", "auto,cpu", ""])
+def test_other_words_for_devices_are_refused(tmp_path: Path, device: str) -> None:
+    with pytest.raises(SettingsError, match="expected auto, cpu, cuda, or cuda:N"):
+        make_settings(bundles=tmp_path, device=device)
