@@ -53,7 +53,9 @@ class Metrics:
             buckets=STAGE_BUCKETS,
             registry=registry,
         )
+        # Finding a series by its labels takes as long as all of a refusal else may.
         self._stages: dict[tuple[str, str], dict[str, Histogram]] = {}
+        self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._request_seconds = Histogram(
             "liere_request_seconds",
             "From the head of a request for work to its answer; no bundle where it was not known.",
@@ -165,8 +167,14 @@ class Metrics:
 
     def request(self, modality: str, bundle: str, status: int, seconds: float) -> None:
         """One request for work and its answer."""
-        self.requests.labels(modality, str(status)).inc()
-        self._request_seconds.labels(modality, bundle, outcome_of(status)).observe(seconds)
+        known = self._answers.get((modality, bundle, status))
+        if known is None:
+            count = self.requests.labels(modality, str(status))
+            known = count, self._request_seconds.labels(modality, bundle, outcome_of(status))
+            self._answers[modality, bundle, status] = known
+        count, times = known
+        count.inc()
+        times.observe(seconds)
 
     def watch(
         self,

@@ -130,6 +130,12 @@ class Settings(BaseSettings):
     max_batch: int = Field(
         32, ge=1, le=4096, description="most images, scans or views of clips in one run of a graph"
     )
+    batch_tokens: int = Field(
+        2**14,
+        ge=1,
+        description="most tokens of all rows of one run, whose attention has to fit into memory; "
+        "one image, scan or view always goes",
+    )
     batch_seconds: float = Field(
         0.05,
         gt=0,
@@ -297,6 +303,10 @@ class Settings(BaseSettings):
     @property
     def max_in_flight_bytes(self) -> int:
         return int(self.max_in_flight_mib * MIB)
+
+    def most_rows(self, tokens: int) -> int:
+        """Of one run of a graph with so many tokens a row."""
+        return max(1, min(self.max_batch, self.batch_tokens // tokens))
 
     def limits(self, modality: str) -> Limits:
         """What requests of a modality are held to."""

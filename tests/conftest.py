@@ -4,8 +4,9 @@ The suite runs in two parts: the folders of ``NEED_TORCH`` in an environment tha
 the others in one that holds what the service needs and no torch. Without ``--torch`` all that can
 run does.
 
-Workers of pytest-xdist share what ``helpers/made_once.py`` makes. Tests that kill, mount or ask
-after ports are marked ``@alone``: they run one after the other, whatever else runs beside them.
+Workers of pytest-xdist share what ``helpers/made_once.py`` makes; what a module's own fixtures make
+for all of its tests is made by one worker. Tests that kill, mount or ask after ports are marked
+``@alone``: they run one after the other, whatever else runs beside them.
 ``--hypothesis-profile=large`` is for CI: more examples of every property, more kills.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from _pytest.nodeid import NodeId
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for child processes
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -58,6 +60,32 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if needs and TORCH == "absent":
         return True
     return True if not needs and config.getoption("--torch") == "present" else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of a group go to one worker: the long row of ``@alone`` first, and those that share a
+    fixture of their module, or each worker would start the same servers and train the same runs.
+
+    pytest-xdist 3.8 writes the groups where pytest 9.2 does not read them any more: into _nodeid.
+    """
+    if not config.getoption("loadgroup", False):  # which xdist sets in its workers
+        return
+    groups = {item: group_of(item) for item in items}
+    items.sort(key=lambda item: groups[item] != "alone")
+    for item, group in groups.items():
+        if group and not item.nodeid.endswith(f"@{group}"):
+            item._id = NodeId.parse(f"{item.nodeid}@{group}")
+
+
+def group_of(item: pytest.Item) -> str | None:
+    """The name of the tests that run in the same worker as this one."""
+    if mark := item.get_closest_marker("xdist_group"):
+        return str(mark.args[0])
+    assert isinstance(item, pytest.Function)
+    fixtures = item._fixtureinfo.name2fixturedefs.values()
+    shares = any(one.scope == "module" for definitions in fixtures for one in definitions)
+    return item.module.__name__ if shares else None
 
 
 def pytest_collection_finish() -> None:

@@ -95,9 +95,10 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     with serving(bundles, options) as server:
         for name in chosen:
+            modality = BY_NAME[name].modality
             files = Spoilt(name, seeds_of(BY_NAME[name], options.data), options)
-            inside = uvloop.run(decode(files, preparations[BY_NAME[name].modality]))
-            over_http = send(files, server, BY_NAME[name].modality)
+            inside = uvloop.run(decode(files, preparations[modality], usable_cpus()))
+            over_http = send(files, server, modality)
             rows[name] = row = {"files": options.files, "seeds": len(files.seeds)} | {
                 "answers": dict(inside.answers.most_common()),
                 "http_answers": dict(over_http.answers.most_common()),
@@ -136,8 +137,8 @@ class Spoilt:
             write_atomic(self._folder / name, self[number])
 
 
-async def decode(files: Spoilt, preparation: Preparation) -> Found:
-    """All of them through a pool of as many workers as CPUs, one at a time in each."""
+async def decode(files: Spoilt, preparation: Preparation, workers: int) -> Found:
+    """All of them through a pool of decode workers, one at a time in each."""
     found = Found()
 
     def died() -> None:
@@ -158,7 +159,7 @@ async def decode(files: Spoilt, preparation: Preparation) -> Found:
                 answer, fault = type(error).__name__, True
             found.note(number, answer, time.monotonic() - began, fault)
 
-    pool = DecodePool(usable_cpus(), on_restart=died)
+    pool = DecodePool(workers, on_restart=died)
     await pool.start([preparation.modality])
     try:
         numbers = iter(range(files.count))

@@ -70,3 +70,11 @@ def scan(path: Path) -> Path:
     with path.open("wb") as stream:
         write_scan(cast(BinaryIO, stream), SCAN)
     return path
+
+
+def encode_png(seed: int, side: int) -> bytes:
+    """A square PNG of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    return encoded.getvalue()

@@ -96,22 +96,36 @@ def serving(
     Raises:
         SystemExit: it did not start, or did not end with 0.
     """
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
+    with tempfile.TemporaryDirectory() as folder:
         for bundle in bundles:
-            shutil.copytree(bundle, Path(folder) / "bundles" / bundle.name, symlinks=True)
+            shutil.copytree(bundle, Path(folder) / bundle.name, symlinks=True)
         module = ("benchmarks.serving.planted", *plants, "--") if plants else ("service",)
-        command = [*under, sys.executable, "-m", *module]
-        command += ["--bundles", str(Path(folder) / "bundles"), "--port", "0", "--device", "cpu"]
-        command += [*arguments, *shlex.split(options.server_arguments)]
+        command = [*under, sys.executable, "-m", *module, "--bundles", folder]
+        command += ["--port", "0", "--device", "cpu", *arguments]
+        command += shlex.split(options.server_arguments)
+        with started(command, options.checkout, is_under=bool(under)) as server:
+            yield server
+
+
+@contextmanager
+def started(
+    command: Sequence[str], checkout: Path = ROOT, is_under: bool = False
+) -> Iterator[Running]:
+    """A command that serves until SIGTERM and prints where first; SystemExit as ``serving``.
+
+    Args:
+        is_under: another command runs it.
+    """
+    with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            command, cwd=options.checkout, stdout=subprocess.PIPE, stderr=log, text=True
+            command, cwd=checkout, stdout=subprocess.PIPE, stderr=log, text=True
         )
         try:
             assert process.stdout is not None
             line = process.stdout.readline()  # "Serving ... on http://HOST:PORT (see ...)"
             if "http://" in line:
                 port = int(line.split("http://")[1].split()[0].rpartition(":")[2])
-                server = Running(process, port, bool(under))
+                server = Running(process, port, is_under)
                 with idle_process() as server.idle:
                     yield server
                 if process.poll() is None:

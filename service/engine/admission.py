@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ from service.engine.schedule import (
 #: Of the bytes and of the requests inside, one modality may hold so much where several are served:
 #: slow uploads of scans leave room for images.
 MOST_OF_ONE_KIND = 0.75
+#: The same of one client among several.
+MOST_OF_ONE_CLIENT = 0.75
 #: After its body was read an item is let in at half as much wait again: refusing it then has cost
 #: the reading.
 SLACK_AFTER_BODY = 1.5
@@ -55,6 +57,14 @@ class Work:
     def seconds(self) -> float:
         """Of everything; of a run on a CPU those of its lane are no further ones."""
         return sum(max(part.values()) for part in self.parts.values())
+
+
+@dataclass(slots=True)
+class _Held:
+    """What one client has inside; of those who are not told apart, nothing."""
+
+    requests: int = 0
+    bytes: int = 0
 
 
 class Admission:
@@ -84,6 +94,7 @@ class Admission:
         self._line = Line()  # of batch work
         self._requests: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
+        self._of_client: defaultdict[str | None, _Held] = defaultdict(_Held)
 
     @property
     def requests(self) -> int:
@@ -95,11 +106,19 @@ class Admission:
 
     # --- uploads -----------------------------------------------------------------------------
 
-    def enter(self, kind: str) -> None:
-        """Take a permit to upload, or raise what ``refusal`` says."""
+    def enter(self, kind: str, client: str | None = None) -> None:
+        """Take a permit to upload, or raise what ``refusal`` says.
+
+        Args:
+            client: whose it is, where several may come: none may hold everything.
+        """
         if (refusal := self.refusal(kind)) is not None:
             raise refusal
+        if (inside := self._of_client[client].requests) >= MOST_OF_ONE_CLIENT * self.max_requests:
+            raise self._refused(kind, "requests", f"{inside} requests with this key are inside")
         self._requests[kind] += 1
+        if client is not None:
+            self._of_client[client].requests += 1
 
     def refusal(self, kind: str) -> Overloaded | None:
         """Why a request may not even upload: its work would have to wait too long by now."""
@@ -112,18 +131,28 @@ class Admission:
             return self._too_late(kind)
         return None
 
-    def hold(self, kind: str, size: int) -> None:
+    def hold(self, kind: str, size: int, client: str | None = None) -> None:
         """Count bytes of a body that are, or will be, kept in memory; Overloaded if too many."""
         if self.bytes + size > self.max_bytes:
             raise self._refused(kind, "bytes", f"the requests inside hold {self.bytes} bytes")
         if self._bytes[kind] + size > self._share(self.max_bytes):
             raise self._refused(kind, "bytes", f"requests for this hold {self._bytes[kind]} bytes")
+        held = self._of_client[client].bytes
+        if held + size > MOST_OF_ONE_CLIENT * self.max_bytes:
+            raise self._refused(kind, "bytes", f"requests with this key hold {held} bytes")
         self._bytes[kind] += size
+        if client is not None:
+            self._of_client[client].bytes += size
 
-    def leave(self, kind: str, size: int) -> None:
+    def leave(self, kind: str, size: int, client: str | None = None) -> None:
         """Give back the permit and the bytes it held."""
         self._requests[kind] -= 1
         self._bytes[kind] -= size
+        if client is not None:
+            held = self._of_client[client]
+            held.requests, held.bytes = held.requests - 1, held.bytes - size
+            if not held.requests:
+                del self._of_client[client]
 
     def _share(self, most: int) -> float:
         return most if self.kinds == 1 else MOST_OF_ONE_KIND * most
@@ -156,8 +185,9 @@ class Admission:
         kind, own = works[0].kind, max(work.own for work in works)
         if _is_patient(kind, deadline):
             return
+        slack = 1.0 if kind == BATCH else SLACK_AFTER_BODY
         reason = enters(
-            self.backlog, kind, max_wait=self.max_wait(kind), slack=SLACK_AFTER_BODY,
+            self.backlog, kind, max_wait=self.max_wait(kind), slack=slack,
             now=time.monotonic(), deadline=deadline, own=own,
         )  # fmt: skip
         if reason is not None:
@@ -189,15 +219,16 @@ class Admission:
             self._line.move()
 
     def _too_late(self, kind: str, reason: str = "wait") -> Overloaded:
-        wait = self.backlog.wait(kind)
         if reason == "deadline":
             return self._refused(kind, reason, "it could not be answered within its time")
-        return self._refused(kind, reason, f"the work inside takes {wait:.1f} seconds")
+        return self._refused(kind, reason, "the work inside takes {wait:.1f} seconds")
 
     def _refused(self, kind: str, reason: str, what: str) -> Overloaded:
+        """Refusals come when there is most to do: what stands before them is summed up once."""
         self._on_refusal(kind, reason)
-        seconds = self._refusals.retry_seconds(time.monotonic(), self.backlog.wait(kind))
-        return Overloaded(f"{what}; try again later", seconds)
+        wait = self.backlog.wait(kind)
+        seconds = self._refusals.retry_seconds(time.monotonic(), wait)
+        return Overloaded(f"{what.format(wait=wait)}; try again later", seconds)
 
 
 def _is_patient(kind: str, deadline: float) -> bool:

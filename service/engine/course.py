@@ -8,7 +8,7 @@ from types import TracebackType
 
 from service.engine.admission import Work
 from service.engine.decode.link import Decoded
-from service.engine.device.station import Row
+from service.engine.device.queues import Row
 from service.engine.failures import DeadlinePassed
 from service.engine.job import Job
 from service.engine.schedule import CPU, DEVICE, EARLY_SECONDS, Charge

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
-from statistics import fmean
-
-import numpy as np
 
 from service.cpus import usable_cpus
-from service.engine.admission import Admission, Work
+from service.engine.admission import Admission
 from service.engine.catalog import Catalog
-from service.engine.course import Course
-from service.engine.decode.link import Decoded, DecodeError
+from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
 from service.engine.device.devices import Device, Devices
 from service.engine.device.session import DeviceDied, DeviceError, OpenSession, open_session
 from service.engine.device.station import DeviceStation
-from service.engine.failures import DeadlinePassed, Failure
 from service.engine.folders import NoBundles, bundle_folders, modality_of
-from service.engine.job import Job, Outcome, Timing, wanted
-from service.engine.model import ExaminedBundle, Target
+from service.engine.job import Job, Outcome
+from service.engine.model import ExaminedBundle
+from service.engine.pipeline import Pipeline
 from service.engine.proof import Prover
 from service.engine.rollout import Rollout
 from service.engine.room import Room
@@ -37,8 +30,6 @@ from service.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
-#: Of the event loop for one answer: reading the request, ranking, writing.
-ANSWER_SECONDS = 0.0005
 #: What requests are told, and probes.
 NO_ANSWER = "the device does not answer"
 #: Their message is all that the operator needs to know; others are traced.
@@ -46,7 +37,10 @@ TOLD = (SettingsError, DeviceError, NoBundles, DecodeError)
 
 
 #: Settings that say how much may be inside, for whoever draws what is beside them.
-LIMITS = ("max_in_flight", "max_in_flight_mib", "max_wait", "max_batch", "batch_seconds")
+LIMITS = (
+    "max_in_flight", "max_in_flight_mib", "max_wait", "max_batch", "batch_seconds",
+    "batch_tokens",
+)  # fmt: skip
 
 
 class Engine:
@@ -91,6 +85,7 @@ class Engine:
         )
         self.devices = Devices([Device(name, self._make_station()) for name in names])
         self.pool.ahead = self.devices.ahead
+        self.pipeline = Pipeline(self.admission, self.pool, self.devices, self.metrics)
         self.pool.bytes_ahead = self.devices.bytes_ahead
         self.vitals = Vitals(
             self.devices.stations,
@@ -165,7 +160,7 @@ class Engine:
             DeadlinePassed: there is no time left.
             Failure: of the bytes, or of the graph.
         """
-        (outcome,) = await self.submit_all([job])
+        (outcome,) = await self.pipeline.submit([job])
         return outcome
 
     async def submit_all(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -176,81 +171,7 @@ class Engine:
         Args:
             jobs: at least one, of one modality, class and deadline.
         """
-        works, deadline = [self.predict(job) for job in jobs], jobs[0].deadline
-        if deadline <= time.monotonic():
-            raise DeadlinePassed("the time for the answer was over before the work began")
-        self.admission.admit(works, deadline)
-        if len(jobs) == 1:
-            return [await self._answer(jobs[0], works[0])]
-        answers = enumerate(map(self._answer, jobs, works), 1)
-        tasks = [
-            asyncio.create_task(_named(f"file {number} of {len(jobs)}", answer))
-            for number, answer in answers
-        ]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    async def _answer(self, job: Job, work: Work) -> Outcome:
-        """One job that was let in: decoder, batch and graph."""
-        with ExitStack() as stack:
-            course = stack.enter_context(Course(self.metrics, job, work))
-            await self.admission.wait_for_room(work.kind, job.deadline)
-            charge = stack.enter_context(self.admission.work(work, job.deadline))
-            started, course.stage = time.monotonic(), "decode"
-            item = await self._prepare(job)
-            decoded, target = time.monotonic() - started, job.choice.targets[item.grid]
-            self.backlog.done(charge, "decode")
-            course.decoded(item, decoded)
-            if job.want == "pixels":
-                timing = Timing.of(decoded)
-                return Outcome(target, item.evidence, timing, pixels=item.pixels)
-            if len(job.choice.targets) > 1:
-                self.backlog.amend(charge, "run", self.run_part(self.run_seconds(target)))
-            row = await self.devices.submit(target.key, item.pixels, job.deadline, job.kind)
-            self.backlog.done(charge, "run")
-            self.backlog.correct(charge, started + decoded + row.queue_seconds)
-            course.ran(row, charge)
-            answer = wanted(job, target, row)
-        timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
-        return Outcome(target, item.evidence, timing, **answer)
-
-    async def _prepare(self, job: Job) -> Decoded:
-        """The pixels of a job, by a worker unless they came as such."""
-        if isinstance(job.media, np.ndarray):
-            return Decoded(job.choice.grid, job.media, {})
-        follows = 0.0 if job.want == "pixels" else self.run_seconds(*job.choice.targets.values())
-        return await self.pool.prepare(
-            job.choice.preparation, job.media, job.deadline, follows, job.kind
-        )
-
-    def predict(self, job: Job) -> Work:
-        """What a job costs, before anything of its file was looked at."""
-        targets = job.choice.targets.values()
-        parts: dict[str, Mapping[str, float]] = {"answer": {CPU: ANSWER_SECONDS}}
-        own = ANSWER_SECONDS
-        if not isinstance(job.media, np.ndarray):
-            decode, size = self.pool.costs[job.choice.manifest.modality], len(job.media)
-            parts["decode"] = {CPU: decode.mean(size)}
-            own += decode.high(size)
-        if job.want != "pixels":
-            parts["run"] = self.run_part(self.run_seconds(*targets))
-            own += fmean(self.devices.high_seconds(one.key) * one.views for one in targets)
-        return Work(job.kind, parts, own)
-
-    def run_seconds(self, *targets: Target) -> float:
-        """Of one item's rows on a lane.
-
-        Of several grids that it may get the mean counts: nothing tells yet which it will be.
-        """
-        return fmean(one.views * self.devices.row_seconds(one.key) for one in targets)
-
-    def run_part(self, seconds: float) -> dict[str, float]:
-        """What a lane's seconds take, by resource: on a CPU those that decode too."""
-        threads = self.devices.threads_of_cpu
-        return {DEVICE: seconds} | ({CPU: seconds * threads} if threads else {})
+        return await self.pipeline.submit(jobs)
 
     def _make_station(self) -> DeviceStation:
         return DeviceStation(
@@ -284,21 +205,15 @@ class Engine:
                 self.metrics.grid_info.remove(before.name, target.manifest.version, grid)
         if after is not None:
             self._on_examined(after)
-        served = {one.modality for one in self.catalog.bundles.values()}
-        self.admission.kinds = max(1, len(served - {None}))
+        bundles = self.catalog.bundles.values()
+        served = {one.modality for one in bundles if one.modality is not None}
+        self.admission.kinds = max(1, len(served))
+        self.pool.serve(served)
 
 
 def _info(one: ExaminedBundle) -> tuple[str, str, str]:
     """The labels of its metric."""
     return one.name, one.manifest.version if one.manifest else "", one.state
-
-
-async def _named(which: str, answer: Awaitable[Outcome]) -> Outcome:
-    """An answer whose failure says which file of several it is of."""
-    try:
-        return await answer
-    except Failure as failure:
-        raise type(failure)(f"{which}: {failure.detail}") from failure
 
 
 def _calm_collector() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from service.engine.decode.evidence import Evidence
 from service.engine.decode.link import Encoded
-from service.engine.device.station import Row
+from service.engine.device.queues import Row
 from service.engine.failures import BadParameter, UnknownBundle
 from service.engine.model import Choice, Target
 from service.engine.schedule import BATCH

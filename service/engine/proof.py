@@ -14,15 +14,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from media.spec import Grid
 from models.bundle import Bundle, BundleError
 from service.engine.costs import RunCosts, ladder
 from service.engine.decode.pool import DecodePool
 from service.engine.device.devices import Device, Devices
 from service.engine.device.lanes import choose_lanes
+from service.engine.device.queues import Key
 from service.engine.device.replay import Replay
 from service.engine.device.runs import run_timed
 from service.engine.device.session import DeviceError, OpenSession, Session, is_fallback
-from service.engine.device.station import Key
 from service.engine.model import ExaminedBundle, Model, Target
 from service.settings import Settings
 
@@ -84,8 +85,9 @@ class Prover:
                 opened.append((device, target, replay.first, costs))
         for device, target, golden, costs in opened:
             device.station.add_queue(
-                target.key, golden.session, manifest.modality, costs, golden
-            )
+                target.key, golden.session, manifest.modality, costs, golden,
+                self._settings.most_rows(Grid.parse(target.grid).tokens),
+            )  # fmt: skip
         keys = [target.key for target in targets.values()]
         weakref.finalize(model, self._close, keys)
         self.models.add(model)
@@ -144,7 +146,7 @@ class Prover:
             BundleError: a run fails that is only larger than others.
         """
         costs, threads = RunCosts(), device.station.threads
-        for size in ladder(self._settings.max_batch):
+        for size in ladder(self._settings.most_rows(Grid.parse(replay.grid).tokens)):
             batch = list(itertools.islice(itertools.cycle(replay.rows), size))
             try:
                 session.run(np.stack(batch))  # the first of a shape makes room for the others

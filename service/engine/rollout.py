@@ -11,21 +11,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from models.bundle import BundleError, read_manifest
+from models.bundle import BundleError
 from models.promotion import promote, retire, roll_back
-from models.versions import (
-    NoSuchVersion,
-    answering,
-    has_versions,
-    read_serving,
-    version_names,
-)
+from models.versions import NoSuchVersion, read_serving
 from service.engine.apart import prove_apart
 from service.engine.catalog import Catalog
 from service.engine.device.session import DeviceError
@@ -45,6 +37,7 @@ from service.engine.folders import (
     name_bundles,
 )
 from service.engine.model import ExaminedBundle
+from service.engine.status import BundleStatus, answering_in, status_of, versions_in
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,21 +45,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: (settings, bundle, version) -> why a candidate is refused; None where it is good.
 Prove = Callable[[Settings, str, str], Awaitable[str | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class BundleStatus:
-    """One bundle, in this process and in its folder."""
-
-    name: str
-    state: str | None  # ready or refused; None of one that was not loaded yet
-    loaded: str | None  # the version that answers here
-    draining: tuple[str, ...]  # that answered before and have requests inside
-    versions: tuple[str, ...]  # in the folder, oldest first
-    answering: str | None  # by the folder: after the next start, or SIGHUP
-    previous: str | None  # that answered before, where a way back leads
-    writable: bool  # whether promote, rollback and retire can change the folder
-    refused: str | None  # why the newest candidate was, or the bundle itself
 
 
 class Rollout:
@@ -196,7 +174,7 @@ class Rollout:
     ) -> BundleStatus:
         """Prove a version, write down that it answers, let it answer."""
         home = await asyncio.to_thread(self._home, name)
-        known = await asyncio.to_thread(_versions, home)
+        known = await asyncio.to_thread(versions_in, home)
         if version not in known:
             raise UnknownVersion(
                 f"bundle {name}: there is no version {version[:64]!a}; there are {', '.join(known)}"
@@ -250,10 +228,10 @@ class Rollout:
             before = self._catalog.bundles.get(name)
             mark = await asyncio.to_thread(fingerprint, home)
             if before and before.state == "ready" and mark == before.fingerprint:
-                before.versions = await asyncio.to_thread(_versions, home)
+                before.versions = await asyncio.to_thread(versions_in, home)
                 continue
             try:
-                version = await asyncio.to_thread(_answering, home)
+                version = await asyncio.to_thread(answering_in, home)
                 self._let_answer(await self._examine(name, home, version))
             except CandidateRefused:
                 reason = self._refused[name]
@@ -300,37 +278,11 @@ class Rollout:
             ) from error
 
     def _status(self, name: str, home: Path | None) -> BundleStatus:
-        loaded = self._catalog.bundles.get(name)
-        version = loaded.manifest.version if loaded and loaded.manifest else None
-        open_ = sorted(self._catalog.open_versions(name) - {version})
-        by_folder = previous = None
-        versions: tuple[str, ...] = ()
-        refused = self._refused.get(name) or (loaded.reason if loaded else None)
-        if home is not None:
-            try:
-                versions, by_folder = _versions(home), _answering(home)
-                serving = read_serving(home) if has_versions(home) else None
-                previous = serving.previous if serving else None
-            except BundleError as error:
-                refused = refused or str(error)
-            except OSError as error:
-                refused = refused or f"it cannot be read: {error.strerror}"
-        return BundleStatus(
-            name, loaded.state if loaded else None, version, tuple(open_), versions, by_folder,
-            previous, home is not None and os.access(home, os.W_OK), refused,
-        )  # fmt: skip
+        loaded, versions = self._catalog.bundles.get(name), self._catalog.open_versions(name)
+        return status_of(name, home, loaded, versions, self._refused.get(name))
 
     def _told(self, name: str) -> str:
         one = self._catalog.bundles.get(name)
         if one is None or one.manifest is None:
             return "no version answers"
         return f"version {one.manifest.version} answers"
-
-
-def _versions(home: Path) -> tuple[str, ...]:
-    """Of a flat bundle its only one."""
-    return version_names(home) if has_versions(home) else (read_manifest(home).version,)
-
-
-def _answering(home: Path) -> str:
-    return answering(home) if has_versions(home) else read_manifest(home).version

@@ -145,10 +145,15 @@ class Backlog:
         return self.factors.get(kind, 1.0) * max(waits)
 
     def correct(self, charge: Charge, now: float) -> None:
-        """An item is about to be run: let what it waited correct what is predicted."""
+        """An item is about to be run: let what it waited correct what is predicted.
+
+        All that are inside entered by an older factor. Together they move it no further than one
+        of them alone was off; if each did by as much again, predictions and waits would swing.
+        """
         if charge.wait > WORTH_SECONDS:
             before = self.factors.get(charge.kind, 1.0)
-            factor = before * ((now - charge.entered) / charge.wait) ** GAIN
+            gain = min(GAIN, 1 / max(1, self.inside[charge.kind]))
+            factor = before * ((now - charge.entered) / charge.wait) ** gain
             self.factors[charge.kind] = min(max(factor, FACTORS[0]), FACTORS[1])
 
 

@@ -33,7 +33,13 @@ class Account:
         self._mean_seconds = 0.0  # of a request
 
     def enter(self, now: float) -> None:
-        """Count a request that begins; one that is refused changes nothing.
+        """Count a request that begins; one that is refused changes nothing, see ``check``."""
+        self.check(now)
+        self._full_at = max(self._full_at, now) + 1 / self.key.rate
+        self.inside += 1
+
+    def check(self, now: float) -> None:
+        """Whether a request may begin.
 
         Args:
             now: seconds of a clock that never goes back.
@@ -50,8 +56,6 @@ class Account:
         if wait > ROUNDING:
             allowed = f"this key may send {key.rate:g} requests a second"
             raise KeyLimited(allowed, math.ceil(wait - ROUNDING))
-        self._full_at = max(self._full_at, now) + step
-        self.inside += 1
 
     def leave(self, seconds: float) -> None:
         """A request has its answer, after so long."""

@@ -23,7 +23,7 @@ from service.engine.failures import (
     UnknownVersion,
     VersionInUse,
 )
-from service.engine.rollout import BundleStatus
+from service.engine.status import BundleStatus
 from service.http.documents import AdminBundle, AdminBundles
 from service.http.examples import ADMIN, ADMIN_EXAMPLE
 from service.http.openapi import add_problems, answer

@@ -57,6 +57,7 @@ class Exchange:
         uploaded: when its body was whole, seconds; 0 until then.
         stranger: the sender needs a key and has none that lets it in.
         key: whose key it came with.
+        client: the same, where the keys of several are known.
         account: what that key takes, where this request counts as part of it.
         span: this server's, where the request belongs to a trace.
         bundle, grid: who answers, once that is known.
@@ -66,9 +67,9 @@ class Exchange:
 
     __slots__ = (
         "_receive", "_send", "account", "admission", "answered", "authorization", "bundle",
-        "content_length", "deadline", "encoding", "grid", "held", "id", "key", "kind", "limit",
-        "received", "span", "started", "status", "stranger", "timeout", "unread", "upload",
-        "uploaded",
+        "client", "content_length", "deadline", "encoding", "grid", "held", "id", "key", "kind",
+        "limit", "received", "span", "started", "status", "stranger", "timeout", "unread",
+        "upload", "uploaded",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +94,7 @@ class Exchange:
         self.received = 0
         self.stranger = False
         self.key: str | None = None
+        self.client: str | None = None
         self.account: Account | None = None
         self.bundle: str | None = None
         self.grid: str | None = None
@@ -173,7 +175,7 @@ class Exchange:
 
     def hold(self, size: int) -> None:
         """Count bytes of the body, here or still to come, among those in memory."""
-        self.admission.hold(self.kind, size)
+        self.admission.hold(self.kind, size, self.client)
         self.held += size
 
     async def send(self, message: Message) -> None:

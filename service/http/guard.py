@@ -105,6 +105,7 @@ class Guard:
             self.engine.metrics.unauthorized.inc()
             raise
         exchange.key = account.key.name
+        exchange.client = exchange.key if self.keys.clients > 1 else None
         if scope["path"].startswith(ADMIN) and not self.keys.has("admin"):
             raise NotFound(NOTHING_HERE)
         account.key.check(scope["path"])
@@ -126,7 +127,7 @@ class Guard:
         exchange.upload = UploadTime(now, now + limits.upload_seconds, least_rate)
         until = exchange.upload.end(0) if exchange.unread else exchange.deadline
         self.engine.catalog.check_modality(exchange.kind)
-        self.engine.admission.enter(exchange.kind)
+        self.engine.admission.enter(exchange.kind, exchange.client)
         try:
             exchange.hold(exchange.content_length or 0)
             async with asyncio.timeout_at(until) as timeout:
@@ -138,7 +139,7 @@ class Guard:
             raise self._too_slow(exchange, limits) from None
         finally:
             exchange.timeout = None
-            self.engine.admission.leave(exchange.kind, exchange.held)
+            self.engine.admission.leave(exchange.kind, exchange.held, exchange.client)
 
     def _too_slow(self, exchange: Exchange, limits: Limits) -> Failure:
         """Whose time it was that ran out."""

@@ -25,10 +25,15 @@ class KeysNotThere(SettingsError):
 
 
 class Keys:
-    """The keys that may enter; false where there are none, and then everyone may."""
+    """The keys that may enter; false where there are none, and then everyone may.
+
+    Attributes:
+        clients: names that keys are given for.
+    """
 
     def __init__(self, known: Sequence[Key]) -> None:
         self._accounts = [Account(key) for key in known]
+        self.clients = len({key.name for key in known})
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -65,6 +70,7 @@ class Keys:
             if account.key.digest in before:
                 before[account.key.digest].renew(account.key)
         self._accounts = [before.get(one.key.digest, one) for one in others._accounts]
+        self.clients = others.clients
 
 
 def _bearer(authorization: Sequence[bytes]) -> bytes | None:

@@ -1,81 +1,42 @@
-"""HTTP/1.1 as uvicorn speaks it, with what it leaves open settled.
+"""HTTP/1.1 as uvicorn speaks it, with what it leaves open of requests settled.
 
-An answer leaves in one write. Heads end, in bytes and in seconds. Upgrades are ignored. A client
-that has stopped sending is told apart from one that has left. What is no request is refused with a
+Heads end, in bytes and in seconds. Upgrades are ignored. What is no request is refused with a
 problem document.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
-import socket
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.engine.failures import Failure
 from service.http import problems
+from service.http.connection import Connection
+from service.http.discard import Discard
 from service.http.problems import BadRequest, HeadTimeout, HeadTooLarge
+from service.http.turnstile import Refusal
 
 #: What one request may send in a row that is no body: its head, or trailers after its body. The
 #: parser keeps all of it, and no body cap sees it.
 MAX_HEAD_BYTES = 2**16
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-#: Between two looks whether a client that stopped sending has left: at first, and at most.
-FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.001, 0.1
-#: Between two interim answers: who stopped sending first and leaves later is found by the next one.
-PROBE_SECONDS = 1.0
 #: See ``HttpProtocol``.
-Refuse = Callable[[bytes, list[tuple[bytes, bytes]]], tuple[bytes, bytes] | None]
-#: Of the kernel's states: a connection that was reset, one whose other end stopped sending.
-TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
+Refuse = Callable[[bytes], Refusal | None]
 
 
-class _Gathering:
-    """A transport that holds a first write until the second one, or the next turn of the loop."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._loop = asyncio.get_running_loop()
-        self._held = b""
-
-    def write(self, data: bytes) -> None:
-        if self._held:
-            self._transport.write(self._held + data)
-            self._held = b""
-        else:
-            self._held = data
-            self._loop.call_soon(self.flush)
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def flush(self) -> None:
-        """Let go of what is held; where the loop is about to close the transport, it is due now."""
-        if self._held and not self._transport.is_closing():
-            self._transport.write(self._held)
-        self._held = b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """One connection. ``self.cycle`` is the newest request, answered or not.
+class HttpProtocol(Connection):
+    """What comes over one connection.
 
     Args:
         head_seconds: time for the head of a request, from its first byte, and for the first byte
             of a new connection.
         is_leaving: whether the server is about to end.
-        refuse: of a POST's path and headers the head and the body of its refusal, or None.
+        refuse: of bytes that begin with a request its refusal, or None.
     """
 
     def __init__(
@@ -90,42 +51,35 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_seconds = head_seconds
         self._is_leaving = is_leaving
         self._refuse_work = refuse
-        self._passing_over = False  # the body of a request that was refused by its head
-        self._alarm: asyncio.TimerHandle | None = None  # rings when a head has not come in time
-        self._in_head = False
+        self._unwanted = 0  # bytes to come of a request that was refused by its head
+        self._discard: Discard | None = None  # of them, where the connection is closed behind them
+        self._alarm: asyncio.TimerHandle | None = None  # rings when a head may be due
+        self._head_due = math.inf  # by the loop's clock
+        self._in_message = self._in_head = False
         self._idle_bytes = 0  # since something was complete or some of a body came
         self._refused = False  # nothing that still comes is read
-        self._answered: RequestResponseCycle | None = None  # the request that is being answered
-        self._sending_ended = False
-        self._looking = False  # for the end of a connection that is not read
-        self._probed = -PROBE_SECONDS  # when, by the loop's clock
-
-    @property
-    def _is_idle(self) -> bool:
-        """Every request that came has its answer."""
-        return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._gathering = _Gathering(transport)
-        super().connection_made(cast(asyncio.Transport, self._gathering))
+        super().connection_made(transport)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._silence_alarm()
-        if self._answered is not None and not self._answered.response_complete:
-            self._answered.disconnected = True  # uvicorn tells the newest request alone
-            self._answered.message_event.set()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answered = cycle
-        super()._start_asgi_task(cycle, app)
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._discard is not None:
+            self._discard.close()
+            self._discard = None
 
     # --- what comes ------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         if self._refused:
+            return
+        data = self._turn_away(data)
+        if not data:
             return
         self._idle_bytes += len(data)
         try:
@@ -138,6 +92,37 @@ class HttpProtocol(HttpToolsProtocol):
                 self._refuse(HeadTooLarge(f"the head of a request may have {MAX_HEAD_BYTES} bytes"))
             elif self._is_idle:
                 self._await_head()
+
+    def _turn_away(self, data: bytes) -> bytes:
+        """Answer requests for work that may not enter; of them nothing reaches the parser.
+
+        That has taken whole messages alone, so it can go on with what is left of the data, if
+        anything is.
+        """
+        if self._unwanted:
+            self._unwanted, data = max(0, self._unwanted - len(data)), data[self._unwanted :]
+        while data and not self._in_message and self._is_idle and not self.flow.write_paused:
+            refusal = self._refuse_work(data)
+            if refusal is None:
+                break
+            head = [b"%s: %s\r\n" % one for one in self.server_state.default_headers]
+            self._gathering.write_now(b"".join([STATUS_LINE[429], *head, refusal.answer]))
+            self._idle_bytes = 0
+            self._unwanted, data = max(0, refusal.size - len(data)), data[refusal.size :]
+            self._silence_alarm()
+            if refusal.closes:
+                self._end_unread()
+                return b""
+            self._await_head()
+        return data
+
+    def _end_unread(self) -> None:
+        """Close the connection, after what still comes of the request that was refused."""
+        self._refused = True
+        if self._unwanted:
+            self._discard = Discard(self._gathering.transport, self._unwanted)
+        else:
+            self.transport.close()
 
     def _feed(self, data: bytes) -> None:
         """Parse; where the parser leaves the rest to another protocol, go on with the same one.
@@ -159,7 +144,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.parser.feed_data(b"\r\n".join([*lines, b"\r\n"]))
 
     def on_message_begin(self) -> None:
-        self._in_head = True
+        self._in_message = self._in_head = True
         self._await_head()
         super().on_message_begin()
 
@@ -175,9 +160,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._idle_bytes = 0
         self._silence_alarm()
-        self._passing_over = self._is_idle and self._turned_away()
-        if self._passing_over:
-            return
         before = self.cycle
         super().on_headers_complete()
         if self.pipeline:
@@ -187,40 +169,36 @@ class HttpProtocol(HttpToolsProtocol):
             if self.pipeline:
                 before.keep_alive = True  # its answer is not the last one any more
 
-    def _turned_away(self) -> bool:
-        """Answer a request for work that may not enter; its body is passed over as it comes."""
-        if self.parser.get_method() != b"POST" or not self.parser.should_keep_alive():
-            return False
-        told = self._refuse_work(self.url.partition(b"?")[0], self.headers)
-        if told is None:
-            return False
-        head = [b"%s: %s\r\n" % one for one in self.server_state.default_headers]
-        self.transport.write(b"".join([STATUS_LINE[429], *head, *told]))
-        return True
-
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
-        if not self._passing_over:
-            super().on_body(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
+        self._in_message = False
         self._idle_bytes = 0
-        if not self._passing_over:
-            super().on_message_complete()
+        super().on_message_complete()
 
     # --- what does not come ----------------------------------------------------------------------
 
     def _await_head(self) -> None:
         """From now on there is so much time until a head is complete."""
-        if self._alarm is None:
-            self._alarm = self.loop.call_later(self._head_seconds, self._end_head)
+        if self._head_due == math.inf:
+            self._head_due = self.loop.time() + self._head_seconds
+            if self._alarm is None:
+                self._alarm = self.loop.call_at(self._head_due, self._ring)
 
     def _silence_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        self._head_due = math.inf
+
+    def _ring(self) -> None:
+        """End a head that is due; most came in time, and a timer for each would cost too much."""
+        self._alarm = None
+        if self._head_due <= self.loop.time():
+            self._end_head()
+        elif self._head_due < math.inf:
+            self._alarm = self.loop.call_at(self._head_due, self._ring)
 
     def _end_head(self) -> None:
         if self._in_head:
@@ -240,81 +218,12 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.write(_encode(failure, self.server_state.default_headers))
         self.transport.close()
 
-    def _forget_half_sent(self) -> None:
-        """A request whose body ends too early, behind others whose answers are due, is none."""
-        if self.pipeline and self.cycle.more_body:
-            assert self._answered is not None  # others wait behind it alone
-            self.pipeline.popleft()  # the newest one
-            self.cycle = self.pipeline[0][0] if self.pipeline else self._answered
-
     # --- who is to look elsewhere ----------------------------------------------------------------
 
     def leave(self) -> None:
         """Let the answer to the newest request, where one is due, be the last and say so."""
         if not (self._is_idle or self.cycle.response_started):
             self.cycle.keep_alive = False
-
-    # --- who is still there ----------------------------------------------------------------------
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Whether to stay open: the client has stopped sending, or it has left.
-
-        Both send the same FIN. What is written then is taken by a client that listens, and answered
-        with a reset where nobody does. There is an interim answer that may be written at any time,
-        but not to HTTP/1.0; and who stops in the middle of a body has left, unless answers to
-        requests before it are due.
-        """
-        self._forget_half_sent()
-        waiting = self._answered
-        if (
-            self._is_idle
-            or self.cycle.more_body
-            or waiting is None
-            or waiting.scope["http_version"] != "1.1"
-        ):
-            self._gathering.flush()
-            return False
-        self.cycle.keep_alive = False
-        self._sending_ended = True
-        self._look_for_end()
-        return True
-
-    def _look_for_end(self) -> None:
-        """Begin to look whether the client has left.
-
-        Nobody reads from a connection whose client stopped sending, nor, for the time being, from
-        one with a request behind the one that is being answered: its end has to be looked for.
-        """
-        if not self._looking:
-            self._looking = True
-            self._look(FIRST_LOOK_SECONDS)
-
-    def _look(self, seconds: float) -> None:
-        if self.transport.is_closing() or not (self._sending_ended or self.pipeline):
-            self._looking = False
-            return
-        connection = self.transport.get_extra_info("socket")
-        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-        if state == TCP_CLOSE:
-            self.transport.abort()
-            return
-        if state == TCP_CLOSE_WAIT and self._probe():
-            seconds = FIRST_LOOK_SECONDS
-        self.loop.call_later(seconds, self._look, min(2 * seconds, LOOK_SECONDS))
-
-    def _probe(self) -> bool:
-        """Write what a client may ignore where an answer has not begun and a probe is due."""
-        waiting, now = self._answered, self.loop.time()
-        due = (
-            waiting is not None
-            and not waiting.response_started
-            and waiting.scope["http_version"] == "1.1"
-            and now >= self._probed + PROBE_SECONDS
-        )
-        if due:
-            self._probed = now
-            self.transport.write(CONTINUE)
-        return due
 
 
 def _encode(failure: Failure, headers: list[tuple[bytes, bytes]]) -> bytes:

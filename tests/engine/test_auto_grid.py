@@ -18,11 +18,11 @@ from media.spec import Grid
 from service.engine.costs import RunCosts
 from service.engine.decode.pool import DecodePool
 from service.engine.decode.wire import Preparation
-from service.engine.engine import ANSWER_SECONDS
 from service.engine.failures import BadParameter, BrokenMedia, UnknownGrid
 from service.engine.job import Job
 from service.engine.model import Choice
 from service.engine.parameters import choose
+from service.engine.pipeline import ANSWER_SECONDS
 from service.engine.schedule import CPU, DEVICE
 from tests.helpers.service_fixtures import (
     MEDIA,
@@ -183,7 +183,7 @@ def test_file_that_may_get_any_grid_is_charged_their_mean(
     monkeypatch.setattr(station, "costs", lambda key: costs[key[1]])
 
     def predicted(grid: str) -> Any:
-        return engine.predict(Job(media, choose(engine, modality, {"grid": grid})[0]))
+        return engine.pipeline.predict(Job(media, choose(engine, modality, {"grid": grid})[0]))
 
     auto, single = predicted("auto"), [predicted(grid) for grid in TINY[modality].grids]
     runs = [one.parts["run"][CPU] for one in single]
@@ -202,7 +202,7 @@ def test_charge_follows_the_grid_that_was_taken(tmp_path: Path) -> None:
         engine = held.engine
         engine.backlog.rates[CPU] = engine.backlog.rates[DEVICE] = 1
         seconds = {"2x3": 10.0, "3x2": 30.0}
-        engine.run_seconds = lambda *targets: fmean(seconds[one.grid] for one in targets)
+        engine.pipeline.run_seconds = lambda *targets: fmean(seconds[one.grid] for one in targets)
         session.gate.clear()
         runs = len(session.batches)
         file, grid = FILES["image"][1]

@@ -252,17 +252,25 @@ def test_tolerance_is_that_of_the_device_the_session_got(tmp_path: Path) -> None
 FLIPPED = ("graphs/2x3.onnx", "graphs/weights.bin", "golden/0.png", "manifest.json")
 
 
+DEFAULTS = pytest.mark.parametrize("said", [{}, {"default_bundle": "a"}], ids=["silent", "said"])
+
+
+@DEFAULTS
+def test_default_answers_who_names_no_bundle(pair: Path, said: dict[str, Any]) -> None:
+    """While it is whole."""
+    with serving(pair, **said) as server:
+        assert server.classify(content=picture()).json()["results"][0]["bundle"] == "a"
+
+
 @pytest.mark.parametrize("file", FLIPPED)
-@pytest.mark.parametrize("said", [{}, {"default_bundle": "a"}], ids=["silent", "said"])
+@DEFAULTS
 def test_refused_default_has_no_stand_in(
     pair: Path, tmp_path: Path, file: str, said: dict[str, Any]
 ) -> None:
-    """One byte of the default flips, the server starts again: who names no bundle gets 503 and the
-    reason, who names the good one its answer; the list of bundles and the readiness say so.
+    """One byte of the default is flipped: who names no bundle gets 503 and the reason, who names
+    the good one its answer; the list of bundles and the readiness say so.
     """
     shutil.copytree(pair, tmp_path, dirs_exist_ok=True)
-    with serving(tmp_path, **said) as server:
-        assert server.classify(content=picture()).json()["results"][0]["bundle"] == "a"
     change_byte(tmp_path / "a", file)
     with serving(tmp_path, **said) as server:
         document = server.get("/v1/bundles").json()

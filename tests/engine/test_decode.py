@@ -630,6 +630,29 @@ def test_scans_leave_a_worker_for_images_and_are_ended_with_their_clients() -> N
     )  # fmt: skip
 
 
+def test_workers_become_warm_for_what_is_served_later() -> None:
+    """One by one, when they are idle; one is kept for images then, and nobody loses anything."""
+    restarts: list[None] = []
+
+    async def story(pool: DecodePool) -> None:
+        before = set(pool.alive)
+        long = asyncio.create_task(pool.prepare(asked(seconds=60), b"w" + bytes(2**15)))
+        await asyncio.sleep(0)
+        pool.serve(["volume"])
+        pool.serve(["volume"])  # once is enough
+        while before & pool.alive or pool.ready < 2:
+            await asyncio.sleep(0.01)
+        assert (await long).grid == "2x3"
+        assert len(pool.alive) == 2
+        assert sorted(one.small_only for one in pool.alive) == [False, True]
+        assert restarts == []
+
+    run(
+        story, workers=2, script=OBEDIENT, on_restart=lambda: restarts.append(None),
+        modalities=("image",),
+    )  # fmt: skip
+
+
 def test_kept_worker_takes_no_batch_work() -> None:
     """Not even a thumbnail, though it is free; one that somebody waits for is decoded at once."""
 
@@ -670,6 +693,25 @@ def test_batch_work_leaves_a_worker_while_others_come() -> None:
         await asyncio.gather(*batch, return_exceptions=True)
 
     run(story, workers=2, script=OBEDIENT)
+
+
+def test_batch_work_takes_no_worker_from_scans() -> None:
+    """It counts for no kind that comes: where scans alone do they have every worker."""
+
+    async def story(pool: DecodePool) -> None:
+        pool.costs["volume"].learn(1, 3.0)
+        with pytest.raises(BrokenMedia):
+            await pool.prepare(asked(), b"x", kind=BATCH)
+        scans = [
+            asyncio.create_task(pool.prepare(asked("volume", seconds=60), b"s")) for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        assert pool.depth == 0
+        for task in scans:
+            task.cancel()
+        await asyncio.gather(*scans, return_exceptions=True)
+
+    run(story, workers=2, script=OBEDIENT, modalities=("volume",))
 
 
 def test_small_files_do_not_wait_behind_large_ones_of_their_kind() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import Coroutine
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.admission import Admission, Work
+from service.engine.failures import Overloaded
 from service.engine.room import Room
 from service.engine.schedule import BATCH, BATCH_MAX_WAIT, CPU, DEVICE, Backlog
 
@@ -36,7 +39,7 @@ async def play(files: Any, coroutines: list[Coroutine[Any, Any, None]]) -> None:
         assert task.cancelled() or task.exception() is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(FILES)
 def test_room_is_bounded_in_order_and_given_back(files: Any) -> None:
     """One that is larger than all the room there is gets through alone."""
@@ -59,7 +62,7 @@ def test_room_is_bounded_in_order_and_given_back(files: Any) -> None:
     assert set(range(len(files))) - set(entered) <= set(gave_up)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(FILES)
 def test_batch_work_is_bounded_in_seconds_and_given_back(files: Any) -> None:
     """In order, the first whatever it costs, and the backlog is zero once all are out or gone."""
@@ -82,6 +85,18 @@ def test_batch_work_is_bounded_in_seconds_and_given_back(files: Any) -> None:
     assert backlog.wait(BATCH) == 0
     assert backlog.inside.total() == 0
     assert entered == sorted(entered)
+
+
+@pytest.mark.parametrize(("inside", "refused"), [(29.0, False), (31.0, True)])
+def test_batch_work_with_a_deadline_enters_before_30_seconds_or_is_refused(
+    inside: float, refused: bool
+) -> None:
+    """Whatever an operator allows what is interactive."""
+    admission = Admission(9, 9, Backlog({CPU: 1, DEVICE: 1}), max_wait=0.5)
+    before, asking = (Work(BATCH, {"run": {CPU: cost}}, cost) for cost in (inside, 1.0))
+    refusal = pytest.raises(Overloaded) if refused else contextlib.nullcontext()
+    with admission.work(before, math.inf), refusal:
+        admission.admit([asking], time.monotonic() + 3600)
 
 
 def test_nothing_else_waits_for_room() -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from service.engine.schedule import (
     BATCH,
     CPU,
     DEVICE,
+    EARLY_SECONDS,
     Backlog,
     Charge,
     Earliest,
@@ -87,6 +88,7 @@ ITEMS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(items=ITEMS, data=st.data())
 def test_whatever_order_things_end_in_nothing_is_left(items: Any, data: st.DataObject) -> None:
     """Stages end or turn out dearer, items leave, some twice: an idle backlog is zero, exactly."""
@@ -133,6 +135,36 @@ def test_what_waits_turned_out_to_be_corrects_the_prediction_slowly() -> None:
     assert SCAN not in inside.factors  # what clips and scans waited is their own affair
 
 
+def test_many_inside_correct_no_more_than_one_of_them() -> None:
+    """They all entered by the same factor, and would each correct it by the same mistake."""
+    inside = backlog(*(charge(IMAGE, run=0.1) for _ in range(400)))
+    late = charge(IMAGE)
+    late.wait, late.entered = 0.2, 100.0
+    for _ in range(400):
+        inside.correct(late, 100.4)
+    assert inside.factors[IMAGE] == pytest.approx(2)
+
+
+def test_predictions_do_not_swing() -> None:
+    """Of a queue that is kept full by what is predicted, the longest wait stays near the bound.
+
+    Items of 4 ms come as fast as they are let in, and cost a tenth more than is believed.
+    """
+    inside, queue, waits, now = Backlog({CPU: 1, DEVICE: 1}), deque[Charge](), [], 0.0
+    while now < 60:
+        while enters(inside, IMAGE, max_wait=0.5) is None:
+            item = charge(IMAGE, run=0.0036)
+            item.entered, item.wait = now, inside.wait(IMAGE)
+            inside.charge(item)
+            queue.append(item)
+        item = queue.popleft()
+        waits.append(now - item.entered)
+        inside.correct(item, now)
+        now += 0.004
+        inside.leave(item)
+    assert max(waits[len(waits) // 2 :]) < 0.55
+
+
 def test_short_waits_correct_nothing() -> None:
     """Below 50 ms the scheduling of the kernel would be learnt."""
     inside = backlog()
@@ -145,6 +177,7 @@ def test_short_waits_correct_nothing() -> None:
 # --- work that may take its time -------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(items=ITEMS, more=st.lists(st.floats(0, 1e6), min_size=1), data=st.data())
 def test_interactive_work_waits_for_no_batch_work(
     items: Any, more: list[float], data: st.DataObject
@@ -158,7 +191,9 @@ def test_interactive_work_waits_for_no_batch_work(
     for kind in (IMAGE, SCAN, CLIP):
         deadline, own = data.draw(st.floats(0, 50)), data.draw(st.floats(0, 5))
         assert crowded.wait(kind) == alone.wait(kind)
-        assert crowded.ahead(kind, deadline) == alone.ahead(kind, deadline)
+        ahead = alone.ahead(kind, deadline)  # summed up in any order
+        assert crowded.ahead(kind, deadline) == pytest.approx(ahead)
+        assume(abs(ahead + own + EARLY_SECONDS - deadline) > 1e-6)
         asked: Any = {"max_wait": 1.0, "deadline": deadline, "own": own}
         assert enters(crowded, kind, **asked) == enters(alone, kind, **asked)
 
@@ -183,6 +218,7 @@ def test_first_batch_work_always_enters() -> None:
 COSTS = st.floats(0.001, 1)
 
 
+@settings(deadline=None)
 @given(
     costs=st.dictionaries(st.sampled_from([IMAGE, SCAN, CLIP]), COSTS, min_size=1), batch=COSTS
 )

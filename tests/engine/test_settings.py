@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,9 @@ def test_port_that_is_none_is_a_mistake(monkeypatch: pytest.MonkeyPatch, value: 
     monkeypatch.setenv("LIERE_PORT", value)
     with pytest.raises(SettingsError, match="port"):
         read_settings([])
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(64, 32), (1024, 16), (4096, 4), (100_000, 1)])
+def test_batches_are_bounded_in_tokens_too(tmp_path: Path, tokens: int, rows: int) -> None:
+    """Of rows with so many tokens; one always goes."""
+    assert make_settings(bundles=tmp_path).most_rows(tokens) == rows

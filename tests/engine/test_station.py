@@ -86,6 +86,18 @@ def test_station_runs_at_once_when_idle() -> None:
     run(story)
 
 
+def test_queue_may_have_smaller_batches_than_the_others() -> None:
+    """Rows of many tokens: their number is bounded by what one run may hold."""
+
+    async def story(station: DeviceStation) -> None:
+        session = FakeSession()
+        station.add_queue("q", session, "image", RunCosts(), most_rows=3)
+        await asyncio.gather(*(station.submit("q", entry(n)) for n in range(8)))
+        assert [len(batch) for batch in session.batches] == [3, 3, 2]
+
+    run(story)
+
+
 def test_station_gathers_while_busy_up_to_max_batch() -> None:
     """What arrives during a run leaves in the next ones, in order, at most max_batch at a time."""
 
@@ -512,6 +524,24 @@ def test_batch_rows_let_others_go_first_and_are_not_forgotten() -> None:
     with_lanes(story, 1, batch_seconds=0.05)
 
 
+def test_batch_rows_send_no_others_to_another_device() -> None:
+    """When a row would be done is asked of each device: what is batch stands before batch alone."""
+
+    async def story(station: DeviceStation) -> None:
+        session = FakeSession(closed=True)
+        station.add_queue("q", session, "image", costing(0.01))
+        tasks = [asyncio.create_task(station.submit("q", entry(i), kind=BATCH)) for i in range(9)]
+        await until(lambda: station.depth == 8)
+        behind_all, behind_none = station.until_done("q", 1, BATCH), station.until_done("q", 1)
+        assert behind_all - behind_none == pytest.approx(8 * 0.01, abs=0.005)
+        session.gate.set()
+        await asyncio.gather(*tasks)
+        station.close_queue("q")
+        assert list(station._all_queues) == []
+
+    with_lanes(story, 1, batch_seconds=0.01)
+
+
 def test_no_lane_is_left_for_batch_rows() -> None:
     """Of two lanes one stays free for short rows while such come, however short batch rows are."""
 
@@ -523,9 +553,10 @@ def test_no_lane_is_left_for_batch_rows() -> None:
         tasks = [asyncio.create_task(station.submit("batch", entry(0), kind=BATCH))]
         await until(lambda: len(batch.batches) == 1)
         tasks.append(asyncio.create_task(station.submit("batch", entry(1), kind=BATCH)))
+        await asyncio.sleep(0.02)
+        assert batch.batches == [[0]]
         row = await station.submit("images", entry(7))
         assert row.logits[0] == 7
-        assert batch.batches == [[0]]
         batch.gate.set()
         await asyncio.gather(*tasks)
 

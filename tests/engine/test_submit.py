@@ -183,7 +183,7 @@ def test_pixels_alone_do_not_touch_the_device(stage: Stage) -> None:
     outcome = stage.submit(Job(media, choice, "pixels"))
     assert (RUNS, outcome.timing.queue, outcome.timing.inference) == ([], 0.0, 0.0)
     assert outcome.timing.decode > 0
-    predict = stage.engine.predict
+    predict = stage.engine.pipeline.predict
     assert set(predict(Job(media, choice, "pixels")).parts) == {"decode", "answer"}
     pixels = prepared("image", "3x2")
     assert set(predict(Job(pixels, stage.choose(grid="3x2"))).parts) == {"run", "answer"}
@@ -262,9 +262,11 @@ def test_files_of_one_request_enter_together_and_fail_together(stage: Stage) -> 
                 array(outcome.logits), tiny_logits(file, "2x3"), atol=1e-4
             )
         jobs[2] = Job(b"no picture", choice)
+        GATE.clear()  # the others would not end by themselves
         with pytest.raises(UnsupportedMedia, match="^file 3 of 4: "):
             await stage.engine.submit_all(jobs)
         await until(stage.is_empty)
+        GATE.set()
         RUNS.clear()
         with stage.busy("image"), pytest.raises(Overloaded):
             await stage.engine.submit_all(jobs)
@@ -350,6 +352,10 @@ def test_cancelled_job_leaves_nothing_and_begins_nothing_more(
                 "device queue": lambda: until(lambda: engine.devices.depth == 1),
                 "running": lambda: until(lambda: RUNS),
             }[state]()
+            if state == "decoding":
+                assert [task.kind for one in engine.pool.alive for task in one.tasks] == [job.kind]
+            if state == "device queue":
+                assert engine.devices.ahead(job.kind) > 0
             await leave(gone)
             assert engine.backlog.inside.total() == len(others) + (state == "room")
             GATE.set()

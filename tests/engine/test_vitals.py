@@ -19,6 +19,7 @@ from models.manifest import Golden, Tolerance
 from service.engine import vitals as watch
 from service.engine.costs import RunCosts
 from service.engine.device import station as device
+from service.engine.device.queues import Row
 from service.engine.device.replay import Replay
 from service.engine.device.session import Stop
 from service.engine.device.station import DeviceStation
@@ -64,7 +65,7 @@ class Scene:
     deaths: list[str] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
 
-    def submit(self, value: int) -> asyncio.Task[device.Row]:
+    def submit(self, value: int) -> asyncio.Task[Row]:
         pixels = np.array([[value]], np.uint8)  # [views, 1]
         return asyncio.create_task(self.station.submit("q", pixels))
 

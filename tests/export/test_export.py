@@ -46,6 +46,7 @@ from tests.helpers.export_bundles import (
     LABELS,
     LIERE,
     checkpoint_of,
+    know_graphs,
     loaded_tables,
     make_model,
     save,
@@ -67,6 +68,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def checkpoint(bundle: Bundle) -> Path:
     return checkpoint_of(bundle)
+
+
+@pytest.fixture
+def known_graphs(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what else an export does."""
+    know_graphs(monkeypatch, bundle)
 
 
 def test_bundle_is_read_back_whole(bundle: Bundle) -> None:
@@ -235,6 +242,7 @@ def test_generated_images_are_the_same_every_time() -> None:
     assert len({Image.open(io.BytesIO(data)).size for data in first.values()}) == 4
 
 
+@pytest.mark.usefixtures("known_graphs")
 def test_golden_files_replace_the_generated_ones(
     tmp_path: Path, checkpoint: Path, data: Path
 ) -> None:
@@ -301,6 +309,7 @@ def test_labels_that_do_not_match_are_refused(
         make_bundle(options, Console(quiet=True))
 
 
+@pytest.mark.usefixtures("known_graphs")
 def test_unreadable_test_image_stops_the_export(
     tmp_path: Path, checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -353,6 +362,7 @@ def test_threads_that_cannot_be_are_refused(
     assert f"--workers: expected 1 to 1024 threads, got '{threads}'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("known_graphs")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_data_are_decoded_by_the_threads_that_were_asked_for(
     threads: int, tmp_path: Path, checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
@@ -434,6 +444,7 @@ def test_graph_that_disagrees_leaves_nothing_behind(
     assert "no bundle was written" in error
 
 
+@pytest.mark.usefixtures("known_graphs")
 def test_full_disk_leaves_no_bundle(
     disk: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from media.spec import SpecError
 from models.bundle import BundleError, read_bundle
 from models.promotion import promote
 from models.versions import read_version, version_names
-from tests.helpers.export_bundles import checkpoint_of, squares
+from tests.helpers.export_bundles import checkpoint_of, know_graphs, squares
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,7 @@ def test_version_is_written_beside_a_flat_bundle(
 ) -> None:
     """Which moves to a folder of its own version, byte for byte; who answers is said."""
     checkpoint = checkpoint_of(read_bundle(flat))
+    know_graphs(monkeypatch, read_bundle(flat))
     home = tmp_path / "bundles/squares"
     shutil.copytree(flat, home)
     words = [str(checkpoint), "--grid", "3x2", "--out", str(home.parent), "--name", home.name]

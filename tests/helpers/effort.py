@@ -10,5 +10,5 @@ alone = pytest.mark.xdist_group("alone")
 
 
 def effort(small: int, large: int) -> int:
-    """Of two numbers of repetitions the one that this run was started for."""
+    """Of two numbers, of repetitions or whether to do it, that which this run was started for."""
     return large if hypothesis.settings.get_current_profile_name() == "large" else small

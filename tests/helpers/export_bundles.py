@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from export.freeze import FrozenTransformer
 from export.make import Options, make_bundle
 from media.spec import Grid, InputSpec
 from models.bundle import Bundle, read_bundle
@@ -85,6 +86,15 @@ def squares(
         lambda folder: export_bundle(folder, model, data, precision),
     )
     return read_bundle(folder / "bundles" / "squares")
+
+
+def know_graphs(patched: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    """Let who exports the checkpoint of a bundle again have its graphs, not made another time."""
+
+    def known(module: FrozenTransformer, example: torch.Tensor) -> onnx.ModelProto:
+        return onnx.load(bundle.path(f"graphs/{module.grid}.onnx"))
+
+    patched.setattr("export.graph.to_onnx", known)
 
 
 def checkpoint_of(bundle: Bundle) -> Path:

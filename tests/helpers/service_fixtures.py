@@ -36,6 +36,7 @@ from service.engine.device.session import Stop
 from service.http.app import create_app
 from service.http.server import make_config
 from service.settings import Settings
+from tests.helpers.forks import run_forked
 from tests.helpers.tiny_graph import tiny_graph
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -343,16 +344,8 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=ROOT,
-        env=CLEAN | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """A command that ends by itself, in a process that has imported the service before."""
+    return run_forked("service", [str(one) for one in arguments], CLEAN | environment, 60)
 
 
 @contextmanager

@@ -240,6 +240,22 @@ def test_rows_run_against_a_real_server(tmp_path: Path) -> None:
     assert set(row["outcomes"]) <= {"200", "429"}
 
 
+@alone
+def test_front_limit_is_measured() -> None:
+    """A server with stubs for graphs answers rightly, and its profile names our own functions."""
+    command = [sys.executable, "-m", "benchmarks.serving.front_limit"]
+    done = subprocess.run(
+        [*command, "--seconds", "0.2", "--rounds", "1"],
+        cwd=ROOT, env=CLEAN, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert line["requests"] > 0
+    assert line["cpu_ms"] > 0
+    assert len(line["top"]) == 5
+    assert list(line["top"].values()) == sorted(line["top"].values(), reverse=True)
+
+
 def test_bare_graph_answers_as_the_bundle_does(tmp_path: Path) -> None:
     """The labels that answers are checked against are those of the bundle's own goldens."""
     bundle = read_bundle(write_tiny_bundle(tmp_path))

@@ -57,6 +57,20 @@ def check_problem(response: httpx.Response, status: int, name: str, words: str) 
     assert words in problem["detail"]
 
 
+def test_one_of_several_clients_may_not_hold_all(bundles: Path, tmp_path: Path) -> None:
+    """Idle uploads with its keys take three quarters of the permits, and another one is served."""
+    rights = ("greedy", "greedy", "modest")
+    with knowing(bundles, tmp_path, *rights) as (server, _, keys), ExitStack() as stack:
+        server.engine.admission.max_requests = 4
+        for headers in (keys[0], keys[1], keys[0]):
+            upload = stack.enter_context(RawConnection(server.port))
+            upload.send_head("Content-Length: 1000", f"Authorization: {headers['Authorization']}")
+        wait_until(lambda: server.engine.admission.requests == 3, "the uploads to be inside")
+        answer = server.classify(content=GOOD, headers=keys[1])
+        check_problem(answer, 429, "overloaded", "3 requests with this key are inside")
+        assert server.classify(content=GOOD, headers=keys[2]).status_code == 200
+
+
 # --- scopes ----------------------------------------------------------------------------------
 
 #: Address -> the scopes that open it; None is each of them.

@@ -226,10 +226,16 @@ def test_connection_without_a_request_ends_with_the_end_of_sending(
     wait_until(lambda: connections(server) == 0, "the connection to end")
 
 
+@pytest.fixture(scope="module")
+def server(bundles: Path) -> Iterator[RunningServer]:
+    """One for all that only read."""
+    with serving(bundles, lambda *_: TinySession()) as server:
+        yield server
+
+
 @pytest.mark.parametrize("path", ["/metrics", "/openapi.json", "/nothing", "/v1/bundles"])
-def test_every_address_answers_who_stopped_sending(start: Start, path: str) -> None:
+def test_every_address_answers_who_stopped_sending(server: RunningServer, path: str) -> None:
     """Long answers arrive whole."""
-    server, _ = start()
     with RawConnection(server.port) as connection:
         connection.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
         stop_sending(connection)
@@ -248,10 +254,9 @@ def test_every_address_answers_who_stopped_sending(start: Start, path: str) -> N
     ],
 )
 def test_end_of_sending_right_behind_a_request_costs_no_answer(
-    start: Start, method: str, path: str, expected: int
+    server: RunningServer, method: str, path: str, expected: int
 ) -> None:
     """However short it is, on a connection of its own or behind others; every time."""
-    server, _ = start()
     request = f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n"
     for before in ["", LIVE] * 10:
         with RawConnection(server.port) as connection:

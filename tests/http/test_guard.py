@@ -121,6 +121,23 @@ def test_one_modality_leaves_room_for_the_others() -> None:
     admission.hold("image", 300)
 
 
+def test_one_client_leaves_room_for_the_others() -> None:
+    """Three quarters of both, as far as clients are told apart; what it gives back counts again."""
+    admission = Admission(max_requests=40, max_bytes=1000, backlog=Backlog({CPU: 2}))
+    for _ in range(30):
+        admission.enter("image", "greedy")
+    admission.hold("image", 700, "greedy")
+    with pytest.raises(Overloaded, match="30 requests with this key are inside"):
+        admission.enter("image", "greedy")
+    with pytest.raises(Overloaded, match="requests with this key hold 700 bytes"):
+        admission.hold("image", 100, "greedy")
+    admission.enter("image", "other")
+    admission.hold("image", 300, "other")
+    admission.leave("image", 700, "greedy")
+    admission.enter("image", "greedy")
+    admission.hold("image", 100, "greedy")
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=60))
 def test_permits_never_exceed_their_bounds_and_all_come_back(
     steps: list[tuple[bool, int]],

@@ -25,6 +25,7 @@ from models.pretrained.lightning_liere.spec import Mode, Options
 from models.rotations.skew import skew
 from models.spec import EncodingSpec
 from models.vit import VisionTransformer
+from tests.helpers import exporter
 from tests.helpers.published_models import (
     LABELS,
     LARGER,
@@ -40,6 +41,8 @@ from tests.helpers.rotation_matrices import blocks_of
 from tests.helpers.training_runs import make_data
 from training.finetune import adopt, recipe_for
 from training.presets import PRESETS
+
+tables_of_operators = exporter.tables_of_operators
 
 #: Of the cases with published answers those with generators.
 ROTARY = tuple(name for name in NAMES if name.startswith("liere"))

@@ -15,13 +15,23 @@ from media.contents import split_sha256
 from media.files import sha256_file
 from media.sources import FIRST, open_source
 from models.checkpoint import DESCRIPTION, read_description
-from tests.helpers.training_runs import TINY, Chatter, check_refused, command
+from tests.helpers import exporter
+from tests.helpers.training_runs import TINY, Chatter, check_refused
+from tests.helpers.training_runs import command as tiny_command
 from training.__main__ import main
 from training.loop import train
 from training.presets import PRESETS
 from training.settings import override
 
+tables_of_operators = exporter.tables_of_operators
+
+#: Nothing here depends on the model: the smallest that there is.
+SMALLEST = ("model.depth=1", "model.encoding.name=absolute", "model.encoding.block=null")
 COLOURS = {"cat": (200, 60, 40), "dog": (40, 200, 60), "eel": (40, 60, 200), "fox": (90, 90, 9)}
+
+
+def command(data: Path, out: Path, *settings: str, resume: bool = False) -> list[str]:
+    return tiny_command(data, out, *SMALLEST, *settings, resume=resume)
 
 
 def write_pictures(root: Path, split: str, count: int, first: int = 0) -> Path:
@@ -197,7 +207,8 @@ def test_made_splits_with_the_same_bytes_become_good_ones(tmp_path: Path, capsys
 
 def old_run(data: Path, out: Path) -> tuple[Path, Path]:
     """Data without splits, and a run on them as code that knew one rule left it."""
-    config = override(PRESETS["smoke"](str(data)), [*TINY, "epochs=1", "allow_duplicates=true"])
+    settings = [*TINY, *SMALLEST, "epochs=1", "allow_duplicates=true"]
+    config = override(PRESETS["smoke"](str(data)), settings)
     train(config, out, report=False, rule=FIRST)
     for name in ("last", "best"):
         path = (out / name).resolve() / DESCRIPTION

@@ -279,6 +279,7 @@ class Worker(asyncio.SubprocessProtocol):
             self._alarm.cancel()
         if not self.ready.done():
             self.ready.set_exception(DecodeError("a decode worker ended before it was ready"))
+            self.ready.exception()  # seen: where the pool is closing nobody waits for it any more
         self._over = True
         for loan in self._loans.values():
             loan.close()

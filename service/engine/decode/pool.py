@@ -12,7 +12,8 @@ import math
 import socket
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from service.engine import failures
 from service.engine.costs import DecodeCosts
@@ -78,14 +79,36 @@ class DecodePool:
         self._came: dict[str, float] = {}  # kind -> when the newest item came
         self.alive: set[Worker] = set()
         self._ready: list[Worker] = []
+        self._leaving: set[Worker] = set()  # have been replaced, and are at their last items
         self._spawning: set[asyncio.Task[None]] = set()
         self._closing = False
 
     async def start(self, modalities: Iterable[str]) -> None:
         """Start every worker, warm for some modalities; DecodeError if one cannot start."""
         self._modalities = tuple(sorted(modalities))
+        await asyncio.gather(*map(self._spawn, self._places()))
+
+    def serve(self, modalities: Iterable[str]) -> None:
+        """Be warm for further modalities: workers that are not are replaced, one by one."""
+        if wanted := set(modalities) - set(self._modalities):
+            self._modalities = tuple(sorted({*self._modalities, *wanted}))
+            self._in_background(self._replace_all(list(self._ready)))
+
+    async def _replace_all(self, workers: list[Worker]) -> None:
+        """By new ones, which come first; an old one ends when its items are done."""
+        for worker, small_only in zip(workers, self._places(), strict=False):
+            if worker not in self._ready:
+                continue  # it died, so there is a new one
+            await self._respawn(small_only)
+            one_too_many = worker if worker in self._ready else self._ready[-1]
+            self._ready.remove(one_too_many)
+            self._leaving.add(one_too_many)
+            self.begin_next()
+
+    def _places(self) -> list[bool]:
+        """Of every worker, whether it takes small files alone."""
         kept = self.workers > 1 and "image" in self._modalities and len(self._modalities) > 1
-        await asyncio.gather(*(self._spawn(kept and not place) for place in range(self.workers)))
+        return [kept and not place for place in range(self.workers)]
 
     async def prepare(
         self,
@@ -141,6 +164,9 @@ class DecodePool:
 
     def begin_next(self) -> None:
         """Hand out what waits, to the workers that hold least."""
+        for worker in self._leaving:
+            if not worker.tasks:
+                worker.kill()
         while any(map(self._give_one, sorted(self._ready, key=lambda one: len(one.tasks)))):
             pass
 
@@ -219,21 +245,25 @@ class DecodePool:
     def _died(self, worker: Worker) -> None:
         """Replace a worker; decide what becomes of the items that it held."""
         self.alive.discard(worker)
-        if worker not in self._ready:
+        is_replaced = worker in self._leaving
+        if not is_replaced and worker not in self._ready:
             return  # whoever started it sees that it never came up
-        self._ready.remove(worker)
+        (self._leaving if is_replaced else self._ready).remove(worker)
         held = list(worker.tasks)
         for task in reversed(held[1:]):  # they never began
             self._wait_first(task)
         if held:
             self._bereave(held[0])
-        if not self._closing:
+        if not (self._closing or is_replaced):
             self._on_restart()
             log.warning("decode worker %d ended and is replaced", worker.process.get_pid())
-            respawn = asyncio.get_running_loop().create_task(self._respawn(worker.small_only))
-            self._spawning.add(respawn)
-            respawn.add_done_callback(self._spawning.discard)
+            self._in_background(self._respawn(worker.small_only))
         self.begin_next()
+
+    def _in_background(self, starting: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(starting)
+        self._spawning.add(task)
+        task.add_done_callback(self._spawning.discard)
 
     def _bereave(self, task: Task) -> None:
         if task.gone:

@@ -9,7 +9,8 @@ from statistics import fmean
 
 import numpy as np
 
-from service.engine.device.station import DeviceStation, Key, Row
+from service.engine.device.queues import Key, Row
+from service.engine.device.station import DeviceStation
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +84,7 @@ class Devices:
         """``DeviceStation.submit`` where this item is begun, and then done, soonest."""
         station = self.stations[0]
         if len(self._devices) > 1:
-            station = min(self.stations, key=lambda one: one.until_done(key, len(pixels)))
+            station = min(self.stations, key=lambda one: one.until_done(key, len(pixels), kind))
         return await station.submit(key, pixels, deadline, kind)
 
     def close_queue(self, key: Key) -> None:

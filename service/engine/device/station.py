@@ -16,22 +16,22 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 
 from service.engine.costs import RunCosts
+from service.engine.device.queues import Entry, Key, Queue, Row, all_of
 from service.engine.device.replay import Replay
 from service.engine.device.runs import TimedRun, run_timed
 from service.engine.device.session import Session, Stop, make_stop
-from service.engine.failures import DeadlinePassed, Draining, Failure, InferenceFailed, NotReady
+from service.engine.failures import Draining, Failure, InferenceFailed, NotReady
 from service.engine.schedule import BATCH, Earliest, Turns
 
 log = logging.getLogger(__name__)
 
-Key = Hashable  # of one queue: a grid of an opened bundle
 #: A run that nobody waits for is ended where so much of it is left.
 WORTH_ENDING_SECONDS = 0.02
 #: A run that takes so long, and so many times its predicted seconds, never returns. Predicted are
@@ -39,62 +39,14 @@ WORTH_ENDING_SECONDS = 0.02
 HUNG_SECONDS, HUNG_TIMES = 30.0, 100.0
 #: With no short row for so long, no lane is left for them.
 FORGET_SECONDS = 2.0
-NOTHING = np.empty(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One entry's share of a batch."""
-
-    logits: np.ndarray  # float [classes]
-    queue_seconds: float
-    inference_seconds: float  # of the whole batch
-    cost_seconds: float = 0.0  # its share of what the batch cost
-    views: np.ndarray | None = None  # float32 [views, classes], of an item that has several
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Of every view, float32 ``[views, classes]``."""
-        return self.logits[np.newaxis] if self.views is None else self.views
-
-    @classmethod
-    def of_views(cls, rows: list[Row]) -> Row:
-        """The mean of one item's views; of several batches the times of the last one count."""
-        last = max(rows, key=lambda row: row.queue_seconds)
-        logits = np.stack([row.logits for row in rows])  # [views, classes]
-        mean = logits.mean(axis=0, dtype=np.float64)  # [classes]
-        cost = sum(row.cost_seconds for row in rows)
-        return cls(mean, last.queue_seconds, last.inference_seconds, cost, logits)
 
 
 @dataclass(slots=True, eq=False)
-class _Entry:
-    pixels: np.ndarray  # uint8 or float32 [*pixels per axis, channels]
-    future: asyncio.Future[Row]
-    submitted: float  # seconds, monotonic
-    deadline: float
-
-    @property
-    def gone(self) -> bool:
-        return self.future.done()
-
-
-@dataclass(slots=True, eq=False)
-class _Queue:
-    session: Session
-    modality: str
-    kind: str  # that, or BATCH
-    costs: RunCosts
-    golden: Replay | None
-    entries: Earliest[_Entry]
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
+class Run:
     """A batch on a lane."""
 
-    queue: _Queue
-    entries: list[_Entry]
+    queue: Queue
+    entries: list[Entry]
     predicted: float
     is_short: bool
     stop: Stop
@@ -140,10 +92,10 @@ class DeviceStation:
         self._batch_seconds = batch_seconds
         self._on_batch = on_batch
         self._on_begin = on_begin
-        self._queues: dict[Key, _Queue] = {}
-        self._batch_queues: dict[Key, _Queue] = {}
+        self._queues: dict[Key, Queue] = {}
+        self._batch_queues: dict[Key, Queue] = {}
         self._turns = Turns()
-        self._running: set[_Run] = set()
+        self._running: set[Run] = set()
         self._short_came = -math.inf  # when the newest short row came
         self._scheduled = False
         self._closed: tuple[type[Failure], str] | None = None
@@ -157,13 +109,20 @@ class DeviceStation:
         modality: str,
         costs: RunCosts,
         golden: Replay | None = None,
+        most_rows: int | None = None,
     ) -> None:
-        """Open a queue; ``golden`` tells a failing session from failing rows."""
-        self._queues[key] = _Queue(session, modality, modality, costs, golden, Earliest())
-        self._batch_queues[key] = _Queue(session, modality, BATCH, costs, golden, Earliest())
+        """Open a queue.
+
+        Args:
+            golden: tells a failing session from failing rows.
+            most_rows: of one batch, where that is less than those of the station.
+        """
+        most = min(self._max_batch, most_rows or self._max_batch)
+        for queues, kind in ((self._queues, modality), (self._batch_queues, BATCH)):
+            queues[key] = Queue(session, modality, kind, costs, golden, most, Earliest())
 
     @property
-    def _all_queues(self) -> Iterable[_Queue]:
+    def _all_queues(self) -> Iterable[Queue]:
         return itertools.chain(self._queues.values(), self._batch_queues.values())
 
     def close_queue(self, key: Key) -> None:
@@ -196,9 +155,13 @@ class DeviceStation:
         waiting = (queue for queue in self._all_queues if queue.kind == kind)
         return sum(len(queue.entries) * queue.costs.row for queue in waiting) / self.lanes
 
-    def until_done(self, key: Key, rows: int) -> float:
-        """Predicted seconds until so many further rows are answered, whatever their modality."""
-        before = sum(len(queue.entries) * queue.costs.row for queue in self._all_queues)
+    def until_done(self, key: Key, rows: int, kind: str | None = None) -> float:
+        """Predicted seconds until so many further rows are answered, whatever their modality.
+
+        What is batch stands before nothing else.
+        """
+        queues = self._all_queues if kind == BATCH else self._queues.values()
+        before = sum(len(queue.entries) * queue.costs.row for queue in queues)
         now = time.monotonic()
         running = sum(max(0.0, run.began + run.predicted - now) for run in self._running)
         return (before + running + rows * self._queues[key].costs.row) / self.lanes
@@ -234,7 +197,7 @@ class DeviceStation:
         loop = asyncio.get_running_loop()
         queue = (self._batch_queues if kind == BATCH else self._queues)[key]
         now = time.monotonic()
-        entries = [_Entry(view, loop.create_future(), now, deadline) for view in pixels]
+        entries = [Entry(view, loop.create_future(), now, deadline) for view in pixels]
         for entry in entries:
             queue.entries.push(entry)
         if self._is_short(queue):
@@ -246,7 +209,7 @@ class DeviceStation:
         try:
             if len(entries) == 1:
                 return await entries[0].future
-            return Row.of_views(await _all_of(entries))
+            return Row.of_views(await all_of(entries))
         except (asyncio.CancelledError, Failure) as error:  # a failed view ends the others
             self._leave(queue, entries)
             # Its traceback knows the entries, and they know it: a circle that would keep the item
@@ -254,10 +217,10 @@ class DeviceStation:
             del entry
             raise error.with_traceback(None)  # noqa: B904 (it is the same one)
 
-    def _leave(self, queue: _Queue, entries: list[_Entry]) -> None:
+    def _leave(self, queue: Queue, entries: list[Entry]) -> None:
         """Nobody waits for these any more: let go of their pixels and of a run of theirs alone."""
         for entry in entries:
-            entry.pixels = NOTHING
+            entry.let_go()
             queue.entries.drop_gone()
         entries.clear()
         for run in self._running:
@@ -271,14 +234,14 @@ class DeviceStation:
         self._closed = kind, detail
         for queue in self._all_queues:
             while queue.entries.peek() is not None:
-                _fail(queue.entries.pop(), kind(detail))
+                queue.entries.pop().fail(kind(detail))
 
     def give_up(self, detail: str) -> None:
         """Refuse everything, what is running too: nothing comes back from there."""
         self.close(NotReady, detail)
         for run in self._running:
             for entry in run.entries:
-                _fail(entry, NotReady(detail))
+                entry.fail(NotReady(detail))
 
     def _dispatch(self) -> None:
         self._scheduled = False
@@ -286,13 +249,13 @@ class DeviceStation:
             self._begin(run)
         self._on_begin()
 
-    def _next_run(self) -> _Run | None:
+    def _next_run(self) -> Run | None:
         """The batch that a free lane takes now; None where nothing waits that it may take."""
         now = time.monotonic()
         heads = {
             queue: head
             for queue in self._all_queues
-            if (head := _first_in_time(queue, now)) is not None
+            if (head := queue.first_in_time(now)) is not None
         }
         long_runs = sum(not run.is_short for run in self._running)
         expected = now - self._short_came < FORGET_SECONDS
@@ -305,13 +268,13 @@ class DeviceStation:
             (one for one in fitting if one.kind == kind),
             key=lambda one: (heads[one].deadline, heads[one].submitted),
         )
-        entries = self._take(queue, now)
+        entries = queue.take(now, self._batch_seconds)
         predicted = queue.costs.seconds(len(entries))
         self._turns.use(kind, predicted, {one.kind for one in heads})
         short = self._is_short(queue)
-        return _Run(queue, entries, predicted, short, make_stop(), now)
+        return Run(queue, entries, predicted, short, make_stop(), now)
 
-    def _is_short(self, queue: _Queue) -> bool:
+    def _is_short(self, queue: Queue) -> bool:
         """Whether a row is short work here: where all models are slow, the fastest one's is.
 
         Batch work never is: no lane is left for it.
@@ -321,17 +284,7 @@ class DeviceStation:
         least = min(one.costs.row for one in self._queues.values())
         return queue.costs.row <= max(self._batch_seconds / 2, 2 * least)
 
-    def _take(self, queue: _Queue, now: float) -> list[_Entry]:
-        """The rows of one batch: at least one, as long as the first of them is still in time."""
-        taken = [queue.entries.pop()]
-        bound = min(self._batch_seconds, taken[0].deadline - now)
-        while len(taken) < self._max_batch and queue.costs.seconds(len(taken) + 1) <= bound:
-            if _first_in_time(queue, now) is None:
-                break
-            taken.append(queue.entries.pop())
-        return taken
-
-    def _begin(self, run: _Run) -> None:
+    def _begin(self, run: Run) -> None:
         self._running.add(run)
         rows = [entry.pixels for entry in run.entries]
         running = asyncio.get_running_loop().run_in_executor(
@@ -339,13 +292,13 @@ class DeviceStation:
         )
         running.add_done_callback(functools.partial(self._deliver, run))
 
-    def _deliver(self, run: _Run, running: asyncio.Future[TimedRun]) -> None:
+    def _deliver(self, run: Run, running: asyncio.Future[TimedRun]) -> None:
         self._running.discard(run)
         self._dispatch()  # first: the device should not wait while answers are written
         if error := running.exception():  # not the graph's: those come as rows
             log.error("a device's thread failed", exc_info=error)
             for entry in run.entries:
-                _fail(entry, InferenceFailed("the model could not be run"))
+                entry.fail(InferenceFailed("the model could not be run"))
             self._doubt(run.queue)
             return
         if run.stop.terminate:
@@ -356,7 +309,7 @@ class DeviceStation:
         self._on_batch(run.queue.modality, len(run.entries), outcome.seconds)
         for entry, row in zip(run.entries, outcome.rows, strict=True):
             if isinstance(row, Exception):
-                _fail(entry, InferenceFailed("the model gave no finite answer for this input"))
+                entry.fail(InferenceFailed("the model gave no finite answer for this input"))
             elif not entry.gone:
                 waited = outcome.started - entry.submitted
                 share = outcome.cost / len(run.entries)
@@ -366,7 +319,7 @@ class DeviceStation:
         else:
             self.succeeded = time.monotonic()
 
-    def _doubt(self, queue: _Queue) -> None:
+    def _doubt(self, queue: Queue) -> None:
         if queue.golden is not None:
             self.on_failed(queue.golden)
 
@@ -374,27 +327,3 @@ class DeviceStation:
 def is_hung(seconds: float, predicted: float) -> bool:
     """Whether a run that is under way for so long never returns."""
     return seconds > max(HUNG_SECONDS, HUNG_TIMES * predicted)
-
-
-def _first_in_time(queue: _Queue, now: float) -> _Entry | None:
-    """The next entry that can still be answered; the others are told that they cannot."""
-    while (head := queue.entries.peek()) is not None:
-        if now + queue.costs.seconds(1) <= head.deadline:
-            return head
-        _fail(queue.entries.pop(), DeadlinePassed("the model came to this file too late"))
-    return None
-
-
-async def _all_of(entries: Iterable[_Entry]) -> list[Row]:
-    """Every row of an item; where one fails, or the client leaves, the others are not run."""
-    try:
-        return [await entry.future for entry in entries]
-    finally:
-        for entry in entries:
-            if not entry.future.cancel() and not entry.future.cancelled():
-                entry.future.exception()  # seen: one failure of the item is enough
-
-
-def _fail(entry: _Entry, failure: Failure) -> None:
-    if not entry.gone:
-        entry.future.set_exception(failure)

@@ -1,0 +1,124 @@
+"""The way of a job, told in order: what it costs, whether it enters, decoder, batch, outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import ExitStack
+from statistics import fmean
+
+import numpy as np
+
+from service.engine.admission import Admission, Work
+from service.engine.course import Course
+from service.engine.decode.link import Decoded
+from service.engine.decode.pool import DecodePool
+from service.engine.device.devices import Devices
+from service.engine.failures import DeadlinePassed, Failure
+from service.engine.job import Job, Outcome, Timing, wanted
+from service.engine.model import Target
+from service.engine.schedule import CPU, DEVICE
+from service.metrics import Metrics
+
+#: Of the event loop for one answer: reading the request, ranking, writing.
+ANSWER_SECONDS = 0.0005
+
+
+class Pipeline:
+    """Takes jobs through the stations; nothing of a job is left in it, however the job ends."""
+
+    def __init__(
+        self, admission: Admission, pool: DecodePool, devices: Devices, metrics: Metrics
+    ) -> None:
+        self._admission = admission
+        self._pool = pool
+        self._devices = devices
+        self._metrics = metrics
+
+    async def submit(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """What ``Engine.submit_all`` says."""
+        works, deadline = [self.predict(job) for job in jobs], jobs[0].deadline
+        if deadline <= time.monotonic():
+            raise DeadlinePassed("the time for the answer was over before the work began")
+        self._admission.admit(works, deadline)
+        if len(jobs) == 1:
+            return [await self._answer(jobs[0], works[0])]
+        answers = enumerate(map(self._answer, jobs, works), 1)
+        tasks = [
+            asyncio.create_task(_named(f"file {number} of {len(jobs)}", answer))
+            for number, answer in answers
+        ]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _answer(self, job: Job, work: Work) -> Outcome:
+        """One job that was let in: decoder, batch and graph."""
+        backlog = self._admission.backlog
+        with ExitStack() as stack:
+            course = stack.enter_context(Course(self._metrics, job, work))
+            await self._admission.wait_for_room(work.kind, job.deadline)
+            charge = stack.enter_context(self._admission.work(work, job.deadline))
+            started, course.stage = time.monotonic(), "decode"
+            item = await self._prepare(job)
+            decoded, target = time.monotonic() - started, job.choice.targets[item.grid]
+            backlog.done(charge, "decode")
+            course.decoded(item, decoded)
+            if job.want == "pixels":
+                timing = Timing.of(decoded)
+                return Outcome(target, item.evidence, timing, pixels=item.pixels)
+            if len(job.choice.targets) > 1:
+                backlog.amend(charge, "run", self.run_part(self.run_seconds(target)))
+            row = await self._devices.submit(target.key, item.pixels, job.deadline, job.kind)
+            backlog.done(charge, "run")
+            backlog.correct(charge, started + decoded + row.queue_seconds)
+            course.ran(row, charge)
+            answer = wanted(job, target, row)
+        timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
+        return Outcome(target, item.evidence, timing, **answer)
+
+    async def _prepare(self, job: Job) -> Decoded:
+        """The pixels of a job, by a worker unless they came as such."""
+        if isinstance(job.media, np.ndarray):
+            return Decoded(job.choice.grid, job.media, {})
+        follows = 0.0 if job.want == "pixels" else self.run_seconds(*job.choice.targets.values())
+        return await self._pool.prepare(
+            job.choice.preparation, job.media, job.deadline, follows, job.kind
+        )
+
+    def predict(self, job: Job) -> Work:
+        """What a job costs, before anything of its file was looked at."""
+        targets = job.choice.targets.values()
+        parts: dict[str, Mapping[str, float]] = {"answer": {CPU: ANSWER_SECONDS}}
+        own = ANSWER_SECONDS
+        if not isinstance(job.media, np.ndarray):
+            decode, size = self._pool.costs[job.choice.manifest.modality], len(job.media)
+            parts["decode"] = {CPU: decode.mean(size)}
+            own += decode.high(size)
+        if job.want != "pixels":
+            parts["run"] = self.run_part(self.run_seconds(*targets))
+            own += fmean(self._devices.high_seconds(one.key) * one.views for one in targets)
+        return Work(job.kind, parts, own)
+
+    def run_seconds(self, *targets: Target) -> float:
+        """Of one item's rows on a lane.
+
+        Of several grids that it may get the mean counts: nothing tells yet which it will be.
+        """
+        return fmean(one.views * self._devices.row_seconds(one.key) for one in targets)
+
+    def run_part(self, seconds: float) -> dict[str, float]:
+        """What a lane's seconds take, by resource: on a CPU those that decode too."""
+        threads = self._devices.threads_of_cpu
+        return {DEVICE: seconds} | ({CPU: seconds * threads} if threads else {})
+
+
+async def _named(which: str, answer: Awaitable[Outcome]) -> Outcome:
+    """An answer whose failure says which file of several it is of."""
+    try:
+        return await answer
+    except Failure as failure:
+        raise type(failure)(f"{which}: {failure.detail}") from failure

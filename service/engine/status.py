@@ -1,0 +1,76 @@
+"""What an operator sees of a bundle: in this process, and in its folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.bundle import BundleError, read_manifest
+from models.versions import answering, has_versions, read_serving, version_names
+from service.engine.model import ExaminedBundle
+
+
+@dataclass(frozen=True, slots=True)
+class BundleStatus:
+    """One bundle, in this process and in its folder."""
+
+    name: str
+    state: str | None  # ready or refused; None of one that was not loaded yet
+    loaded: str | None  # the version that answers here
+    draining: tuple[str, ...]  # that answered before and have requests inside
+    versions: tuple[str, ...]  # in the folder, oldest first
+    answering: str | None  # by the folder: after the next start, or SIGHUP
+    previous: str | None  # that answered before, where a way back leads
+    writable: bool  # whether promote, rollback and retire can change the folder
+    refused: str | None  # why the newest candidate was, or the bundle itself
+
+
+def status_of(
+    name: str,
+    home: Path | None,
+    loaded: ExaminedBundle | None,
+    open_versions: set[str],
+    refused: str | None,
+) -> BundleStatus:
+    """Reads the folder.
+
+    Args:
+        home: None of a bundle whose folder is gone.
+        open_versions: that answer or have requests inside.
+        refused: why the newest candidate was.
+    """
+    version = loaded.manifest.version if loaded and loaded.manifest else None
+    refused = refused or (loaded.reason if loaded else None)
+    by_folder = previous = None
+    versions: tuple[str, ...] = ()
+    if home is not None:
+        try:
+            versions, by_folder = versions_in(home), answering_in(home)
+            serving = read_serving(home) if has_versions(home) else None
+            previous = serving.previous if serving else None
+        except BundleError as error:
+            refused = refused or str(error)
+        except OSError as error:
+            refused = refused or f"it cannot be read: {error.strerror}"
+    return BundleStatus(
+        name=name,
+        state=loaded.state if loaded else None,
+        loaded=version,
+        draining=tuple(sorted(open_versions - {version})),
+        versions=versions,
+        answering=by_folder,
+        previous=previous,
+        writable=home is not None and os.access(home, os.W_OK),
+        refused=refused,
+    )
+
+
+def versions_in(home: Path) -> tuple[str, ...]:
+    """Names, oldest first; of a flat bundle its only one."""
+    return version_names(home) if has_versions(home) else (read_manifest(home).version,)
+
+
+def answering_in(home: Path) -> str:
+    """The version that answers by the folder."""
+    return answering(home) if has_versions(home) else read_manifest(home).version
