@@ -2,13 +2,14 @@
 
     python -m benchmarks.serving.sigterm [--times 50]
 
-A server with one bundle, 8 connections that are kept and send again as soon as they have their
-answer, and 8 clients that open a connection for every request; after a random part of a second
-under that load comes SIGTERM, to the server as a child and, as often again, to one that is process
-1 of its own (``unshare -pf --mount-proc``; said, where that is not permitted). When the listener
-has closed is read from /proc/net/tcp every millisecond. The figures are the requests sent before
-that which got no whole answer, of how many; the processes that were left; and other exit statuses
-than 0.
+A server with one bundle, and three loads: 8 connections that are kept and send again as soon as
+they have their answer, 8 clients that open a connection for every request, and 100 requests a
+second over a hundred kept connections, most of which are idle. After a random part of a second
+under them comes SIGTERM, to the server as a child and, as often again, to one that is process 1 of
+its own (``unshare -pf --mount-proc``; said, where that is not permitted). When the listener has
+closed is read from /proc/net/tcp every millisecond. The figures are the requests sent before that
+which got no whole answer, of how many; the processes that were left; and other exit statuses than
+0.
 """
 
 from __future__ import annotations
@@ -41,11 +42,14 @@ from benchmarks.serving.running import (
 
 AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 CONNECTIONS = 8
-#: Of load; the signal comes between these after its first connections.
+#: A burst opens the connections that later requests find idle.
+RATE, BURST = 100, "2000x0.05"
+#: Of load; the signal comes between these after most of its first connections.
 LOAD_SECONDS, SIGNAL_SECONDS = 3.0, (0.2, 1.0)
 END_SECONDS, BURIAL_SECONDS = 60.0, 5.0
 #: In /proc/net/tcp.
 ESTABLISHED, LISTEN = "01", "0A"
+ENOUGH = 50
 
 
 @dataclass
@@ -103,12 +107,15 @@ def main() -> None:
 def stop(server: Running, files: Sequence[Path], stops: Stops) -> None:
     """Load, SIGTERM, and what was lost and left."""
     processes = [server.process.pid, server.pid, *server.workers()]
-    closed = ("--closed", f"{CONNECTIONS}x{LOAD_SECONDS}", "--patience", str(END_SECONDS))
+    patience = ("--patience", str(END_SECONDS))
+    closed = ("--closed", f"{CONNECTIONS}x{LOAD_SECONDS}", *patience)
+    idle = ("--phases", f"{BURST},{RATE}x{LOAD_SECONDS}", *patience)
     with (
         start_load(server.url(), files, *closed) as kept,
         start_load(server.url(), files, *closed, "--one-each") as single,
+        start_load(server.url(), files, *idle) as many,
     ):
-        while sockets(server.port)[ESTABLISHED] < CONNECTIONS:
+        while sockets(server.port)[ESTABLISHED] < ENOUGH:
             time.sleep(0.01)
         time.sleep(random.uniform(*SIGNAL_SECONDS))
         stops.looks += server.looks()
@@ -119,7 +126,7 @@ def stop(server: Running, files: Sequence[Path], stops: Stops) -> None:
             time.sleep(0.001)
             look = time.monotonic()
         stops.bad_ends += server.process.wait(END_SECONDS) != 0
-        for load in (kept, single):
+        for load in (kept, single, many):
             result = read_result(load)
             sent = [one for one in result.records if one.outcome != "unreached"]
             sent = [one for one in sent if result.begin + one.due < listened]
