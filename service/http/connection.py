@@ -7,7 +7,9 @@ left.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import termios
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -17,6 +19,8 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 FIRST_LOOK_SECONDS, LOOK_SECONDS = 0.001, 0.1
 #: Between two interim answers: who stopped sending first and leaves later is found by the next one.
 PROBE_SECONDS = 1.0
+#: What waits to be read is read within this.
+AGAIN_SECONDS = 0.05
 #: Of the kernel's states: a connection that was reset, one whose other end stopped sending.
 TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
 
@@ -86,6 +90,21 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
         super()._start_asgi_task(cycle, app)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """As uvicorn's own; but a request that waits to be read has come in time."""
+        if self._has_unread:
+            again = self.loop.call_later(AGAIN_SECONDS, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = again
+        else:
+            super().timeout_keep_alive_handler()
+
+    @property
+    def _has_unread(self) -> bool:
+        """Whether something waits in the kernel: a late loop rings its timers before it reads."""
+        connection = self.transport.get_extra_info("socket")
+        unread = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4))
+        return any(unread)
 
     def _forget_half_sent(self) -> None:
         """A request whose body ends too early, behind others whose answers are due, is none."""

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.engine.failures import Failure
 from service.http import problems
-from service.http.connection import Connection
+from service.http.connection import AGAIN_SECONDS, Connection
 from service.http.discard import Discard
 from service.http.problems import BadRequest, HeadTimeout, HeadTooLarge
 from service.http.turnstile import Refusal
@@ -196,7 +196,10 @@ class HttpProtocol(Connection):
         """End a head that is due; most came in time, and a timer for each would cost too much."""
         self._alarm = None
         if self._head_due <= self.loop.time():
-            self._end_head()
+            if self._has_unread:
+                self._alarm = self.loop.call_later(AGAIN_SECONDS, self._ring)
+            else:
+                self._end_head()
         elif self._head_due < math.inf:
             self._alarm = self.loop.call_at(self._head_due, self._ring)
 

@@ -7,6 +7,7 @@ import http.client
 import json
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,23 @@ def stop_sending(connection: RawConnection) -> None:
 
 def connections(server: RunningServer) -> int:
     return len(server._server.server_state.connections)
+
+
+def stand_still(loop: Any, seconds: float) -> None:
+    """Let a loop be busy with one socket while others become readable and timers due."""
+    reader, writer = socket.socketpair()
+    begun = threading.Event()
+
+    def be_busy() -> None:
+        begun.set()
+        loop.remove_reader(reader)
+        time.sleep(seconds)
+        reader.close()
+
+    loop.call_soon_threadsafe(loop.add_reader, reader, be_busy)
+    writer.send(b"x")
+    writer.close()
+    assert begun.wait(10)
 
 
 def waiting(server: RunningServer) -> int:
@@ -209,6 +227,22 @@ def test_pipelining_client_that_left_is_cancelled(start: Start, late: bool) -> N
     session.gate.set()
     wait_until(lambda: server.engine.admission.requests == 0, "the permits to come back")
     assert sum(session.batches) == 1
+
+
+@pytest.mark.parametrize("what", ["kept", "new"])
+def test_request_that_a_late_loop_has_not_read_came_in_time(start: Start, what: str) -> None:
+    """Its connection is not closed as idle: that would reset it, and the client has done right."""
+    server, _ = start(head_seconds=0.3 if what == "new" else 10)
+    with RawConnection(server.port) as connection:
+        wait_until(lambda: connections(server) == 1, "the connection")
+        (protocol,) = cast(set[HttpProtocol], server._server.server_state.connections)
+        protocol.timeout_keep_alive = 1
+        if what == "kept":
+            connection.send(LIVE)
+            assert connection.answer()[0] == 200
+        stand_still(protocol.loop, 1.5)
+        connection.send(LIVE)
+        assert connection.answer()[0] == 200
 
 
 @pytest.mark.parametrize("before", ["", LIVE, "GET /he"], ids=["nothing", "answered", "half"])
