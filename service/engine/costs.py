@@ -76,9 +76,14 @@ class DecodeCosts:
 
 
 class RunCosts:
-    """Of one graph: seconds of a run by its number of rows, measured at some and between them."""
+    """Of one graph: seconds of a run by its number of rows, measured at some and between them.
+
+    Attributes:
+        row: seconds of one row in a run of the size that is cheapest for each.
+    """
 
     def __init__(self) -> None:
+        self.row = FIRST_GUESS_SECONDS
         self._ladder: dict[int, Window] = {}
         self._sizes: list[int] = []
 
@@ -89,6 +94,8 @@ class RunCosts:
             self._ladder[size] = Window()
             bisect.insort(self._sizes, size)
         self._ladder[size].add(seconds * size / rows)
+        # Once a run, not as often as it is asked for, which is seven times a request.
+        self.row = min(self._ladder[known].mean / known for known in self._sizes)
 
     def seconds(self, rows: int) -> float:
         """Expected seconds of a run of so many rows: no more than of so many runs of one."""
@@ -109,12 +116,6 @@ class RunCosts:
         below = self._sizes[place - 1]
         low, high = self._ladder[below].mean, self._ladder[above].mean
         return low + (high - low) * (rows - below) / (above - below)
-
-    @property
-    def row(self) -> float:
-        """Seconds of one row in a run of the size that is cheapest for each."""
-        rows = (self._ladder[size].mean / size for size in self._sizes)
-        return min(rows, default=FIRST_GUESS_SECONDS)
 
     @property
     def high(self) -> float:
