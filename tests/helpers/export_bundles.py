@@ -75,14 +75,12 @@ def squares_data(factory: pytest.TempPathFactory) -> Path:
     return made_once(factory, "squares", write_pictures)
 
 
-def squares(
-    factory: pytest.TempPathFactory, precision: Precision = "fp32", seed: int = 1
-) -> Bundle:
-    """The bundle of ``make_model(seed=seed)``, exported once for a run of tests."""
-    data, model = squares_data(factory), make_model(seed=seed)
+def squares(factory: pytest.TempPathFactory, precision: Precision = "fp32") -> Bundle:
+    """The bundle of ``make_model()``, exported once for a run of tests."""
+    data, model = squares_data(factory), make_model()
     folder = made_once(
         factory,
-        f"squares-{precision}-{seed}",
+        f"squares-{precision}",
         lambda folder: export_bundle(folder, model, data, precision),
     )
     return read_bundle(folder / "bundles" / "squares")
