@@ -383,7 +383,7 @@ def test_server_decodes_no_more_than_the_device_has_room_for(
 
         def is_at(*expected: int) -> bool:
             ran = len(session.batches) - before
-            return (ran, engine.station.depth, engine.pool.depth) == expected
+            return (ran, engine.devices.depth, engine.pool.depth) == expected
 
         session.gate.clear()
         try:
