@@ -222,7 +222,7 @@ class Catalog:
         else:
             version = bundle.manifest.version
             log.info("bundle %s %s is ready on %s", proven.name, version, proven.device)
-            proven.versions = versions
+            proven.versions, proven.home = versions, folder
             proven.fingerprint = sha256_file(bundle.path(MANIFEST))
             return proven
         log.error("bundle %s is refused: %s", folder.name, reason)
@@ -233,6 +233,7 @@ class Catalog:
             reason,
             versions=version_names(folder) if has_versions(folder) else (),
             empty=is_empty(folder),
+            home=folder,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from media.spec import Grid
@@ -152,6 +153,7 @@ class ExaminedBundle:
     targets: dict[str, Target] = field(default_factory=dict)  # by grid; the first is the default
     versions: tuple[str, ...] = ()  # that were on the disk, oldest first; the manifest's answers
     empty: bool = False  # neither manifest nor graphs: nobody's default
+    home: Path | None = None  # its folder, or that of its versions
     fingerprint: str | None = None  # of a ready one, as ``service.engine.folders`` makes it
 
     def may_answer(self, modality: str) -> bool:

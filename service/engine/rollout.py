@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,7 +77,7 @@ class Rollout:
         """Every bundle of the folder, and those that are gone from it and answer still."""
         folders = await asyncio.to_thread(self._folders)
         names = sorted({*folders, *self._catalog.bundles})
-        return [await asyncio.to_thread(self._status, name, folders.get(name)) for name in names]
+        return [await self._status(name, folders.get(name)) for name in names]
 
     async def load(self, name: str, version: str) -> BundleStatus:
         """Let a version answer here, until the server ends or is told otherwise.
@@ -86,7 +86,7 @@ class Rollout:
             UnknownBundle, UnknownVersion: it is not there.
             CandidateRefused: it failed a proof; the old one answers.
         """
-        return await self._change(self._load(name, version, lambda home: None))
+        return await self._change(lambda: self._load(name, version, lambda home: None))
 
     async def promote(self, name: str, version: str) -> BundleStatus:
         """As ``load``, and after the next start too.
@@ -94,7 +94,9 @@ class Rollout:
         Raises:
             FolderFixed: nothing can be written there.
         """
-        return await self._change(self._load(name, version, lambda home: promote(home, version)))
+        return await self._change(
+            lambda: self._load(name, version, lambda home: promote(home, version))
+        )
 
     async def roll_back(self, name: str) -> BundleStatus:
         """Promote the version that answered before.
@@ -110,7 +112,7 @@ class Rollout:
                 raise UnknownVersion(f"bundle {name}: no version is known that answered before")
             return await self._load(name, serving.previous, roll_back)
 
-        return await self._change(change())
+        return await self._change(change)
 
     async def retire(self, name: str, version: str) -> BundleStatus:
         """Remove a version from the folder.
@@ -125,10 +127,15 @@ class Rollout:
             loaded = self._catalog.bundles.get(name)
             if loaded and loaded.manifest and loaded.manifest.version == version:
                 raise VersionInUse(f"bundle {name}: version {version} answers; load another first")
-            await self._write(home, lambda home: retire(home, version))
-            return await asyncio.to_thread(self._status, name, home)
+            try:
+                await self._write(home, lambda home: retire(home, version))
+            except NoSuchVersion:
+                raise
+            except BundleError as error:  # it answers by the folder, or nobody knows who does
+                raise VersionInUse(str(error)) from error
+            return await self._status(name, home)
 
-        return await self._change(change())
+        return await self._change(change)
 
     async def reload(self) -> None:
         """Let answer what would after a new start; what is bad, or is no more, is in the log.
@@ -136,7 +143,7 @@ class Rollout:
         Defaults stay who they are while they are there.
         """
         try:
-            await self._change(self._reload())
+            await self._change(self._reload)
         except Failure as failure:
             log.error("the bundles are not read again: %s", failure.detail)
 
@@ -148,14 +155,14 @@ class Rollout:
 
     # --- one change --------------------------------------------------------------------------
 
-    async def _change(self, change: Coroutine[Any, Any, T]) -> T:
+    async def _change(self, change: Callable[[], Awaitable[T]]) -> T:
         """After those that came before; whoever asked for it may leave meanwhile."""
 
         async def in_turn() -> T:
             async with self._one_at_a_time:
                 while not self._catalog.examined:  # the start is a change too
                     await asyncio.sleep(0.05)
-                return await change
+                return await change()
 
         task = asyncio.create_task(in_turn())
         self._changes.add(task)
@@ -166,8 +173,9 @@ class Rollout:
             raise UnknownVersion(str(error)) from error
         except BundleError as error:
             raise CandidateRefused(f"{error}; nothing was changed") from error
-        finally:
-            change.close()  # where it never began
+        except OSError as error:
+            log.error("the folder of bundles cannot be read: %s", error)
+            raise FolderFixed(f"the folder of bundles cannot be read: {error.strerror}") from error
 
     async def _load(
         self, name: str, version: str, write: Callable[[Path], object]
@@ -186,7 +194,7 @@ class Rollout:
             one = await self._examine(name, home, version)
             await self._write(home, write)
             self._let_answer(one)
-        return await asyncio.to_thread(self._status, name, home)
+        return await self._status(name, home)
 
     async def _examine(self, name: str, home: Path, version: str) -> ExaminedBundle:
         """A version that is good, open and warm; CandidateRefused if it is not."""
@@ -227,10 +235,10 @@ class Rollout:
         for name, home in folders.items():
             before = self._catalog.bundles.get(name)
             mark = await asyncio.to_thread(fingerprint, home)
-            if before and before.state == "ready" and mark == before.fingerprint:
-                before.versions = await asyncio.to_thread(versions_in, home)
-                continue
             try:
+                if before and before.state == "ready" and mark == before.fingerprint:
+                    before.versions = await asyncio.to_thread(versions_in, home)
+                    continue
                 version = await asyncio.to_thread(answering_in, home)
                 self._let_answer(await self._examine(name, home, version))
             except CandidateRefused:
@@ -241,9 +249,15 @@ class Rollout:
             else:
                 continue
             if before is None:  # as at a start it is listed, and says why
-                one = ExaminedBundle(name, "refused", modality_of(home), reason)
+                one = ExaminedBundle(name, "refused", modality_of(home), reason, home=home)
                 self._on_change(self._catalog.put(one), one)
-        for name in self._catalog.bundles.keys() - folders.keys():
+        await self._drop_gone()
+
+    async def _drop_gone(self) -> None:
+        """Bundles without a folder; one that is damaged may go by another name, and answers on."""
+        for name, one in list(self._catalog.bundles.items()):
+            if one.home is None or await asyncio.to_thread(one.home.exists):
+                continue
             if name in self._settings.default_bundle:
                 log.error("bundle %s is a default and its folder is gone; it answers on", name)
                 continue
@@ -277,9 +291,10 @@ class Rollout:
                 f"the folder of bundle {home.name} cannot be changed: {error.strerror}; {told}"
             ) from error
 
-    def _status(self, name: str, home: Path | None) -> BundleStatus:
+    async def _status(self, name: str, home: Path | None) -> BundleStatus:
         loaded, versions = self._catalog.bundles.get(name), self._catalog.open_versions(name)
-        return status_of(name, home, loaded, versions, self._refused.get(name))
+        refused = self._refused.get(name)
+        return await asyncio.to_thread(status_of, name, home, loaded, versions, refused)
 
     def _told(self, name: str) -> str:
         one = self._catalog.bundles.get(name)

@@ -22,6 +22,7 @@ from service.http.keys import digest
 from service.settings import Settings
 from tests.helpers.service_fixtures import (
     GRIDS,
+    RawConnection,
     RunningServer,
     TinySession,
     picture,
@@ -201,6 +202,55 @@ def test_load_is_undone_by_a_reload(site: Site) -> None:
     assert site.answers() == "1"
 
 
+def test_bundle_that_is_damaged_under_another_name_answers_on(tmp_path: Path) -> None:
+    """A flat one goes by its manifest's name, and by its folder's where that cannot be read."""
+    write_tiny_bundle(tmp_path / "bundles", "tiny")
+    folder = (tmp_path / "bundles" / "tiny").rename(tmp_path / "bundles" / "folder")
+    with serving(folder.parent, keys_file=keys_file(tmp_path)) as server:
+        site = Site(server, folder)
+        (folder / "manifest.json").write_text("{")
+        assert site.ask("POST", "/reload").status_code == 200
+        assert site.answers() == "1"
+
+
+def test_change_goes_on_when_its_admin_leaves(site: Site) -> None:
+    """The connection is closed in the middle of the proof."""
+    gate = threading.Event()
+
+    async def slow(settings: Settings, name: str, version: str) -> str | None:
+        await asyncio.to_thread(gate.wait, 10)
+        return None
+
+    site.server.engine.rollout.prove = slow
+    with RawConnection(site.server.port) as admin:
+        admin.send("POST /admin/bundles/tiny/versions/2/load HTTP/1.1\r\nHost: x\r\n")
+        admin.send("Authorization: Bearer admin\r\n\r\n")
+        wait_until(lambda: site.server.engine.rollout._changes, "the change to begin")
+    gate.set()
+    wait_until(lambda: site.answers() == "2", "the other version to answer")
+
+
+def test_asker_that_is_cancelled_leaves_the_change_alone(site: Site) -> None:
+    """As where a server cancels its handlers: nothing is half done."""
+    engine, gate = site.server.engine, threading.Event()
+
+    async def slow(settings: Settings, name: str, version: str) -> str | None:
+        await asyncio.to_thread(gate.wait, 10)
+        return None
+
+    async def ask() -> None:
+        asking = asyncio.create_task(engine.rollout.load("tiny", "3"))
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        await asyncio.wait([asking])
+        gate.set()
+
+    engine.rollout.prove = slow
+    loop = engine.vitals._watching.get_loop()
+    asyncio.run_coroutine_threadsafe(ask(), loop).result(10)
+    wait_until(lambda: site.answers() == "3", "the other version to answer")
+
+
 def test_folder_that_is_gone_changes_nothing(site: Site) -> None:
     """A mount that is away for a moment must not take every bundle with it."""
     site.home.parent.rename(site.home.parent.with_name("away"))
@@ -365,7 +415,7 @@ def test_version_that_answers_by_the_folder_is_not_removed(site: Site) -> None:
     """Though another one was loaded here."""
     site.change("load", "2")
     answer = site.ask("DELETE", "/bundles/tiny/versions/1")
-    assert answer.status_code == 409
+    assert (answer.status_code, answer.json()["type"]) == (409, "/problems/version-in-use")
     assert (site.home / "1").exists()
 
 
