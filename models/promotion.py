@@ -18,6 +18,7 @@ from models.versions import (
     Serving,
     answering,
     check_there,
+    has_versions,
     move,
     read_serving,
     read_version,
@@ -71,6 +72,8 @@ def retire(home: Path, version: str) -> None:
         BundleError: it answers, or nobody knows who does.
         OSError: it cannot be removed.
     """
+    if not has_versions(home):
+        raise NoSuchVersion(f"{home.name}: it lies in its folder itself, as its only version")
     check_there(home, version)
     if answering(home) == version:
         raise BundleError(f"{home.name}: version {version} answers; promote another one first")

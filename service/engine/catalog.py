@@ -180,9 +180,11 @@ class Catalog:
         """Let a bundle answer by its name from now on; the one that did before."""
         before = self.bundles.get(one.name)
         self.bundles[one.name] = one
-        for modality, default in self.defaults.items():
-            if default is before:
+        for modality in [known for known, default in self.defaults.items() if default is before]:
+            if one.may_answer(modality):
                 self.defaults[modality] = one
+            else:
+                del self.defaults[modality]
         self._settle_defaults()
         return before
 

@@ -25,6 +25,7 @@ from service.engine.device.replay import Replay
 from service.engine.device.runs import run_timed
 from service.engine.device.session import DeviceError, OpenSession, Session, is_fallback
 from service.engine.model import ExaminedBundle, Model, Target
+from service.engine.schedule import BATCH
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -164,9 +165,11 @@ class Prover:
 
     async def _decode_goldens(self, bundle: Bundle, target: Target) -> np.ndarray:
         """All of them, by the real decoder: ``[goldens, views, *pixels per axis, channels]``."""
-        media = [bundle.path(golden.file).read_bytes() for golden in bundle.manifest.goldens]
+        files = [bundle.path(golden.file) for golden in bundle.manifest.goldens]
+        media = await self.on_device(lambda: [file.read_bytes() for file in files])
+        # Batch work has its turn for certain, however many requests with deadlines come.
         items = await asyncio.gather(
-            *(self._pool.prepare(target.preparation, one) for one in media)
+            *(self._pool.prepare(target.preparation, one, kind=BATCH) for one in media)
         )
         # [goldens, views, *pixels, channels]; of scans that is too much for the event loop
         return await self.on_device(np.stack, [item.pixels for item in items])

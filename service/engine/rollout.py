@@ -33,6 +33,7 @@ from service.engine.folders import (
     NoBundles,
     bundle_folders,
     fingerprint,
+    is_empty,
     modality_of,
     name_bundles,
 )
@@ -124,6 +125,9 @@ class Rollout:
 
         async def change() -> BundleStatus:
             home = await asyncio.to_thread(self._home, name)
+            if version not in (known := await asyncio.to_thread(versions_in, home)):
+                there = ", ".join(known)
+                raise UnknownVersion(f"bundle {name}: there is no such version; there are {there}")
             loaded = self._catalog.bundles.get(name)
             if loaded and loaded.manifest and loaded.manifest.version == version:
                 raise VersionInUse(f"bundle {name}: version {version} answers; load another first")
@@ -244,12 +248,15 @@ class Rollout:
             except CandidateRefused:
                 reason = self._refused[name]
             except (BundleError, OSError) as error:
-                reason = self._refused[name] = str(error).removeprefix(f"{name}: ")
+                told = error.strerror if isinstance(error, OSError) else str(error)
+                reason = self._refused[name] = str(told).removeprefix(f"{name}: ")
                 log.error("bundle %s is not read again: %s; %s", name, reason, self._told(name))
             else:
                 continue
             if before is None:  # as at a start it is listed, and says why
-                one = ExaminedBundle(name, "refused", modality_of(home), reason, home=home)
+                one = ExaminedBundle(
+                    name, "refused", modality_of(home), reason, empty=is_empty(home), home=home
+                )
                 self._on_change(self._catalog.put(one), one)
         await self._drop_gone()
 

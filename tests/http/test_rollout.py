@@ -213,6 +213,33 @@ def test_bundle_that_is_damaged_under_another_name_answers_on(tmp_path: Path) ->
         assert site.answers() == "1"
 
 
+@pytest.mark.parametrize("what", ["golden", "graphs", "1"])
+def test_flat_bundle_is_never_taken_apart(tmp_path: Path, what: str) -> None:
+    """Its folders are no versions, and its only one answers."""
+    folder = write_tiny_bundle(tmp_path / "bundles")
+    before = sorted(folder.rglob("*"))
+    with serving(folder.parent, keys_file=keys_file(tmp_path)) as server:
+        site = Site(server, folder)
+        answer = site.ask("DELETE", f"/bundles/tiny/versions/{what}")
+        assert answer.status_code == (409 if what == "1" else 404)
+        assert site.answers() == "1"
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_mended_default_of_unknown_modality_answers_its_own_alone(tmp_path: Path) -> None:
+    """While nothing of it could be read it stood for all."""
+    folder = write_tiny_bundle(tmp_path / "bundles")
+    manifest = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").write_text("{")
+    with serving(folder.parent, keys_file=keys_file(tmp_path)) as server:
+        site = Site(server, folder)
+        (folder / "manifest.json").write_bytes(manifest)
+        site.ask("POST", "/reload")
+        headers = {"Authorization": "Bearer client"}
+        default = server.get("/v1/bundles", headers=headers).json()["default"]
+        assert default == {"image": "tiny", "video": None, "volume": None}
+
+
 def test_change_goes_on_when_its_admin_leaves(site: Site) -> None:
     """The connection is closed in the middle of the proof."""
     gate = threading.Event()
