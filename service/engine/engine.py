@@ -24,6 +24,7 @@ from service.engine.proof import Prover
 from service.engine.rollout import Rollout
 from service.engine.room import Room
 from service.engine.schedule import CPU, DEVICE, Backlog
+from service.engine.succession import Succession
 from service.engine.vitals import Vitals
 from service.metrics import Metrics
 from service.settings import Settings, SettingsError
@@ -97,7 +98,8 @@ class Engine:
         )
         self.prover = Prover(self.pool, self.devices, self.executor, opener, settings)
         self.catalog = Catalog(self.prover, settings.default_bundle)
-        self.rollout = Rollout(settings, self.catalog, self._on_change)
+        succession = Succession(settings, self.catalog, self._on_change)
+        self.rollout = Rollout(settings, self.catalog, succession)
         self.metrics.watch(
             {
                 "decode_depth": lambda: self.pool.depth,

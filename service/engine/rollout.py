@@ -1,15 +1,12 @@
-"""Bundles while the server runs: another version takes the place of the one that answers.
+"""Bundles while the server runs: what an operator changes, and what the folder says anew.
 
-A candidate is proven twice: in a process of its own, which it may bring down, and here on the
-device that will answer, where it is warmed too. Then one assignment lets it answer; what was let in
-before ends with the model that it began with, whose memory comes back when the last of it is out.
-Whatever goes wrong leaves the old one serving. One change at a time.
+One change at a time; ``service.engine.succession`` proves whoever shall answer. Whatever goes wrong
+leaves the old one serving.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,9 +15,7 @@ from typing import Any, TypeVar
 from models.bundle import BundleError
 from models.promotion import promote, retire, roll_back
 from models.versions import NoSuchVersion, read_serving
-from service.engine.apart import prove_apart
 from service.engine.catalog import Catalog
-from service.engine.device.session import DeviceError
 from service.engine.failures import (
     CandidateRefused,
     Failure,
@@ -39,13 +34,12 @@ from service.engine.folders import (
 )
 from service.engine.model import ExaminedBundle
 from service.engine.status import BundleStatus, answering_in, status_of, versions_in
+from service.engine.succession import Succession
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-#: (settings, bundle, version) -> why a candidate is refused; None where it is good.
-Prove = Callable[[Settings, str, str], Awaitable[str | None]]
 
 
 class Rollout:
@@ -53,22 +47,12 @@ class Rollout:
 
     Args:
         catalog: what answers now.
-        on_change: called with the entry that was replaced, if any, and the new one, if any.
-        prove: see ``Prove``.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        catalog: Catalog,
-        on_change: Callable[[ExaminedBundle | None, ExaminedBundle | None], None],
-        prove: Prove = prove_apart,
-    ) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, succession: Succession) -> None:
         self._settings = settings
         self._catalog = catalog
-        self._on_change = on_change
-        self.prove = prove
-        self._refused: dict[str, str] = {}  # bundle -> why its newest candidate was
+        self.succession = succession
         self._one_at_a_time = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
 
@@ -181,9 +165,7 @@ class Rollout:
             log.error("the folder of bundles cannot be read: %s", error)
             raise FolderFixed(f"the folder of bundles cannot be read: {error.strerror}") from error
 
-    async def _load(
-        self, name: str, version: str, write: Callable[[Path], object]
-    ) -> BundleStatus:
+    async def _load(self, name: str, version: str, write: Callable[[Path], object]) -> BundleStatus:
         """Prove a version, write down that it answers, let it answer."""
         home = await asyncio.to_thread(self._home, name)
         known = await asyncio.to_thread(versions_in, home)
@@ -195,44 +177,10 @@ class Rollout:
         if before and before.manifest and before.manifest.version == version:
             await self._write(home, write)
         else:
-            one = await self._examine(name, home, version)
+            one = await self.succession.examine(name, home, version)
             await self._write(home, write)
-            self._let_answer(one)
+            self.succession.let_answer(one)
         return await self._status(name, home)
-
-    async def _examine(self, name: str, home: Path, version: str) -> ExaminedBundle:
-        """A version that is good, open and warm; CandidateRefused if it is not."""
-        reason = await self.prove(self._settings, name, version)
-        if reason is None:
-            try:
-                one = await self._catalog.examine_version(name, home, version)
-            except DeviceError as error:
-                log.error("bundle %s %s: %s", name, version, error)
-                reason = "the device is not there for it"
-            else:
-                reason = one.reason or self._unlike(one)
-        if reason is None:
-            self._refused.pop(name, None)
-            return one
-        gc.collect()  # what a broken graph left may hold much, and itself
-        self._refused[name] = f"version {version}: {reason}"
-        log.error("bundle %s %s is refused: %s; %s", name, version, reason, self._told(name))
-        raise CandidateRefused(
-            f"bundle {name}: version {version} is refused: {reason}; {self._told(name)}"
-        )
-
-    def _unlike(self, one: ExaminedBundle) -> str | None:
-        """Why it cannot take the place of the one that answers by its name."""
-        before = self._catalog.bundles.get(one.name)
-        if before is None or before.may_answer(one.modality or ""):
-            return None
-        return f"it is for {one.modality}, and who answers is for {before.modality}"
-
-    def _let_answer(self, one: ExaminedBundle) -> None:
-        before = self._catalog.put(one)
-        self._on_change(before, one)
-        version = one.manifest.version if one.manifest else ""
-        log.info("bundle %s: version %s answers from now on", one.name, version)
 
     async def _reload(self) -> None:
         folders = await asyncio.to_thread(self._folders)
@@ -244,20 +192,22 @@ class Rollout:
                     before.versions = await asyncio.to_thread(versions_in, home)
                     continue
                 version = await asyncio.to_thread(answering_in, home)
-                self._let_answer(await self._examine(name, home, version))
+                self.succession.let_answer(await self.succession.examine(name, home, version))
             except CandidateRefused:
-                reason = self._refused[name]
+                reason = self.succession.refused[name]
             except (BundleError, OSError) as error:
                 told = error.strerror if isinstance(error, OSError) else str(error)
-                reason = self._refused[name] = str(told).removeprefix(f"{name}: ")
-                log.error("bundle %s is not read again: %s; %s", name, reason, self._told(name))
+                reason = self.succession.refused[name] = str(told).removeprefix(f"{name}: ")
+                log.error(
+                    "bundle %s is not read again: %s; %s", name, reason, self.succession.told(name)
+                )
             else:
                 continue
             if before is None:  # as at a start it is listed, and says why
                 one = ExaminedBundle(
                     name, "refused", modality_of(home), reason, empty=is_empty(home), home=home
                 )
-                self._on_change(self._catalog.put(one), one)
+                self.succession.on_change(self._catalog.put(one), one)
         await self._drop_gone()
 
     async def _drop_gone(self) -> None:
@@ -268,7 +218,7 @@ class Rollout:
             if name in self._settings.default_bundle:
                 log.error("bundle %s is a default and its folder is gone; it answers on", name)
                 continue
-            self._on_change(self._catalog.remove(name), None)
+            self.succession.on_change(self._catalog.remove(name), None)
             log.warning("bundle %s is gone from the folder and does not answer any more", name)
 
     # --- folders, in a thread ----------------------------------------------------------------
@@ -293,18 +243,12 @@ class Rollout:
             await asyncio.to_thread(write, home)
         except OSError as error:
             log.error("the folder of bundle %s cannot be changed: %s", home.name, error)
-            told = self._told(home.name)
+            told = self.succession.told(home.name)
             raise FolderFixed(
                 f"the folder of bundle {home.name} cannot be changed: {error.strerror}; {told}"
             ) from error
 
     async def _status(self, name: str, home: Path | None) -> BundleStatus:
         loaded, versions = self._catalog.bundles.get(name), self._catalog.open_versions(name)
-        refused = self._refused.get(name)
+        refused = self.succession.refused.get(name)
         return await asyncio.to_thread(status_of, name, home, loaded, versions, refused)
-
-    def _told(self, name: str) -> str:
-        one = self._catalog.bundles.get(name)
-        if one is None or one.manifest is None:
-            return "no version answers"
-        return f"version {one.manifest.version} answers"

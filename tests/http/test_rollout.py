@@ -47,7 +47,7 @@ class Site:
 
     def __init__(self, server: RunningServer, home: Path) -> None:
         self.server, self.home = server, home
-        server.engine.rollout.prove = believe
+        server.engine.rollout.succession.prove = believe
 
     def ask(self, method: str, path: str = "", key: str = "admin") -> httpx.Response:
         headers = {"Authorization": f"Bearer {key}"}
@@ -248,7 +248,7 @@ def test_change_goes_on_when_its_admin_leaves(site: Site) -> None:
         await asyncio.to_thread(gate.wait, 10)
         return None
 
-    site.server.engine.rollout.prove = slow
+    site.server.engine.rollout.succession.prove = slow
     with RawConnection(site.server.port) as admin:
         admin.send("POST /admin/bundles/tiny/versions/2/load HTTP/1.1\r\nHost: x\r\n")
         admin.send("Authorization: Bearer admin\r\n\r\n")
@@ -272,7 +272,7 @@ def test_asker_that_is_cancelled_leaves_the_change_alone(site: Site) -> None:
         await asyncio.wait([asking])
         gate.set()
 
-    engine.rollout.prove = slow
+    engine.rollout.succession.prove = slow
     loop = engine.vitals._watching.get_loop()
     asyncio.run_coroutine_threadsafe(ask(), loop).result(10)
     wait_until(lambda: site.answers() == "3", "the other version to answer")
@@ -394,7 +394,7 @@ def test_candidate_that_fails_with_full_batches_is_refused_and_let_go_of(
 
 def test_proof_in_a_process_of_its_own(site: Site) -> None:
     """Of a good version, and of a bad one, whose reason it brings back."""
-    site.server.engine.rollout.prove = prove_apart
+    site.server.engine.rollout.succession.prove = prove_apart
     assert site.change("load", "2").status_code == 200
     change_a_byte(site.home / "3")
     answer = site.change("load", "3")
@@ -485,7 +485,7 @@ def test_changes_wait_for_one_another(site: Site) -> None:
         running.pop()
         return None
 
-    site.server.engine.rollout.prove = slow
+    site.server.engine.rollout.succession.prove = slow
     changes = [threading.Thread(target=site.change, args=("load", v)) for v in ("2", "3", "2")]
     for one in changes:
         one.start()

@@ -1,0 +1,89 @@
+"""A version that shall take the place of the one that answers: proven, and let answer.
+
+A candidate is proven twice: in a process of its own, which it may bring down, and here on the
+device that will answer, where it is warmed too. Then one assignment lets it answer; what was let in
+before ends with the model that it began with, whose memory comes back when the last of it is out.
+Whatever goes wrong leaves the old one serving.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from service.engine.apart import prove_apart
+from service.engine.catalog import Catalog
+from service.engine.device.session import DeviceError
+from service.engine.failures import CandidateRefused
+from service.engine.model import ExaminedBundle
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: (settings, bundle, version) -> why a candidate is refused; None where it is good.
+Prove = Callable[[Settings, str, str], Awaitable[str | None]]
+#: Called with the entry that was replaced, if any, and the new one, if any.
+OnChange = Callable[[ExaminedBundle | None, ExaminedBundle | None], None]
+
+
+class Succession:
+    """Who comes after whom in a catalog.
+
+    Args:
+        catalog: what answers now.
+        prove: see ``Prove``.
+
+    Attributes:
+        refused: bundle -> why its newest candidate was.
+    """
+
+    def __init__(
+        self, settings: Settings, catalog: Catalog, on_change: OnChange, prove: Prove = prove_apart
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self.on_change = on_change
+        self.prove = prove
+        self.refused: dict[str, str] = {}
+
+    async def examine(self, name: str, home: Path, version: str) -> ExaminedBundle:
+        """A version that is good, open and warm; CandidateRefused if it is not."""
+        reason = await self.prove(self._settings, name, version)
+        if reason is None:
+            try:
+                one = await self._catalog.examine_version(name, home, version)
+            except DeviceError as error:
+                log.error("bundle %s %s: %s", name, version, error)
+                reason = "the device is not there for it"
+            else:
+                reason = one.reason or self._unlike(one)
+        if reason is None:
+            self.refused.pop(name, None)
+            return one
+        gc.collect()  # what a broken graph left may hold much, and itself
+        self.refused[name] = f"version {version}: {reason}"
+        log.error("bundle %s %s is refused: %s; %s", name, version, reason, self.told(name))
+        raise CandidateRefused(
+            f"bundle {name}: version {version} is refused: {reason}; {self.told(name)}"
+        )
+
+    def _unlike(self, one: ExaminedBundle) -> str | None:
+        """Why it cannot take the place of the one that answers by its name."""
+        before = self._catalog.bundles.get(one.name)
+        if before is None or before.may_answer(one.modality or ""):
+            return None
+        return f"it is for {one.modality}, and who answers is for {before.modality}"
+
+    def let_answer(self, one: ExaminedBundle) -> None:
+        before = self._catalog.put(one)
+        self.on_change(before, one)
+        version = one.manifest.version if one.manifest else ""
+        log.info("bundle %s: version %s answers from now on", one.name, version)
+
+    def told(self, name: str) -> str:
+        one = self._catalog.bundles.get(name)
+        if one is None or one.manifest is None:
+            return "no version answers"
+        return f"version {one.manifest.version} answers"
