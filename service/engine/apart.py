@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from service.environment import PREFIX
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -21,8 +22,12 @@ NICE = 10
 #: A proof that takes longer is taken to hang.
 MOST_SECONDS = 600.0
 ROOT = Path(__file__).resolve().parents[2]
-#: Of the server's own settings: a proof needs one of each.
-ALONE = {"LIERE_LANES": "1", "LIERE_THREADS": "1", "LIERE_DECODE_WORKERS": "1"}
+#: Of each a proof needs one.
+ALONE = ("lanes", "threads", "decode_workers")
+#: What a bundle may be refused by; the server's own may come from its flags.
+AS_HERE = ("decode_seconds", "slow_decode_seconds", "max_batch", "batch_seconds", "batch_tokens")
+#: Bytes of its log that are kept, from its end.
+MOST_TOLD = 2**16
 
 
 async def prove_apart(settings: Settings, name: str, version: str) -> str | None:
@@ -31,20 +36,26 @@ async def prove_apart(settings: Settings, name: str, version: str) -> str | None
     Cancelling ends the process.
     """
     device = settings.device.split(",")[0]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service", "bundles", "verify", name, version,
-        "--bundles", str(settings.bundles.resolve()), "--device", device,
-        cwd=ROOT,
-        env=os.environ | ALONE,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    asked = {name: 1 for name in ALONE} | {name: getattr(settings, name) for name in AS_HERE}
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "service", "bundles", "verify", name, version,
+            "--bundles", str(settings.bundles.resolve()), "--device", device,
+            cwd=ROOT,
+            env=os.environ | {PREFIX + name.upper(): str(asked[name]) for name in asked},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+    except OSError as error:
+        log.error("the proof of bundle %s %s cannot be started: %s", name, version, error)
+        return f"its proof cannot be started: {error.strerror}"
     with contextlib.suppress(OSError):  # it has ended, or may not be told
         os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
     try:
         async with asyncio.timeout(MOST_SECONDS):
-            _, told = await process.communicate()
+            told = await _end_of(process.stderr)
+            await process.wait()
     except TimeoutError:
         return f"its proof took longer than {MOST_SECONDS:g} seconds"
     finally:
@@ -52,6 +63,15 @@ async def prove_apart(settings: Settings, name: str, version: str) -> str | None
             process.kill()
             await process.wait()
     return _reason(process.returncode, told)
+
+
+async def _end_of(stream: asyncio.StreamReader | None) -> bytes:
+    """The last of what comes."""
+    assert stream is not None
+    told = b""
+    while piece := await stream.read(MOST_TOLD):
+        told = (told + piece)[-MOST_TOLD:]
+    return told
 
 
 def _reason(status: int | None, told: bytes) -> str | None:

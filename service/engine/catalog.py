@@ -6,10 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from media.files import sha256_file
 from media.spec import AXES
 from models.bundle import Bundle, BundleError
-from models.manifest import MANIFEST
 from models.versions import has_versions, read_version, version_names
 from service.engine.device.session import DeviceError
 from service.engine.failures import (
@@ -26,6 +24,7 @@ from service.engine.folders import (
     modality_of,
     name_bundles,
     read_answering,
+    versions_there,
 )
 from service.engine.model import AUTO, Choice, ExaminedBundle, State
 from service.engine.proof import Prover
@@ -225,18 +224,22 @@ class Catalog:
             version = bundle.manifest.version
             log.info("bundle %s %s is ready on %s", proven.name, version, proven.device)
             proven.versions, proven.home = versions, folder
-            proven.fingerprint = sha256_file(bundle.path(MANIFEST))
             return proven
         log.error("bundle %s is refused: %s", folder.name, reason)
-        return ExaminedBundle(
-            name,
-            "refused",
-            modality_of(folder),
-            reason,
-            versions=version_names(folder) if has_versions(folder) else (),
-            empty=is_empty(folder),
-            home=folder,
-        )
+        return await self._prover.on_device(read_refused, name, folder, reason)
+
+
+def read_refused(name: str, folder: Path, reason: str) -> ExaminedBundle:
+    """What can be told of a folder that must not be served."""
+    return ExaminedBundle(
+        name,
+        "refused",
+        modality_of(folder),
+        reason,
+        versions=versions_there(folder),
+        empty=is_empty(folder),
+        home=folder,
+    )
 
 
 def _check_version(one: ExaminedBundle, version: str) -> None:

@@ -8,11 +8,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
-from media.files import sha256_file
 from media.spec import AXES
 from models.bundle import MAX_MANIFEST_BYTES, Bundle, BundleError, read_bundle, read_manifest
-from models.manifest import MANIFEST
+from models.manifest import MANIFEST, Manifest
 from models.versions import (
     SERVING,
     answering,
@@ -62,7 +62,7 @@ def _deciding(folder: Path) -> list[Path]:
     try:
         return [folder / answering(folder)]
     except (BundleError, OSError):
-        return [folder / name for name in version_names(folder)]
+        return [folder / name for name in versions_there(folder)]
 
 
 def _modalities(folder: Path) -> set[str]:
@@ -75,16 +75,31 @@ def _modalities(folder: Path) -> set[str]:
     return {word.decode() for word in STATED.findall(text)} & set(AXES)
 
 
-def name_bundles(folders: Iterable[Path]) -> dict[str, Path]:
+def name_bundles(
+    folders: Iterable[Path], known: Mapping[Path, str] = MappingProxyType({})
+) -> dict[str, Path]:
     """Name -> folder: its manifest's name where that can be read and is free, else the folder's.
 
     Versions go by the name of their folder. A folder that holds nothing takes nobody's name.
+
+    Args:
+        known: what folders were called before. One that was damaged since is called so still.
     """
     named: dict[str, Path] = {}
     for folder in sorted(folders, key=is_empty):
-        names = [_stated(folder)[0], folder.name, f"{folder.name} (again)"]
+        stated = _stated_name(folder) or known.get(folder, folder.name)
+        names = [stated, folder.name, f"{folder.name} (again)"]
         named[next(name for name in names if name not in named)] = folder
     return named
+
+
+def _stated_name(folder: Path) -> str | None:
+    if has_versions(folder):
+        return folder.name
+    try:
+        return read_manifest(folder).name
+    except (BundleError, OSError):
+        return None
 
 
 def check_defaults(defaults: Sequence[str], bundles: Mapping[str, Path]) -> None:
@@ -100,21 +115,10 @@ def check_defaults(defaults: Sequence[str], bundles: Mapping[str, Path]) -> None
             kind = SettingsError if found else NoBundles
             known = ", ".join(found) or "none"
             raise kind(f"--default-bundle {name}: no such bundle; known: {known}")
-    for modality, count in Counter(_stated(bundles[name])[1] for name in defaults).items():
+    for modality, count in Counter(modality_of(bundles[name]) for name in defaults).items():
         if modality is not None and count > 1:
             given = ",".join(defaults)
             raise SettingsError(f"--default-bundle {given}: {count} are for modality {modality}")
-
-
-def _stated(folder: Path) -> tuple[str, str | None]:
-    """Name and modality of a bundle by its manifest, or what is left of them without it."""
-    if has_versions(folder):
-        return folder.name, modality_of(folder)
-    try:
-        manifest = read_manifest(folder)
-    except (BundleError, OSError):
-        return folder.name, modality_of(folder)
-    return manifest.name, manifest.modality
 
 
 def read_answering(folder: Path) -> tuple[Bundle, tuple[str, ...]]:
@@ -138,16 +142,28 @@ def read_answering(folder: Path) -> tuple[Bundle, tuple[str, ...]]:
         raise BundleError(f"{what} cannot be read: {error.strerror}") from error
 
 
-def fingerprint(folder: Path) -> str | None:
-    """What changes whenever another bundle answers: the hash of its manifest, which has all others.
+def manifest_in(home: Path, version: str) -> Manifest:
+    """Of one version; its files are there and are not hashed. BundleError, OSError as read."""
+    return read_manifest(home / version if has_versions(home) else home)
 
-    None where that cannot be told.
-    """
+
+def is_still(home: Path, version: str, manifest: Manifest) -> bool:
+    """Whether a version is the one with this manifest; every file is hashed."""
+    if manifest.version != version:
+        return False
     try:
-        root = folder / answering(folder) if has_versions(folder) else folder
-        return sha256_file(root / MANIFEST)
+        bundle = read_version(home, version) if has_versions(home) else read_bundle(home)
     except (BundleError, OSError):
-        return None
+        return False
+    return bundle.manifest == manifest
+
+
+def versions_there(folder: Path) -> tuple[str, ...]:
+    """Oldest first; none of a flat bundle, and of a folder that cannot be read."""
+    try:
+        return version_names(folder) if has_versions(folder) else ()
+    except OSError:
+        return ()
 
 
 def is_empty(folder: Path) -> bool:

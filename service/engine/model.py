@@ -154,7 +154,7 @@ class ExaminedBundle:
     versions: tuple[str, ...] = ()  # that were on the disk, oldest first; the manifest's answers
     empty: bool = False  # neither manifest nor graphs: nobody's default
     home: Path | None = None  # its folder, or that of its versions
-    fingerprint: str | None = None  # of a ready one, as ``service.engine.folders`` makes it
+    newcomer: bool = False  # came refused while others served: no reason to send nobody to them
 
     def may_answer(self, modality: str) -> bool:
         """Whether requests of this modality are its own; of an unreadable one that is not known."""

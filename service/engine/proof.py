@@ -44,7 +44,6 @@ class Prover:
 
     Attributes:
         models: proven, as long as anybody holds them.
-        fell_back: some graph runs on the CPU, although there is a GPU.
     """
 
     def __init__(
@@ -62,7 +61,12 @@ class Prover:
         self._settings = settings
         self._numbers = itertools.count(1)  # of models
         self.models: weakref.WeakSet[Model] = weakref.WeakSet()
-        self.fell_back = False
+        self._on_the_wrong_device: weakref.WeakSet[Session] = weakref.WeakSet()
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether a graph that is open runs on the CPU, although there is a GPU."""
+        return bool(self._on_the_wrong_device)
 
     async def prove(self, bundle: Bundle) -> ExaminedBundle:
         """A bundle whose graphs gave the stored logits, with its queues open.
@@ -90,7 +94,9 @@ class Prover:
                 self._settings.most_rows(Grid.parse(target.grid).tokens),
             )  # fmt: skip
         keys = [target.key for target in targets.values()]
-        weakref.finalize(model, self._close, keys)
+        # Whoever lets go of it last may be any thread, or a loop over the queues.
+        loop = asyncio.get_running_loop()
+        weakref.finalize(model, self._close_soon, loop, keys)
         self.models.add(model)
         return ExaminedBundle(
             manifest.name,
@@ -101,10 +107,12 @@ class Prover:
             targets=targets,
         )
 
-    def _close(self, keys: Sequence[Key]) -> None:
+    def _close_soon(self, loop: asyncio.AbstractEventLoop, keys: Sequence[Key]) -> None:
         """Of a model that nobody holds any more."""
+        if loop.is_closed():
+            return
         for key in keys:
-            self._devices.close_queue(key)
+            loop.call_soon_threadsafe(self._devices.close_queue, key)
 
     async def _open_graph(
         self, bundle: Bundle, graph: str, target: Target, device: Device
@@ -123,7 +131,8 @@ class Prover:
         except Exception as error:
             log.exception("%s of bundle %s cannot be loaded", graph, bundle.manifest.name)
             raise BundleError(f"{graph} cannot be loaded") from error
-        self.fell_back = self.fell_back or is_fallback(device.name, session)
+        if is_fallback(device.name, session):
+            self._on_the_wrong_device.add(session)
         device.kind = "cuda" if session.device == "cuda" else "cpu"
         return session
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from models.bundle import BundleError
-from models.promotion import promote, retire, roll_back
-from models.versions import NoSuchVersion, read_serving
-from service.engine.catalog import Catalog
+from models.promotion import promote, retire
+from models.versions import NoSuchVersion, has_versions, read_serving
+from service.engine.catalog import Catalog, read_refused
 from service.engine.failures import (
     CandidateRefused,
+    Draining,
     Failure,
     FolderFixed,
     UnknownBundle,
@@ -27,14 +28,12 @@ from service.engine.failures import (
 from service.engine.folders import (
     NoBundles,
     bundle_folders,
-    fingerprint,
-    is_empty,
-    modality_of,
+    is_still,
+    manifest_in,
     name_bundles,
 )
-from service.engine.model import ExaminedBundle
 from service.engine.status import BundleStatus, answering_in, status_of, versions_in
-from service.engine.succession import Succession
+from service.engine.succession import Refusal, Succession
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -55,6 +54,7 @@ class Rollout:
         self.succession = succession
         self._one_at_a_time = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
     # --- what an operator asks for -----------------------------------------------------------
 
@@ -71,7 +71,7 @@ class Rollout:
             UnknownBundle, UnknownVersion: it is not there.
             CandidateRefused: it failed a proof; the old one answers.
         """
-        return await self._change(lambda: self._load(name, version, lambda home: None))
+        return await self._change(lambda: self._load(name, version, for_good=False))
 
     async def promote(self, name: str, version: str) -> BundleStatus:
         """As ``load``, and after the next start too.
@@ -79,9 +79,7 @@ class Rollout:
         Raises:
             FolderFixed: nothing can be written there.
         """
-        return await self._change(
-            lambda: self._load(name, version, lambda home: promote(home, version))
-        )
+        return await self._change(lambda: self._load(name, version, for_good=True))
 
     async def roll_back(self, name: str) -> BundleStatus:
         """Promote the version that answered before.
@@ -95,7 +93,7 @@ class Rollout:
             serving = await asyncio.to_thread(read_serving, home)
             if serving is None or serving.previous is None:
                 raise UnknownVersion(f"bundle {name}: no version is known that answered before")
-            return await self._load(name, serving.previous, roll_back)
+            return await self._load(name, serving.previous, for_good=True)
 
         return await self._change(change)
 
@@ -121,6 +119,9 @@ class Rollout:
                 raise
             except BundleError as error:  # it answers by the folder, or nobody knows who does
                 raise VersionInUse(str(error)) from error
+            refusal = self.succession.refused.get(name)
+            if refusal and refusal.version == version:
+                del self.succession.refused[name]
             return await self._status(name, home)
 
         return await self._change(change)
@@ -136,7 +137,8 @@ class Rollout:
             log.error("the bundles are not read again: %s", failure.detail)
 
     async def close(self) -> None:
-        """End what is under way; nothing of it is half done."""
+        """End what is under way; nothing of it is half done, and nothing begins any more."""
+        self._closed = True
         for change in self._changes:
             change.cancel()
         await asyncio.gather(*self._changes, return_exceptions=True)
@@ -152,6 +154,8 @@ class Rollout:
                     await asyncio.sleep(0.05)
                 return await change()
 
+        if self._closed:
+            raise Draining("the server is shutting down; nothing is changed any more")
         task = asyncio.create_task(in_turn())
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
@@ -164,8 +168,10 @@ class Rollout:
         except OSError as error:
             log.error("the folder of bundles cannot be read: %s", error)
             raise FolderFixed(f"the folder of bundles cannot be read: {error.strerror}") from error
+        finally:
+            del task  # its exception holds this frame, and frames hold what was opened
 
-    async def _load(self, name: str, version: str, write: Callable[[Path], object]) -> BundleStatus:
+    async def _load(self, name: str, version: str, for_good: bool) -> BundleStatus:
         """Prove a version, write down that it answers, let it answer."""
         home = await asyncio.to_thread(self._home, name)
         known = await asyncio.to_thread(versions_in, home)
@@ -174,58 +180,54 @@ class Rollout:
                 f"bundle {name}: there is no version {version[:64]!a}; there are {', '.join(known)}"
             )
         before = self._catalog.bundles.get(name)
-        if before and before.manifest and before.manifest.version == version:
-            await self._write(home, write)
-        else:
-            one = await self.succession.examine(name, home, version)
-            await self._write(home, write)
+        answers = before.manifest if before else None
+        proven = answers is not None and await asyncio.to_thread(is_still, home, version, answers)
+        one = None if proven else await self.succession.examine(name, home, version)
+        if for_good and await asyncio.to_thread(has_versions, home):  # a flat one answers anyway
+            await self._write(home, lambda home: promote(home, version))
+        if one is not None:
             self.succession.let_answer(one)
         return await self._status(name, home)
 
     async def _reload(self) -> None:
         folders = await asyncio.to_thread(self._folders)
         for name, home in folders.items():
-            before = self._catalog.bundles.get(name)
-            mark = await asyncio.to_thread(fingerprint, home)
-            try:
-                if before and before.state == "ready" and mark == before.fingerprint:
-                    before.versions = await asyncio.to_thread(versions_in, home)
-                    continue
-                version = await asyncio.to_thread(answering_in, home)
-                self.succession.let_answer(await self.succession.examine(name, home, version))
-            except CandidateRefused:
-                reason = self.succession.refused[name]
-            except (BundleError, OSError) as error:
-                told = error.strerror if isinstance(error, OSError) else str(error)
-                reason = self.succession.refused[name] = str(told).removeprefix(f"{name}: ")
-                log.error(
-                    "bundle %s is not read again: %s; %s", name, reason, self.succession.told(name)
-                )
-            else:
-                continue
-            if before is None:  # as at a start it is listed, and says why
-                one = ExaminedBundle(
-                    name, "refused", modality_of(home), reason, empty=is_empty(home), home=home
-                )
-                self.succession.on_change(self._catalog.put(one), one)
-        await self._drop_gone()
-
-    async def _drop_gone(self) -> None:
-        """Bundles without a folder; one that is damaged may go by another name, and answers on."""
-        for name, one in list(self._catalog.bundles.items()):
-            if one.home is None or await asyncio.to_thread(one.home.exists):
-                continue
+            await self._renew(name, home)
+        for name in [one for one in self._catalog.bundles if one not in folders]:
             if name in self._settings.default_bundle:
-                log.error("bundle %s is a default and its folder is gone; it answers on", name)
+                log.error("bundle %s is a default and gone from the folder; it stays", name)
                 continue
-            self.succession.on_change(self._catalog.remove(name), None)
+            self.succession.remove(name)
             log.warning("bundle %s is gone from the folder and does not answer any more", name)
+
+    async def _renew(self, name: str, home: Path) -> None:
+        """Let answer who does by the folder; where that is nobody, who answers stays."""
+        before = self._catalog.bundles.get(name)
+        try:
+            version = await asyncio.to_thread(answering_in, home)
+            if before and before.manifest == await asyncio.to_thread(manifest_in, home, version):
+                before.versions = await asyncio.to_thread(versions_in, home)
+                self.succession.refused.pop(name, None)
+                return
+            self.succession.let_answer(await self.succession.examine(name, home, version))
+            return
+        except CandidateRefused:
+            reason = self.succession.refused[name].reason
+        except (BundleError, OSError) as error:
+            told = f"it cannot be read: {error.strerror}" if isinstance(error, OSError) else error
+            reason = str(told).removeprefix(f"{home.name}: ")
+            self.succession.refuse(name, Refusal(reason))
+        if before is None or before.state == "refused":  # as at a start it is listed, and says why
+            one = await asyncio.to_thread(read_refused, name, home, reason)
+            one.newcomer = before is None or before.newcomer
+            self.succession.enter(one)
 
     # --- folders, in a thread ----------------------------------------------------------------
 
     def _folders(self) -> dict[str, Path]:
+        known = {one.home: name for name, one in self._catalog.bundles.items() if one.home}
         try:
-            return name_bundles(bundle_folders(self._settings.bundles))
+            return name_bundles(bundle_folders(self._settings.bundles), known)
         except NoBundles as error:
             log.error("%s", error)
             raise UnknownBundle("the folder of bundles is empty, or cannot be read") from error
@@ -249,6 +251,13 @@ class Rollout:
             ) from error
 
     async def _status(self, name: str, home: Path | None) -> BundleStatus:
-        loaded, versions = self._catalog.bundles.get(name), self._catalog.open_versions(name)
-        refused = self.succession.refused.get(name)
-        return await asyncio.to_thread(status_of, name, home, loaded, versions, refused)
+        one, refused = self._catalog.bundles.get(name), self.succession.refused.get(name)
+        return await asyncio.to_thread(
+            status_of,
+            name,
+            home,
+            one.state if one else None,
+            one.manifest.version if one and one.manifest else None,
+            self._catalog.open_versions(name),
+            str(refused) if refused else one.reason if one else None,
+        )

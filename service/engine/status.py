@@ -8,7 +8,6 @@ from pathlib import Path
 
 from models.bundle import BundleError, read_manifest
 from models.versions import answering, has_versions, read_serving, version_names
-from service.engine.model import ExaminedBundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,31 +21,30 @@ class BundleStatus:
     versions: tuple[str, ...]  # in the folder, oldest first
     answering: str | None  # by the folder: after the next start, or SIGHUP
     previous: str | None  # that answered before, where a way back leads
-    writable: bool  # whether promote, rollback and retire can change the folder
+    writable: bool  # whether promote, rollback and retire can change the folder; no flat bundle's
     refused: str | None  # why the newest candidate was, or the bundle itself
 
 
 def status_of(
     name: str,
     home: Path | None,
-    loaded: ExaminedBundle | None,
+    state: str | None,
+    loaded: str | None,
     open_versions: set[str],
     refused: str | None,
 ) -> BundleStatus:
-    """Reads the folder.
+    """Reads the folder; for a thread, so nothing that holds a model is passed.
 
     Args:
         home: None of a bundle whose folder is gone.
         open_versions: that answer or have requests inside.
-        refused: why the newest candidate was.
     """
-    version = loaded.manifest.version if loaded and loaded.manifest else None
-    refused = refused or (loaded.reason if loaded else None)
     by_folder = previous = None
     versions: tuple[str, ...] = ()
     if home is not None:
         try:
-            versions, by_folder = versions_in(home), answering_in(home)
+            versions = versions_in(home)
+            by_folder = answering_in(home)
             serving = read_serving(home) if has_versions(home) else None
             previous = serving.previous if serving else None
         except BundleError as error:
@@ -55,13 +53,13 @@ def status_of(
             refused = refused or f"it cannot be read: {error.strerror}"
     return BundleStatus(
         name=name,
-        state=loaded.state if loaded else None,
-        loaded=version,
-        draining=tuple(sorted(open_versions - {version})),
+        state=state,
+        loaded=loaded,
+        draining=tuple(sorted(open_versions - {loaded or ""})),
         versions=versions,
         answering=by_folder,
         previous=previous,
-        writable=home is not None and os.access(home, os.W_OK),
+        writable=home is not None and has_versions(home) and os.access(home, os.W_OK),
         refused=refused,
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.engine.apart import prove_apart
@@ -28,6 +29,17 @@ Prove = Callable[[Settings, str, str], Awaitable[str | None]]
 OnChange = Callable[[ExaminedBundle | None, ExaminedBundle | None], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a candidate was refused, and which, where that can be told."""
+
+    reason: str
+    version: str | None = None
+
+    def __str__(self) -> str:
+        return f"version {self.version}: {self.reason}" if self.version else self.reason
+
+
 class Succession:
     """Who comes after whom in a catalog.
 
@@ -36,7 +48,7 @@ class Succession:
         prove: see ``Prove``.
 
     Attributes:
-        refused: bundle -> why its newest candidate was.
+        refused: bundle -> its newest candidate, where that was.
     """
 
     def __init__(
@@ -44,9 +56,9 @@ class Succession:
     ) -> None:
         self._settings = settings
         self._catalog = catalog
-        self.on_change = on_change
+        self._on_change = on_change
         self.prove = prove
-        self.refused: dict[str, str] = {}
+        self.refused: dict[str, Refusal] = {}
 
     async def examine(self, name: str, home: Path, version: str) -> ExaminedBundle:
         """A version that is good, open and warm; CandidateRefused if it is not."""
@@ -59,28 +71,41 @@ class Succession:
                 reason = "the device is not there for it"
             else:
                 reason = one.reason or self._unlike(one)
-        if reason is None:
-            self.refused.pop(name, None)
-            return one
+                if reason is None:
+                    self.refused.pop(name, None)
+                    return one
+                del one
         gc.collect()  # what a broken graph left may hold much, and itself
-        self.refused[name] = f"version {version}: {reason}"
-        log.error("bundle %s %s is refused: %s; %s", name, version, reason, self.told(name))
-        raise CandidateRefused(
-            f"bundle {name}: version {version} is refused: {reason}; {self.told(name)}"
-        )
+        raise self.refuse(name, Refusal(reason, version))
+
+    def refuse(self, name: str, refusal: Refusal) -> CandidateRefused:
+        """Note, log and give back why a candidate does not answer."""
+        self.refused[name] = refusal
+        log.error("bundle %s is refused: %s; %s", name, refusal, self.told(name))
+        version = f" version {refusal.version} is refused:" if refusal.version else ""
+        return CandidateRefused(f"bundle {name}:{version} {refusal.reason}; {self.told(name)}")
 
     def _unlike(self, one: ExaminedBundle) -> str | None:
         """Why it cannot take the place of the one that answers by its name."""
         before = self._catalog.bundles.get(one.name)
-        if before is None or before.may_answer(one.modality or ""):
+        if before is None or before.state == "refused" or before.may_answer(one.modality or ""):
             return None
         return f"it is for {one.modality}, and who answers is for {before.modality}"
 
     def let_answer(self, one: ExaminedBundle) -> None:
-        before = self._catalog.put(one)
-        self.on_change(before, one)
+        """By its name, from now on."""
+        self.enter(one)
         version = one.manifest.version if one.manifest else ""
         log.info("bundle %s: version %s answers from now on", one.name, version)
+
+    def enter(self, one: ExaminedBundle) -> None:
+        """In the place of whoever has its name."""
+        self._on_change(self._catalog.put(one), one)
+
+    def remove(self, name: str) -> None:
+        """Nobody answers by this name any more."""
+        self.refused.pop(name, None)
+        self._on_change(self._catalog.remove(name), None)
 
     def told(self, name: str) -> str:
         one = self._catalog.bundles.get(name)

@@ -211,7 +211,8 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
 def _not_ready(engine: Engine) -> list[str]:
     """The bundles that do not answer; a folder with nothing of a bundle in it is none."""
     bundles = engine.catalog.bundles.values()
-    return [one.name for one in bundles if one.state != "ready" and not one.empty]
+    missing = (one for one in bundles if one.state != "ready" and not one.empty)
+    return [one.name for one in missing if not one.newcomer]
 
 
 def _add_metrics(app: FastAPI, engine: Engine) -> None:

@@ -19,7 +19,7 @@ import pytest
 from service.engine.apart import prove_apart
 from service.engine.device.session import Session, Stop, open_session
 from service.http.keys import digest
-from service.settings import Settings
+from service.settings import Settings, make_settings
 from tests.helpers.service_fixtures import (
     GRIDS,
     RawConnection,
@@ -80,7 +80,8 @@ def keys_file(folder: Path) -> Path:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("LIERE_READY", "all")  # as in the containers
     home = write_tiny_versions(tmp_path / "bundles", "tiny", "1", "2", "3")
     site_of(home).write("1")
     with serving(home.parent, keys_file=keys_file(tmp_path)) as server:
@@ -211,6 +212,79 @@ def test_bundle_that_is_damaged_under_another_name_answers_on(tmp_path: Path) ->
         (folder / "manifest.json").write_text("{")
         assert site.ask("POST", "/reload").status_code == 200
         assert site.answers() == "1"
+        assert "manifest.json" in site.bundle()["refused"]  # of one entry, not of a twin
+        headers = {"Authorization": "Bearer client"}
+        assert len(server.get("/v1/bundles", headers=headers).json()["bundles"]) == 1
+
+
+def test_flat_bundle_that_got_another_name_answers_by_it_alone(tmp_path: Path) -> None:
+    """Exported anew into the same folder."""
+    folder = write_tiny_bundle(tmp_path / "bundles", "tiny")
+    with serving(folder.parent, keys_file=keys_file(tmp_path)) as server:
+        site = Site(server, folder)
+        rewrite(folder, name="other")
+        assert site.ask("POST", "/reload").status_code == 200
+        assert site.bundle()["name"] == "other"
+        assert site.answers() == "1"
+
+
+@pytest.mark.parametrize("what", ["load", "promote"])
+def test_version_that_answers_is_proven_again_once_its_files_changed(site: Site, what: str) -> None:
+    """Its name alone does not say that it is the same."""
+    assert site.change(what, "1").status_code == 200
+    change_a_byte(site.home / "1")
+    answer = site.change(what, "1")
+    assert (answer.status_code, answer.json()["type"]) == (409, "/problems/candidate-refused")
+    assert "version 1 answers" in answer.json()["detail"]
+    assert site.answers() == "1"
+
+
+def test_flat_bundle_exported_anew_with_the_same_version_is_another(tmp_path: Path) -> None:
+    """It is what answers from then on; its only version can be promoted, and nothing is written."""
+    folder = write_tiny_bundle(tmp_path / "bundles")
+    with serving(folder.parent, keys_file=keys_file(tmp_path)) as server:
+        site = Site(server, folder)
+        (before,) = (one.number for one in server.engine.prover.models)
+        rewrite(folder, labels=["a", "b", "c", "d", "e"])
+        promoted = site.change("promote", "1")
+        assert (promoted.status_code, promoted.json()["writable"]) == (200, False)
+        assert not (folder / "serving.json").exists()
+        wait_until(lambda: len(server.engine.prover.models) == 1, "the old one to go")
+        assert before not in {one.number for one in server.engine.prover.models}
+
+
+def test_refused_candidate_that_is_removed_is_not_told_of_any_more(site: Site) -> None:
+    """Another one that is removed changes nothing."""
+    change_a_byte(site.home / "2")
+    assert site.change("load", "2").status_code == 409
+    assert site.ask("DELETE", "/bundles/tiny/versions/3").json()["refused"]
+    assert site.ask("DELETE", "/bundles/tiny/versions/2").json()["refused"] is None
+
+
+def test_refused_bundle_may_come_back_for_another_modality(tmp_path: Path) -> None:
+    """Nobody answered by its name, so nobody is surprised; the reason is always of its newest."""
+    folder = write_tiny_bundle(tmp_path / "bundles")
+    write_tiny_bundle(folder.parent, "scans", "volume")
+    (folder / "graphs" / "weights.bin").unlink()
+    with serving(folder.parent, keys_file=keys_file(tmp_path)) as server:
+        site = Site(server, folder)
+
+        def state() -> tuple[str, str | None]:
+            (one,) = (
+                one
+                for one in site.ask("GET", "/bundles").json()["bundles"]
+                if one["name"] == "tiny"
+            )
+            return one["state"], one["refused"]
+
+        assert state() == ("refused", "graphs/weights.bin is listed and missing")
+        (folder / "manifest.json").write_text("{")
+        site.ask("POST", "/reload")
+        assert "manifest.json" in str(state()[1])
+        shutil.rmtree(folder)
+        write_tiny_bundle(folder.parent, "tiny", "video")
+        site.ask("POST", "/reload")
+        assert state() == ("ready", None)
 
 
 @pytest.mark.parametrize("what", ["golden", "graphs", "1"])
@@ -294,6 +368,7 @@ def test_bad_newcomer_is_listed_as_after_a_start(site: Site) -> None:
     listed = site.server.get("/v1/bundles", headers=headers).json()
     states = {one["name"]: (one["state"], one["reason"]) for one in listed["bundles"]}
     assert states["aaa"] == ("refused", "graphs/weights.bin is listed and missing")
+    assert site.server.get("/health/ready").status_code == 200
     assert listed["default"]["image"] == "tiny"
 
 
@@ -401,6 +476,25 @@ def test_proof_in_a_process_of_its_own(site: Site) -> None:
     assert answer.status_code == 409
     assert "version 3: graphs/weights.bin has sha256" in answer.json()["detail"]
     assert site.answers() == "2"
+
+
+def test_proof_is_made_with_the_settings_of_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may have come as flags, which no other process sees."""
+    home = write_tiny_versions(tmp_path, "tiny", "1")
+    settings = make_settings(bundles=home.parent, max_batch=5, batch_tokens=77, key_sha256=())
+    told: dict[str, str] = {}
+
+    async def start(*words: str, env: dict[str, str], **_: Any) -> None:
+        told.update(env)
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    reason = asyncio.run(prove_apart(settings, "tiny", "1"))
+    assert reason == "its proof cannot be started: Resource temporarily unavailable"
+    assert (told["LIERE_MAX_BATCH"], told["LIERE_BATCH_TOKENS"]) == ("5", "77")
+    assert told["LIERE_LANES"] == "1"
 
 
 def test_full_disk_at_promote_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
