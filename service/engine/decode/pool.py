@@ -168,16 +168,22 @@ class DecodePool:
         for worker in self._leaving:
             if not worker.tasks:
                 worker.kill()
-        while any(map(self._give_one, sorted(self._ready, key=lambda one: len(one.tasks)))):
+        while (heads := self._heads()) and any(
+            self._give_one(worker, heads)
+            for worker in sorted(self._ready, key=lambda one: len(one.tasks))
+        ):
             pass
 
-    def _give_one(self, worker: Worker) -> bool:
-        """Give a worker the first item of the kind whose turn it is; False if it takes none."""
-        heads = {
+    def _heads(self) -> dict[Queue, Task]:
+        """The first item of every queue that may be decoded now."""
+        return {
             queue: head
             for queue in self._waiting
             if (head := self._first_in_time(queue)) is not None and self._has_room(head)
         }
+
+    def _give_one(self, worker: Worker, heads: dict[Queue, Task]) -> bool:
+        """Give a worker the first item of the kind whose turn it is; False if it takes none."""
         fitting = [queue for queue, head in heads.items() if self._may_take(worker, queue, head)]
         if not fitting:
             return False
