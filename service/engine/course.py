@@ -20,6 +20,7 @@ class Course:
 
     Attributes:
         stage: where it is: room, decode or device.
+        is_given_up: another file of its request failed, so nobody asks for this one either.
     """
 
     def __init__(self, metrics: Metrics, job: Job, work: Work) -> None:
@@ -31,6 +32,7 @@ class Course:
         self._work = work
         self._decode_wait = 0.0
         self.stage = "room"
+        self.is_given_up = False
 
     def __enter__(self) -> Course:
         return self
@@ -44,10 +46,15 @@ class Course:
         """Count what leaves without an answer that is its sender's affair."""
         # Whoever ends it in time goes by another clock, which moves in steps of a millisecond.
         over = time.monotonic() >= self._deadline - EARLY_SECONDS
-        late = over or isinstance(error, DeadlinePassed)
-        if isinstance(error, (DeadlinePassed, asyncio.CancelledError)):
-            reason = "expired" if late else "left"
-            self._metrics.dropped.labels(self._modality, self.stage, reason).inc()
+        ended = isinstance(error, asyncio.CancelledError)
+        if isinstance(error, DeadlinePassed) or (ended and over):
+            self.drop("expired")
+        elif ended:
+            self.drop("sibling" if self.is_given_up else "left")
+
+    def drop(self, reason: str) -> None:
+        """It ends here without an answer of its own."""
+        self._metrics.dropped.labels(self._modality, self.stage, reason).inc()
 
     def decoded(self, item: Decoded, seconds: float) -> None:
         """``seconds``: from asking for it to its pixels, the wait for a worker included."""

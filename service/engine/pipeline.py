@@ -39,27 +39,34 @@ class Pipeline:
     async def submit(self, jobs: Sequence[Job]) -> list[Outcome]:
         """What ``Engine.submit_all`` says."""
         works, deadline = [self.predict(job) for job in jobs], jobs[0].deadline
+        courses = [Course(self._metrics, *one) for one in zip(jobs, works, strict=True)]
         if deadline <= time.monotonic():
+            for course in courses:
+                course.drop("expired")
             raise DeadlinePassed("the time for the answer was over before the work began")
         self._admission.admit(works, deadline)
         if len(jobs) == 1:
-            return [await self._answer(jobs[0], works[0])]
-        answers = enumerate(map(self._answer, jobs, works), 1)
+            return [await self._answer(jobs[0], works[0], courses[0])]
+        answers = enumerate(map(self._answer, jobs, works, courses), 1)
         tasks = [
             asyncio.create_task(_named(f"file {number} of {len(jobs)}", answer))
             for number, answer in answers
         ]
         try:
             return list(await asyncio.gather(*tasks))
+        except Exception:
+            for course in courses:
+                course.is_given_up = True
+            raise
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _answer(self, job: Job, work: Work) -> Outcome:
+    async def _answer(self, job: Job, work: Work, course: Course) -> Outcome:
         """One job that was let in: decoder, batch and graph."""
         backlog = self._admission.backlog
         with ExitStack() as stack:
-            course = stack.enter_context(Course(self._metrics, job, work))
+            stack.enter_context(course)
             await self._admission.wait_for_room(work.kind, job.deadline)
             charge = stack.enter_context(self._admission.work(work, job.deadline))
             started, course.stage = time.monotonic(), "decode"

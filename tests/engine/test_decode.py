@@ -22,8 +22,9 @@ import pytest
 from media import prepare, read
 from media.spec import Grid, InputSpec
 from service.engine.decode import pool as decode
+from service.engine.decode import process
 from service.engine.decode import worker as decode_worker
-from service.engine.decode.link import DecodeError
+from service.engine.decode.link import DecodeError, Worker
 from service.engine.decode.pool import DecodePool
 from service.engine.decode.process import ENVIRONMENT
 from service.engine.decode.wire import LENGTHS, Preparation, head, parse_task
@@ -644,13 +645,90 @@ def test_workers_become_warm_for_what_is_served_later() -> None:
             await asyncio.sleep(0.01)
         assert (await long).grid == "2x3"
         assert len(pool.alive) == 2
-        assert sorted(one.small_only for one in pool.alive) == [False, True]
+        assert sorted(one.place.small_only for one in pool.alive) == [False, True]
         assert restarts == []
 
     run(
         story, workers=2, script=OBEDIENT, on_restart=lambda: restarts.append(None),
         modalities=("image",),
     )  # fmt: skip
+
+
+def settled(pool: DecodePool) -> bool:
+    """Whether no worker is starting, and none is left over."""
+    return len(pool.alive) == pool.ready == pool.workers and not pool._spawning
+
+
+@alone
+@pytest.mark.parametrize("dies", [0, 1, 2, None])
+def test_one_worker_is_kept_whoever_dies_while_others_are_replaced(dies: int | None) -> None:
+    """Also where still more is served meanwhile: all are warm for it then, and one by one they were
+    replaced; for one that died another comes beside that.
+    """
+
+    async def story(pool: DecodePool) -> None:
+        most = 0
+        before = list(pool._ready)
+        pool.serve(["volume"])
+        await asyncio.sleep(0)
+        pool.serve(["video"])
+        while not settled(pool):
+            if dies is not None and before[dies] in pool._ready:
+                before[dies].kill()
+            most = max(most, len(pool.alive - pool._leaving))
+            await asyncio.sleep(0.005)
+        assert {one.place.modalities for one in pool.alive} == {("image", "video", "volume")}
+        assert sorted(one.place.small_only for one in pool.alive) == [False, False, True]
+        assert most <= 4 + (dies is not None)
+
+    run(story, workers=3, script=OBEDIENT)
+
+
+@alone
+def test_worker_that_ends_as_soon_as_it_is_ready_is_given_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its end comes before whoever waited for it goes on: another one is started in its place."""
+    monkeypatch.setattr(decode, "RESPAWN_SECONDS", 0.05)
+    ended: list[Worker] = []
+
+    async def story(pool: DecodePool) -> None:
+        async def ends_once(*arguments: Any) -> Worker:
+            worker = await process.start_worker(*arguments)
+            if not ended:
+                ended.append(worker)
+                worker.kill()
+                while worker in pool.alive:
+                    await asyncio.sleep(0.005)
+            return worker
+
+        monkeypatch.setattr(decode, "start_worker", ends_once)
+        os.kill(pool.process_ids[0], signal.SIGKILL)
+        assert (await ask(pool, b"a"))[0, 0, 0] == ord("a")
+        assert ended and set(pool._ready) == pool.alive
+
+    run(story, script=OBEDIENT)
+
+
+def test_replaced_worker_is_still_seen_at_its_last_item() -> None:
+    """What its kind waits is no guess, and it is ended with the client that it worked for."""
+
+    async def story(pool: DecodePool) -> None:
+        pool.costs["image"].learn(2**15, 60.0)
+        (worker,) = pool.alive
+        long = asyncio.create_task(pool.prepare(asked(seconds=60), b"s" + bytes(2**15)))
+        await asyncio.sleep(0.35)
+        pool.serve(["volume"])
+        while worker in pool._ready:
+            await asyncio.sleep(0.005)
+        with pytest.raises(DeadlinePassed):
+            soon = time.monotonic() + 1
+            await pool.prepare(asked(), b"x" + bytes(2**15), soon)
+        long.cancel()
+        while worker in pool.alive:
+            await asyncio.sleep(0.005)
+
+    run(story, script=OBEDIENT)
 
 
 def test_kept_worker_takes_no_batch_work() -> None:

@@ -83,7 +83,9 @@ def test_every_graph_is_opened_and_proven_on_every_device(
 
 
 def test_requests_go_where_less_waits(gpus: tuple[RunningServer, Opener]) -> None:
-    """One device is held: all others are answered by the other one, rightly."""
+    """One device is held, for longer than it was predicted: all others are answered by the other
+    one, rightly.
+    """
     server, opener = gpus
     for session in itertools.chain(*opener.sessions.values()):
         session.gate.clear()
@@ -93,10 +95,6 @@ def test_requests_go_where_less_waits(gpus: tuple[RunningServer, Opener]) -> Non
         free, busy = sorted(NAMES, key=opener.batches)
         for session in opener.sessions[free]:
             session.gate.set()
-        # Of a run that takes longer than it should nothing is left, by prediction.
-        for station in server.engine.devices.stations:
-            for run in station._running:
-                run.predicted = 60.0
         for seed in range(4):
             answer = server.classify(content=picture(seed)).json()["results"][0]
             best = int(np.argmax(tiny_logits(picture(seed), GRIDS[0])))
@@ -122,14 +120,17 @@ def broken(pixels: np.ndarray, stop: object = None) -> np.ndarray:
     raise RuntimeError("CUDA error 700")
 
 
+class Idle:
+    """Costs nothing and says nothing."""
+
+    device = "cpu"
+
+    def run(self, pixels: np.ndarray, stop: object = None) -> np.ndarray:
+        return np.zeros((len(pixels), 2), np.float32)
+
+
 def test_an_item_goes_where_it_is_done_soonest() -> None:
     """A device that is three times as fast gets its work until as much waits there."""
-
-    class Idle:
-        device = "cpu"
-
-        def run(self, pixels: np.ndarray, stop: object = None) -> np.ndarray:
-            return np.zeros((len(pixels), 2), np.float32)
 
     async def story() -> None:
         with ThreadPoolExecutor(2) as executor:
@@ -145,6 +146,30 @@ def test_an_item_goes_where_it_is_done_soonest() -> None:
             await asyncio.sleep(0)  # they queue before the first of them is run
             depths = [one.depth for one in stations]
             assert (sum(depths), depths[1]) == (4, 3)
+            await asyncio.gather(*tasks)
+
+    asyncio.run(story())
+
+
+def test_a_device_that_is_behind_keeps_no_worker_from_decoding_for_another() -> None:
+    """What stands before a newcomer is what waits where it would go."""
+
+    async def story() -> None:
+        with ThreadPoolExecutor(2) as executor:
+            stations = [DeviceStation(executor, 4) for _ in range(2)]
+            devices = Devices([Device(str(n), one) for n, one in enumerate(stations)])
+            for station in stations:
+                costs = RunCosts()
+                costs.learn(1, 0.1)
+                station.add_queue("q", Idle(), "image", costs)
+            pixels = np.zeros((3, 3, 5, 3), np.uint8)  # [views, height, width, channels]
+            tasks = [
+                asyncio.ensure_future(station.submit("q", pixels[:rows]))
+                for station, rows in zip(stations, (3, 1), strict=True)
+            ]
+            await asyncio.sleep(0)  # they queue before the first of them is run
+            assert stations[0].ahead("image") == pytest.approx(0.3)
+            assert devices.ahead("image") == pytest.approx(0.1)
             await asyncio.gather(*tasks)
 
     asyncio.run(story())

@@ -17,6 +17,7 @@ import pytest
 
 from service.engine.costs import RunCosts
 from service.engine.device import runs
+from service.engine.device.queues import Row
 from service.engine.device.runs import run_isolated
 from service.engine.device.session import Stop
 from service.engine.device.station import DeviceStation
@@ -501,14 +502,22 @@ def test_where_all_models_are_slow_they_have_all_lanes() -> None:
     with_lanes(story, 2, batch_seconds=0.05)
 
 
+async def batch_rows(
+    station: DeviceStation, session: FakeSession, count: int
+) -> list[asyncio.Task[Row]]:
+    """So many rows of batch work for the queue ``q``, the first of them held on its lane."""
+    tasks = [asyncio.create_task(station.submit("q", entry(i), kind=BATCH)) for i in range(count)]
+    await until(lambda: len(session.batches) == 1 and station.depth == count - 1)
+    return tasks
+
+
 def test_batch_rows_let_others_go_first_and_are_not_forgotten() -> None:
     """They share no run with others and take a turn after ten of theirs, not after all."""
 
     async def story(station: DeviceStation) -> None:
         session = FakeSession(closed=True)
         station.add_queue("q", session, "image", costing(0.05))
-        tasks = [asyncio.create_task(station.submit("q", entry(i), kind=BATCH)) for i in range(3)]
-        await until(lambda: len(session.batches) == 1)
+        tasks = await batch_rows(station, session, 3)
         tasks += [asyncio.create_task(station.submit("q", entry(i))) for i in range(100, 125)]
         await until(lambda: station.depth == 27)
         assert station.ahead(BATCH) == pytest.approx(2 * 0.05)
@@ -530,8 +539,7 @@ def test_batch_rows_send_no_others_to_another_device() -> None:
     async def story(station: DeviceStation) -> None:
         session = FakeSession(closed=True)
         station.add_queue("q", session, "image", costing(0.01))
-        tasks = [asyncio.create_task(station.submit("q", entry(i), kind=BATCH)) for i in range(9)]
-        await until(lambda: station.depth == 8)
+        tasks = await batch_rows(station, session, 9)
         behind_all, behind_none = station.until_done("q", 1, BATCH), station.until_done("q", 1)
         assert behind_all - behind_none == pytest.approx(8 * 0.01, abs=0.005)
         session.gate.set()
@@ -547,12 +555,11 @@ def test_no_lane_is_left_for_batch_rows() -> None:
 
     async def story(station: DeviceStation) -> None:
         batch, images = FakeSession(closed=True), FakeSession()
-        station.add_queue("batch", batch, "image", costing(0.004))
+        station.add_queue("q", batch, "image", costing(0.004))
         station.add_queue("images", images, "image", costing(0.004))
         await station.submit("images", entry(1))
-        tasks = [asyncio.create_task(station.submit("batch", entry(0), kind=BATCH))]
-        await until(lambda: len(batch.batches) == 1)
-        tasks.append(asyncio.create_task(station.submit("batch", entry(1), kind=BATCH)))
+        tasks = await batch_rows(station, batch, 1)
+        tasks.append(asyncio.create_task(station.submit("q", entry(1), kind=BATCH)))
         await asyncio.sleep(0.02)
         assert batch.batches == [[0]]
         row = await station.submit("images", entry(7))

@@ -390,3 +390,53 @@ def test_failure_in_any_state_leaves_nothing(stage: Stage) -> None:
             await waiting
 
     stage.play(story)
+
+
+def dropped(stage: Stage) -> dict[tuple[str, str], float]:
+    """(stage, reason) -> images that ended without an answer so far."""
+    return {
+        (one.labels["stage"], one.labels["reason"]): one.value
+        for metric in stage.engine.metrics.dropped.collect()
+        for one in metric.samples
+        if one.name.endswith("_total")
+    }
+
+
+def test_files_that_end_with_another_are_not_counted_as_left(stage: Stage) -> None:
+    """Their client is there and is told what is wrong with that one."""
+    before = dropped(stage)
+
+    async def story() -> None:
+        GATE.clear()  # the others would not end by themselves
+        good = [Job(prepared("image", "2x3"), stage.choose()) for _ in range(2)]
+        with pytest.raises(UnsupportedMedia):
+            await stage.engine.submit_all([*good, Job(b"no picture", stage.choose())])
+        await until(stage.is_empty)
+        leaving = asyncio.create_task(stage.engine.submit_all(good))
+        await until(stage.engine.backlog.inside.total)
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        await until(stage.is_empty)
+        GATE.set()
+
+    stage.play(story)
+    after = dropped(stage)
+    counted = {key: value - before.get(key, 0) for key, value in after.items()}
+    assert {key: value for key, value in counted.items() if value} == {
+        ("device", "sibling"): 2,
+        ("device", "left"): 2,
+    }
+
+
+def test_time_that_is_over_before_the_work_begins_is_counted(stage: Stage) -> None:
+    """Once for every file of the request."""
+    before = dropped(stage).get(("room", "expired"), 0)
+
+    async def story() -> None:
+        late = Job(picture(), stage.choose(), deadline=time.monotonic())
+        with pytest.raises(DeadlinePassed):
+            await stage.engine.submit_all([late, late])
+
+    stage.play(story)
+    assert dropped(stage)["room", "expired"] == before + 2

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -109,12 +109,18 @@ class Task:
         return self.preparation.modality == "image" and self.size <= SMALL_BYTES
 
 
+class Place(NamedTuple):
+    """What a worker is there for."""
+
+    modalities: tuple[str, ...]  # that it is warm for
+    small_only: bool  # it is kept for what is decoded at once
+
+
 class Worker(asyncio.SubprocessProtocol):
     """One process and the items it holds.
 
     Args:
         channel: over which memory is lent.
-        small_only: it is kept for what is decoded at once.
         on_start: called when there is a process, which is not ready yet.
         on_decoded: called with an item that was decoded and the processor seconds that it took.
         on_free: called when it can be given another item.
@@ -124,14 +130,14 @@ class Worker(asyncio.SubprocessProtocol):
     def __init__(
         self,
         channel: socket.socket,
+        place: Place,
         *,
-        small_only: bool,
         on_start: Callable[[Worker], None],
         on_decoded: Callable[[Task, float], None],
         on_free: Callable[[], None],
         on_death: Callable[[Worker], None],
     ) -> None:
-        self.small_only = small_only
+        self.place = place
         self._on_start = on_start
         self._on_decoded = on_decoded
         self._on_free = on_free

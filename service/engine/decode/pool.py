@@ -17,7 +17,7 @@ from typing import Any
 
 from service.engine import failures
 from service.engine.costs import DecodeCosts
-from service.engine.decode.link import Decoded, DecodeError, Encoded, Task, Worker
+from service.engine.decode.link import Decoded, DecodeError, Encoded, Place, Task, Worker
 from service.engine.decode.process import COMMAND, start_worker
 from service.engine.decode.wire import Preparation
 from service.engine.schedule import BATCH, Earliest, Turns
@@ -79,36 +79,37 @@ class DecodePool:
         self._came: dict[str, float] = {}  # kind -> when the newest item came
         self.alive: set[Worker] = set()
         self._ready: list[Worker] = []
+        self._starting: list[Place] = []  # of workers that are not ready yet
         self._leaving: set[Worker] = set()  # have been replaced, and are at their last items
         self._spawning: set[asyncio.Task[None]] = set()
+        self._replacing: asyncio.Task[None] | None = None
         self._closing = False
 
     async def start(self, modalities: Iterable[str]) -> None:
         """Start every worker, warm for some modalities; DecodeError if one cannot start."""
         self._modalities = tuple(sorted(modalities))
-        await asyncio.gather(*map(self._spawn, self._places()))
+        await asyncio.gather(*(self._spawn() for _ in range(self.workers)))
 
     def serve(self, modalities: Iterable[str]) -> None:
         """Be warm for further modalities: workers that are not are replaced, one by one."""
-        if wanted := set(modalities) - set(self._modalities):
-            self._modalities = tuple(sorted({*self._modalities, *wanted}))
-            self._in_background(self._replace_all(list(self._ready)))
+        self._modalities = tuple(sorted({*self._modalities, *modalities}))
+        if self._missing() and (self._replacing is None or self._replacing.done()):
+            self._replacing = self._in_background(self._replace_all())
 
-    async def _replace_all(self, workers: list[Worker]) -> None:
-        """By new ones, which come first; an old one ends when its items are done."""
-        for worker, small_only in zip(workers, self._places(), strict=False):
-            if worker not in self._ready:
-                continue  # it died, so there is a new one
-            await self._respawn(small_only)
-            one_too_many = worker if worker in self._ready else self._ready[-1]
-            self._ready.remove(one_too_many)
-            self._leaving.add(one_too_many)
-            self.begin_next()
+    async def _replace_all(self) -> None:
+        """By new ones, which come first; also where more is served, or one dies, meanwhile."""
+        while self._missing() and not self._closing:
+            await self._respawn()
 
-    def _places(self) -> list[bool]:
-        """Of every worker, whether it takes small files alone."""
+    def _places(self) -> list[Place]:
+        """Of every worker, as it should be."""
         kept = self.workers > 1 and "image" in self._modalities and len(self._modalities) > 1
-        return [kept and not place for place in range(self.workers)]
+        return [Place(self._modalities, kept and not number) for number in range(self.workers)]
+
+    def _missing(self) -> list[Place]:
+        """Those for which no worker is ready or starting."""
+        taken = Counter((*(one.place for one in self._ready), *self._starting))
+        return list((Counter(self._places()) - taken).elements())
 
     async def prepare(
         self,
@@ -167,16 +168,22 @@ class DecodePool:
         for worker in self._leaving:
             if not worker.tasks:
                 worker.kill()
-        while any(map(self._give_one, sorted(self._ready, key=lambda one: len(one.tasks)))):
+        while (heads := self._heads()) and any(
+            self._give_one(worker, heads)
+            for worker in sorted(self._ready, key=lambda one: len(one.tasks))
+        ):
             pass
 
-    def _give_one(self, worker: Worker) -> bool:
-        """Give a worker the first item of the kind whose turn it is; False if it takes none."""
-        heads = {
+    def _heads(self) -> dict[Queue, Task]:
+        """The first item of every queue that may be decoded now."""
+        return {
             queue: head
             for queue in self._waiting
             if (head := self._first_in_time(queue)) is not None and self._has_room(head)
         }
+
+    def _give_one(self, worker: Worker, heads: dict[Queue, Task]) -> bool:
+        """Give a worker the first item of the kind whose turn it is; False if it takes none."""
         fitting = [queue for queue, head in heads.items() if self._may_take(worker, queue, head)]
         if not fitting:
             return False
@@ -200,7 +207,7 @@ class DecodePool:
         """
         waiting, now = self._waiting[queue], time.monotonic()
         while (head := waiting.peek()) is not None:
-            held = (one.tasks[0].kind for one in self._ready if one.tasks)
+            held = (one.tasks[0].kind for one in self.alive if one.tasks)
             guessed = head.own if queue[0] in held else 0.0
             if now + guessed < head.deadline:
                 return head
@@ -212,7 +219,7 @@ class DecodePool:
         kind, is_small = queue
         if not worker.takes(task):
             return False
-        if worker.small_only:
+        if worker.place.small_only:
             return is_small
         others_came = any(
             time.monotonic() - came < FORGET_SECONDS
@@ -221,19 +228,20 @@ class DecodePool:
         )
         if kind == "image" or not others_came:
             return True
-        others = sum(not one.small_only for one in self._ready)
+        others = sum(not one.place.small_only for one in self._ready)
         return self._holding()[kind] < max(1, others - 1)
 
     def _holding(self) -> Counter[str]:
         """Kind -> workers that take everything and hold such an item."""
-        return Counter(one.tasks[0].kind for one in self._ready if one.tasks and not one.small_only)
+        takers = (one for one in self._ready if one.tasks and not one.place.small_only)
+        return Counter(one.tasks[0].kind for one in takers)
 
     def _abandon(self, task: Task) -> None:
         """Nobody waits for an item any more: end a worker that has decoded it for long, and will.
 
         A guess alone ends none, or clients could hold the pool down by leaving.
         """
-        for worker in self._ready:
+        for worker in self.alive:  # also one that has been replaced
             if worker.tasks and worker.tasks[0] is task:
                 spent = time.monotonic() - task.began
                 if spent > RESTART_SECONDS and task.predicted - spent > 2 * RESTART_SECONDS:
@@ -257,13 +265,14 @@ class DecodePool:
         if not (self._closing or is_replaced):
             self._on_restart()
             log.warning("decode worker %d ended and is replaced", worker.process.get_pid())
-            self._in_background(self._respawn(worker.small_only))
+            self._in_background(self._respawn())
         self.begin_next()
 
-    def _in_background(self, starting: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, starting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(starting)
         self._spawning.add(task)
         task.add_done_callback(self._spawning.discard)
+        return task
 
     def _bereave(self, task: Task) -> None:
         if task.gone:
@@ -276,26 +285,47 @@ class DecodePool:
     def _wait_first(self, task: Task) -> None:
         self._waiting[_queue(task)].push(task, first=True)
 
-    async def _spawn(self, small_only: bool) -> None:
-        def make(channel: socket.socket) -> Worker:
+    async def _spawn(self) -> None:
+        """Start a worker for the first place that has none."""
+
+        def make(channel: socket.socket, place: Place) -> Worker:
             return Worker(
                 channel,
-                small_only=small_only,
+                place,
                 on_start=self.alive.add,
                 on_decoded=self._learn,
                 on_free=self.begin_next,
                 on_death=self._died,
             )
 
-        worker = await start_worker(make, self._command, small_only, self._modalities)
+        place = self._missing()[0]
+        self._starting.append(place)
+        try:
+            worker = await start_worker(make, self._command, place)
+        finally:
+            self._starting.remove(place)
+        if worker not in self.alive:  # ``_died`` did not know it yet
+            raise DecodeError("a decode worker ended as soon as it was ready")
         self._ready.append(worker)
+        self._retire(worker)
         self.begin_next()
 
-    async def _respawn(self, small_only: bool) -> None:
+    def _retire(self, newest: Worker) -> None:
+        """Let the worker go whose place another took, once its items are done."""
+        wanted = self._places()
+        old = [one for one in self._ready if one.place not in wanted]
+        if old and len(self._ready) > self.workers:
+            # Of the same sort where there is one: else a moment may have no worker for large files.
+            is_other = {one: one.place.small_only != newest.place.small_only for one in old}
+            retired = min(old, key=is_other.__getitem__)
+            self._ready.remove(retired)
+            self._leaving.add(retired)
+
+    async def _respawn(self) -> None:
         """Keep trying, slowly: the pool must not turn into a fork bomb."""
-        while not self._closing:
+        while self._missing() and not self._closing:
             try:
-                await self._spawn(small_only)
+                await self._spawn()
                 return
             except (DecodeError, OSError) as error:
                 log.error("a decode worker cannot be replaced, trying again: %s", error)

@@ -6,10 +6,10 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-from service.engine.decode.link import DecodeError, Worker
+from service.engine.decode.link import DecodeError, Place, Worker
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMAND = (sys.executable, "-m", "service.engine.decode.worker")
@@ -30,16 +30,12 @@ NICE, SMALL_NICE = 5, 0
 
 
 async def start_worker(
-    make: Callable[[socket.socket], Worker],
-    command: tuple[str, ...],
-    small_only: bool,
-    modalities: Iterable[str],
+    make: Callable[[socket.socket, Place], Worker], command: tuple[str, ...], place: Place
 ) -> Worker:
     """A worker that has said hello.
 
     Args:
         make: of the socket over which memory is lent, whose owner it becomes.
-        modalities: what it is warm for.
 
     Raises:
         DecodeError: it does not come up.
@@ -53,11 +49,11 @@ async def start_worker(
     with theirs:
         try:
             _, worker = await loop.subprocess_exec(
-                lambda: make(ours),
+                lambda: make(ours, place),
                 *command,
-                str(SMALL_NICE if small_only else NICE),
+                str(SMALL_NICE if place.small_only else NICE),
                 str(theirs.fileno()),
-                *modalities,
+                *place.modalities,
                 cwd=ROOT,
                 env=kept | ENVIRONMENT,
                 stdin=asyncio.subprocess.PIPE,

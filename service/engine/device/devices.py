@@ -71,8 +71,8 @@ class Devices:
         return fmean(one.costs(key).high for one in self.stations)
 
     def ahead(self, kind: str) -> float:
-        """Predicted seconds until all that waits of a kind is taken by a lane."""
-        return max(one.ahead(kind) for one in self.stations)
+        """Predicted seconds that stand before a newcomer of a kind, where they are fewest."""
+        return min(one.ahead(kind) for one in self.stations)
 
     def bytes_ahead(self) -> int:
         """Of the pixels of all that waits for a lane."""

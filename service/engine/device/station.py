@@ -158,12 +158,13 @@ class DeviceStation:
     def until_done(self, key: Key, rows: int, kind: str | None = None) -> float:
         """Predicted seconds until so many further rows are answered, whatever their modality.
 
-        What is batch stands before nothing else.
+        What is batch stands before nothing else. A run that is overdue takes as long again as it is
+        overdue: a device that hangs must not seem to be free.
         """
         queues = self._all_queues if kind == BATCH else self._queues.values()
         before = sum(len(queue.entries) * queue.costs.row for queue in queues)
         now = time.monotonic()
-        running = sum(max(0.0, run.began + run.predicted - now) for run in self._running)
+        running = sum(abs(run.began + run.predicted - now) for run in self._running)
         return (before + running + rows * self._queues[key].costs.row) / self.lanes
 
     def bytes_ahead(self) -> int:
