@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 
 from service.engine.admission import Work
-from service.engine.decode.link import Decoded
+from service.engine.decode.task import Decoded
 from service.engine.device.queues import Row
 from service.engine.failures import DeadlinePassed
 from service.engine.job import Job

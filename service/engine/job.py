@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from service.engine.decode.evidence import Evidence
-from service.engine.decode.link import Encoded
+from service.engine.decode.task import Encoded
 from service.engine.device.queues import Row
 from service.engine.failures import BadParameter, UnknownBundle
 from service.engine.model import Choice, Target

@@ -12,8 +12,8 @@ import numpy as np
 
 from service.engine.admission import Admission, Work
 from service.engine.course import Course
-from service.engine.decode.link import Decoded
 from service.engine.decode.pool import DecodePool
+from service.engine.decode.task import Decoded
 from service.engine.device.devices import Devices
 from service.engine.failures import DeadlinePassed, Failure
 from service.engine.job import Job, Outcome, Timing, wanted

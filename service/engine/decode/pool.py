@@ -17,8 +17,9 @@ from typing import Any
 
 from service.engine import failures
 from service.engine.costs import DecodeCosts
-from service.engine.decode.link import Decoded, DecodeError, Encoded, Place, Task, Worker
+from service.engine.decode.link import DecodeError, Place, Worker
 from service.engine.decode.process import COMMAND, start_worker
+from service.engine.decode.task import Decoded, Encoded, Task
 from service.engine.decode.wire import Preparation
 from service.engine.schedule import BATCH, Earliest, Turns
 
