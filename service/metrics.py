@@ -66,7 +66,8 @@ class Metrics:
         self.dropped = Counter(
             "liere_dropped",
             "Items that ended without an answer, by the stage they were in: their client left "
-            "(left), or their time was over (expired).",
+            "(left), their time was over (expired), or another file of their request failed "
+            "(sibling).",
             ("modality", "stage", "reason"),
             registry=registry,
         )

@@ -163,7 +163,7 @@ async def decode(files: Spoilt, preparation: Preparation, workers: int) -> Found
     await pool.start([preparation.modality])
     try:
         numbers = iter(range(files.count))
-        await asyncio.gather(*(one_after_another(numbers) for _ in range(pool.workers)))
+        await asyncio.gather(*(one_after_another(numbers) for _ in range(pool.staff.workers)))
     finally:
         await pool.close()
     return found

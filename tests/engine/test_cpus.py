@@ -152,12 +152,12 @@ def test_workers_and_threads_follow_the_quota(
     root = machine(tmp_path, "0::/\n", V2_MOUNTS.format(top="/"), {"cpu.max": "200000 100000"})
     monkeypatch.setattr(cpus, "_groups", lambda _, groups=cpus._groups: groups(root))
     engine = Engine(make_settings(bundles=tmp_path))
-    assert (engine.pool.workers, engine.backlog.rates["cpu"]) == (3, 2)
+    assert (engine.pool.staff.workers, engine.backlog.rates["cpu"]) == (3, 2)
     row = np.zeros((1, 8, 12, 3), np.uint8)
     for given, expected in (({"lanes": 1}, (1, 2)), ({"threads": 1}, (2, 1))):
         settings = make_settings(bundles=tmp_path, **given)
         assert choose_lanes(settings, open_session, tmp_path, "cpu", row) == expected
-    assert Engine(make_settings(bundles=tmp_path, decode_workers=5)).pool.workers == 5
+    assert Engine(make_settings(bundles=tmp_path, decode_workers=5)).pool.staff.workers == 5
 
 
 def test_count_of_this_machine_is_that_of_a_new_process() -> None:

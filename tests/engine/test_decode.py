@@ -21,8 +21,7 @@ import pytest
 
 from media import prepare, read
 from media.spec import Grid, InputSpec
-from service.engine.decode import pool as decode
-from service.engine.decode import process
+from service.engine.decode import process, staff
 from service.engine.decode import worker as decode_worker
 from service.engine.decode.link import DecodeError, Worker
 from service.engine.decode.pool import DecodePool
@@ -235,7 +234,7 @@ def test_large_file_goes_piece_by_piece_and_whole() -> None:
     expected = read(media, TINY["volume"].input, GRIDS["volume"], TINY["volume"].patch, 1)
 
     async def story(pool: DecodePool) -> None:
-        (worker,) = pool.alive
+        (worker,) = pool.staff.alive
         for leaves in (True, False):
             asking = asyncio.create_task(pool.prepare(asked("volume"), bytearray(media)))
             await asyncio.sleep(0)
@@ -244,7 +243,7 @@ def test_large_file_goes_piece_by_piece_and_whole() -> None:
             if leaves:
                 asking.cancel()
         np.testing.assert_allclose((await asking).pixels, expected.pixels, rtol=1e-6)
-        assert pool.alive == {worker}
+        assert pool.staff.alive == {worker}
 
     run(story, modalities=("volume",))
 
@@ -316,7 +315,7 @@ def test_pool_blames_the_slow_item_though_its_reply_is_on_the_way() -> None:
         slow, behind = (asyncio.create_task(ask(pool, media)) for media in (b"w1", b"w2"))
         await asyncio.sleep(0.1)
         time.sleep(0.4)  # the first reply comes, and nobody reads it yet
-        (worker,) = pool.alive
+        (worker,) = pool.staff.alive
         worker._time_out()
         with pytest.raises(DecodeTimeout):
             await slow
@@ -404,7 +403,7 @@ def test_pool_replaces_a_worker_one_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When new workers cannot start, the pool tries again slowly and never multiplies them."""
-    monkeypatch.setattr(decode, "RESPAWN_SECONDS", 0.15)
+    monkeypatch.setattr(staff, "RESPAWN_SECONDS", 0.15)
     starts = tmp_path / "starts"
     script = f"open({str(starts)!r}, 'a').write('x')\n" + (
         f"import sys; len(open({str(starts)!r}).read()) in (2, 3, 4) and sys.exit(1)\n" + OBEDIENT
@@ -636,16 +635,16 @@ def test_workers_become_warm_for_what_is_served_later() -> None:
     restarts: list[None] = []
 
     async def story(pool: DecodePool) -> None:
-        before = set(pool.alive)
+        before = set(pool.staff.alive)
         long = asyncio.create_task(pool.prepare(asked(seconds=60), b"w" + bytes(2**15)))
         await asyncio.sleep(0)
         pool.serve(["volume"])
         pool.serve(["volume"])  # once is enough
-        while before & pool.alive or pool.ready < 2:
+        while before & pool.staff.alive or pool.ready < 2:
             await asyncio.sleep(0.01)
         assert (await long).grid == "2x3"
-        assert len(pool.alive) == 2
-        assert sorted(one.place.small_only for one in pool.alive) == [False, True]
+        assert len(pool.staff.alive) == 2
+        assert sorted(one.place.small_only for one in pool.staff.alive) == [False, True]
         assert restarts == []
 
     run(
@@ -656,7 +655,7 @@ def test_workers_become_warm_for_what_is_served_later() -> None:
 
 def settled(pool: DecodePool) -> bool:
     """Whether no worker is starting, and none is left over."""
-    return len(pool.alive) == pool.ready == pool.workers and not pool._spawning
+    return len(pool.staff.alive) == pool.ready == pool.staff.workers and not pool.staff._spawning
 
 
 @alone
@@ -668,17 +667,17 @@ def test_one_worker_is_kept_whoever_dies_while_others_are_replaced(dies: int | N
 
     async def story(pool: DecodePool) -> None:
         most = 0
-        before = list(pool._ready)
+        before = list(pool.staff.ready)
         pool.serve(["volume"])
         await asyncio.sleep(0)
         pool.serve(["video"])
         while not settled(pool):
-            if dies is not None and before[dies] in pool._ready:
+            if dies is not None and before[dies] in pool.staff.ready:
                 before[dies].kill()
-            most = max(most, len(pool.alive - pool._leaving))
+            most = max(most, len(pool.staff.alive - pool.staff.leaving))
             await asyncio.sleep(0.005)
-        assert {one.place.modalities for one in pool.alive} == {("image", "video", "volume")}
-        assert sorted(one.place.small_only for one in pool.alive) == [False, False, True]
+        assert {one.place.modalities for one in pool.staff.alive} == {("image", "video", "volume")}
+        assert sorted(one.place.small_only for one in pool.staff.alive) == [False, False, True]
         assert most <= 4 + (dies is not None)
 
     run(story, workers=3, script=OBEDIENT)
@@ -689,7 +688,7 @@ def test_worker_that_ends_as_soon_as_it_is_ready_is_given_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its end comes before whoever waited for it goes on: another one is started in its place."""
-    monkeypatch.setattr(decode, "RESPAWN_SECONDS", 0.05)
+    monkeypatch.setattr(staff, "RESPAWN_SECONDS", 0.05)
     ended: list[Worker] = []
 
     async def story(pool: DecodePool) -> None:
@@ -698,14 +697,14 @@ def test_worker_that_ends_as_soon_as_it_is_ready_is_given_nothing(
             if not ended:
                 ended.append(worker)
                 worker.kill()
-                while worker in pool.alive:
+                while worker in pool.staff.alive:
                     await asyncio.sleep(0.005)
             return worker
 
         monkeypatch.setattr(decode, "start_worker", ends_once)
         os.kill(pool.process_ids[0], signal.SIGKILL)
         assert (await ask(pool, b"a"))[0, 0, 0] == ord("a")
-        assert ended and set(pool._ready) == pool.alive
+        assert ended and set(pool.staff.ready) == pool.staff.alive
 
     run(story, script=OBEDIENT)
 
@@ -715,17 +714,17 @@ def test_replaced_worker_is_still_seen_at_its_last_item() -> None:
 
     async def story(pool: DecodePool) -> None:
         pool.costs["image"].learn(2**15, 60.0)
-        (worker,) = pool.alive
+        (worker,) = pool.staff.alive
         long = asyncio.create_task(pool.prepare(asked(seconds=60), b"s" + bytes(2**15)))
         await asyncio.sleep(0.35)
         pool.serve(["volume"])
-        while worker in pool._ready:
+        while worker in pool.staff.ready:
             await asyncio.sleep(0.005)
         with pytest.raises(DeadlinePassed):
             soon = time.monotonic() + 1
             await pool.prepare(asked(), b"x" + bytes(2**15), soon)
         long.cancel()
-        while worker in pool.alive:
+        while worker in pool.staff.alive:
             await asyncio.sleep(0.005)
 
     run(story, script=OBEDIENT)
@@ -745,7 +744,7 @@ def test_kept_worker_takes_no_batch_work() -> None:
         with pytest.raises(BrokenMedia):
             await ask(pool, b"x")  # it answers
         assert pool.depth == 1
-        assert [one.tasks[0].kind for one in pool.alive if one.tasks] == [BATCH]
+        assert [one.tasks[0].kind for one in pool.staff.alive if one.tasks] == [BATCH]
         for task in batch:
             task.cancel()
         await asyncio.gather(*batch, return_exceptions=True)

@@ -7,25 +7,21 @@ touched untrusted bytes. Here a reply is one JSON sentence and raw pixels of a s
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import socket
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from service.engine import failures
 from service.engine.costs import DecodeCosts
-from service.engine.decode.link import DecodeError, Place, Worker
-from service.engine.decode.process import COMMAND, start_worker
+from service.engine.decode.link import Place, Worker
+from service.engine.decode.process import COMMAND
+from service.engine.decode.staff import Staff
 from service.engine.decode.task import Decoded, Encoded, Task
 from service.engine.decode.wire import Preparation
 from service.engine.schedule import BATCH, Earliest, Turns
 
-log = logging.getLogger(__name__)
-
-RESPAWN_SECONDS = 1.0
 #: Predicted seconds up to which a file counts as small: one worker is kept for those.
 SMALL_SECONDS = 0.02
 #: Of predicted seconds on a device, of one kind: with so much decoded nobody decodes more of it.
@@ -68,49 +64,25 @@ class DecodePool:
         on_restart: Callable[[], None] = lambda: None,
         command: tuple[str, ...] = COMMAND,
     ) -> None:
-        self.workers = workers
         self.costs: defaultdict[str, DecodeCosts] = defaultdict(DecodeCosts)
         self.ahead: Callable[[str], float] = lambda kind: 0.0
         self.bytes_ahead: Callable[[], int] = lambda: 0
-        self._on_restart = on_restart
-        self._command = command
-        self._modalities: tuple[str, ...] = ()
+        self.staff = Staff(workers, self._make_worker, command, self.begin_next, on_restart)
         self._waiting: defaultdict[Queue, Earliest[Task]] = defaultdict(Earliest)
         self._turns = Turns()
         self._came: dict[str, float] = {}  # kind -> when the newest item came
-        self.alive: set[Worker] = set()
-        self._ready: list[Worker] = []
-        self._starting: list[Place] = []  # of workers that are not ready yet
-        self._leaving: set[Worker] = set()  # have been replaced, and are at their last items
-        self._spawning: set[asyncio.Task[None]] = set()
-        self._replacing: asyncio.Task[None] | None = None
-        self._closing = False
 
     async def start(self, modalities: Iterable[str]) -> None:
         """Start every worker, warm for some modalities; DecodeError if one cannot start."""
-        self._modalities = tuple(sorted(modalities))
-        await asyncio.gather(*(self._spawn() for _ in range(self.workers)))
+        await self.staff.start(modalities)
 
     def serve(self, modalities: Iterable[str]) -> None:
-        """Be warm for further modalities: workers that are not are replaced, one by one."""
-        self._modalities = tuple(sorted({*self._modalities, *modalities}))
-        if self._missing() and (self._replacing is None or self._replacing.done()):
-            self._replacing = self._in_background(self._replace_all())
+        """Be warm for further modalities."""
+        self.staff.serve(modalities)
 
-    async def _replace_all(self) -> None:
-        """By new ones, which come first; also where more is served, or one dies, meanwhile."""
-        while self._missing() and not self._closing:
-            await self._respawn()
-
-    def _places(self) -> list[Place]:
-        """Of every worker, as it should be."""
-        kept = self.workers > 1 and "image" in self._modalities and len(self._modalities) > 1
-        return [Place(self._modalities, kept and not number) for number in range(self.workers)]
-
-    def _missing(self) -> list[Place]:
-        """Those for which no worker is ready or starting."""
-        taken = Counter((*(one.place for one in self._ready), *self._starting))
-        return list((Counter(self._places()) - taken).elements())
+    async def close(self) -> None:
+        """End every worker."""
+        await self.staff.close()
 
     async def prepare(
         self,
@@ -153,7 +125,7 @@ class DecodePool:
     @property
     def ready(self) -> int:
         """Workers that can be given items."""
-        return len(self._ready)
+        return len(self.staff.ready)
 
     @property
     def depth(self) -> int:
@@ -162,16 +134,14 @@ class DecodePool:
 
     @property
     def process_ids(self) -> list[int]:
-        return [worker.process.get_pid() for worker in self.alive]
+        return [worker.process.get_pid() for worker in self.staff.alive]
 
     def begin_next(self) -> None:
         """Hand out what waits, to the workers that hold least."""
-        for worker in self._leaving:
-            if not worker.tasks:
-                worker.kill()
+        self.staff.let_go()
         while (heads := self._heads()) and any(
             self._give_one(worker, heads)
-            for worker in sorted(self._ready, key=lambda one: len(one.tasks))
+            for worker in sorted(self.staff.ready, key=lambda one: len(one.tasks))
         ):
             pass
 
@@ -208,7 +178,7 @@ class DecodePool:
         """
         waiting, now = self._waiting[queue], time.monotonic()
         while (head := waiting.peek()) is not None:
-            held = (one.tasks[0].kind for one in self.alive if one.tasks)
+            held = (one.tasks[0].kind for one in self.staff.alive if one.tasks)
             guessed = head.own if queue[0] in held else 0.0
             if now + guessed < head.deadline:
                 return head
@@ -229,12 +199,12 @@ class DecodePool:
         )
         if kind == "image" or not others_came:
             return True
-        others = sum(not one.place.small_only for one in self._ready)
+        others = sum(not one.place.small_only for one in self.staff.ready)
         return self._holding()[kind] < max(1, others - 1)
 
     def _holding(self) -> Counter[str]:
         """Kind -> workers that take everything and hold such an item."""
-        takers = (one for one in self._ready if one.tasks and not one.place.small_only)
+        takers = (one for one in self.staff.ready if one.tasks and not one.place.small_only)
         return Counter(one.tasks[0].kind for one in takers)
 
     def _abandon(self, task: Task) -> None:
@@ -242,108 +212,46 @@ class DecodePool:
 
         A guess alone ends none, or clients could hold the pool down by leaving.
         """
-        for worker in self.alive:  # also one that has been replaced
+        for worker in self.staff.alive:  # also one that has been replaced
             if worker.tasks and worker.tasks[0] is task:
                 spent = time.monotonic() - task.began
                 if spent > RESTART_SECONDS and task.predicted - spent > 2 * RESTART_SECONDS:
                     worker.kill()
 
+    def _make_worker(self, channel: socket.socket, place: Place) -> Worker:
+        return Worker(
+            channel,
+            place,
+            on_start=self.staff.alive.add,
+            on_decoded=self._learn,
+            on_free=self.begin_next,
+            on_death=self._died,
+        )
+
     def _learn(self, task: Task, seconds: float) -> None:
         self.costs[task.preparation.modality].learn(task.size, seconds)
 
     def _died(self, worker: Worker) -> None:
-        """Replace a worker; decide what becomes of the items that it held."""
-        self.alive.discard(worker)
-        is_replaced = worker in self._leaving
-        if not is_replaced and worker not in self._ready:
-            return  # whoever started it sees that it never came up
-        (self._leaving if is_replaced else self._ready).remove(worker)
+        """Decide what becomes of the items that a worker held."""
+        if not self.staff.lose(worker):
+            return
         held = list(worker.tasks)
         for task in reversed(held[1:]):  # they never began
             self._wait_first(task)
         if held:
             self._bereave(held[0])
-        if not (self._closing or is_replaced):
-            self._on_restart()
-            log.warning("decode worker %d ended and is replaced", worker.process.get_pid())
-            self._in_background(self._respawn())
         self.begin_next()
-
-    def _in_background(self, starting: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(starting)
-        self._spawning.add(task)
-        task.add_done_callback(self._spawning.discard)
-        return task
 
     def _bereave(self, task: Task) -> None:
         if task.gone:
             return
-        if task.attempts >= ATTEMPTS or self._closing:
+        if task.attempts >= ATTEMPTS or self.staff.closing:
             task.future.set_exception(failures.BrokenMedia("the file breaks its decoder"))
         else:
             self._wait_first(task)
 
     def _wait_first(self, task: Task) -> None:
         self._waiting[_queue(task)].push(task, first=True)
-
-    async def _spawn(self) -> None:
-        """Start a worker for the first place that has none."""
-
-        def make(channel: socket.socket, place: Place) -> Worker:
-            return Worker(
-                channel,
-                place,
-                on_start=self.alive.add,
-                on_decoded=self._learn,
-                on_free=self.begin_next,
-                on_death=self._died,
-            )
-
-        place = self._missing()[0]
-        self._starting.append(place)
-        try:
-            worker = await start_worker(make, self._command, place)
-        finally:
-            self._starting.remove(place)
-        if worker not in self.alive:  # ``_died`` did not know it yet
-            raise DecodeError("a decode worker ended as soon as it was ready")
-        self._ready.append(worker)
-        self._retire(worker)
-        self.begin_next()
-
-    def _retire(self, newest: Worker) -> None:
-        """Let the worker go whose place another took, once its items are done."""
-        wanted = self._places()
-        old = [one for one in self._ready if one.place not in wanted]
-        if old and len(self._ready) > self.workers:
-            # Of the same sort where there is one: else a moment may have no worker for large files.
-            is_other = {one: one.place.small_only != newest.place.small_only for one in old}
-            retired = min(old, key=is_other.__getitem__)
-            self._ready.remove(retired)
-            self._leaving.add(retired)
-
-    async def _respawn(self) -> None:
-        """Keep trying, slowly: the pool must not turn into a fork bomb."""
-        while self._missing() and not self._closing:
-            try:
-                await self._spawn()
-                return
-            except (DecodeError, OSError) as error:
-                log.error("a decode worker cannot be replaced, trying again: %s", error)
-                await asyncio.sleep(RESPAWN_SECONDS)
-
-    async def close(self) -> None:
-        """End every worker."""
-        self._closing = True
-        for respawn in self._spawning:
-            respawn.cancel()
-        await asyncio.gather(*self._spawning, return_exceptions=True)
-        for worker in list(self.alive):
-            worker.kill()
-        for _ in range(100):  # at most a second; the kernel needs a moment
-            if not self.alive:
-                return
-            await asyncio.sleep(0.01)
 
 
 def _queue(task: Task) -> Queue:
