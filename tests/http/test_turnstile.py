@@ -136,6 +136,7 @@ def test_connection_goes_on_after_a_body_that_nobody_read(
         (post("Expect: 100-continue", body=b""), 429),
         (post(body=bytes(2**20 + 1)), 413),
         (post(path="/v1/classify/nothing"), 404),
+        (post(path="/v1/classify/volume"), 404),
         (post("Connection: close"), 429),
         (post(path="/v1/classify/image?top_k=1"), 429),
     ],
