@@ -136,7 +136,6 @@ def test_connection_goes_on_after_a_body_that_nobody_read(
         (post("Expect: 100-continue", body=b""), 429),
         (post(body=bytes(2**20 + 1)), 413),
         (post(path="/v1/classify/nothing"), 404),
-        (post(path="/v1/classify/volume"), 404),
         (post("Connection: close"), 429),
         (post(path="/v1/classify/image?top_k=1"), 429),
     ],
@@ -148,6 +147,21 @@ def test_what_needs_a_second_look_gets_it(
     with RawConnection(server.port) as connection:
         connection.send(sent)
         assert connection.answer()[0] == status
+
+
+def test_modality_that_nobody_serves_is_404_however_much_there_is_to_do(
+    server: RunningServer,
+) -> None:
+    """Waiting would not help, so nobody is told to."""
+    charge = Charge("volume", 1e9, {"run": {CPU: 1e3}})
+    server.engine.backlog.charge(charge)
+    try:
+        assert server.engine.admission.refusal("volume") is not None
+        with RawConnection(server.port) as connection:
+            connection.send(post(path="/v1/classify/volume"))
+            assert connection.answer()[0] == 404
+    finally:
+        server.engine.backlog.leave(charge)
 
 
 def test_requests_behind_one_another_are_each_refused(
