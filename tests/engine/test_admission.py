@@ -50,6 +50,6 @@ def test_body_larger_than_a_share_enters_alone(
 
 def test_body_larger_than_the_room_is_over_its_limit() -> None:
     """413, at once: waiting would not help."""
-    settings = Settings(max_in_flight_mib=8)
+    settings = Settings.model_construct(max_in_flight_mib=8.0)
     for modality in ("image", "video", "volume"):
         assert settings.limits(modality).body_bytes == 8 * MIB
