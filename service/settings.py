@@ -317,7 +317,9 @@ class Settings(BaseSettings):
             file_mib = self.max_video_mib if modality == "video" else self.max_volume_mib
             body_mib = file_mib + FORM_MIB
             times = self.slow_decode_seconds, self.slow_upload_seconds, self.slow_deadline_seconds
-        return Limits(self.max_files, int(file_mib * MIB), int(body_mib * MIB), *times)
+        # A larger one would never find room.
+        body_bytes = min(int(body_mib * MIB), self.max_in_flight_bytes)
+        return Limits(self.max_files, int(file_mib * MIB), body_bytes, *times)
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:

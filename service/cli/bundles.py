@@ -1,7 +1,8 @@
 """``python -m service bundles``: which versions there are, which answers, and which shall.
 
-All of it is done to the folder of bundles; a server sees it when it starts. What shall answer is
-proven before, in a process of its own: a graph that takes its runtime down takes nothing else.
+All of it is done to the folder of bundles; a server sees it when it starts, or gets SIGHUP. What
+shall answer is proven before, in a process of its own: a graph that takes its runtime down takes
+nothing else.
 """
 
 from __future__ import annotations

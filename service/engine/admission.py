@@ -61,7 +61,7 @@ class Work:
 
 @dataclass(slots=True)
 class _Held:
-    """What one client has inside; of those who are not told apart, nothing."""
+    """What one client has inside."""
 
     requests: int = 0
     bytes: int = 0
@@ -94,7 +94,7 @@ class Admission:
         self._line = Line()  # of batch work
         self._requests: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
-        self._of_client: defaultdict[str | None, _Held] = defaultdict(_Held)
+        self._of_client: defaultdict[str, _Held] = defaultdict(_Held)
 
     @property
     def requests(self) -> int:
@@ -114,11 +114,12 @@ class Admission:
         """
         if (refusal := self.refusal(kind)) is not None:
             raise refusal
-        if (inside := self._of_client[client].requests) >= MOST_OF_ONE_CLIENT * self.max_requests:
-            raise self._refused(kind, "requests", f"{inside} requests with this key are inside")
-        self._requests[kind] += 1
         if client is not None:
+            inside = self._of_client[client].requests
+            if inside >= MOST_OF_ONE_CLIENT * self.max_requests:
+                raise self._refused(kind, "requests", f"{inside} requests with this key are inside")
             self._of_client[client].requests += 1
+        self._requests[kind] += 1
 
     def refusal(self, kind: str) -> Overloaded | None:
         """Why a request may not even upload: its work would have to wait too long by now."""
@@ -132,17 +133,22 @@ class Admission:
         return None
 
     def hold(self, kind: str, size: int, client: str | None = None) -> None:
-        """Count bytes of a body that are, or will be, kept in memory; Overloaded if too many."""
+        """Count bytes of a body that are, or will be, kept in memory; Overloaded if too many.
+
+        Shares are for those with several requests inside: a single body may have the whole room,
+        as one that is larger than a share would else be refused for ever.
+        """
         if self.bytes + size > self.max_bytes:
             raise self._refused(kind, "bytes", f"the requests inside hold {self.bytes} bytes")
-        if self._bytes[kind] + size > self._share(self.max_bytes):
-            raise self._refused(kind, "bytes", f"requests for this hold {self._bytes[kind]} bytes")
-        held = self._of_client[client].bytes
-        if held + size > MOST_OF_ONE_CLIENT * self.max_bytes:
-            raise self._refused(kind, "bytes", f"requests with this key hold {held} bytes")
-        self._bytes[kind] += size
+        held = self._bytes[kind]
+        if self._requests[kind] > 1 and held + size > self._share(self.max_bytes):
+            raise self._refused(kind, "bytes", f"requests for this hold {held} bytes")
         if client is not None:
-            self._of_client[client].bytes += size
+            its = self._of_client[client]
+            if its.requests > 1 and its.bytes + size > MOST_OF_ONE_CLIENT * self.max_bytes:
+                raise self._refused(kind, "bytes", f"requests with this key hold {its.bytes} bytes")
+            its.bytes += size
+        self._bytes[kind] += size
 
     def leave(self, kind: str, size: int, client: str | None = None) -> None:
         """Give back the permit and the bytes it held."""

@@ -108,7 +108,7 @@ def add_admin(app: FastAPI, engine: Engine) -> None:
     @app.post(
         "/admin/reload",
         operation_id="reload",
-        summary="Let answer what would after a new start, as SIGHUP does",
+        summary="Let answer what would after a new start; SIGHUP also reads the keys again",
         tags=["admin"],
         response_model=None,
         responses={200: answer(AdminBundles, {"bundles": [ADMIN_EXAMPLE]}, "As they are now.")},

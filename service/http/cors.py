@@ -20,7 +20,7 @@ class Cors(CORSMiddleware):
         super().__init__(
             app,
             allow_origins=origins,
-            allow_methods=("GET", "HEAD", "POST"),
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
             allow_headers=("Authorization", "X-Request-ID", "traceparent"),
             expose_headers=("Allow", "Retry-After", "Server-Timing", "X-Request-ID", "traceparent"),
             # A page of the internet asks for a server of a private network: if it is listed.

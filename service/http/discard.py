@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-#: A connection is given up after so long, whatever the client still has to say.
+#: A connection is given up after so long, whatever the client still has to say, or not to read.
 DISCARD_SECONDS = 2.0
 #: What one call may drop. The kernel wants a buffer of that size and does not write into it, so
 #: that it takes no memory either.
@@ -28,7 +28,8 @@ class Discard:
         self._socket: socket.socket = transport.get_extra_info("socket").dup()
         self._socket.setblocking(False)
         self._loop.add_reader(self._socket, self._drop)
-        self._alarm = self._loop.call_later(DISCARD_SECONDS, transport.close)
+        # Of a client that reads nothing, whose answers a transport that is closed would keep.
+        self._alarm = self._loop.call_later(DISCARD_SECONDS, transport.abort)
 
     def _drop(self) -> None:
         try:
@@ -40,7 +41,12 @@ class Discard:
             dropped = 0
         self._left -= dropped
         if not (dropped and self._left):
-            self._transport.close()
+            self._end()
+
+    def _end(self) -> None:
+        """There is nothing more to drop; what is still to be written may take a while."""
+        self._loop.remove_reader(self._socket)
+        self._transport.close()
 
     def close(self) -> None:
         """The transport is closed; the connection lives as long as any descriptor of it."""

@@ -64,13 +64,21 @@ class Turnstile:
         modality = MODALITIES.get(head.path)
         if modality is None or head.length > self._limits[modality]:
             return None
-        failure = self._failure(modality, head)
+        failure = self._failure(modality, head) if self._is_served(modality) else None
         if failure is None:
             return None
         engine.metrics.request(modality, "", PROBLEMS[type(failure)].status, 0.0)
         closes = head.length > SMALL_BODY_BYTES
         answer = _answer(failure, head.headers, closes)
         return Refusal(answer, head.size + head.length, closes)
+
+    def _is_served(self, modality: str) -> bool:
+        """Whether anybody answers it; else it is refused for that, however much there is to do."""
+        try:
+            self._engine.catalog.check_modality(modality)
+        except Failure:
+            return False
+        return True
 
     def _failure(self, modality: str, head: PlainHead) -> Busy | None:
         """Why it may not enter; strangers, and keys that may not do this, go the usual way."""

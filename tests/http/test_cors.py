@@ -50,7 +50,7 @@ def test_browser_may_ask_for_a_listed_origin_without_a_key(
     assert response.status_code == 200
     told = granted(response)
     assert told["access-control-allow-origin"] == origin
-    assert split(told["access-control-allow-methods"]) == {"get", "head", "post"}
+    assert split(told["access-control-allow-methods"]) == {"get", "head", "post", "delete"}
     assert split(told["access-control-allow-headers"]) >= split(
         ASKED["Access-Control-Request-Headers"]
     )
@@ -63,7 +63,8 @@ def test_browser_may_ask_for_a_listed_origin_without_a_key(
     [
         ({}, True),
         ({"Access-Control-Request-Private-Network": "true"}, True),
-        ({"Access-Control-Request-Method": "DELETE"}, False),
+        ({"Access-Control-Request-Method": "DELETE"}, True),
+        ({"Access-Control-Request-Method": "PUT"}, False),
         ({"Access-Control-Request-Headers": "x-other"}, False),
     ],
 )

@@ -149,6 +149,21 @@ def test_what_needs_a_second_look_gets_it(
         assert connection.answer()[0] == status
 
 
+def test_modality_that_nobody_serves_is_404_however_much_there_is_to_do(
+    server: RunningServer,
+) -> None:
+    """Waiting would not help, so nobody is told to."""
+    charge = Charge("volume", 1e9, {"run": {CPU: 1e3}})
+    server.engine.backlog.charge(charge)
+    try:
+        assert server.engine.admission.refusal("volume") is not None
+        with RawConnection(server.port) as connection:
+            connection.send(post(path="/v1/classify/volume"))
+            assert connection.answer()[0] == 404
+    finally:
+        server.engine.backlog.leave(charge)
+
+
 def test_requests_behind_one_another_are_each_refused(
     server: RunningServer, busy: Charge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
