@@ -701,7 +701,7 @@ def test_worker_that_ends_as_soon_as_it_is_ready_is_given_nothing(
                     await asyncio.sleep(0.005)
             return worker
 
-        monkeypatch.setattr(decode, "start_worker", ends_once)
+        monkeypatch.setattr(staff, "start_worker", ends_once)
         os.kill(pool.process_ids[0], signal.SIGKILL)
         assert (await ask(pool, b"a"))[0, 0, 0] == ord("a")
         assert ended and set(pool.staff.ready) == pool.staff.alive

@@ -333,7 +333,7 @@ def test_cancelled_job_leaves_nothing_and_begins_nothing_more(
     submit = lambda: asyncio.create_task(engine.submit(job))  # noqa: E731
 
     async def story() -> None:
-        others = []
+        others, workers = [], engine.pool.staff.alive
         with contextlib.ExitStack() as held:
             if state == "room":
                 held.enter_context(stage.busy(BATCH))
@@ -348,12 +348,12 @@ def test_cancelled_job_leaves_nothing_and_begins_nothing_more(
             await {
                 "room": lambda: until(lambda: RUNS or job_class == "batch"),
                 "decode queue": lambda: until(lambda: engine.pool.depth),
-                "decoding": lambda: until(lambda: any(one.tasks for one in engine.pool.staff.alive)),
+                "decoding": lambda: until(lambda: any(one.tasks for one in workers)),
                 "device queue": lambda: until(lambda: engine.devices.depth == 1),
                 "running": lambda: until(lambda: RUNS),
             }[state]()
             if state == "decoding":
-                assert [task.kind for one in engine.pool.staff.alive for task in one.tasks] == [job.kind]
+                assert [task.kind for one in workers for task in one.tasks] == [job.kind]
             if state == "device queue":
                 assert engine.devices.ahead(job.kind) > 0
             await leave(gone)

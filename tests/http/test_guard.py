@@ -444,14 +444,15 @@ def test_server_without_a_decode_worker_is_not_ready(start: Start) -> None:
     """While no worker can be replaced nothing should be sent here; with the next one it heals."""
     server, _ = start()
     pool = server.engine.pool
-    working, pool._command = pool._command, (sys.executable, "-c", "raise SystemExit(3)")
+    staff = pool.staff
+    working, staff._command = staff._command, (sys.executable, "-c", "raise SystemExit(3)")
     os.kill(pool.process_ids[0], signal.SIGKILL)
     wait_until(lambda: server.get("/health/ready").status_code == 503, "the worker to be missed")
     problem = server.get("/health/ready").json()
     assert problem["type"] == "/problems/not-ready"
     assert problem["detail"] == "no decode worker is running"
     assert server.get("/health/live").status_code == 200
-    pool._command = working
+    staff._command = working
     wait_until(lambda: server.get("/health/ready").status_code == 200, "another worker")
 
 
