@@ -22,15 +22,10 @@ from pathlib import Path
 
 from benchmarks.serving.mixture import (
     Tally,
-    Traffic,
     add_data_option,
     add_mixture_options,
+    all_traffic,
     by_modality,
-    good_items,
-    hostile_items,
-    mixed,
-    planted_items,
-    rates,
     sending,
 )
 from benchmarks.serving.running import add_options, serving
@@ -59,15 +54,9 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         serving(roots, options, *slow, plants=plants) as server,
     ):
-        traffic = {}
-        for modality, rate in rates(bundles, options.rate).items():
-            place = Path(folder) / modality
-            place.mkdir()
-            good = good_items(bundles[modality], place)
-            hostile = hostile_items(good, place, options.data)
-            if modality == "image":
-                hostile = planted_items(good, place) + hostile * PLANTED_EVERY
-            traffic[modality] = Traffic(mixed(good, hostile, HOSTILE_SHARE), rate)
+        traffic = all_traffic(
+            bundles, options.rate, HOSTILE_SHARE, Path(folder), options.data, PLANTED_EVERY
+        )
         with sending(server, traffic, seconds, tally):
             pass
         restarts = server.metric("liere_decode_worker_restarts_total")

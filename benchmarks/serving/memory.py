@@ -27,14 +27,10 @@ import numpy as np
 
 from benchmarks.serving.mixture import (
     Tally,
-    Traffic,
     add_data_option,
     add_mixture_options,
+    all_traffic,
     by_modality,
-    good_items,
-    hostile_items,
-    mixed,
-    rates,
     sending,
 )
 from benchmarks.serving.running import Running, add_options, serving
@@ -65,13 +61,7 @@ def main() -> None:
     seconds = options.requests * options.scale / options.rounds / options.rate
     warm, tally, points = Tally.of_nothing(), Tally.of_nothing(), []
     with tempfile.TemporaryDirectory() as folder, serving(roots, options, plants=plants) as server:
-        traffic = {}
-        for modality, rate in rates(bundles, options.rate).items():
-            place = Path(folder) / modality
-            place.mkdir()
-            good = good_items(bundles[modality], place)
-            hostile = hostile_items(good, place, options.data)
-            traffic[modality] = Traffic(mixed(good, hostile, HOSTILE_SHARE), rate)
+        traffic = all_traffic(bundles, options.rate, HOSTILE_SHARE, Path(folder), options.data)
         with sending(server, traffic, options.warm * options.scale / options.rate, warm):
             pass
         for _ in range(options.rounds):

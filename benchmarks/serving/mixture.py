@@ -141,6 +141,33 @@ def mixed(good: Sequence[Item], hostile: Sequence[Item], share: float) -> list[I
     return list(turns())
 
 
+def all_traffic(
+    bundles: Mapping[str, Bundle],
+    rate: float,
+    hostile_share: float,
+    folder: Path,
+    data: Path | None,
+    planted_every: int = 0,
+) -> dict[str, Traffic]:
+    """By modality, good and hostile files of each, written into ``folder``.
+
+    Args:
+        rate: requests per second, of all together.
+        planted_every: of the rounds of hostile images so many go to one of the planted ones; 0 for
+            none of these.
+    """
+    traffic = {}
+    for modality, one in rates(bundles, rate).items():
+        place = folder / modality
+        place.mkdir()
+        good = good_items(bundles[modality], place)
+        hostile = hostile_items(good, place, data)
+        if modality == "image" and planted_every:
+            hostile = planted_items(good, place) + hostile * planted_every
+        traffic[modality] = Traffic(mixed(good, hostile, hostile_share), one)
+    return traffic
+
+
 @dataclass
 class Tally:
     """Kind -> outcome -> requests; ``bad`` has those that may not end so."""

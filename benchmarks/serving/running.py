@@ -23,10 +23,21 @@ from benchmarks.serving.figures import Record, summary
 from benchmarks.serving.lag import Looks, idle_process, loop_lag, read_looks, read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Runs a command as process 1 of its own, which gets no signal but those that it handles.
+AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 STOP_SECONDS = 60
 #: Share of one processor below which a server is idle.
 IDLE = 0.05
+
+
+def may_unshare() -> bool:
+    """Whether a process may be 1 of its own here."""
+    try:
+        done = subprocess.run([*AS_PROCESS_1, "true"], capture_output=True, check=False)
+    except FileNotFoundError:
+        return False
+    return done.returncode == 0
 
 
 class Running:

@@ -19,7 +19,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -32,15 +31,16 @@ from benchmarks.serving.killed_workers import state
 from benchmarks.serving.lag import Looks, loop_lag
 from benchmarks.serving.media import photographs
 from benchmarks.serving.running import (
+    AS_PROCESS_1,
     ROOT,
     Running,
     add_options,
+    may_unshare,
     read_result,
     serving,
     start_load,
 )
 
-AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 CONNECTIONS = 8
 #: A burst opens the connections that later requests find idle.
 RATE, BURST = 100, "2000x0.05"
@@ -150,14 +150,6 @@ def count_left(processes: Sequence[int]) -> int:
     while (left := sum(state(one) not in "XZ" for one in processes)) and time.monotonic() < end:
         time.sleep(0.01)
     return left
-
-
-def may_unshare() -> bool:
-    try:
-        done = subprocess.run([*AS_PROCESS_1, "true"], capture_output=True, check=False)
-    except FileNotFoundError:
-        return False
-    return done.returncode == 0
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Rollout:
 
     # --- what an operator asks for -----------------------------------------------------------
 
-    async def list(self) -> list[BundleStatus]:
+    async def statuses(self) -> list[BundleStatus]:
         """Every bundle of the folder, and those that are gone from it and answer still."""
         folders = await asyncio.to_thread(self._folders)
         names = sorted({*folders, *self._catalog.bundles})

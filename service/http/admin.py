@@ -63,7 +63,7 @@ def add_admin(app: FastAPI, engine: Engine) -> None:
         },
     )
     async def list_versions() -> JSONResponse:
-        return JSONResponse({"bundles": [asdict(one) for one in await rollout.list()]})
+        return JSONResponse({"bundles": [asdict(one) for one in await rollout.statuses()]})
 
     @app.post(
         VERSION + "/load",

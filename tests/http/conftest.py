@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.helpers.service_fixtures import write_tiny_bundle
+from tests.helpers.service_fixtures import (
+    RunningServer,
+    TinySession,
+    serving,
+    write_tiny_bundle,
+)
+
+Start = Callable[..., tuple[RunningServer, TinySession]]
 
 
 @pytest.fixture(scope="module")
@@ -15,3 +25,18 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bundles")
     write_tiny_bundle(root)
     return root
+
+
+@pytest.fixture
+def start(bundles: Path) -> Iterator[Start]:
+    """Start a server whose graphs are one ``TinySession``, with settings of the test's choice."""
+    with ExitStack() as stack:
+
+        def start_one(**settings: Any) -> tuple[RunningServer, TinySession]:
+            session = TinySession()
+            server = stack.enter_context(serving(bundles, lambda *_: session, **settings))
+            session.batches.clear()
+            stack.callback(session.gate.set)  # never leave a batch hanging
+            return server, session
+
+        yield start_one

@@ -18,6 +18,7 @@ from typing import Any, cast
 import pytest
 
 from service.http.protocol import HttpProtocol
+from tests.http.conftest import Start
 from tests.helpers.service_fixtures import (
     RawConnection,
     RunningServer,
@@ -34,22 +35,6 @@ READ = (
     "/docs",
 )  # fmt: skip
 LIVE = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-Start = Callable[..., tuple[RunningServer, TinySession]]
-
-
-@pytest.fixture
-def start(bundles: Path) -> Iterator[Start]:
-    """Start a server whose graphs are one ``TinySession``, with settings of the test's choice."""
-    with ExitStack() as stack:
-
-        def start_one(**settings: Any) -> tuple[RunningServer, TinySession]:
-            session = TinySession()
-            server = stack.enter_context(serving(bundles, lambda *_: session, **settings))
-            session.batches.clear()
-            stack.callback(session.gate.set)  # never leave a batch hanging
-            return server, session
-
-        yield start_one
 
 
 def ask(connection: RawConnection, version: str = "1.1", body: bytes = GOOD) -> None:

@@ -26,6 +26,7 @@ from service.engine.failures import Failure, Overloaded
 from service.engine.schedule import CPU, Backlog
 from service.http.problems import PROBLEMS
 from tests.helpers.effort import alone
+from tests.http.conftest import Start
 from tests.helpers.service_fixtures import (
     GRIDS,
     RawConnection,
@@ -38,23 +39,6 @@ from tests.helpers.service_fixtures import (
 )
 
 GOOD = picture(1)
-Start = Callable[..., tuple[RunningServer, TinySession]]
-
-
-@pytest.fixture
-def start(bundles: Path) -> Iterator[Start]:
-    """Start a server whose graphs are one ``TinySession``, with settings of the test's choice."""
-    with ExitStack() as stack:
-
-        def start_one(**settings: Any) -> tuple[RunningServer, TinySession]:
-            session = TinySession()
-            opener = lambda graph, device, threads: session  # noqa: E731
-            server = stack.enter_context(serving(bundles, opener, **settings))
-            session.batches.clear()
-            stack.callback(session.gate.set)  # never leave a batch hanging
-            return server, session
-
-        yield start_one
 
 
 def queue_up(server: RunningServer, connections: int, stack: ExitStack) -> list[RawConnection]:

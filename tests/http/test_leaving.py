@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.serving.running import AS_PROCESS_1, may_unshare
 from tests.helpers.effort import alone
 from tests.helpers.service_fixtures import (
     CLEAN,
@@ -36,15 +37,6 @@ from tests.helpers.service_fixtures import (
 pytestmark = alone
 
 GOOD = picture(1)
-AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
-
-
-def may_unshare() -> bool:
-    try:
-        done = subprocess.run([*AS_PROCESS_1, "true"], capture_output=True, check=False)
-    except FileNotFoundError:
-        return False
-    return done.returncode == 0
 
 
 @pytest.fixture(params=["child", "process 1"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.http.conftest import Start
 from tests.helpers.service_fixtures import (
     RawConnection,
     RunningServer,
@@ -19,22 +20,6 @@ from tests.helpers.service_fixtures import (
 )
 
 GOOD = picture(1)
-Start = Callable[..., tuple[RunningServer, TinySession]]
-
-
-@pytest.fixture
-def start(bundles: Path) -> Iterator[Start]:
-    """Start a server whose graphs are one ``TinySession``, with settings of the test's choice."""
-    with ExitStack() as stack:
-
-        def start_one(**settings: Any) -> tuple[RunningServer, TinySession]:
-            session = TinySession()
-            server = stack.enter_context(serving(bundles, lambda *_: session, **settings))
-            session.batches.clear()
-            stack.callback(session.gate.set)  # never leave a batch hanging
-            return server, session
-
-        yield start_one
 
 
 def dropped(server: RunningServer, stage: str, reason: str) -> float:

@@ -352,6 +352,15 @@ def test_asker_that_is_cancelled_leaves_the_change_alone(site: Site) -> None:
     wait_until(lambda: site.answers() == "3", "the other version to answer")
 
 
+def test_nothing_is_changed_once_the_server_ends(site: Site) -> None:
+    """503, as of all other work."""
+    rollout, loop = site.server.engine.rollout, site.server.engine.vitals._watching.get_loop()
+    asyncio.run_coroutine_threadsafe(rollout.close(), loop).result(10)
+    answer = site.change("load", "2")
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/draining")
+    assert site.answers() == "1"
+
+
 def test_folder_that_is_gone_changes_nothing(site: Site) -> None:
     """A mount that is away for a moment must not take every bundle with it."""
     site.home.parent.rename(site.home.parent.with_name("away"))
