@@ -148,7 +148,7 @@ class Settings(BaseSettings):
         ge=0,
         le=600,
         description="seconds of work that may stand before a request; more is answered 429. 0 is "
-        "eight times what one item itself takes, but at least 0.5 and at most 2",
+        "what eight such items take, but at least 0.5 and at most 2",
     )
     decode_workers: int = Field(
         0,

@@ -53,11 +53,6 @@ class Work:
     parts: Parts
     own: float
 
-    @property
-    def seconds(self) -> float:
-        """Of everything; of a run on a CPU those of its lane are no further ones."""
-        return sum(max(part.values()) for part in self.parts.values())
-
 
 @dataclass(slots=True)
 class _Held:
@@ -89,7 +84,8 @@ class Admission:
         self.kinds = 1  # modalities that are served
         self._max_wait = max_wait
         self._on_refusal = on_refusal
-        self._own: dict[str, float] = {}  # of an item of a kind, seconds, mostly of the newest
+        #: By kind, the seconds that one item adds to what others wait: mostly of the newest.
+        self._own: dict[str, float] = {}
         self._refusals = Refusals()
         self._line = Line()  # of batch work
         self._requests: Counter[str] = Counter()
@@ -212,8 +208,9 @@ class Admission:
     @contextmanager
     def work(self, work: Work, deadline: float) -> Iterator[Charge]:
         """One file that was let in, until the block ends."""
-        before = self._own.setdefault(work.kind, work.seconds)
-        self._own[work.kind] = before + NEWEST_SHARE * (work.seconds - before)
+        seconds = self.backlog.takes(work.parts)
+        before = self._own.setdefault(work.kind, seconds)
+        self._own[work.kind] = before + NEWEST_SHARE * (seconds - before)
         charge = Charge(work.kind, deadline, work.parts)
         charge.entered, charge.wait = time.monotonic(), self.backlog.wait(work.kind)
         self.backlog.charge(charge)

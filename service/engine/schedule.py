@@ -110,6 +110,13 @@ class Backlog:
         """Of all that is inside, whatever its kind."""
         return sum(self._seconds[resource].values())
 
+    def takes(self, parts: Parts) -> float:
+        """Seconds until an item is worked off by all of each resource together, stage by stage."""
+        return sum(
+            max(seconds / self.rates[resource] for resource, seconds in part.items())
+            for part in parts.values()
+        )
+
     def wait(self, kind: str) -> float:
         """Seconds until a newcomer of a kind is served; the resource that takes longest decides.
 
@@ -158,7 +165,7 @@ class Backlog:
 
 
 def default_max_wait(own_seconds: float) -> float:
-    """Seconds that may stand before an item which takes ``own_seconds`` itself."""
+    """Seconds that may stand before an item of those that take ``own_seconds`` each."""
     return min(max(MAX_WAIT_ITEMS * own_seconds, LEAST_MAX_WAIT), MOST_MAX_WAIT)
 
 

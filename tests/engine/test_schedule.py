@@ -284,6 +284,13 @@ def test_default_wait_is_eight_items(own: float, expected: float) -> None:
     assert default_max_wait(own) == pytest.approx(expected)
 
 
+def test_item_takes_what_it_adds_to_the_wait_of_others() -> None:
+    """Of two lanes that run at once each item's run is half; its slowest resource decides."""
+    two_lanes = Backlog({CPU: 4, DEVICE: 2})
+    parts = {"decode": {CPU: 0.04}, "run": {CPU: 0.1, DEVICE: 0.1}}
+    assert two_lanes.takes(parts) == pytest.approx(0.01 + 0.05)
+
+
 def test_refused_clients_are_told_when_and_not_all_at_once() -> None:
     """The wait, and as long as all who were refused in the last second need to be served."""
     for chance, expected in ((0.0, 1), (0.999, 9)):
