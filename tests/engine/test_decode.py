@@ -21,7 +21,7 @@ import pytest
 
 from media import prepare, read
 from media.spec import Grid, InputSpec
-from service.engine.decode import process, staff
+from service.engine.decode import link, process, staff
 from service.engine.decode import worker as decode_worker
 from service.engine.decode.link import DecodeError, Worker
 from service.engine.decode.pool import DecodePool
@@ -244,6 +244,39 @@ def test_large_file_goes_piece_by_piece_and_whole() -> None:
                 asking.cancel()
         np.testing.assert_allclose((await asking).pixels, expected.pixels, rtol=1e-6)
         assert pool.staff.alive == {worker}
+
+    run(story, modalities=("volume",))
+
+
+class Greedy(asyncio.WriteTransport):
+    """Takes whatever is written, at once."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def write(self, data: object) -> None:
+        self.taken.append(len(memoryview(data)))  # type: ignore[arg-type]
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def test_worker_that_reads_as_fast_as_is_written_does_not_hold_up_the_loop() -> None:
+    """A slice of a large file goes in each turn of the loop; a small one goes with its header."""
+    media = bytes(5 * link.SLICE_BYTES)
+
+    async def story(pool: DecodePool) -> None:
+        (worker,) = pool.staff.alive
+        process, worker.stdin = worker.stdin, Greedy()
+        asking = asyncio.create_task(pool.prepare(asked("volume"), media))
+        await asyncio.sleep(0)  # it is given to the worker
+        for turn in range(1, 7):
+            assert sum(worker.stdin.taken) <= turn * link.SLICE_BYTES
+            await asyncio.sleep(0)
+        assert sum(worker.stdin.taken) > len(media)
+        assert max(worker.stdin.taken) <= link.SLICE_BYTES
+        asking.cancel()
+        worker.stdin = process
 
     run(story, modalities=("volume",))
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 DEPTH = 2
 #: A worker uses at least the so many-th part of the time that it works on an item.
 IDLE_SHARE = 50
-#: Of a file, written at a time: what the pipe does not take at once the transport copies.
+#: Of a file, written in one turn of the loop: what the pipe does not take the transport copies.
 SLICE_BYTES = 2**18
 
 FAILURES: dict[str, type[failures.Failure]] = {
@@ -80,6 +80,7 @@ class Worker(asyncio.SubprocessProtocol):
         self._loans: dict[Task, Loan] = {}
         self._unsent: deque[memoryview] = deque()
         self._is_full = False  # the pipe to it
+        self._sends_on = False  # in the next turn of the loop
         self._reply = bytearray()
         self._alarm: asyncio.TimerHandle | None = None
         self._over = False
@@ -100,24 +101,38 @@ class Worker(asyncio.SubprocessProtocol):
         task.given = time.monotonic()
         self._unsent.append(memoryview(head(self._ask(task), len(task.media))))
         self._unsent.append(memoryview(task.media))
-        self._send_on()
+        if not self._sends_on:
+            self._send_on()
         if len(self.tasks) == 1:
             self._watch()
 
     def _send_on(self) -> None:
-        """Write until the pipe is full: a file of 99 MB at once would hold up the loop for long."""
-        while self._unsent and not self._is_full and not self.stdin.is_closing():
+        """Write a slice, and the next one in a later turn of the loop.
+
+        A worker may read as fast as we write: its pipe is never full then, and a file of 99 MB
+        would hold the loop up until its end.
+        """
+        self._sends_on, left = False, SLICE_BYTES
+        while self._unsent and left and not self._is_full and not self.stdin.is_closing():
             part = self._unsent.popleft()
-            self.stdin.write(part[:SLICE_BYTES])
-            if len(part) > SLICE_BYTES:
-                self._unsent.appendleft(part[SLICE_BYTES:])
+            self.stdin.write(part[:left])
+            if len(part) > left:
+                self._unsent.appendleft(part[left:])
+            left -= min(left, len(part))
+        if self._unsent and not self._is_full:
+            self._send_soon()
+
+    def _send_soon(self) -> None:
+        if not self._sends_on:
+            self._sends_on = True
+            asyncio.get_running_loop().call_soon(self._send_on)
 
     def pause_writing(self) -> None:
         self._is_full = True
 
     def resume_writing(self) -> None:
         self._is_full = False
-        self._send_on()
+        self._send_soon()
 
     def _ask(self, task: Task) -> bytes:
         """The header for an item, with memory for its pixels beside it where they may be large."""
