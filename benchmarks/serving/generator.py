@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
+import select
 import socket
 import time
 from collections import deque
@@ -88,7 +89,7 @@ def parse_answer(data: bytes) -> Answer | None:
 class Link(asyncio.Protocol):
     """One connection, with one request on it at a time."""
 
-    __slots__ = ("buffer", "is_open", "load", "request", "transport")
+    __slots__ = ("_news", "buffer", "is_open", "load", "request", "transport")
 
     def __init__(self, load: Load) -> None:
         self.load = load
@@ -100,7 +101,17 @@ class Link(asyncio.Protocol):
         self.transport = transport
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        self._news = select.poll()
+        self._news.register(connection.fileno(), select.POLLIN)
         self.is_open = True
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a request may be sent, by the kernel: this loop may not have seen the end yet.
+
+        Clients look as well before they use a connection again; a server ends idle ones.
+        """
+        return self.is_open and not self._news.poll(0)
 
     def send(self, request: Request) -> None:
         self.request, request.link = request, self
@@ -230,7 +241,7 @@ class Load:
         self._inside += 1
         while self.idle:
             link = self.idle.pop()
-            if link.is_open:
+            if link.is_usable:
                 link.send(request)
                 return
         task = self._loop.create_task(self._open(request))
