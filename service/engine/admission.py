@@ -102,13 +102,13 @@ class Admission:
 
     # --- uploads -----------------------------------------------------------------------------
 
-    def enter(self, kind: str, client: str | None = None) -> None:
+    def enter(self, kind: str, client: str | None = None, deadline: float = math.inf) -> None:
         """Take a permit to upload, or raise what ``refusal`` says.
 
         Args:
             client: whose it is, where several may come: none may hold everything.
         """
-        if (refusal := self.refusal(kind)) is not None:
+        if (refusal := self.refusal(kind, deadline)) is not None:
             raise refusal
         if client is not None:
             inside = self._of_client[client].requests
@@ -117,16 +117,19 @@ class Admission:
             self._of_client[client].requests += 1
         self._requests[kind] += 1
 
-    def refusal(self, kind: str) -> Overloaded | None:
-        """Why a request may not even upload: its work would have to wait too long by now."""
+    def refusal(self, kind: str, deadline: float = math.inf) -> Overloaded | None:
+        """Why a request may not even upload: its work would have to wait too long by now.
+
+        Args:
+            deadline: of its answer, seconds, monotonic.
+        """
         if self.requests >= self.max_requests:
             return self._refused(kind, "requests", f"all {self.max_requests} permits are taken")
         if self._requests[kind] >= self._share(self.max_requests):
             inside = self._requests[kind]
             return self._refused(kind, "requests", f"{inside} requests for this are inside")
-        if enters(self.backlog, kind, max_wait=self.max_wait(kind)) is not None:
-            return self._too_late(kind)
-        return None
+        reason = self._reason(kind, self.max_wait(kind), deadline)
+        return self._too_late(kind, reason) if reason else None
 
     def hold(self, kind: str, size: int, client: str | None = None) -> None:
         """Count bytes of a body that are, or will be, kept in memory; Overloaded if too many.
@@ -171,9 +174,15 @@ class Admission:
 
     def check(self, kind: str, deadline: float) -> None:
         """Overloaded where what stands before a newcomer leaves no time until its deadline."""
-        now = time.monotonic()
-        if reason := enters(self.backlog, kind, max_wait=math.inf, now=now, deadline=deadline):
+        if reason := self._reason(kind, math.inf, deadline):
             raise self._too_late(kind, reason)
+
+    def _reason(self, kind: str, max_wait: float, deadline: float) -> str | None:
+        """Why one more item of a kind may not enter, of which nothing is known yet."""
+        return enters(
+            self.backlog, kind, max_wait=max_wait,
+            now=time.monotonic(), deadline=deadline, own=self._own.get(kind, 0.0),
+        )  # fmt: skip
 
     def admit(self, works: Sequence[Work], deadline: float) -> None:
         """Whether all files of a request may enter; Overloaded where it is too much.

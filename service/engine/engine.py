@@ -114,7 +114,8 @@ class Engine:
             self.backlog.seconds,
         )
         for name in LIMITS:
-            self.metrics.limits.labels(name).set(getattr(settings, name))
+            if value := getattr(settings, name):  # without one there is no number to draw
+                self.metrics.limits.labels(name).set(value)
 
     async def prepare(self) -> None:
         """Start the workers and examine the bundles; the server already answers meanwhile."""

@@ -61,6 +61,7 @@ class Pipeline:
         finally:
             for task in tasks:
                 task.cancel()
+            del tasks, task  # a failure knows this frame, and its task knows the failure
 
     async def _answer(self, job: Job, work: Work, course: Course) -> Outcome:
         """One job that was let in: decoder, batch and graph."""

@@ -31,7 +31,7 @@ BATCH_WEIGHT = 10
 BATCH_MAX_WAIT = 30.0
 #: An item must end so long before its deadline: the answer has to be written.
 EARLY_SECONDS = 0.005
-#: ``max_wait`` where the operator says nothing: eight items' own seconds, between these.
+#: ``max_wait`` where the operator says nothing: what eight items take, between these.
 MAX_WAIT_ITEMS = 8
 LEAST_MAX_WAIT, MOST_MAX_WAIT = 0.5, 2.0
 #: The prediction is corrected by what happened, slowly, and only where the wait is worth it.

@@ -20,7 +20,7 @@ from service.http.problems import (
 )
 from service.settings import Limits
 
-FILE = "file"
+FILE, FORM = "file", b"multipart/form-data"
 _COMMON = ("top_k", "bundle", "grid", "timeout_ms")
 #: Modality -> names of the parameters that its requests may have.
 PARAMETERS = {"image": _COMMON, "video": (*_COMMON, "views"), "volume": _COMMON}
@@ -38,6 +38,11 @@ def read_query(query: bytes, modality: str) -> Parameters:
     return parameters
 
 
+def is_form(scope: Scope) -> bool:
+    """Whether a body may have parameters besides its files."""
+    return parse_parameters(_content_type(scope))[0] == FORM
+
+
 async def read_files(
     scope: Scope, receive: Receive, parameters: Parameters, limits: Limits
 ) -> list[bytearray]:
@@ -53,7 +58,7 @@ async def read_files(
         Failure: 400, 413 or 422; ClientGone if the connection closed half way.
     """
     media_type, options = parse_parameters(_content_type(scope))
-    if media_type == b"multipart/form-data":
+    if media_type == FORM:
         form = MultipartReader(_pieces(receive), options.get(b"boundary", b""))
         return await _read_form(form, limits, parameters)
     body = bytearray()

@@ -93,6 +93,8 @@ class Connection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """As uvicorn's own; but a request that waits to be read has come in time."""
+        if self.transport.is_closing():
+            return  # its socket may be closed already
         if self._has_unread:
             again = self.loop.call_later(AGAIN_SECONDS, self.timeout_keep_alive_handler)
             self.timeout_keep_alive_task = again

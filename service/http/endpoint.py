@@ -13,7 +13,7 @@ from starlette.types import Receive
 from service.engine.engine import Engine
 from service.engine.job import Job, Outcome
 from service.engine.parameters import choose, parse_timeout
-from service.http.body import Parameters, read_files, read_query
+from service.http.body import Parameters, is_form, read_files, read_query
 from service.http.exchange import Exchange
 from service.http.problems import ClientGone
 
@@ -32,9 +32,15 @@ class Classify:
         exchange: Exchange = request.scope["exchange"]
         parameters = read_query(request.scope["query_string"], self.modality)
         self._limit_time(exchange, parameters)
+        said = len(parameters)
+        # Before the body, unless a form may still say for which bundle all of it is meant.
+        is_known = "bundle" in parameters or not is_form(request.scope)
+        chosen = choose(self.engine, self.modality, parameters) if is_known else None
         files = await read_files(request.scope, request.receive, parameters, self.limits)
-        self._limit_time(exchange, parameters)  # a form may say it too
-        choice, top_k = choose(self.engine, self.modality, parameters)
+        if chosen is None or len(parameters) > said:
+            self._limit_time(exchange, parameters)
+            chosen = choose(self.engine, self.modality, parameters)
+        choice, top_k = chosen
         exchange.bundle, exchange.grid = choice.manifest.name, choice.grid
         async with ClientWatch(request.receive):
             deadline = exchange.monotonic_deadline

@@ -127,7 +127,7 @@ class Guard:
         exchange.upload = UploadTime(now, now + limits.upload_seconds, least_rate)
         until = exchange.upload.end(0) if exchange.unread else exchange.deadline
         self.engine.catalog.check_modality(exchange.kind)
-        self.engine.admission.enter(exchange.kind, exchange.client)
+        self.engine.admission.enter(exchange.kind, exchange.client, exchange.monotonic_deadline)
         try:
             exchange.hold(exchange.content_length or 0)
             async with asyncio.timeout_at(until) as timeout:

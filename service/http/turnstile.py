@@ -56,7 +56,7 @@ class Turnstile:
         None where it may enter, or has to be looked at again.
         """
         engine = self._engine
-        if engine.leaving or engine.died or access.isEnabledFor(logging.INFO):
+        if engine.leaving or engine.draining or engine.died or access.isEnabledFor(logging.INFO):
             return None
         head = read_plain_head(data)
         if head is None or not SECOND_LOOK.isdisjoint(head.headers):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import math
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -273,6 +275,31 @@ def test_files_of_one_request_enter_together_and_fail_together(stage: Stage) -> 
         assert RUNS == []
 
     stage.play(story)
+
+
+class Upload(bytearray):
+    """One whose end can be seen."""
+
+    __slots__ = ("__weakref__",)
+
+
+def test_files_of_a_request_that_failed_are_let_go_at_once(stage: Stage) -> None:
+    """Without the collector of garbage, which seldom comes; their bytes were given back."""
+    files = [Upload(picture(1)), Upload(b"no picture")]
+    kept = [weakref.ref(file) for file in files]
+
+    async def story() -> None:
+        with pytest.raises(UnsupportedMedia):
+            await stage.engine.submit_all([Job(file, stage.choose()) for file in files])
+        files.clear()
+        await until(stage.is_empty)
+        await until(lambda: not any(one() for one in kept))
+
+    gc.disable()
+    try:
+        stage.play(story)
+    finally:
+        gc.enable()
 
 
 # --- work that may take its time -------------------------------------------------------------

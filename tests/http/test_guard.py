@@ -51,6 +51,36 @@ def queue_up(server: RunningServer, connections: int, stack: ExitStack) -> list[
     return waiting
 
 
+# --- the addressee ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("bundle=nope", 404),
+        ("bundle=tiny@9", 404),
+        ("bundle=tiny&grid=99x99", 422),
+        ("grid=99x99", 422),
+        ("top_k=0", 422),
+        ("bundle=tiny&top_k=99", 422),
+    ],
+)
+@pytest.mark.parametrize("media_type", ["image/png", "multipart/form-data; boundary=x"])
+def test_addressee_is_refused_before_the_body(
+    start: Start, query: str, status: int, media_type: str
+) -> None:
+    """Of a form only what its parts cannot change any more: they may still name the bundle."""
+    server, _ = start()
+    with RawConnection(server.port) as connection:
+        path = f"/v1/classify/image?{query}"
+        connection.send_head("Content-Length: 1000", f"Content-Type: {media_type}", path=path)
+        if media_type.startswith("multipart") and "bundle" not in query:
+            connection.send(b"--x--\r\n".ljust(1000))
+            assert b"/problems/no-file" in connection.answer()[2]  # which is found first
+        else:
+            assert connection.answer()[0] == status
+
+
 # --- permits ---------------------------------------------------------------------------------
 
 

@@ -190,9 +190,11 @@ class Worker(asyncio.SubprocessProtocol):
         if self.tasks:
             self._watch()
         loan = self._loans.pop(task, None)
-        self._resolve(task, header, body, loan)
-        if loan is not None:
-            loan.close()
+        try:
+            self._resolve(task, header, body, loan)
+        finally:
+            if loan is not None:
+                loan.close()
         return self._on_free()
 
     def _resolve(self, task: Task, header: bytes, body: bytes, loan: Loan | None) -> None:
@@ -214,6 +216,9 @@ class Worker(asyncio.SubprocessProtocol):
             log.warning("decode worker %d holds on to its pixels", self.process.get_pid())
             failure = failures.BrokenMedia("the file breaks its decoder")
             self.kill()
+        except (OSError, MemoryError):
+            log.exception("pixels of decode worker %d cannot be read", self.process.get_pid())
+            failure = failures.InternalError("the pixels of the file cannot be read")
         if not task.gone:
             task.future.set_exception(failure)
 

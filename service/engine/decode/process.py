@@ -61,7 +61,7 @@ async def start_worker(
                 stderr=None,  # until it is warm, what it says is ours
                 pass_fds=(theirs.fileno(),),
             )
-        except OSError:
+        except BaseException:
             ours.close()
             raise
     try:

@@ -58,7 +58,7 @@ class Staff:
     async def start(self, modalities: Iterable[str]) -> None:
         """Start every worker, warm for some modalities; DecodeError if one cannot start."""
         self._modalities = tuple(sorted(modalities))
-        await asyncio.gather(*(self._spawn() for _ in range(self.workers)))
+        await asyncio.gather(*(self._in_background(self._spawn()) for _ in range(self.workers)))
 
     def serve(self, modalities: Iterable[str]) -> None:
         """Be warm for further modalities: workers that are not are replaced, one by one."""
@@ -139,8 +139,10 @@ class Staff:
             try:
                 await self._spawn()
                 return
-            except (DecodeError, OSError) as error:
-                log.error("a decode worker cannot be replaced, trying again: %s", error)
+            except Exception as error:  # whatever it is, the next one may come up
+                told = isinstance(error, (DecodeError, OSError))
+                what = "a decode worker cannot be replaced, trying again: %s"
+                log.error(what, error, exc_info=not told)
                 await asyncio.sleep(RESPAWN_SECONDS)
 
     async def close(self) -> None:
@@ -149,9 +151,9 @@ class Staff:
         for respawn in self._spawning:
             respawn.cancel()
         await asyncio.gather(*self._spawning, return_exceptions=True)
-        for worker in list(self.alive):
-            worker.kill()
         for _ in range(100):  # at most a second; the kernel needs a moment
+            for worker in self.alive:  # also one that was just being started
+                worker.kill()
             if not self.alive:
                 return
             await asyncio.sleep(0.01)
