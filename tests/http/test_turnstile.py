@@ -60,9 +60,9 @@ def goes_by(monkeypatch: pytest.MonkeyPatch, server: RunningServer) -> list[str]
     seen: list[str] = []
     check = type(server.engine.admission).enter
 
-    def enter(admission: Any, kind: str, client: str | None = None) -> None:
+    def enter(admission: Any, kind: str, *others: Any) -> None:
         seen.append(kind)
-        check(admission, kind, client)
+        check(admission, kind, *others)
 
     monkeypatch.setattr(type(server.engine.admission), "enter", enter)
     return seen
