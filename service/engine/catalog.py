@@ -8,6 +8,7 @@ from pathlib import Path
 
 from media.spec import AXES
 from models.bundle import Bundle, BundleError
+from models.manifest import Manifest
 from models.versions import has_versions, read_version, version_names
 from service.engine.device.session import DeviceError
 from service.engine.failures import (
@@ -133,6 +134,11 @@ class Catalog:
     def find(self, bundle: str) -> ExaminedBundle | None:
         """The bundle that NAME or NAME@VERSION means; whether this version answers is not asked."""
         return self.bundles.get(bundle) or self.bundles.get(bundle.partition("@")[0])
+
+    def manifest(self, name: str) -> Manifest | None:
+        """Of the version that answers by a name; None where none does."""
+        one = self.bundles.get(name)
+        return one.manifest if one else None
 
     def _check_examined(self) -> None:
         """NotReady while what is missing may still come."""

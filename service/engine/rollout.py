@@ -110,8 +110,8 @@ class Rollout:
             if version not in (known := await asyncio.to_thread(versions_in, home)):
                 there = ", ".join(known)
                 raise UnknownVersion(f"bundle {name}: there is no such version; there are {there}")
-            loaded = self._catalog.bundles.get(name)
-            if loaded and loaded.manifest and loaded.manifest.version == version:
+            answers = self._catalog.manifest(name)
+            if answers and answers.version == version:
                 raise VersionInUse(f"bundle {name}: version {version} answers; load another first")
             try:
                 await self._write(home, lambda home: retire(home, version))
@@ -179,8 +179,7 @@ class Rollout:
             raise UnknownVersion(
                 f"bundle {name}: there is no version {version[:64]!a}; there are {', '.join(known)}"
             )
-        before = self._catalog.bundles.get(name)
-        answers = before.manifest if before else None
+        answers = self._catalog.manifest(name)
         proven = answers is not None and await asyncio.to_thread(is_still, home, version, answers)
         one = None if proven else await self.succession.examine(name, home, version)
         if for_good and await asyncio.to_thread(has_versions, home):  # a flat one answers anyway
@@ -252,12 +251,13 @@ class Rollout:
 
     async def _status(self, name: str, home: Path | None) -> BundleStatus:
         one, refused = self._catalog.bundles.get(name), self.succession.refused.get(name)
+        answers = self._catalog.manifest(name)
         return await asyncio.to_thread(
             status_of,
             name,
             home,
             one.state if one else None,
-            one.manifest.version if one and one.manifest else None,
+            answers.version if answers else None,
             self._catalog.open_versions(name),
             str(refused) if refused else one.reason if one else None,
         )

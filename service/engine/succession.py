@@ -108,7 +108,5 @@ class Succession:
         self._on_change(self._catalog.remove(name), None)
 
     def told(self, name: str) -> str:
-        one = self._catalog.bundles.get(name)
-        if one is None or one.manifest is None:
-            return "no version answers"
-        return f"version {one.manifest.version} answers"
+        answers = self._catalog.manifest(name)
+        return f"version {answers.version} answers" if answers else "no version answers"

@@ -108,6 +108,7 @@ def test_load_promote_roll_back_retire(site: Site) -> None:
     assert (loaded["loaded"], loaded["answering"], site.answers()) == ("3", "1", "3")
     promoted = site.change("promote", "2").json()
     assert (promoted["loaded"], promoted["answering"], promoted["previous"]) == ("2", "2", "1")
+    assert promoted["draining"] == []  # nothing was inside
     assert site.answers() == "2"
     back = site.ask("POST", "/bundles/tiny/rollback").json()
     assert (back["loaded"], back["answering"], back["previous"]) == ("1", "1", "2")
