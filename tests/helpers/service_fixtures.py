@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import httpx
 import numpy as np
+import pytest
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
@@ -62,13 +63,9 @@ class Tiny:
 
 TINY = {
     "image": Tiny(InputSpec(), (4, 4), ("2x3", "3x2")),
-    "video": Tiny(
-        InputSpec("video", video=VideoSpec(views=2)), (1, 2, 3), ("4x1x4", "16x1x1")
-    ),
+    "video": Tiny(InputSpec("video", video=VideoSpec(views=2)), (1, 2, 3), ("4x1x4", "16x1x1")),
     "volume": Tiny(
-        InputSpec(
-            "volume", 1, "float32", "stretch", mean=(0.5,), std=(0.5,), volume=VolumeSpec()
-        ),
+        InputSpec("volume", 1, "float32", "stretch", mean=(0.5,), std=(0.5,), volume=VolumeSpec()),
         (2, 2, 2),
         ("2x3x6", "3x4x3"),
     ),
@@ -255,6 +252,22 @@ def wait_until(condition: Any, what: str, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, f"waited {seconds} s for {what}"
         time.sleep(0.005)
+
+
+def access_lines(caplog: pytest.LogCaptureFixture, *ids: str) -> list[dict[str, Any]]:
+    """What the access log says of the requests with these ids, in their order.
+
+    A line is written a moment after its answer, so one of an earlier test may come late: lines
+    are waited for, and found by the id that the answer told.
+    """
+
+    def lines() -> dict[str, dict[str, Any]]:
+        records = [vars(one) for one in caplog.records if one.name == "service.access"]
+        return {one["fields"]["id"]: one["fields"] for one in records}
+
+    wait_until(lambda: lines().keys() >= set(ids), "the lines of the access log")
+    found = lines()
+    return [found[one] for one in ids]
 
 
 class TinySession:

@@ -15,12 +15,12 @@ from PIL import Image
 from tests.helpers.service_fixtures import (
     TINY,
     RunningServer,
+    access_lines,
     clip,
     picture,
     run,
     scan,
     serving,
-    wait_until,
     write_tiny_bundle,
 )
 from tests.http.test_modalities import check_answer
@@ -78,9 +78,7 @@ def test_views_of_a_clip_are_as_many_as_asked_for(server: RunningServer) -> None
     media, asked = FILES["video"][1][0], {"grid": "auto", "views": "4"}
     response = server.classify("/v1/classify/video", content=media, params=asked)
     check_answer(response.json()["results"][0], "video", media, "16x1x1", 4)
-    refused = server.classify(
-        "/v1/classify/video", content=media, params=asked | {"views": "5"}
-    )
+    refused = server.classify("/v1/classify/video", content=media, params=asked | {"views": "5"})
     assert refused.json()["type"] == "/problems/bad-parameter"
 
 
@@ -88,17 +86,14 @@ def test_log_names_the_grids_that_were_taken(
     server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each once, in the order of the files; auto where no file came so far."""
-
-    def grids() -> list[str]:
-        records = [vars(record) for record in caplog.records if record.name == "service.access"]
-        return [one["fields"]["grid"] for one in records]
-
+    ids = []
     with caplog.at_level(logging.INFO, "service.access"):
-        for before, files in enumerate(([LYING], [STANDING, LYING, STANDING], [b"text"])):
+        for files in ([LYING], [STANDING, LYING, STANDING], [b"text"]):
             sent = [("file", ("a.png", one)) for one in files]
-            server.classify(files=sent, params={"grid": "auto"})
-            wait_until(lambda n=before: len(grids()) > n, "the line, which follows the answer")
-    assert grids() == ["2x3", "3x2,2x3", "auto"]
+            answer = server.classify(files=sent, params={"grid": "auto"})
+            ids.append(answer.headers["x-request-id"])
+        lines = access_lines(caplog, *ids)
+    assert [line["grid"] for line in lines] == ["2x3", "3x2,2x3", "auto"]
 
 
 def test_command_line_chooses_as_the_server_does(bundles: Path, tmp_path: Path) -> None:

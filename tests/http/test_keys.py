@@ -34,6 +34,7 @@ from tests.helpers.service_fixtures import (
     RawConnection,
     RunningServer,
     TinySession,
+    access_lines,
     complaint,
     picture,
     run,
@@ -297,17 +298,12 @@ def test_upload_without_a_key_costs_nothing(
         connection.send_head(body)
         assert push(connection, size, chunked) < size / 4  # the rest is what kernels buffer
         status, headers, _ = connection.answer()
-    assert (status, headers["connection"]) == (401, "close")
-    wait_until(lambda: access_lines(caplog), "the access line")
-    (line,) = access_lines(caplog)
+        assert (status, headers["connection"]) == (401, "close")
+        (line,) = access_lines(caplog, headers["x-request-id"])
     assert (line["status"], line["bytes"]) == (401, 0)
     assert sum(seen) < 2**20
     assert server.engine.admission.bytes == server.engine.admission.requests == 0
     assert server.classify(content=GOOD, headers=BEARER).status_code == 200
-
-
-def access_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [record.fields for record in caplog.records if record.name == "service.access"]  # type: ignore[attr-defined]
 
 
 def test_small_upload_without_a_key_keeps_its_connection(server: RunningServer) -> None:
@@ -347,15 +343,16 @@ def test_keys_are_told_to_nobody(server: RunningServer, caplog: pytest.LogCaptur
     """Neither right nor wrong keys stand in logs, answers or metrics; the key's name is logged."""
     wrong = secrets.token_urlsafe(32)
     with caplog.at_level(logging.DEBUG):
-        told = []
+        told, ids = [], []
         for key in (KEY, OTHER_KEY, wrong):
             for path in ("/v1/bundles", "/nothing", "/openapi.json", "/metrics"):
                 answer = server.get(path, headers={"Authorization": f"Bearer {key}"})
                 told += [answer.text, str(answer.headers)]
+                ids.append(answer.headers["x-request-id"])
+        names = [line["key"] for line in access_lines(caplog, *ids)]
     told += [record.getMessage() + str(vars(record)) for record in caplog.records]
     mentioned = [one for one in told for key in (KEY, OTHER_KEY, wrong) if key in one]
     assert mentioned == []
-    names = [line["key"] for line in access_lines(caplog)]
     assert names == ["laptop"] * 4 + [sha256(OTHER_KEY)[:8]] * 4 + [None] * 4
 
 

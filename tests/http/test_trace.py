@@ -15,10 +15,10 @@ from tests.helpers.service_fixtures import (
     RawConnection,
     RunningServer,
     TinySession,
+    access_lines,
     picture,
     poison,
     serving,
-    wait_until,
     write_tiny_bundle,
 )
 
@@ -111,16 +111,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         yield running
 
 
-def traces(caplog: pytest.LogCaptureFixture, logger: str, lines: int) -> list[str | None]:
-    """What so many lines say; they are written a moment after the answers."""
-    wait_until(lambda: [one.name for one in caplog.records].count(logger) == lines, "the log")
-    return [vars(one)["fields"]["trace_id"] for one in caplog.records if one.name == logger]
-
-
 def test_trace_is_given_back_and_logged(
     server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With answers, problems and what fails: the id of the trace is in every line about them."""
+    ids = []
     with caplog.at_level(logging.INFO, "service.access"):
         for media, status in ((picture(), 200), (b"text", 415), (poison(), 500)):
             answer = server.classify(content=media, headers={"traceparent": VALID})
@@ -128,8 +123,10 @@ def test_trace_is_given_back_and_logged(
             version, trace, span, flags = answer.headers["traceparent"].split("-")
             assert (version, trace, flags) == ("00", TRACE, "01")
             assert span != PARENT
-        assert traces(caplog, "service.access", 3) == [TRACE] * 3
-        assert traces(caplog, "service.http.guard", 1) == [TRACE]
+            ids.append(answer.headers["x-request-id"])
+        assert [line["trace_id"] for line in access_lines(caplog, *ids)] == [TRACE] * 3
+    (failed,) = [vars(one) for one in caplog.records if f"request {ids[2]}" in one.getMessage()]
+    assert failed["fields"]["trace_id"] == TRACE
 
 
 @pytest.mark.parametrize("values", [(), ("00-x",), (VALID, VALID)], ids=["none", "bad", "two"])
@@ -142,4 +139,5 @@ def test_no_trace_is_made_up(
         connection.send(f"GET /health/live HTTP/1.1\r\nHost: test\r\n{lines}\r\n")
         status, headers, _ = connection.answer()
         assert (status, "traceparent" in headers) == (200, False)
-        assert traces(caplog, "service.access", 1) == [None]
+        (line,) = access_lines(caplog, headers["x-request-id"])
+        assert line["trace_id"] is None
