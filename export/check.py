@@ -13,6 +13,8 @@ from models.manifest import Precision
 
 OPSET = 23  # the first with the Attention operator
 WEIGHTS = "weights.bin"
+#: The second output, the features before the head; graphs from before lack it.
+EMBEDDING = "embedding"
 #: Whatever else stands in a graph has no business there: a convolution would be a second patch
 #: embedding, a loop or a matrix inverse a position that is computed at a request.
 OPERATORS = {
@@ -66,19 +68,19 @@ def _holds(attribute: onnx.AttributeProto) -> bool:
 
 
 def _check_ends(graph: ModelProto, dtype: str) -> None:
-    """Pixels of that type -> float32 logits, only the batch axis free."""
+    """Pixels of that type -> float32 logits, and features; only the batch axis free."""
     ends = (*graph.graph.input, *graph.graph.output)
     names = [value.name for value in ends]
-    if names != ["pixels", "logits"]:
+    if names not in (["pixels", "logits"], ["pixels", "logits", EMBEDDING]):
         raise GraphError(f"expected input pixels and output logits, got {names}")
     types = [value.type.tensor_type.elem_type for value in ends]
-    if types != [PIXELS[dtype], FLOAT]:
-        raise GraphError(f"expected {dtype} pixels and float32 logits, got {_names(types)}")
+    if types != [PIXELS[dtype], *[FLOAT] * (len(ends) - 1)]:
+        raise GraphError(f"expected {dtype} pixels and float32 outputs, got {_names(types)}")
     free = [
         [position for position, side in enumerate(sides) if side is None]
         for sides in map(sides_of, ends)
     ]
-    if free != [[0], [0]]:
+    if free != [[0]] * len(ends):
         raise GraphError(f"expected only the batch axis to be free, got {free}")
 
 

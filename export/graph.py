@@ -13,10 +13,10 @@ from pathlib import Path
 
 import onnx
 import torch
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from export.check import OPSET, GraphError, check_graph
+from export.check import EMBEDDING, OPSET, GraphError, check_graph
 from media.files import write_atomic
 from models.manifest import Precision
 
@@ -71,13 +71,16 @@ def write_graph(
     weights: SharedWeights,
     precision: Precision = "fp32",
 ) -> None:
-    """Write ``module`` as an ONNX graph "pixels" -> "logits" whose batch axis is free.
+    """Write ``module`` as an ONNX graph "pixels" -> "logits", "embedding" with a free batch axis.
 
     Args:
         example: [B, *pixels per axis, C] with B at least 2 (1 would be taken as fixed), of the
             type that the graph shall take.
         weights: receives every large tensor; must lie beside ``path``.
         precision: what the module was made for.
+
+    Raises:
+        GraphError: the graph breaks the bundle's contract.
     """
     graph = to_onnx(module, example)
     onnx.checker.check_model(graph)
@@ -88,7 +91,11 @@ def write_graph(
 
 
 def to_onnx(module: nn.Module, example: torch.Tensor) -> ModelProto:
-    """The graph in memory, without anything that tells where it was made."""
+    """The graph in memory, without anything that tells where it was made.
+
+    Raises:
+        GraphError: the module does not end in a head.
+    """
     batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet():
         program = torch.onnx.export(
@@ -105,7 +112,24 @@ def to_onnx(module: nn.Module, example: torch.Tensor) -> ModelProto:
         raise GraphError("the exporter gave no program")
     graph = program.model_proto
     _strip(graph)
+    _add_embedding(graph)
     return graph
+
+
+def _add_embedding(graph: ModelProto) -> None:
+    """Make what enters the head, float32 [B, W], the second output: it is computed anyway."""
+    head = next(node for node in graph.graph.node if "logits" in node.output)
+    weights = [held for held in graph.graph.initializer if held.name in head.input[1:2]]
+    if head.op_type != "Gemm" or not weights:
+        raise GraphError(f"expected a linear layer to give the logits, got {head.op_type}")
+    given = {found.name: helper.get_attribute_value(found) for found in head.attribute}
+    width = weights[0].dims[1 if given.get("transB") else 0]
+    features = head.input[0]
+    for node in graph.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [EMBEDDING if name == features else name for name in names]
+    output = helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["batch", width])
+    graph.graph.output.append(output)
 
 
 def _strip(graph: ModelProto) -> None:

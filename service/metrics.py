@@ -66,9 +66,16 @@ class Metrics:
         self.dropped = Counter(
             "liere_dropped",
             "Items that ended without an answer, by the stage they were in: their client left "
-            "(left), their time was over (expired), or another file of their request failed "
-            "(sibling).",
+            "(left), their time was over (expired), or another file of their strict "
+            "request failed (sibling).",
             ("modality", "stage", "reason"),
+            registry=registry,
+        )
+        self.file_problems = Counter(
+            "liere_file_problems",
+            "Files of requests, not strict ones, that got a problem of their own, by its name; the "
+            "request is 200 where another of its files was answered.",
+            ("modality", "problem"),
             registry=registry,
         )
         self.predicted_seconds = Counter(

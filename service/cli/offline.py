@@ -38,8 +38,9 @@ from service.engine.device.session import DeviceDied, DeviceError, check_device
 from service.engine.engine import Engine
 from service.engine.failures import EmptyFile, Failure, InternalError, UnreadableFile
 from service.engine.folders import NoBundles, bundle_folders
-from service.engine.job import Outcome
-from service.http.problems import problem_of
+from service.engine.job import EncodingFormat, Outcome
+from service.engine.parameters import FORMATS, WANTS, Asked
+from service.http.problems import members, problem_of
 from service.logs import printable
 from service.settings import Settings, SettingsError, make_settings
 
@@ -95,7 +96,8 @@ async def _unless_dead(engine: Engine, printing: asyncio.Task[int]) -> int:
 
 def _parameters(options: argparse.Namespace) -> dict[str, str]:
     """What a request would say."""
-    named = {name: getattr(options, name) for name in ("bundle", "grid", "top_k", "views")}
+    names = ("bundle", "grid", "top_k", "views", "want", "encoding_format")
+    named = {name: getattr(options, name) for name in names}
     return {name: text for name, text in named.items() if text is not None}
 
 
@@ -186,7 +188,8 @@ def _read(file: str, most: int) -> bytes | Failure:
 async def _print_all(answers: AsyncIterator[Answer], options: argparse.Namespace) -> int:
     """A line per file; the exit status."""
     failed, progress = 0, Progress(len(options.files), "files")
-    show = _show_json if options.json else _show
+    asked = Asked.parse(_parameters(options))
+    show = functools.partial(_show_json, asked.encoding_format) if options.json else _show
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         async for name, answer in answers:
@@ -213,14 +216,15 @@ def _show(name: str, answer: Outcome | Failure) -> None:
         print(printable(f"{name}: {', '.join(ranked)}"), flush=True)
 
 
-def _show_json(name: str, answer: Outcome | Failure) -> None:
+def _show_json(
+    encoding_format: EncodingFormat, name: str, answer: Outcome | Failure
+) -> None:
     """For machines: what the REST answer says of one file, in ASCII."""
     line: dict[str, Any] = {"file": name}
     if isinstance(answer, Failure):
-        problem = problem_of(answer)
-        line["error"] = {"type": problem.type, "title": problem.title, "detail": answer.detail}
+        line["error"] = members(answer)
     else:
-        line |= answer.document()
+        line |= answer.document(encoding_format)
     print(json.dumps(line, allow_nan=False), flush=True)
 
 
@@ -273,10 +277,23 @@ GIF is an image then.
     )
     add("--views", metavar="V", help="of clips: sampled so often; else as the bundle says")
     add("--top-k", metavar="K", help="number of labels; 5 (or all, if fewer) when not given")
+    add(
+        "--want",
+        choices=WANTS,
+        help="ranked labels (default); or, with --json, the probabilities or logits of all labels, "
+        "in the bundle's order, or the features before the head",
+    )
+    add(
+        "--encoding-format",
+        choices=FORMATS,
+        help="of arrays: numbers (default), or base64 of little-endian float32",
+    )
     add("--json", action="store_true", help="a JSON object a line, as in the server's answer")
     add("--bundles", metavar="DIR", help="folder of bundles (default: LIERE_BUNDLES, else bundles)")
     add("--device", help="auto, cpu, cuda or cuda:N (default: LIERE_DEVICE, else auto)")
     options = parser.parse_args(arguments)
+    if options.want not in (None, WANTS[0]) and not options.json:
+        parser.error(f"--want {options.want} is an array: it needs --json")
     if options.files.count(STDIN) > 1:
         parser.error("standard input (-) can be read once only")
     return options

@@ -16,9 +16,9 @@ from service.engine.failures import (
     UnknownBundle,
     UnsupportedMedia,
 )
-from service.engine.job import Job, Outcome
+from service.engine.job import Job, Outcome, Want
 from service.engine.model import Choice
-from service.engine.parameters import choose
+from service.engine.parameters import Asked, choose
 from service.engine.schedule import BATCH
 
 log = logging.getLogger(__name__)
@@ -37,15 +37,18 @@ PROBES = {
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Who may answer, with how many predictions, and the largest file that it reads."""
+    """Who may answer, with how many predictions, the largest file that it reads, and what with."""
 
     choice: Choice
     top_k: int
     file_bytes: int
+    want: Want = "labels"
 
     async def answer(self, engine: Engine, media: bytes) -> Outcome:
-        """The ranked labels of a file; UnsupportedMedia where its type is another modality's."""
-        return await engine.submit(Job(media, self.choice, top_k=self.top_k, job_class="batch"))
+        """What is wanted of a file; UnsupportedMedia where its type is another modality's."""
+        return await engine.submit(
+            Job(media, self.choice, self.want, self.top_k, job_class="batch")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +85,18 @@ def find_candidates(engine: Engine, parameters: Mapping[str, str]) -> Candidates
     """The bundle that is named, else the default of every modality that fits the parameters.
 
     Args:
-        parameters: as ``choose`` takes them.
+        parameters: as ``choose`` and ``Asked.parse`` take them.
 
     Raises:
         Failure: there is none; what is wrong with the first one.
     """
     candidates: list[Candidate | RefusedDefault] = []
     problems = []
-    of_clips = "views" in parameters
+    of_clips, want = "views" in parameters, Asked.parse(parameters).want
     for modality in _modalities(engine, parameters.get("bundle")):
         file_bytes = engine.settings.limits(modality).file_bytes
         try:
-            candidates.append(Candidate(*choose(engine, modality, parameters), file_bytes))
+            candidates.append(Candidate(*choose(engine, modality, parameters), file_bytes, want))
         except Failure as problem:
             problems.append(problem)
             if isinstance(problem, BundleRefused) and not (of_clips and modality != "video"):

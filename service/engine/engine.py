@@ -16,6 +16,7 @@ from service.engine.decode.pool import DecodePool
 from service.engine.device.devices import Device, Devices
 from service.engine.device.session import DeviceDied, DeviceError, OpenSession, open_session
 from service.engine.device.station import DeviceStation
+from service.engine.failures import Failure
 from service.engine.folders import NoBundles, bundle_folders, modality_of
 from service.engine.job import Job, Outcome
 from service.engine.model import ExaminedBundle
@@ -163,7 +164,7 @@ class Engine:
             DeadlinePassed: there is no time left.
             Failure: of the bytes, or of the graph.
         """
-        (outcome,) = await self.pipeline.submit([job])
+        (outcome,) = await self.pipeline.submit_all([job])
         return outcome
 
     async def submit_all(self, jobs: Sequence[Job]) -> list[Outcome]:
@@ -174,7 +175,16 @@ class Engine:
         Args:
             jobs: at least one, of one modality, class and deadline.
         """
-        return await self.pipeline.submit(jobs)
+        return await self.pipeline.submit_all(jobs)
+
+    async def submit_each(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
+        """As ``submit_all``, but each file has an outcome or a failure of its own.
+
+        Raises:
+            Overloaded, DeadlinePassed: together they may not enter.
+            NoEmbedding: it is wanted of a graph that has none.
+        """
+        return await self.pipeline.submit_each(jobs)
 
     def _make_station(self) -> DeviceStation:
         return DeviceStation(

@@ -62,6 +62,10 @@ class UnknownGrid(Failure):
     """The bundle has no graph for this grid."""
 
 
+class NoEmbedding(Failure):
+    """The graph has no features to give: it was exported before graphs had them."""
+
+
 class BundleRefused(Failure):
     """The bundle failed its checks."""
 

@@ -5,6 +5,7 @@ Server, command line and programs make jobs and give them to ``Engine.submit``.
 
 from __future__ import annotations
 
+import base64
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -19,7 +20,9 @@ from service.engine.model import Choice, Target
 from service.engine.schedule import BATCH
 
 JobClass = Literal["interactive", "batch"]
-Want = Literal["labels", "logits", "rows", "pixels"]
+Want = Literal["labels", "probabilities", "logits", "embedding", "rows", "pixels"]
+#: How an array is told: a list of numbers, or base64 of little-endian float32 in C order.
+EncodingFormat = Literal["float", "base64"]
 DEFAULT_TOP_K = 5
 
 
@@ -31,8 +34,10 @@ class Job:
         media: the encoded file; or pixels, ``[views, *pixels per axis, channels]`` of the graph's
             dtype, in any memory layout. May not change before the job is done.
         choice: who answers; of several grids the file's own size takes one.
-        want: ``labels``, the ``top_k`` most probable; ``logits``, of views their mean; ``rows``,
-            the logits of every view; ``pixels``, as the graph would get them.
+        want: ``labels``, the ``top_k`` most probable; ``probabilities``, of all labels;
+            ``logits``, of views their mean; ``embedding``, the features before the head, of views
+            their mean too; ``rows``, the logits of every view; ``pixels``, as the graph would get
+            them.
         deadline: of the answer, seconds, monotonic.
         job_class: ``batch`` works when interactive work leaves room, and without a deadline it is
             never refused: it waits.
@@ -98,12 +103,14 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """The answer to one job; of the last four what was wanted, and nothing in the others.
+    """The answer to one job; of the last six what was wanted, and nothing in the others.
 
     Attributes:
         evidence: of clips and scans: which part of the file the network saw.
         predictions: label, index, probability; descending.
+        probabilities: float64 ``[classes]``, in the order of the bundle's labels; their sum is 1.
         logits: float ``[classes]``.
+        embedding: float ``[width]``.
         rows: float32 ``[views, classes]``.
         pixels: ``[views, *pixels per axis, channels]`` of the graph's dtype.
     """
@@ -112,18 +119,25 @@ class Outcome:
     evidence: Evidence
     timing: Timing
     predictions: list[dict[str, Any]] = field(default_factory=list)
+    probabilities: np.ndarray | None = None
     logits: np.ndarray | None = None
+    embedding: np.ndarray | None = None
     rows: np.ndarray | None = None
     pixels: np.ndarray | None = None
 
-    def document(self) -> dict[str, Any]:
-        """Ranked labels, as clients see them."""
+    def document(self, encoding_format: EncodingFormat = "float") -> dict[str, Any]:
+        """What was wanted, as clients see it: ranked labels, or an array of float32."""
+        wanted = {
+            name: told(array, encoding_format)
+            for name in ("probabilities", "logits", "embedding")
+            if (array := getattr(self, name)) is not None
+        }
         return {
             "bundle": self.target.bundle,
             "version": self.target.manifest.version,
             "grid": self.target.grid,
             **({"seen": self.evidence} if self.evidence else {}),
-            "predictions": self.predictions,
+            **(wanted or {"predictions": self.predictions}),
             "timing_ms": {
                 "decode": self.timing.decode,
                 "queue": self.timing.queue,
@@ -136,7 +150,17 @@ def wanted(job: Job, target: Target, row: Row) -> dict[str, Any]:
     """The field of an ``Outcome`` that a run gives."""
     if job.want == "labels":
         return {"predictions": rank(row.logits, target.labels, job.top_k)}
-    return {job.want: row.logits if job.want == "logits" else row.rows}
+    if job.want == "probabilities":
+        return {"probabilities": softmax(row.logits)}
+    return {job.want: getattr(row, job.want)}
+
+
+def told(array: np.ndarray, encoding_format: EncodingFormat) -> list[float] | str:
+    """An array of numbers as clients see it, rounded to float32; see ``EncodingFormat``."""
+    narrow = array.astype("<f4")
+    if encoding_format == "base64":
+        return base64.b64encode(narrow.tobytes()).decode()
+    return [float(one) for one in narrow]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

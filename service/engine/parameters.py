@@ -6,13 +6,46 @@ The server and ``python -m service classify`` read it here, so one text means th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
 
 from media.clips.clip_times import MAX_FRAMES
 from media.spec import MAX_VIEWS
 from service.engine.engine import Engine
 from service.engine.failures import BadParameter
-from service.engine.job import DEFAULT_TOP_K
+from service.engine.job import DEFAULT_TOP_K, EncodingFormat, Want
 from service.engine.model import Choice
+
+#: Of the wants of a job those that clients may say.
+WANTS = ("labels", "probabilities", "logits", "embedding")
+FORMATS = ("float", "base64")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the answer shall hold, and how.
+
+    Attributes:
+        want: one of ``WANTS``.
+        encoding_format: of arrays.
+        strict: the first file that fails ends its request.
+    """
+
+    want: Want = "labels"
+    encoding_format: EncodingFormat = "float"
+    strict: bool = False
+
+    @classmethod
+    def parse(cls, parameters: Mapping[str, str]) -> Asked:
+        """From text; BadParameter for what is no such value, or means nothing with the others."""
+        want = _one_of(WANTS, "want", parameters)
+        if want != "labels" and "top_k" in parameters:
+            raise BadParameter(f"top_k: only of want=labels; with want={want} all are given")
+        if want == "labels" and "encoding_format" in parameters:
+            raise BadParameter("encoding_format: only of arrays, so with another want than labels")
+        encoding_format = _one_of(FORMATS, "encoding_format", parameters)
+        strict = _one_of(("false", "true"), "strict", parameters) == "true"
+        return cls(cast(Want, want), cast(EncodingFormat, encoding_format), strict)
 
 
 def choose(engine: Engine, modality: str, parameters: Mapping[str, str]) -> tuple[Choice, int]:
@@ -46,6 +79,13 @@ def parse_top_k(text: str | None, labels: int) -> int:
 def parse_views(text: str, frames: int) -> int:
     """The number of views wanted; BadParameter where their frames would be too many."""
     return _parse_count("views", text, min(MAX_VIEWS, MAX_FRAMES // frames), f" of {frames} frames")
+
+
+def _one_of(known: tuple[str, ...], name: str, parameters: Mapping[str, str]) -> str:
+    """What a parameter says, the first where it is not given; BadParameter for another word."""
+    if (given := parameters.get(name, known[0])) not in known:
+        raise BadParameter(f"{name}: expected one of {', '.join(known)}; got {given[:20]!a}")
+    return given
 
 
 def _parse_count(name: str, text: str, most: int, unit: str = "") -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from statistics import fmean
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,11 +16,14 @@ from service.engine.course import Course
 from service.engine.decode.pool import DecodePool
 from service.engine.decode.task import Decoded
 from service.engine.device.devices import Devices
-from service.engine.failures import DeadlinePassed, Failure
+from service.engine.failures import DeadlinePassed, Failure, NoEmbedding
 from service.engine.job import Job, Outcome, Timing, wanted
 from service.engine.model import Target
 from service.engine.schedule import CPU, DEVICE
 from service.metrics import Metrics
+
+T = TypeVar("T")
+Way = Coroutine[Any, Any, Outcome]
 
 #: Of the event loop for one answer: reading the request, ranking, writing.
 ANSWER_SECONDS = 0.0005
@@ -36,8 +40,23 @@ class Pipeline:
         self._devices = devices
         self._metrics = metrics
 
-    async def submit(self, jobs: Sequence[Job]) -> list[Outcome]:
+    async def submit_all(self, jobs: Sequence[Job]) -> list[Outcome]:
         """What ``Engine.submit_all`` says."""
+        answers, courses = self._admit(jobs)
+        if len(jobs) > 1:
+            numbered = enumerate(answers, 1)
+            answers = [_named(f"file {number} of {len(jobs)}", one) for number, one in numbered]
+        return await _together(answers, courses)
+
+    async def submit_each(self, jobs: Sequence[Job]) -> list[Outcome | Failure]:
+        """What ``Engine.submit_each`` says."""
+        answers, courses = self._admit(jobs)
+        return await _together([_settled(one) for one in answers], courses)
+
+    def _admit(self, jobs: Sequence[Job]) -> tuple[list[Way], list[Course]]:
+        """The way of every job, which begins once it is awaited; Failure if they may not enter."""
+        for job in jobs:
+            self._check_embedding(job)
         works, deadline = [self.predict(job) for job in jobs], jobs[0].deadline
         courses = [Course(self._metrics, *one) for one in zip(jobs, works, strict=True)]
         if deadline <= time.monotonic():
@@ -45,23 +64,18 @@ class Pipeline:
                 course.drop("expired")
             raise DeadlinePassed("the time for the answer was over before the work began")
         self._admission.admit(works, deadline)
-        if len(jobs) == 1:
-            return [await self._answer(jobs[0], works[0], courses[0])]
-        answers = enumerate(map(self._answer, jobs, works, courses), 1)
-        tasks = [
-            asyncio.create_task(_named(f"file {number} of {len(jobs)}", answer))
-            for number, answer in answers
-        ]
-        try:
-            return list(await asyncio.gather(*tasks))
-        except Exception:
-            for course in courses:
-                course.is_given_up = True
-            raise
-        finally:
-            for task in tasks:
-                task.cancel()
-            del tasks, task  # a failure knows this frame, and its task knows the failure
+        return list(map(self._answer, jobs, works, courses)), courses
+
+    def _check_embedding(self, job: Job) -> None:
+        """NoEmbedding if that is wanted of a graph without it: before anything was decoded."""
+        if job.want != "embedding":
+            return
+        lacking = [one for one in job.choice.targets.values() if not self._devices.embeds(one.key)]
+        if lacking:
+            raise NoEmbedding(
+                f"want: bundle {lacking[0].bundle} has no embedding at grid {lacking[0].grid}; "
+                "bundles have one since their graphs are exported with it"
+            )
 
     async def _answer(self, job: Job, work: Work, course: Course) -> Outcome:
         """One job that was let in: decoder, batch and graph."""
@@ -80,7 +94,9 @@ class Pipeline:
                 return Outcome(target, item.evidence, timing, pixels=item.pixels)
             if len(job.choice.targets) > 1:
                 backlog.amend(charge, "run", self.run_part(self.run_seconds(target)))
-            row = await self._devices.submit(target.key, item.pixels, job.deadline, job.kind)
+            row = await self._devices.submit(
+                target.key, item.pixels, job.deadline, job.kind, job.want == "embedding"
+            )
             backlog.done(charge, "run")
             backlog.correct(charge, started + decoded + row.queue_seconds)
             course.ran(row, charge)
@@ -122,6 +138,33 @@ class Pipeline:
         """What a lane's seconds take, by resource: on a CPU those that decode too."""
         threads = self._devices.threads_of_cpu
         return {DEVICE: seconds} | ({CPU: seconds * threads} if threads else {})
+
+
+async def _together(
+    answers: Sequence[Coroutine[Any, Any, T]], courses: Sequence[Course]
+) -> list[T]:
+    """What all of them give; the first that raises, or who leaves, ends the others."""
+    if len(answers) == 1:
+        return [await answers[0]]
+    tasks = [asyncio.create_task(one) for one in answers]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except Exception:
+        for course in courses:
+            course.is_given_up = True
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()
+        del tasks, task  # a failure knows this frame, and its task knows the failure
+
+
+async def _settled(answer: Awaitable[Outcome]) -> Outcome | Failure:
+    """An answer, or why there is none, which is no affair of others."""
+    try:
+        return await answer
+    except Failure as failure:
+        return failure.with_traceback(None)  # whose frames know the pixels
 
 
 async def _named(which: str, answer: Awaitable[Outcome]) -> Outcome:

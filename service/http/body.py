@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope
 
-from service.engine.failures import BadParameter, EmptyFile, FileTooLarge
+from service.engine.failures import BadParameter, EmptyFile, Failure, FileTooLarge
 from service.http.multipart import MultipartReader, parse_parameters
 from service.http.problems import (
     BrokenForm,
@@ -21,11 +23,25 @@ from service.http.problems import (
 from service.settings import Limits
 
 FILE, FORM = "file", b"multipart/form-data"
-_COMMON = ("top_k", "bundle", "grid", "timeout_ms")
+_COMMON = ("top_k", "bundle", "grid", "timeout_ms", "want", "encoding_format", "strict")
 #: Modality -> names of the parameters that its requests may have.
 PARAMETERS = {"image": _COMMON, "video": (*_COMMON, "views"), "volume": _COMMON}
 MAX_VALUE_BYTES = 256
 MAX_QUERY_BYTES = 2048
+MAX_FILENAME = 255  # characters that are told back
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file of a request.
+
+    Attributes:
+        media: its bytes, held once, in the array that they grew in; or what is wrong with it.
+        filename: what the form calls it, fit to be shown; None where it has no name.
+    """
+
+    media: bytearray | Failure
+    filename: str | None = None
 
 
 def read_query(query: bytes, modality: str) -> Parameters:
@@ -45,8 +61,8 @@ def is_form(scope: Scope) -> bool:
 
 async def read_files(
     scope: Scope, receive: Receive, parameters: Parameters, limits: Limits
-) -> list[bytearray]:
-    """Read a whole body. Every file is held once, in the array that it grew in.
+) -> list[Upload]:
+    """Read a whole body.
 
     Whatever is not multipart/form-data is taken as the bytes of one file: their type is decided by
     the bytes, and clients send all kinds of Content-Type.
@@ -55,7 +71,8 @@ async def read_files(
         parameters: those of the address; those of a form are added.
 
     Raises:
-        Failure: 400, 413 or 422; ClientGone if the connection closed half way.
+        Failure: 400, 413 or 422, of the body as a whole; what is wrong with one file of a form is
+            in its place. ClientGone if the connection closed half way.
     """
     media_type, options = parse_parameters(_content_type(scope))
     if media_type == FORM:
@@ -64,10 +81,11 @@ async def read_files(
     body = bytearray()
     async for piece in _pieces(receive):
         body += piece
-        check_file_size(len(body), limits)
+        if len(body) > limits.file_bytes:
+            raise _too_large(limits)
     if not body:
         raise EmptyBody("expected a file as the body, or a form with a part named file")
-    return [body]
+    return [Upload(body)]
 
 
 async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
@@ -120,23 +138,23 @@ def _shown(text: str) -> str:
     return ascii(text[:40])
 
 
-def check_file_size(size: int, limits: Limits) -> None:
-    """Refuse a file over its limit with 413."""
-    if size > limits.file_bytes:
-        raise FileTooLarge(f"a file may have at most {limits.file_bytes} bytes")
+def _too_large(limits: Limits) -> FileTooLarge:
+    return FileTooLarge(f"a file may have at most {limits.file_bytes} bytes")
 
 
 async def _read_form(
     form: MultipartReader, limits: Limits, parameters: Parameters
-) -> list[bytearray]:
+) -> list[Upload]:
     """The files of a form, in order; its other parts are parameters."""
-    files: list[bytearray] = []
+    files: list[Upload] = []
     while (headers := await form.next_part()) is not None:
-        name = _part_name(headers)
+        name, filename = _part_names(headers)
         if name == FILE:
             if len(files) >= limits.files:
                 raise TooManyFiles(f"a request may have at most {limits.files} files")
-            files.append(await _read_file(form, len(files) + 1, limits))
+            media = await _read_file(form, limits, strict=parameters.get("strict") == "true")
+            empty = EmptyFile(f"file {len(files) + 1} has no bytes")
+            files.append(Upload(media or empty, filename))
         else:
             parameters.check(name, is_part=True)  # before its data, which may be a file's
             parameters.add(name, await _read_value(form, name))
@@ -145,8 +163,8 @@ async def _read_form(
     return files
 
 
-def _part_name(headers: dict[bytes, bytes]) -> str:
-    """What a part is called; BrokenForm if it is called nothing, or written in an encoding."""
+def _part_names(headers: dict[bytes, bytes]) -> tuple[str, str | None]:
+    """What a part is called, and its file; BrokenForm if a part is called nothing, or encoded."""
     _, options = parse_parameters(headers.get(b"content-disposition", b""))
     if b"name" not in options:
         raise BrokenForm(f"a part has no name; that of a file must be {FILE}")
@@ -156,17 +174,35 @@ def _part_name(headers: dict[bytes, bytes]) -> str:
             "expected a part as it is (Content-Transfer-Encoding binary, 8bit or 7bit), "
             f"got {_shown(encoding.decode('latin-1'))}"
         )
-    return options[b"name"].decode("utf-8", "replace")
+    name = options[b"name"].decode("utf-8", "replace")
+    return name, shown_filename(options.get(b"filename", b"").decode("utf-8", "replace"))
 
 
-async def _read_file(form: MultipartReader, number: int, limits: Limits) -> bytearray:
-    file = bytearray()
+def shown_filename(text: str) -> str | None:
+    """A name as a client gave it, fit to be told back: no folders, no controls, not endless.
+
+    Whoever writes answers to a disk or a terminal may use it as it is. None where nothing is left.
+    """
+    last = re.split(r"[/\\]", text)[-1][:MAX_FILENAME]
+    shown = "".join(one if one.isprintable() else "\ufffd" for one in last)
+    return None if shown in ("", ".", "..") else shown
+
+
+async def _read_file(form: MultipartReader, limits: Limits, strict: bool) -> bytearray | Failure:
+    """A file, or FileTooLarge: nothing of it is kept, and what comes after it may be answered.
+
+    ``strict``: nothing may; that is raised while it comes.
+    """
+    file, size = bytearray(), 0
     while data := await form.read():
-        file += data
-        check_file_size(len(file), limits)
-    if not file:
-        raise EmptyFile(f"file {number} has no bytes")
-    return file
+        size += len(data)
+        if size <= limits.file_bytes:
+            file += data
+        elif strict:
+            raise _too_large(limits)
+        else:
+            file.clear()
+    return file if size <= limits.file_bytes else _too_large(limits)
 
 
 async def _read_value(form: MultipartReader, name: str) -> str:

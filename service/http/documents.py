@@ -24,10 +24,32 @@ class TimingMs(Document):
 
 
 class Result(Document):
+    filename: str | None = Field(
+        default=None,
+        description="as the form called the file, without folders, controls and what is beyond "
+        "255 characters; not there where it has no name",
+    )
     bundle: str
     version: str
     grid: str = Field(description="tokens per axis, like 8x8; with auto the one taken")
-    predictions: list[Prediction] = Field(description="the most probable labels, descending")
+    predictions: list[Prediction] = Field(
+        default=[], description="with want=labels: the most probable labels, descending"
+    )
+    probabilities: list[float] | str | None = Field(
+        default=None,
+        description="with want=probabilities: [labels], softmax, in the order of the bundle's "
+        "labels; float32, with encoding_format=base64 its little-endian bytes as base64",
+    )
+    logits: list[float] | str | None = Field(
+        default=None,
+        description="with want=logits: [labels], of a clip the mean over its views; float32 as "
+        "probabilities",
+    )
+    embedding: list[float] | str | None = Field(
+        default=None,
+        description="with want=embedding: [width], the features before the head, of a clip the "
+        "mean over its views; float32 as probabilities",
+    )
     timing_ms: TimingMs
 
 
@@ -56,17 +78,33 @@ class ScanResult(Result):
     seen: SeenScan = Field(description="how the network saw the scan")
 
 
+class FileProblem(Document):
+    """As the members of a problem document."""
+
+    type: str = Field(description="stable, a relative URI reference")
+    title: str
+    status: int = Field(description="that a request of this file alone would have had")
+    detail: str
+
+
+class FailedFile(Document):
+    filename: str | None = Field(default=None, description="as in results")
+    error: FileProblem
+
+
 class Answer(Document):
     id: str = Field(description="of the request, as in the header X-Request-ID")
-    results: list[Result] = Field(description="one per file, in the order sent")
+    results: list[Result | FailedFile] = Field(
+        description="one per file, in the order sent; at least one is answered"
+    )
 
 
 class ClipAnswer(Answer):
-    results: list[ClipResult]  # type: ignore[assignment]
+    results: list[ClipResult | FailedFile]  # type: ignore[assignment]
 
 
 class ScanAnswer(Answer):
-    results: list[ScanResult]  # type: ignore[assignment]
+    results: list[ScanResult | FailedFile]  # type: ignore[assignment]
 
 
 class GridDocument(Document):
@@ -151,3 +189,8 @@ class ProblemDocument(BaseModel):
     status: int
     detail: str
     id: str
+    results: list[FailedFile] | None = Field(
+        default=None,
+        description="of a form with several files none of which was answered: the problem of each, "
+        "in the order sent; the first one's is that of the request",
+    )

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
 from service.engine.engine import Engine
-from service.engine.job import Job, Outcome
-from service.engine.parameters import choose, parse_timeout
-from service.http.body import Parameters, is_form, read_files, read_query
+from service.engine.failures import Failure
+from service.engine.job import EncodingFormat, Job, Outcome
+from service.engine.model import Choice
+from service.engine.parameters import Asked, choose, parse_timeout
+from service.http import problems
+from service.http.body import Parameters, Upload, is_form, read_files, read_query
 from service.http.exchange import Exchange
-from service.http.problems import ClientGone
+from service.http.problems import CONTENT_TYPE, ClientGone
+
+log = logging.getLogger(__name__)
 
 encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
@@ -32,25 +40,53 @@ class Classify:
         exchange: Exchange = request.scope["exchange"]
         parameters = read_query(request.scope["query_string"], self.modality)
         self._limit_time(exchange, parameters)
-        said = len(parameters)
+        said, asked = len(parameters), Asked.parse(parameters)
         # Before the body, unless a form may still say for which bundle all of it is meant.
         is_known = "bundle" in parameters or not is_form(request.scope)
         chosen = choose(self.engine, self.modality, parameters) if is_known else None
         files = await read_files(request.scope, request.receive, parameters, self.limits)
         if chosen is None or len(parameters) > said:
             self._limit_time(exchange, parameters)
+            asked = Asked.parse(parameters)
             chosen = choose(self.engine, self.modality, parameters)
         choice, top_k = chosen
         exchange.bundle, exchange.grid = choice.manifest.name, choice.grid
+        if asked.strict:
+            for file in files:
+                if isinstance(file.media, Failure):
+                    raise file.media
         async with ClientWatch(request.receive):
-            deadline = exchange.monotonic_deadline
-            jobs = [Job(file, choice, top_k=top_k, deadline=deadline) for file in files]
-            outcomes = await self.engine.submit_all(jobs)
-        exchange.grid = ",".join(dict.fromkeys(one.target.grid for one in outcomes))
-        document = {"id": exchange.id, "results": [one.document() for one in outcomes]}
-        headers = {"Server-Timing": _server_timing(outcomes)}
-        body = encode_json(document).encode()
-        return Response(body, media_type="application/json", headers=headers)
+            answers = await self._answer(files, choice, top_k, asked, exchange.monotonic_deadline)
+        self._tell(exchange, answers)
+        return _respond(exchange, files, answers, asked.encoding_format)
+
+    async def _answer(
+        self, files: Sequence[Upload], choice: Choice, top_k: int, asked: Asked, deadline: float
+    ) -> list[Outcome | Failure]:
+        """Of each file, in order: what became of it."""
+        jobs = [
+            Job(file.media, choice, asked.want, top_k, deadline)
+            for file in files
+            if not isinstance(file.media, Failure)
+        ]
+        found: Sequence[Outcome | Failure]
+        if asked.strict:
+            found = await self.engine.submit_all(jobs)
+        else:
+            found = await self.engine.submit_each(jobs) if jobs else ()
+        rest = iter(found)
+        return [file.media if isinstance(file.media, Failure) else next(rest) for file in files]
+
+    def _tell(self, exchange: Exchange, answers: Sequence[Outcome | Failure]) -> None:
+        """Operators of files that failed: the status of a request may be that of others."""
+        for answer in answers:
+            if isinstance(answer, Failure):
+                problem = problems.problem_of(answer)
+                self.engine.metrics.file_problems.labels(self.modality, problem.name).inc()
+                if problem.status >= 500 and len(answers) > 1:
+                    traced = {"fields": {"trace_id": exchange.trace_id}}
+                    told = exchange.id, problem.status, answer.detail
+                    log.warning("request %s: a file: %s %s", *told, extra=traced)
 
     def _limit_time(self, exchange: Exchange, parameters: Parameters) -> None:
         """Let the answer be due when the client says; Overloaded if that cannot be met by now."""
@@ -92,6 +128,37 @@ class ClientWatch:
         del self._watcher, self._task  # their frames know this object: no cycle per request
         if self._gone and task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientGone("the client left before its answer") from None
+
+
+def _respond(
+    exchange: Exchange,
+    files: Sequence[Upload],
+    answers: Sequence[Outcome | Failure],
+    encoding_format: EncodingFormat,
+) -> Response:
+    """What became of every file: 200 if any was answered, else the first one's problem."""
+    outcomes = [one for one in answers if isinstance(one, Outcome)]
+    first = answers[0]
+    if isinstance(first, Failure) and len(answers) == 1:
+        raise first
+    results = [_result(*one, encoding_format) for one in zip(files, answers, strict=True)]
+    if isinstance(first, Failure) and not outcomes:
+        document = {**problems.document(first, exchange.id), "results": results}
+        body, status = encode_json(document).encode(), document["status"]
+        return Response(body, status, media_type=CONTENT_TYPE)
+    exchange.grid = ",".join(dict.fromkeys(one.target.grid for one in outcomes))
+    body = encode_json({"id": exchange.id, "results": results}).encode()
+    headers = {"Server-Timing": _server_timing(outcomes)}
+    return Response(body, media_type="application/json", headers=headers)
+
+
+def _result(
+    file: Upload, answer: Outcome | Failure, encoding_format: EncodingFormat
+) -> dict[str, Any]:
+    name = {} if file.filename is None else {"filename": file.filename}
+    if isinstance(answer, Failure):
+        return {**name, "error": problems.members(answer)}
+    return {**name, **answer.document(encoding_format)}
 
 
 def _server_timing(outcomes: list[Outcome]) -> str:

@@ -151,6 +151,7 @@ UNSUPPORTED = {
     "volume": "expected NIfTI, DICOM, npy, npz, zip of DICOM, NRRD, MetaImage bytes (the first two "
     "may be gzipped); these are none of them",
 }
+ENDINGS = {"image": ".jpg", "video": ".mp4", "volume": ".nii.gz"}
 BROKEN = {"image": "image", "video": "video", "volume": "scan"}
 TOO_LARGE = {
     "image": "images may have at most 50000000 pixels",
@@ -158,6 +159,18 @@ TOO_LARGE = {
     "volume": "scans may have at most 134217728 voxels and 16384 per side; "
     "this one is 1000x1000x1000",
 }
+
+
+def examples(modality: str) -> dict[str, Any]:
+    """Answers of an operation: of one file, and of two of which one is broken."""
+    (result,) = ANSWERS[modality]["results"]
+    named = {"filename": f"1{ENDINGS[modality]}"} | result
+    error = problems.members(failures.BrokenMedia(details(modality)[failures.BrokenMedia]))
+    failed = {"filename": f"2{ENDINGS[modality]}", "error": error}
+    return {
+        "ranked labels": ANSWERS[modality],
+        "one of two files is broken": {"id": ID, "results": [named, failed]},
+    }
 
 
 def details(modality: str) -> dict[type[failures.Failure], str]:
@@ -171,6 +184,10 @@ def details(modality: str) -> dict[type[failures.Failure], str]:
         ),
         failures.UnknownVersion: (
             f"bundle {bundle}: there is no version '2'; version 1 answers"
+        ),
+        failures.NoEmbedding: (
+            f"want: bundle {bundle} has no embedding at grid {grid}; bundles have one since their "
+            "graphs are exported with it"
         ),
         failures.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}, auto",
         problems.UnknownParameter: (

@@ -12,10 +12,11 @@ from media.clips.clip_times import MAX_FRAMES
 from media.formats import media_types
 from media.spec import MAX_VIEWS
 from service.engine.failures import Failure
+from service.engine.parameters import FORMATS, WANTS
 from service.http import problems
 from service.http.body import PARAMETERS
 from service.http.documents import Answer, ClipAnswer, ScanAnswer
-from service.http.examples import ANSWERS, ID, details
+from service.http.examples import ANSWERS, ID, details, examples
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "top_k": {
@@ -45,6 +46,26 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "When the answer is due, in milliseconds from the start of the request; at "
         "most, and where it is not given, the server's own time for this address. What cannot be "
         "answered in time is refused at once (429), or ended when the time has run out (504).",
+    },
+    "want": {
+        "type": "string",
+        "enum": [*WANTS],
+        "default": WANTS[0],
+        "description": "What a result holds: ranked labels; or, of all labels in the bundle's "
+        "order, probabilities or logits; or the features before the head, where the bundle has "
+        "them (else 422).",
+    },
+    "encoding_format": {
+        "type": "string",
+        "enum": [*FORMATS],
+        "default": FORMATS[0],
+        "description": "Of arrays, so with another want than labels: a list of numbers, or base64 "
+        "of little-endian float32.",
+    },
+    "strict": {
+        "type": "boolean",
+        "default": False,
+        "description": "Whether the first file that fails ends its request.",
     },
     "views": {
         "type": "integer",
@@ -100,7 +121,12 @@ KINDS = {
 
 def classify_responses(modality: str) -> dict[int | str, dict[str, Any]]:
     """What the operation that classifies a modality may end as."""
-    ranked = answer(KINDS[modality].answer, ANSWERS[modality], "Ranked labels.")
+    ranked = answer(
+        KINDS[modality].answer, ANSWERS[modality], "What became of every file; one was answered."
+    )
+    ranked["content"]["application/json"] = {
+        "examples": {name: {"value": one} for name, one in examples(modality).items()}
+    }
     kinds = details(modality).keys() - set(KEY_PROBLEMS)
     return {200: ranked, **add_problems({}, *kinds, modality=modality)}
 

@@ -25,6 +25,7 @@ from service.engine.failures import (
     InferenceFailed,
     InternalError,
     MediaTooLarge,
+    NoEmbedding,
     NotReady,
     Overloaded,
     UnknownBundle,
@@ -171,6 +172,7 @@ PROBLEMS: dict[type[Failure], Problem] = {
     UnknownBundle: Problem(404, "unknown-bundle", "There is no such bundle."),
     UnknownVersion: Problem(404, "unknown-version", "The bundle answers with another version."),
     UnknownGrid: Problem(422, "unknown-grid", "The bundle does not have this grid."),
+    NoEmbedding: Problem(422, "no-embedding", "The bundle has no embedding."),
     CandidateRefused: Problem(409, "candidate-refused", "The version failed its proof."),
     VersionInUse: Problem(409, "version-in-use", "The version answers."),
     FolderFixed: Problem(409, "folder-fixed", "The folder of bundles cannot be changed."),
@@ -191,16 +193,20 @@ def problem_of(failure: Failure) -> Problem:
     return PROBLEMS[type(failure)]
 
 
-def document(failure: Failure, request_id: str) -> dict[str, Any]:
-    """The members of the problem document."""
+def members(failure: Failure) -> dict[str, Any]:
+    """What is said of a failure, be it of a request or of one file."""
     problem = problem_of(failure)
     return {
         "type": problem.type,
         "title": problem.title,
         "status": problem.status,
         "detail": failure.detail,
-        "id": request_id,
     }
+
+
+def document(failure: Failure, request_id: str) -> dict[str, Any]:
+    """The members of the problem document."""
+    return {**members(failure), "id": request_id}
 
 
 def encode(failure: Failure, request_id: str) -> bytes:

@@ -66,8 +66,9 @@ def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
             methods=["POST"],
             operation_id=KINDS[modality].operation,
             summary=KINDS[modality].summary,
-            description="Every file of a request is ranked; one that cannot be read fails the "
-            "request.",
+            description="Every file of a request has a result or a problem of its own. 200 if any "
+            "was answered; else the first one's problem. With strict=true the first that fails "
+            "ends the request.",
             tags=["classify"],
             route_class_override=DirectRoute,
             responses=classify_responses(modality),
@@ -238,8 +239,9 @@ def _openapi(app: FastAPI, engine: Engine, keys: Keys) -> dict[str, Any]:
             description=app.description,
             routes=app.routes,
         )
-        schema = ProblemDocument.model_json_schema()
-        document.setdefault("components", {}).setdefault("schemas", {})["ProblemDocument"] = schema
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schema = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= {**schema.pop("$defs"), "ProblemDocument": schema}
         if keys:
             _add_keys(document, public_requests(engine.settings))
         app.openapi_schema = document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,9 @@ class FakeRuntime:
 
     def get_providers(self) -> list[str]:
         return self.got if self.asked[-1] != [CPU] else [CPU]
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="logits")]
 
     SessionOptions = ort.SessionOptions
 

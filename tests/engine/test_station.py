@@ -200,6 +200,63 @@ def test_isolation_refuses_logits_of_another_shape(shape: tuple[int, ...]) -> No
         assert all(isinstance(answer, Exception) for answer in answers)
 
 
+class Embedding(FakeSession):
+    """Its features are the value of a row, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedded: list[int] = []
+
+    def embed(
+        self, pixels: np.ndarray, stop: Stop | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        self.embedded.append(len(pixels))
+        logits = self.run(pixels, stop)
+        return logits, np.repeat(pixels.reshape(len(pixels), -1)[:, :1], 2, axis=1).astype("f4")
+
+
+def test_features_are_asked_for_where_a_row_wants_them() -> None:
+    """Rows that want them, and others, share a run; only the first get them, of views the mean."""
+    session = Embedding()
+
+    async def story(station: DeviceStation) -> None:
+        station.add_queue("grid", session, "image", RunCosts())
+        assert station.embeds("grid")
+        assert (await station.submit("grid", entry(1))).embedding is None
+        assert session.embedded == []
+        plain, own, views = await asyncio.gather(
+            station.submit("grid", entry(1)),
+            station.submit("grid", entry(2), embed=True),
+            station.submit("grid", entry(3, 6), embed=True),
+        )
+        assert session.embedded == [4]
+        assert plain.embedding is None
+        np.testing.assert_array_equal(own.embedding, [2, 2])
+        np.testing.assert_array_equal(views.embedding, [4.5, 4.5])
+        assert [own.logits[0], views.logits[0]] == [2, 4.5]
+
+    run(story)
+
+
+def test_row_that_fails_is_found_with_its_features() -> None:
+    """Halving keeps asking for them; features that are no numbers are a failure too."""
+    session = Embedding()
+    answers = run_isolated(session, [*entry(1, POISON, 3)], embed=True)
+    assert [isinstance(one, Exception) for one in answers] == [False, True, False]
+    found = [one.embedding for one in answers if not isinstance(one, Exception)]
+    np.testing.assert_array_equal(found, [[1, 1], [3, 3]])
+
+    class Infinite(Embedding):
+        def embed(
+            self, pixels: np.ndarray, stop: Stop | None = None
+        ) -> tuple[np.ndarray, np.ndarray]:
+            logits, features = super().embed(pixels, stop)
+            return logits, features * np.array([1, np.inf], np.float32)
+
+    (failed,) = run_isolated(Infinite(), [*entry(1)], embed=True)
+    assert isinstance(failed, Exception)
+
+
 @pytest.mark.parametrize("views", [(1,), (1, 2)])
 @pytest.mark.parametrize("end", ["answered", "failed", "left"])
 def test_station_lets_go_of_pixels_at_once(

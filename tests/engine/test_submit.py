@@ -25,14 +25,16 @@ from service.engine.device.session import DeviceName, Session, Stop, open_sessio
 from service.engine.engine import Engine
 from service.engine.failures import (
     BadParameter,
+    BrokenMedia,
     DeadlinePassed,
     Failure,
+    NoEmbedding,
     Overloaded,
     UnknownBundle,
     UnknownGrid,
     UnsupportedMedia,
 )
-from service.engine.job import Job, JobClass, Outcome, Want, rank
+from service.engine.job import Job, JobClass, Outcome, Want, rank, softmax
 from service.engine.model import AUTO, Choice
 from service.engine.schedule import BATCH, CPU, Charge
 from service.settings import make_settings
@@ -148,6 +150,10 @@ def array(of_outcome: np.ndarray | None) -> np.ndarray:
 # --- what is wanted --------------------------------------------------------------------------
 
 
+#: Of an outcome, that are arrays.
+FIELDS = tuple(want for want in get_args(Want) if want != "labels")
+
+
 @pytest.mark.parametrize("given", ["file", "pixels"])
 @pytest.mark.parametrize(
     ("modality", "grid"), [(one, grid) for one in TINY for grid in TINY[one].grids]
@@ -159,11 +165,17 @@ def test_every_want_of_a_file_is_that_of_its_pixels(
     media, pixels = MEDIA[modality](1), prepared(modality, grid)
     job = Job(media if given == "file" else pixels, stage.choose(modality, grid), top_k=3)
     logits = tiny_logits(media, grid, modality)
+    with pytest.raises(NoEmbedding, match=f"no embedding at grid {grid}"):
+        stage.submit(replace(job, want="embedding"))
     got: dict[str, Outcome] = {
         want: stage.submit(replace(job, want=want))
         for want in get_args(Want)
+        if want != "embedding"
     }
     assert got["labels"].predictions == rank(logits, LABELS, 3)
+    np.testing.assert_allclose(
+        array(got["probabilities"].probabilities), softmax(logits), atol=1e-4
+    )
     rows = array(got["rows"].rows)
     assert rows.shape == (len(pixels), len(LABELS))
     assert len(rows) == TINY[modality].input.views
@@ -173,9 +185,9 @@ def test_every_want_of_a_file_is_that_of_its_pixels(
     for want, outcome in got.items():
         assert outcome.target.grid == grid
         assert bool(outcome.evidence) == (given == "file" and modality != "image")
-        fields = (outcome.predictions or None, outcome.logits, outcome.rows, outcome.pixels)
-        held = [one is not None for one in fields]
-        assert held == [want == name for name in got]
+        held = [name for name in FIELDS if getattr(outcome, name) is not None]
+        assert held == [want] * (want != "labels")
+        assert bool(outcome.predictions) == (want == "labels")
 
 
 def test_pixels_alone_do_not_touch_the_device(stage: Stage) -> None:
@@ -300,6 +312,53 @@ def test_files_of_a_request_that_failed_are_let_go_at_once(stage: Stage) -> None
         stage.play(story)
     finally:
         gc.enable()
+
+
+def test_files_may_enter_together_and_fail_apart(stage: Stage) -> None:
+    """Each has its outcome or its failure, in order; one that fails leaves the others running."""
+    choice = stage.choose()
+    files = [b"no picture", picture(1), picture(2)[:90], picture(3)]
+    jobs = [Job(file, choice, "logits") for file in files]
+
+    async def story() -> None:
+        GATE.clear()
+        asking = asyncio.create_task(stage.engine.submit_each(jobs))
+        await until(lambda: RUNS and stage.engine.backlog.inside.total() == 2)
+        assert not asking.done()
+        GATE.set()
+        first, second, third, fourth = await asking
+        assert isinstance(first, UnsupportedMedia)
+        assert "file 1" not in first.detail
+        assert isinstance(third, BrokenMedia)
+        for file, answer in ((files[1], second), (files[3], fourth)):
+            assert isinstance(answer, Outcome)
+            np.testing.assert_allclose(array(answer.logits), tiny_logits(file, "2x3"), atol=1e-4)
+        RUNS.clear()
+        with stage.busy("image"), pytest.raises(Overloaded):
+            await stage.engine.submit_each(jobs)
+        late = replace(jobs[1], deadline=time.monotonic())
+        with pytest.raises(DeadlinePassed):
+            await stage.engine.submit_each([late, late])
+        assert RUNS == []
+        (alone,) = await stage.engine.submit_each(jobs[:1])
+        assert isinstance(alone, UnsupportedMedia)
+
+    stage.play(story)
+
+
+def test_mistake_of_ours_ends_all_files_of_a_request(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is nobody's answer: what is no Failure comes out, and nothing stays inside."""
+    jobs = [Job(prepared("image", "2x3"), stage.choose()) for _ in range(3)]
+    monkeypatch.setattr("service.engine.pipeline.wanted", lambda *_: 1 / 0)
+
+    async def story() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await stage.engine.submit_each(jobs)
+        await until(stage.is_empty)
+
+    stage.play(story)
 
 
 # --- work that may take its time -------------------------------------------------------------

@@ -157,16 +157,33 @@ def test_graph_keeps_the_contract(bundle: Bundle) -> None:
     assert sides == ["batch", 16, 30, 3]
 
 
+def test_second_output_is_what_enters_the_head(bundle: Bundle, checkpoint: Path) -> None:
+    """The features that torch computes, of every grid; asking for them changes no logit."""
+    model = load_checkpoint(checkpoint)[0]
+    seen: list[torch.Tensor] = []
+    model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for grid in GRIDS:
+        shape = (3, *grid.pixels(model.spec.patch), 3)
+        pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+        torch_logits(model, pixels, grid)
+        session = onnxruntime.InferenceSession(bundle.path(f"graphs/{grid}.onnx"))
+        alone = session.run(["logits"], {"pixels": pixels})[0]
+        logits, embedding = session.run(["logits", "embedding"], {"pixels": pixels})
+        np.testing.assert_array_equal(logits, alone)
+        assert (embedding.dtype, embedding.shape) == (np.float32, (3, model.spec.width))
+        np.testing.assert_allclose(embedding, seen.pop(), atol=1e-4, rtol=1e-4)
+
+
 def test_check_graph_refuses_a_convolution() -> None:
     """The check that guards the contract can fail."""
 
     class Convolving(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = torch.nn.Conv2d(3, 2, 2)
+            self.layer, self.head = torch.nn.Conv2d(3, 2, 2), torch.nn.Linear(2, 2)
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return self.layer(pixels.float().permute(0, 3, 1, 2)).mean((2, 3))
+            return self.head(self.layer(pixels.float().permute(0, 3, 1, 2)).mean((2, 3)))
 
     graph = to_onnx(Convolving(), torch.zeros(3, 4, 6, 3, dtype=torch.uint8))
     with pytest.raises(RuntimeError, match="Conv"):

@@ -125,16 +125,25 @@ def tiny_logits(
     media: bytes, grid: str, modality: str = "image", views: int | None = None
 ) -> np.ndarray:
     """What the tiny bundle must answer, float64 ``[5]``."""
+    return tiny_embedding(media, grid, modality, views) @ weights().astype(np.float64)
+
+
+def tiny_embedding(
+    media: bytes, grid: str, modality: str = "image", views: int | None = None
+) -> np.ndarray:
+    """What enters the only layer of the tiny network, float64 ``[288]``."""
     tiny = TINY[modality]
     pixels = read(media, tiny.input, Grid.parse(grid), tiny.patch, views).pixels
-    flat = pixels.reshape(len(pixels), -1) / 255.0  # [views, 288]
-    return flat.mean(axis=0) @ weights().astype(np.float64)
+    return (pixels.reshape(len(pixels), -1) / 255.0).mean(axis=0)
 
 
 def write_tiny_bundle(
-    root: Path, name: str = "tiny", modality: str = "image", **changes: Any
+    root: Path, name: str = "tiny", modality: str = "image", embeds: bool = False, **changes: Any
 ) -> Path:
-    """A bundle of the tiny network in ``root / name``; ``changes`` replace manifest fields."""
+    """A bundle of the tiny network in ``root / name``; ``changes`` replace manifest fields.
+
+    ``embeds``: its graphs have their values, [288], as a second output; see ``tiny_embedding``.
+    """
     tiny = TINY[modality]
     golden = {f"golden/{seed}{ENDINGS[modality]}": MEDIA[modality](seed) for seed in range(3)}
 
@@ -143,7 +152,7 @@ def write_tiny_bundle(
         (folder / "golden").mkdir()
         for grid in tiny.grids:
             shape = (*Grid.parse(grid).pixels(tiny.patch), tiny.input.channels)
-            graph = tiny_graph(shape, len(LABELS), tiny.input.dtype)
+            graph = tiny_graph(shape, len(LABELS), tiny.input.dtype, embeds)
             (folder / f"graphs/{grid}.onnx").write_bytes(graph)
         (folder / "graphs/weights.bin").write_bytes(weights().tobytes())
         for path, media in golden.items():

@@ -13,21 +13,26 @@ FLOAT, UINT8, INT64, INT = 1, 2, 7, 2  # TensorProto.DataType, AttributeProto.At
 EXTERNAL = 1
 
 
-def tiny_graph(shape: tuple[int, ...], classes: int, dtype: str) -> bytes:
-    """A ModelProto for items of ``shape``, ``[*pixels per axis, channels]``."""
-    values = math.prod(shape)
+def tiny_graph(shape: tuple[int, ...], classes: int, dtype: str, embeds: bool = False) -> bytes:
+    """A ModelProto for items of ``shape``, ``[*pixels per axis, channels]``.
+
+    ``embeds``: the values before the product are its second output, ``embedding``.
+    """
+    values, flat = math.prod(shape), "embedding" if embeds else "flat"
+    second = _field(12, _value(flat, FLOAT, (values,))) if embeds else b""
     graph = b"".join(
         (
             _field(1, _node("Cast", ["pixels"], "f", _field(5, _cast_to_float()))),
             _field(1, _node("Div", ["f", "scale"], "s")),
-            _field(1, _node("Reshape", ["s", "shape"], "flat")),
-            _field(1, _node("MatMul", ["flat", "weights"], "logits")),
+            _field(1, _node("Reshape", ["s", "shape"], flat)),
+            _field(1, _node("MatMul", [flat, "weights"], "logits")),
             _field(2, b"tiny"),
             _field(5, _outside("weights", (values, classes))),
             _field(5, _inside("scale", FLOAT, (), _field(4, struct.pack("<f", 255)))),
             _field(5, _inside("shape", INT64, (2,), _field(7, _varint(-1) + _varint(values)))),
             _field(11, _value("pixels", UINT8 if dtype == "uint8" else FLOAT, shape)),
             _field(12, _value("logits", FLOAT, (classes,))),
+            second,
         )
     )
     return _number(1, 9) + _field(7, graph) + _field(8, _number(2, 18))  # IR version, opset

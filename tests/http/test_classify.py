@@ -99,6 +99,7 @@ def test_answers_are_those_of_the_server(bundles: Path, pictures: list[Path]) ->
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.pop("file") for line in lines] == [str(path) for path in pictures]
     for line, result in zip(lines, expected, strict=True):
+        assert result.pop("filename")
         assert set(line) == set(result)
         assert set(line["timing_ms"]) == set(result["timing_ms"])
         for same in ("bundle", "version", "grid"):
@@ -165,7 +166,7 @@ def test_bad_files_fail_alone(bundles: Path, pictures: list[Path], tmp_path: Pat
     assert [line["file"] for line in lines] == [str(path) for path in files]
     for line, (name, words) in zip(lines[::2], expected.values(), strict=True):
         assert set(line) == {"file", "error"}
-        assert set(line["error"]) == {"type", "title", "detail"}
+        assert set(line["error"]) == {"type", "title", "status", "detail"}
         assert line["error"]["type"] == f"/problems/{name}"
         assert words in line["error"]["detail"]
     assert {line["predictions"][0]["label"] for line in lines[1::2]} == {best(good.read_bytes())}

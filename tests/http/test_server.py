@@ -202,6 +202,7 @@ def test_body_may_come_in_pieces(server: RunningServer) -> None:
 GOOD, TRUNCATED = picture(1), picture(1, (200, 200), "JPEG")[:700]
 CORRUPT = GOOD[:60] + bytes(30) + GOOD[90:]
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+STRICT = {"strict": "true"}
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}
 
 BAD_INPUT: dict[str, tuple[dict[str, Any], int, str]] = {
@@ -211,7 +212,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], int, str]] = {
     "no file": ({"files": {"top_k": (None, "1")}}, 400, "no-file"),
     "no part": ({"content": b"--b--\r\n", "headers": MULTIPART}, 400, "no-file"),
     "0-byte part": (form(b""), 400, "empty-file"),
-    "second part of 0 bytes": (form(GOOD, b""), 400, "empty-file"),
+    "second part of 0 bytes": ({**form(GOOD, b""), "params": STRICT}, 400, "empty-file"),
     "form without boundary": (
         {"content": PART, "headers": {"Content-Type": "multipart/form-data"}},
         400,
@@ -237,7 +238,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], int, str]] = {
     "text as JPEG in a form": (form(b"I am a JPEG"), 415, "unsupported-media"),
     "truncated JPEG": ({"content": TRUNCATED}, 422, "broken-media"),
     "corrupt PNG": ({"content": CORRUPT}, 422, "broken-media"),
-    "bad second file": (form(GOOD, TRUNCATED), 422, "broken-media"),
+    "bad second file": ({**form(GOOD, TRUNCATED), "params": STRICT}, 422, "broken-media"),
     "21000x21000 PNG": ({"content": huge_png(21_000, 21_000)}, 422, "media-too-large"),
     "compressed": (
         {"content": GOOD, "headers": {"Content-Encoding": "gzip"}},
@@ -301,7 +302,8 @@ def test_problems_name_what_was_expected(server: RunningServer) -> None:
     ):
         detail = server.classify(content=GOOD, params=params).json()["detail"]
         assert all(word in detail for word in words), detail
-    assert server.classify(**form(GOOD, b"text")).json()["detail"].startswith("file 2 of 2: ")
+    told = server.classify(**form(GOOD, b"text"), params=STRICT).json()["detail"]
+    assert told.startswith("file 2 of 2: ")
 
 
 def test_framework_refusals_are_problems_too(server: RunningServer) -> None:
@@ -413,11 +415,13 @@ def test_body_of_exactly_the_limit_is_read(server: RunningServer) -> None:
 
 
 def test_file_over_its_limit_is_refused_while_it_comes(server: RunningServer) -> None:
-    """What is too large is not read to its end, whether it comes alone or in a form."""
+    """What is too large is not read to its end, alone or where nothing after it may be answered."""
     for head, form in ((PART, True), (b"", False)):
         with RawConnection(server.port) as connection:
             kind = MULTIPART["Content-Type"] if form else "video/mp4"
-            connection.send_head(f"Content-Length: {BODY_LIMIT}", f"Content-Type: {kind}")
+            path = "/v1/classify/image" + "?strict=true" * form
+            told = f"Content-Length: {BODY_LIMIT}", f"Content-Type: {kind}"
+            connection.send_head(*told, path=path)
             connection.send(head, bytes(FILE_LIMIT + 1))  # and no more
             status, _, body = connection.answer()
             assert (status, json.loads(body)["type"]) == (413, "/problems/file-too-large")

@@ -78,14 +78,19 @@ class Devices:
         """Of the pixels of all that waits for a lane."""
         return sum(one.bytes_ahead() for one in self.stations)
 
+    def embeds(self, key: Key) -> bool:
+        """Whether a graph, which is the same on all of them, has features to give."""
+        return self.stations[0].embeds(key)
+
     async def submit(
-        self, key: Key, pixels: np.ndarray, deadline: float = math.inf, kind: str | None = None
+        self, key: Key, pixels: np.ndarray, deadline: float = math.inf, kind: str | None = None,
+        embed: bool = False,
     ) -> Row:
         """``DeviceStation.submit`` where this item is begun, and then done, soonest."""
         station = self.stations[0]
         if len(self._devices) > 1:
             station = min(self.stations, key=lambda one: one.until_done(key, len(pixels), kind))
-        return await station.submit(key, pixels, deadline, kind)
+        return await station.submit(key, pixels, deadline, kind, embed)
 
     def close_queue(self, key: Key) -> None:
         """On all of them: nobody submits to it any more."""

@@ -27,6 +27,7 @@ class Row:
     inference_seconds: float  # of the whole batch
     cost_seconds: float = 0.0  # its share of what the batch cost
     views: np.ndarray | None = None  # float32 [views, classes], of an item that has several
+    embedding: np.ndarray | None = None  # float [width], where it is wanted
 
     @property
     def rows(self) -> np.ndarray:
@@ -40,7 +41,9 @@ class Row:
         logits = np.stack([row.logits for row in rows])  # [views, classes]
         mean = logits.mean(axis=0, dtype=np.float64)  # [classes]
         cost = sum(row.cost_seconds for row in rows)
-        return cls(mean, last.queue_seconds, last.inference_seconds, cost, logits)
+        features = [row.embedding for row in rows if row.embedding is not None]
+        embedding = np.stack(features).mean(axis=0, dtype=np.float64) if features else None
+        return cls(mean, last.queue_seconds, last.inference_seconds, cost, logits, embedding)
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +54,7 @@ class Entry:
     future: asyncio.Future[Row]
     submitted: float  # seconds, monotonic
     deadline: float
+    embed: bool = False  # whether the features are wanted too
 
     @property
     def gone(self) -> bool:

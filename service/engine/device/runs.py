@@ -5,26 +5,35 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.device.session import Session, Stop
+from service.engine.device.session import Embedder, Session, Stop
 
 log = logging.getLogger(__name__)
+
+
+class Given(NamedTuple):
+    """What a graph gave for one row."""
+
+    logits: np.ndarray  # float32 [classes]
+    embedding: np.ndarray | None = None  # float32 [width], where the run was asked for it
 
 
 @dataclass(frozen=True, slots=True)
 class TimedRun:
     """What a lane's thread brings back."""
 
-    rows: list[np.ndarray | Exception]
+    rows: list[Given | Exception]
     started: float
     seconds: float  # of the wall
     cost: float  # seconds of the lane that count as its price
 
 
 def run_timed(
-    session: Session, rows: list[np.ndarray], threads: int, stop: Stop | None = None
+    session: Session, rows: list[np.ndarray], threads: int, stop: Stop | None = None,
+    embed: bool = False,
 ) -> TimedRun:
     """Run a batch in this thread, and price it.
 
@@ -33,28 +42,30 @@ def run_timed(
     the wall is the measure.
     """
     started, before = time.monotonic(), time.thread_time()
-    answers = run_isolated(session, rows, stop)
+    answers = run_isolated(session, rows, stop, embed)
     seconds, used = time.monotonic() - started, time.thread_time() - before
     by_thread = session.device == "cpu" and threads == 1
     return TimedRun(answers, started, seconds, used if by_thread else seconds)
 
 
 def run_isolated(
-    session: Session, rows: list[np.ndarray], stop: Stop | None = None
-) -> list[np.ndarray | Exception]:
+    session: Session, rows: list[np.ndarray], stop: Stop | None = None, embed: bool = False
+) -> list[Given | Exception]:
     """Run a batch; if it fails, halve it until only the guilty rows fail.
 
     Args:
         rows: ``[*pixels per axis, channels]`` each, of the graph's dtype.
         stop: ends it; then every row fails.
+        embed: whether features are wanted too, of an ``Embedder``.
 
     Returns:
-        float32 ``[classes]`` or an exception, for every row.
+        What the graph gave or an exception, for every row.
     """
     try:
-        logits = session.run(np.stack(rows), stop)  # [batch, classes]
-        if logits.ndim != 2 or len(logits) != len(rows):
-            raise ValueError(f"expected {len(rows)} rows of logits, got {list(logits.shape)}")
+        found = _run(session, np.stack(rows), stop, embed)
+        for one in found:  # [batch, classes], [batch, width]
+            if one.ndim != 2 or len(one) != len(rows):
+                raise ValueError(f"expected {len(rows)} rows, got {list(one.shape)}")
     except Exception:
         # New ones: what was raised knows its frames, and they would keep the rows.
         if stop is not None and stop.terminate:
@@ -63,13 +74,22 @@ def run_isolated(
             log.exception("a graph failed on one input")
             return [ValueError("the graph failed on this input")]
         middle = len(rows) // 2
-        return run_isolated(session, rows[:middle], stop) + run_isolated(
-            session, rows[middle:], stop
+        return run_isolated(session, rows[:middle], stop, embed) + run_isolated(
+            session, rows[middle:], stop, embed
         )
-    finite = np.isfinite(logits).all(axis=1)  # [batch]
+    finite = np.all([np.isfinite(one).all(axis=1) for one in found], axis=0)  # [batch]
     if not finite.all():
-        log.error("a graph gave logits that are not finite for %d input(s)", (~finite).sum())
+        log.error("a graph gave numbers that are not finite for %d input(s)", (~finite).sum())
     return [
-        row if good else ValueError("logits are not finite")
-        for row, good in zip(logits, finite, strict=True)
+        Given(*row) if good else ValueError("logits are not finite")
+        for good, *row in zip(finite, *found, strict=True)
     ]
+
+
+def _run(
+    session: Session, pixels: np.ndarray, stop: Stop | None, embed: bool
+) -> tuple[np.ndarray, ...]:
+    """Logits, and the features if they are wanted."""
+    if embed and isinstance(session, Embedder):
+        return session.embed(pixels, stop)
+    return (session.run(pixels, stop),)

@@ -8,7 +8,7 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import onnxruntime as ort
@@ -25,6 +25,8 @@ DRIVER = "libcuda.so.1"
 GPUS = ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*")
 #: TF32 keeps 10 bits of mantissa; an fp32 graph would not reproduce its goldens.
 CUDA_OPTIONS = {"use_tf32": "0"}
+#: The second output of a graph, which older ones lack.
+EMBEDDING = "embedding"
 
 
 class Stop(Protocol):
@@ -40,6 +42,17 @@ class Session(Protocol):
 
     def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
         """Of ``[batch, *pixels per axis, channels]`` the logits, float32 ``[batch, classes]``."""
+        ...
+
+
+@runtime_checkable
+class Embedder(Session, Protocol):
+    """A session whose graph has a second output, the features before its head."""
+
+    def embed(
+        self, pixels: np.ndarray, stop: Stop | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As ``run``; also the features, float32 ``[batch, width]``."""
         ...
 
 
@@ -65,6 +78,16 @@ class OrtSession:
     def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
         (logits,) = self._session.run(["logits"], {"pixels": pixels}, stop)
         return logits
+
+
+class OrtEmbedder(OrtSession):
+    """The same of a graph that has an embedding; who does not ask for it pays nothing for it."""
+
+    def embed(
+        self, pixels: np.ndarray, stop: Stop | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        logits, embedding = self._session.run(["logits", EMBEDDING], {"pixels": pixels}, stop)
+        return logits, embedding
 
 
 def make_stop() -> Stop:
@@ -161,7 +184,9 @@ def _open_on_gpu(graph: Path, device: DeviceName, threads: int) -> Session:
 
 def _open(graph: Path, device: DeviceName, threads: int) -> OrtSession:
     providers = [CPU] if device == "cpu" else [(CUDA, cuda_options(device)), CPU]
-    return OrtSession(ort.InferenceSession(graph, session_options(threads), providers))
+    session = ort.InferenceSession(graph, session_options(threads), providers)
+    embeds = EMBEDDING in (output.name for output in session.get_outputs())
+    return OrtEmbedder(session) if embeds else OrtSession(session)
 
 
 def cuda_options(device: DeviceName) -> dict[str, str]:

@@ -26,7 +26,7 @@ from service.engine.costs import RunCosts
 from service.engine.device.queues import Entry, Key, Queue, Row, all_of
 from service.engine.device.replay import Replay
 from service.engine.device.runs import TimedRun, run_timed
-from service.engine.device.session import Session, Stop, make_stop
+from service.engine.device.session import Embedder, Session, Stop, make_stop
 from service.engine.failures import Draining, Failure, InferenceFailed, NotReady
 from service.engine.schedule import BATCH, Earliest, Turns
 
@@ -145,6 +145,10 @@ class DeviceStation:
         """What the runs of a queue cost."""
         return self._queues[key].costs
 
+    def embeds(self, key: Key) -> bool:
+        """Whether the graph of a queue has features to give."""
+        return isinstance(self._queues[key].session, Embedder)
+
     @property
     def depth(self) -> int:
         """Entries that wait for the device."""
@@ -173,7 +177,8 @@ class DeviceStation:
         return sum(len(queue.entries) * head.pixels.nbytes for queue, head in heads if head)
 
     async def submit(
-        self, key: Key, pixels: np.ndarray, deadline: float = math.inf, kind: str | None = None
+        self, key: Key, pixels: np.ndarray, deadline: float = math.inf, kind: str | None = None,
+        embed: bool = False,
     ) -> Row:
         """Run one item in the next batches of its queue; cancel the call to leave the queue.
 
@@ -183,6 +188,7 @@ class DeviceStation:
             pixels: ``[views, *pixels per axis, channels]`` of the graph's dtype.
             deadline: of the answer, seconds, monotonic.
             kind: ``BATCH`` to let others go first; else it is the queue's modality.
+            embed: whether the features are wanted too, where the graph ``embeds``.
 
         Returns:
             The mean over the views.
@@ -198,7 +204,7 @@ class DeviceStation:
         loop = asyncio.get_running_loop()
         queue = (self._batch_queues if kind == BATCH else self._queues)[key]
         now = time.monotonic()
-        entries = [Entry(view, loop.create_future(), now, deadline) for view in pixels]
+        entries = [Entry(view, loop.create_future(), now, deadline, embed) for view in pixels]
         for entry in entries:
             queue.entries.push(entry)
         if self._is_short(queue):
@@ -288,8 +294,9 @@ class DeviceStation:
     def _begin(self, run: Run) -> None:
         self._running.add(run)
         rows = [entry.pixels for entry in run.entries]
+        embed = any(entry.embed for entry in run.entries)
         running = asyncio.get_running_loop().run_in_executor(
-            self._executor, run_timed, run.queue.session, rows, self.threads, run.stop
+            self._executor, run_timed, run.queue.session, rows, self.threads, run.stop, embed
         )
         running.add_done_callback(functools.partial(self._deliver, run))
 
@@ -314,7 +321,10 @@ class DeviceStation:
             elif not entry.gone:
                 waited = outcome.started - entry.submitted
                 share = outcome.cost / len(run.entries)
-                entry.future.set_result(Row(row, waited, outcome.seconds, share))
+                features = row.embedding if entry.embed else None
+                entry.future.set_result(
+                    Row(row.logits, waited, outcome.seconds, share, embedding=features)
+                )
         if all(isinstance(row, Exception) for row in outcome.rows):
             self._doubt(run.queue)
         else:
