@@ -26,6 +26,7 @@ from media.dataset import prepare_split
 from media.sources import Source, open_source
 from media.spec import Grid, InputSpec
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.measures import measure
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
 from tests.helpers.disks import small_disk
@@ -33,7 +34,6 @@ from tests.helpers.effort import alone
 from tests.helpers.forks import killable
 from training.evaluate import evaluate
 from training.report import pictures
-from training.report.measures import measure
 from training.report.predictions import Predictions, PredictionsError, load_predictions
 from training.report.report import main, make_report, publish, read_metrics
 

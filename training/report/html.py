@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from media.sources import summary
+from models.measures import Measures
 from training.report import pictures
-from training.report.measures import Measures
 from training.report.predictions import SHOWN, Predictions
 
 TITLES = {

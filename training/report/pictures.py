@@ -20,8 +20,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.report.bootstrap import FEW
-from training.report.measures import BINS
+from models.bootstrap import FEW
+from models.measures import BINS
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 STYLE: dict[Any, Any] = {

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
-from training.report.bootstrap import DRAWS, Estimate, draw_weights, number_units, with_interval
+from models.bootstrap import DRAWS, Estimate, draw_weights, number_units, with_interval
 
 BINS = 15
 #: ROC AUC takes fewer draws, never less than FEWEST, where N * C * D would exceed this.
@@ -92,7 +91,9 @@ def measure(
         units=int(unit_of.max()) + 1,
         absent=tuple(int(label) for label in np.setdiff1d(np.arange(classes), labels)),
         figures=_figures(probabilities, labels, unit_of, draws, seed),
-        confusion=confusion_matrix(labels, predicted, labels=np.arange(classes)),
+        confusion=np.bincount(labels * classes + predicted, minlength=classes**2).reshape(
+            classes, classes
+        ),
         calibration=calibration(probabilities.max(1), predicted == labels),
     )
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, top_k_accuracy_score
 
-from training.report import measures
-from training.report.bootstrap import Estimate, draw_weights
-from training.report.measures import BINS, DEFINITIONS, calibration, measure
+from models import measures
+from models.bootstrap import Estimate, draw_weights
+from models.measures import BINS, DEFINITIONS, calibration, measure
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
