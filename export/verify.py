@@ -9,7 +9,8 @@ import math
 import sys
 from pathlib import Path
 
-from export.proofs import Proof, prove
+from export.proof import Proof
+from export.proofs import prove
 from export.workers import add_workers
 from media.sources import FIRST, RULE, SPLITS, SourceError, open_source
 from models.bundle import BundleError, read_manifest

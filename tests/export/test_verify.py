@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 
-from export.proofs import judged
+from export.remeasure import judged
 from media.dataset import Prepared
 from models.bundle import Bundle
 from models.manifest import Accuracy, GridEntry, Parity, Precision
