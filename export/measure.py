@@ -1,25 +1,30 @@
-"""One grid of an export: parity with torch, accuracy on the whole split."""
+"""One grid of an export: parity with torch, figures on the whole split, its temperature."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from onnxruntime import InferenceSession
 from rich.console import Console
 from rich.progress import Progress
 
+from export.answers import Answers, figures
+from export.calibrate import VALIDATION, calibrate, check_validation
 from export.freeze import FrozenTransformer
 from export.options import Options
-from export.parity import accuracy, batch_of, compare, fp16_bound, graph_logits, open_graph
+from export.parity import batch_of, compare, fp16_bound, graph_logits, open_graph
 from export.plan import Plan
 from export.reference import rounded_logits, torch_logits
 from media.dataset import Prepared, prepare_split
 from media.sources import SPLITS, Source
 from media.spec import Grid
 from models.checkpoint import Description
+from models.coverage import THRESHOLDS
 from models.manifest import GridEntry, Parity
 
 
@@ -38,27 +43,47 @@ class Measurer:
         self.model, self.source, self.console = plan.model, source, console
 
     def entry(self, grid: Grid, folder: Path) -> GridEntry:
-        """Accuracy on the whole split; parity on rows (views of items) spread over it."""
-        options, batch = self.options, batch_of(grid)
-        prepared = self._prepare(options.split, grid)
-        session = open_graph(folder / "graphs" / f"{grid}.onnx")
-        with bar(self.console, f"measuring {grid}", len(prepared.pixels)) as advance:
-            logits = graph_logits(session, prepared.pixels, advance, batch)
-        measured = accuracy(logits, prepared, options.split)
-        pixels = self._parity_pixels(prepared, grid)
-        if options.precision == "fp16":
-            parity, rounded = self._prove_fp16(grid, prepared.pixels, logits, pixels)
-        else:
-            del prepared  # a split of scans is large
-            expected = torch_logits(self.model, pixels, grid)
-            actual = graph_logits(session, pixels, batch=batch)
-            parity, rounded = compare(actual, expected), None
-        self.console.print(
-            f"grid {grid}: top-1 {measured.top1:.4f} on {measured.items} items; as the checkpoint "
-            f"on {parity.top1_equal} of {parity.items}, largest difference {parity.max_abs:.2g} "
-            f"({parity.worst_ratio:.2f} of the bound)"
+        """What is told of one grid: parity, figures on the measured split, and the temperature."""
+        path, abstain = f"graphs/{grid}.onnx", self.options.abstain
+        session = open_graph(folder / path)
+        answers, parity, rounded = self._measure(grid, session)
+        calibration = calibrate(partial(self._validation, grid, session), answers)
+        thresholds = THRESHOLDS if abstain is None else (*THRESHOLDS, abstain)
+        told = figures(answers, calibration.temperature, thresholds)
+        entry = GridEntry(
+            str(grid), path, parity, answers.accuracy(), rounded, told, calibration, abstain
         )
-        return GridEntry(str(grid), f"graphs/{grid}.onnx", parity, measured, rounded)
+        for line in _lines(entry):
+            self.console.print(f"grid {grid}: {line}")
+        return entry
+
+    def _measure(
+        self, grid: Grid, session: InferenceSession
+    ) -> tuple[Answers, Parity, Parity | None]:
+        """Answers to the whole split; parity on rows (views of items) spread over it."""
+        split = self.options.split
+        prepared = self._prepare(split, grid)
+        logits = self._logits(grid, session, prepared)
+        answers = Answers.of(self.source, split, prepared, logits)
+        pixels = self._parity_pixels(prepared, grid)
+        if self.options.precision == "fp16":
+            return answers, *self._prove_fp16(grid, prepared.pixels, logits, pixels)
+        del prepared  # a split of scans is large
+        expected = torch_logits(self.model, pixels, grid)
+        actual = graph_logits(session, pixels, batch=batch_of(grid))
+        return answers, compare(actual, expected), None
+
+    def _validation(self, grid: Grid, session: InferenceSession) -> Answers:
+        """Of the split that temperatures are fitted on; NoTemperature where it is of no use."""
+        check_validation(self.source, self.options.split)
+        prepared = self._prepare(VALIDATION, grid)
+        logits = self._logits(grid, session, prepared)
+        return Answers.of(self.source, VALIDATION, prepared, logits)
+
+    def _logits(self, grid: Grid, session: InferenceSession, prepared: Prepared) -> np.ndarray:
+        """[N * V, classes], of every view."""
+        with bar(self.console, f"measuring {grid}", len(prepared.pixels)) as advance:
+            return graph_logits(session, prepared.pixels, advance, batch_of(grid))
 
     def _prove_fp16(
         self, grid: Grid, split: np.ndarray, logits: np.ndarray, pixels: np.ndarray
@@ -99,6 +124,24 @@ def bar(console: Console, text: str, total: int) -> Iterator[Callable[[int], Non
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(text, total=total)
         yield lambda done: progress.advance(task, done)
+
+
+def _lines(entry: GridEntry) -> Iterator[str]:
+    """What a person wants to know of a grid while it is exported."""
+    measured, parity, calibration = entry.accuracy, entry.parity, entry.calibration
+    yield (
+        f"top-1 {measured.top1:.4f} on {measured.items} items; as the checkpoint "
+        f"on {parity.top1_equal} of {parity.items}, largest difference {parity.max_abs:.2g} "
+        f"({parity.worst_ratio:.2f} of the bound)"
+    )
+    before, after, fitted_on = calibration.before, calibration.after, calibration.fitted_on
+    if before and after and fitted_on:
+        yield (
+            f"temperature {calibration.temperature:.4g} from {fitted_on.items} items of "
+            f"{fitted_on.split}; calibration error {before.ece:.4f} before, {after.ece:.4f} after"
+        )
+    else:
+        yield f"no temperature was fitted: {calibration.reason}"
 
 
 def _spread(count: int, wanted: int) -> np.ndarray:

@@ -25,6 +25,7 @@ class Options:
             rounded as well.
         goldens: files to replay instead of generated ones; they travel in the bundle.
         workers: threads that decode the data.
+        abstain: probability, above 0 and below 1, under which a bundle says that it does not know.
         allow_duplicates: go on where the same bytes lie in two splits; the card says so.
     """
 
@@ -42,3 +43,4 @@ class Options:
     goldens: tuple[Path, ...] = ()
     workers: int = workers.DEFAULT
     allow_duplicates: bool = False
+    abstain: float | None = None

@@ -30,5 +30,10 @@ def tried(what: str, entry: GridEntry, check: Callable[[GridEntry], Proof]) -> P
     try:
         return check(entry)
     except Exception as error:  # a spoilt file makes onnx and the runtime raise nearly every type
-        first = str(error).strip().partition("\n")[0]
-        return Proof(f"{what} {entry.grid}", False, f"{type(error).__name__}: {first}")
+        return failed(what, entry, error)
+
+
+def failed(what: str, entry: GridEntry, error: Exception) -> Proof:
+    """A proof that cannot be made, in the first line of what went wrong."""
+    first = str(error).strip().partition("\n")[0]
+    return Proof(f"{what} {entry.grid}", False, f"{type(error).__name__}: {first}")

@@ -14,7 +14,7 @@ from export.check import OPSET, GraphError, check_external, check_graph, sides_o
 from export.constants import normalisation, plane_tables, rotation_tables
 from export.parity import batch_of, graph_logits, open_graph
 from export.proof import Proof, tried
-from export.remeasure import accuracy
+from export.remeasure import remeasure
 from export.statements import statements
 from media import read
 from media.sources import Source
@@ -36,7 +36,7 @@ def prove(
     Only what makes the others meaningless does: no manifest, or a graph that breaks the contract.
 
     Args:
-        source: labelled data to measure accuracy on, or None.
+        source: labelled data to measure accuracy and the other figures on, or None.
         split: of the data; None takes the one that the manifest names.
         workers: threads that decode the data.
     """
@@ -53,10 +53,10 @@ def prove(
         if contract.passed:
             yield from _grid(bundle, entry)
             if source is not None:
-                measured = partial(accuracy, bundle, source, split, workers)
-                yield tried("accuracy", entry, measured)
+                yield from remeasure(bundle, source, split, workers, entry)
     if source is None:
-        yield Proof("accuracy", None, "not measured again: --data was not given")
+        for what in ("accuracy", "figures", "calibration"):
+            yield Proof(what, None, "not measured again: --data was not given")
     stated = ", ".join(
         f"{entry.grid} {entry.parity.max_abs:.2g} on {entry.parity.items} items"
         for entry in bundle.manifest.grids

@@ -59,8 +59,9 @@ def _as_json(name: str, proofs: list[Proof], verified: bool) -> dict[str, object
     """Figures that are no numbers become null: JSON has none."""
     rows = [dataclasses.asdict(proof) for proof in proofs]
     for row in rows:
-        if row["found"] is not None and not math.isfinite(row["found"]):
-            row["found"] = None
+        for key in ("found", "bound"):
+            if row[key] is not None and not math.isfinite(row[key]):
+                row[key] = None
     return {"bundle": name, "verified": verified, "proofs": rows}
 
 

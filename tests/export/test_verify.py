@@ -286,7 +286,7 @@ def test_honest_bundle_is_verified(
     status, out, _ = verify([exported(precision).root, "--data", data], capsys)
     lines = out.splitlines()
     assert (status, lines[-1]) == (0, "verified")
-    assert len([line for line in lines if line.startswith("ok")]) == 2 + 2 * 5
+    assert len([line for line in lines if line.startswith("ok")]) == 2 + 2 * 7
     assert "--     parity: cannot be measured again without the checkpoint" in out
     for line in lines:
         if "accuracy" in line:

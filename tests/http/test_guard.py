@@ -9,11 +9,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -26,7 +24,6 @@ from service.engine.failures import Failure, Overloaded
 from service.engine.schedule import CPU, Backlog
 from service.http.problems import PROBLEMS
 from tests.helpers.effort import alone
-from tests.http.conftest import Start
 from tests.helpers.service_fixtures import (
     GRIDS,
     RawConnection,
@@ -37,6 +34,7 @@ from tests.helpers.service_fixtures import (
     serving,
     wait_until,
 )
+from tests.http.conftest import Start
 
 GOOD = picture(1)
 

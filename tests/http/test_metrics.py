@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
-import pytest
-
-from tests.http.conftest import Start
 from tests.helpers.service_fixtures import (
     RawConnection,
     RunningServer,
-    TinySession,
     picture,
-    serving,
     wait_until,
 )
+from tests.http.conftest import Start
 
 GOOD = picture(1)
 

@@ -240,6 +240,7 @@ def _split(
         "figures": {name: dataclasses.asdict(f) for name, f in measured.figures.items()},
         "confusion": measured.confusion.tolist(),
         "calibration": bins,
+        "coverage": to_json(measured.coverage),
     }
 
 
