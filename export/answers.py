@@ -36,8 +36,9 @@ class Answers:
 
     @classmethod
     def of(cls, source: Source, split: str, prepared: Prepared, logits: np.ndarray) -> Self:
-        """Of a whole split; ``logits`` [N * V, C] are those of every view."""
-        groups = tuple(item.group for item in source.split(split))
+        """Of all items of a split that could be read; ``logits`` [N * V, C] are of every view."""
+        group_of = {item.id: item.group for item in source.split(split)}
+        groups = tuple(group_of[id_] for id_ in prepared.ids)
         means = prepared.of_items(logits)  # [N, C]
         return cls(means, prepared.labels, groups, split, prepared.sha256)
 

@@ -74,9 +74,15 @@ class Measurer:
         return answers, compare(actual, expected), None
 
     def _validation(self, grid: Grid, session: InferenceSession) -> Answers:
-        """Of the split that temperatures are fitted on; NoTemperature where it is of no use."""
+        """Of the split that temperatures are fitted on; NoTemperature where it is of no use.
+
+        Without the items that training could not read either, where it was told to go on.
+        """
         check_validation(self.source, self.options.split)
-        prepared = self._prepare(VALIDATION, grid)
+        skip = self.description.notes.get("config", {}).get("skip_unreadable", False)
+        prepared = self._prepare(VALIDATION, grid, skip_unreadable=skip)
+        if prepared.skipped:
+            self.console.print(f"left out of {VALIDATION}, unreadable: {len(prepared.skipped)}")
         logits = self._logits(grid, session, prepared)
         return Answers.of(self.source, VALIDATION, prepared, logits)
 
@@ -98,12 +104,15 @@ class Measurer:
         parity = compare(logits, expected, bound)
         return parity, compare(rounded, torch_logits(self.model, pixels, grid), bound)
 
-    def _prepare(self, split: str, grid: Grid, limit: int | None = None) -> Prepared:
+    def _prepare(
+        self, split: str, grid: Grid, limit: int | None = None, skip_unreadable: bool = False
+    ) -> Prepared:
         count = len(self.source.split(split)[:limit])
         with bar(self.console, f"decoding {split} {grid}", count) as advance:
             return prepare_split(
                 self.source, split, self.description.input, grid, self.model.spec.patch,
                 workers=self.options.workers, advance=advance, limit=limit,
+                skip_unreadable=skip_unreadable,
             )  # fmt: skip
 
     def _parity_pixels(self, prepared: Prepared, grid: Grid) -> np.ndarray:

@@ -63,7 +63,10 @@ def _ask(
     manifest, grid = bundle.manifest, Grid.parse(entry.grid)
     if source.labels != manifest.labels:
         raise BundleError(f"expected labels {list(source.labels)}, got {list(manifest.labels)}")
-    prepared = prepare_split(source, split, manifest.input, grid, manifest.patch, workers=workers)
+    prepared = prepare_split(
+        source, split, manifest.input, grid, manifest.patch, workers=workers,
+        skip_unreadable=isinstance(known, FittedOn),  # as training was told; their number is known
+    )  # fmt: skip
     found = (prepared.sha256, len(prepared.ids))
     if known is not None and found != (known.split_sha256, known.items):
         what = "measured" if isinstance(known, Accuracy) else "fitted on"

@@ -22,9 +22,10 @@ from export.answers import Answers, reliability
 from export.make import Options, make_bundle
 from export.parity import graph_logits, open_graph
 from media.dataset import prepare_split
-from media.sources import open_source
+from media.sources import SourceError, open_source
 from media.spec import Grid, InputSpec
 from models.bundle import Bundle, read_bundle
+from models.checkpoint import load_checkpoint, save_checkpoint
 from models.manifest import GridEntry
 from models.measures import measure
 from tests.helpers.export_bundles import LABELS, know_graphs, make_model, save, squares
@@ -199,6 +200,31 @@ def test_without_a_validation_split_nothing_is_fitted(
     status, out, err = verify([made.root, "--data", table], capsys)
     assert (status, err) == (0, "")
     assert f"calibration 4x5: no temperature was fitted: {reason}" in out
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_unreadable_validation_items_are_left_out_as_in_training(
+    skip: bool, checkpoint: Path, data: Path, tmp_path: Path, capsys: Chatter
+) -> None:
+    """Where training was told to go on without them; else they are named, and nothing is made."""
+    shutil.copytree(data.parent, tmp_path / "data")
+    table = tmp_path / "data" / "labels.csv"
+    (tmp_path / "data" / "3.png").write_bytes(b"no picture")
+    model, known = load_checkpoint(checkpoint)
+    config = known.notes["config"] | {"skip_unreadable": skip}
+    (tmp_path / "run").mkdir()
+    save_checkpoint(
+        tmp_path / "run", model, known.input, known.labels, known.notes | {"config": config}
+    )
+    if not skip:
+        with pytest.raises(SourceError, match=r"1 of 24 items in split 'val'.*3\.png"):
+            exported(tmp_path / "run", tmp_path / "out", data=table)
+        return
+    made = exported(tmp_path / "run", tmp_path / "out", data=table)
+    fitted_on = entry_of(made).calibration.fitted_on
+    assert fitted_on is not None
+    assert fitted_on.items == 23
+    assert verify([made.root, "--data", table], capsys)[0] == 0
 
 
 @pytest.mark.parametrize("given", ["0", "1", "-0.5", "70", "nan", "much"])
