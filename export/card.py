@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from export.card_figures import measured_figures, sureness, table
 from media.sources import summary
 from media.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
 from models.checkpoint import Description
@@ -58,13 +59,13 @@ are {axes}.{_counted(description.input.views)}
 
 | grid | pixels | top-1 | items | split | first class as torch | largest difference from torch |
 | --- | --- | --- | --- | --- | --- | --- |
-{chr(10).join(rows)}
+{chr(10).join(rows)}{measured_figures(entries)}
 
 {FP16 if fp16 else FP32}
 
 Split `{entries[0].accuracy.split}` of {source["measured_on"]}; the hash of its items stands in
 manifest.json. The golden inputs are {source["goldens"]}.{_in_common(source)}
-
+{sureness(entries, description.labels)}
 ## How it was made
 
 {_trained(description, data)}
@@ -93,14 +94,9 @@ def _data(labels: Sequence[str], data: Mapping[str, Any]) -> str:
     for split, repeats in data.get("duplicates", {}).get("within", {}).items():
         told.append(f"Same bytes more than once within {split}: {repeats}.")
     if counts:
-        told += ["", _row_of("items of class", *counts), _row_of(*["---"] * (1 + len(counts)))]
-        of_class = zip(*counts.values(), strict=True)
-        told += [_row_of(label, *row) for label, row in zip(labels, of_class, strict=True)]
+        of_class = zip(labels, *counts.values(), strict=True)
+        told += ["", table(["items of class", *counts], *of_class)]
     return "".join(f"{line}\n" for line in told)
-
-
-def _row_of(*cells: Any) -> str:
-    return f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _recipe(description: Description) -> str:

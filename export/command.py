@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import typing
@@ -84,6 +85,7 @@ def _options(words: argparse.Namespace) -> Options:
         goldens=tuple(words.golden),
         workers=words.workers,
         allow_duplicates=words.allow_duplicates,
+        abstain=words.abstain,
     )
 
 
@@ -91,6 +93,18 @@ def _run_name(run: Path) -> str:
     """RUN and RUN/best are both named after RUN, not after the step that the link leads to."""
     run = Path(os.path.abspath(run))  # noqa: PTH100 - resolve() would follow the link
     return run.parent.name if run.name in ("best", "last") else run.name
+
+
+def _probability(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < 1:  # nor where it is no number
+        raise argparse.ArgumentTypeError(
+            f"expected a probability above 0 and below 1, got {text[:40]!r}"
+        )
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,6 +147,13 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-duplicates",
         action="store_true",
         help="go on where the same bytes lie in two splits of the data; the card says so",
+    )
+    add(
+        "--abstain",
+        type=_probability,
+        metavar="P",
+        help="let the bundle say that it does not know where its most probable class is less "
+        "probable than this, e.g. 0.7; manifest and card say what is left (default: never)",
     )
     add("--about", type=Path, metavar="FILE", help="Markdown about data, licence and limits")
     add(

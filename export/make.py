@@ -2,80 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
-from export import workers
 from export.card import model_card
 from export.check import OPSET, WEIGHTS
 from export.freeze import FrozenTransformer
 from export.golden import golden_files, tolerances
 from export.graph import SharedWeights, write_graph
+from export.measure import Measurer, bar
+from export.options import Options
 from export.origin import origin
-from export.parity import (
-    Bound,
-    accuracy,
-    batch_of,
-    compare,
-    fp16_bound,
-    graph_logits,
-    open_graph,
-)
+from export.parity import Bound, batch_of, compare, graph_logits, open_graph
 from export.place import ONLY, find_place, write
 from export.plan import Plan, plan_of
-from export.reference import rounded_logits, torch_logits
+from export.reference import torch_logits
 from media import read
 from media.contents import split_contents
-from media.dataset import Prepared, prepare_split
 from media.duplicates import Duplicates, find_duplicates, let_through
-from media.sources import FIRST, SPLITS, Source, SourceError, open_source
+from media.sources import FIRST, Source, SourceError, open_source
 from media.spec import Grid, SpecError
 from models.bundle import Bundle
 from models.checkpoint import Description, load_checkpoint
-from models.manifest import Golden, GridEntry, Parity, Precision
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What the command line asks for.
-
-    Attributes:
-        checkpoint: folder of the checkpoint.
-        version: goes into a folder of its own beside other versions; None is the only one.
-        data: labelled data whose ``split`` measures parity and accuracy; None takes the path
-            that training used.
-        about: Markdown for the head of the model card.
-        parity_items: real inputs per grid that torch and the graph must agree on, every view of a
-            clip being one; an fp16 graph must on the whole split, and on these with every result
-            rounded as well.
-        goldens: files to replay instead of generated ones; they travel in the bundle.
-        workers: threads that decode the data.
-        allow_duplicates: go on where the same bytes lie in two splits; the card says so.
-    """
-
-    checkpoint: Path
-    grids: tuple[Grid, ...]
-    out: Path
-    name: str
-    version: str | None = None
-    precision: Precision = "fp32"
-    data: Path | None = None
-    split: str = "test"
-    about: str = ""
-    parity_items: int = 256
-    max_table_mb: float = 256.0
-    goldens: tuple[Path, ...] = ()
-    workers: int = workers.DEFAULT
-    allow_duplicates: bool = False
+from models.manifest import Golden, GridEntry
 
 
 def make_bundle(options: Options, console: Console) -> Bundle:
@@ -179,7 +132,8 @@ class Maker:
         with SharedWeights(folder / "graphs" / WEIGHTS) as weights:
             for grid in self.options.grids:
                 self._write_graph(grid, folder / "graphs" / f"{grid}.onnx", weights)
-        entries = [self._measure(grid, folder) for grid in self.options.grids]
+        measurer = Measurer(self.options, self.plan, self.description, self.source, self.console)
+        entries = [measurer.entry(grid, folder) for grid in self.options.grids]
         goldens = [self._golden(name, folder, entries) for name in names]
         options, description = self.options, self.description
         source = origin(
@@ -205,68 +159,13 @@ class Maker:
         }
 
     def _write_graph(self, grid: Grid, path: Path, weights: SharedWeights) -> None:
-        with self._bar(f"graph {grid}", 1) as advance:
+        with bar(self.console, f"graph {grid}", 1) as advance:
             frozen = FrozenTransformer(self.model, grid, self.options.precision, self.plan)
             sides = grid.pixels(self.model.spec.patch)
             dtype = getattr(torch, self.description.input.dtype)
             example = torch.zeros(3, *sides, self.model.spec.channels, dtype=dtype)
             write_graph(frozen, example, path, weights, self.options.precision)
             advance(1)
-
-    def _measure(self, grid: Grid, folder: Path) -> GridEntry:
-        """Accuracy on the whole split; parity on rows (views of items) spread over it."""
-        options, batch = self.options, batch_of(grid)
-        prepared = self._prepare(options.split, grid)
-        session = open_graph(folder / "graphs" / f"{grid}.onnx")
-        with self._bar(f"measuring {grid}", len(prepared.pixels)) as advance:
-            logits = graph_logits(session, prepared.pixels, advance, batch)
-        measured = accuracy(logits, prepared, options.split)
-        pixels = self._parity_pixels(prepared, grid)
-        if options.precision == "fp16":
-            parity, rounded = self._prove_fp16(grid, prepared.pixels, logits, pixels)
-        else:
-            del prepared  # a split of scans is large
-            expected = torch_logits(self.model, pixels, grid)
-            actual = graph_logits(session, pixels, batch=batch)
-            parity, rounded = compare(actual, expected), None
-        self.console.print(
-            f"grid {grid}: top-1 {measured.top1:.4f} on {measured.items} items; as the checkpoint "
-            f"on {parity.top1_equal} of {parity.items}, largest difference {parity.max_abs:.2g} "
-            f"({parity.worst_ratio:.2f} of the bound)"
-        )
-        return GridEntry(str(grid), f"graphs/{grid}.onnx", parity, measured, rounded)
-
-    def _prove_fp16(
-        self, grid: Grid, split: np.ndarray, logits: np.ndarray, pixels: np.ndarray
-    ) -> tuple[Parity, Parity]:
-        """The graph's logits of the whole split; torch's of the parity items, all rounded."""
-        with self._bar(f"the checkpoint at {grid}", len(split)) as advance:
-            expected = torch_logits(self.model, split, grid, advance)
-        bound = fp16_bound(expected)
-        with self._bar(f"rounding to fp16 at {grid}", len(pixels)) as advance:
-            frozen = FrozenTransformer(self.model, grid, "fp16", self.plan)
-            rounded = rounded_logits(frozen, pixels, advance)  # an overflow ends it here
-        parity = compare(logits, expected, bound)
-        return parity, compare(rounded, torch_logits(self.model, pixels, grid), bound)
-
-    def _prepare(self, split: str, grid: Grid, limit: int | None = None) -> Prepared:
-        count = len(self.source.split(split)[:limit])
-        with self._bar(f"decoding {split} {grid}", count) as advance:
-            return prepare_split(
-                self.source, split, self.description.input, grid, self.model.spec.patch,
-                workers=self.options.workers, advance=advance, limit=limit,
-            )  # fmt: skip
-
-    def _parity_pixels(self, prepared: Prepared, grid: Grid) -> np.ndarray:
-        """Enough real inputs: spread over the measured split, then from the other splits."""
-        wanted = self.options.parity_items
-        parts = [prepared.pixels[_spread(len(prepared.pixels), wanted)]]
-        present = {item.split for item in self.source.items} - {self.options.split}
-        for split in sorted(present, key=SPLITS.index, reverse=True):
-            if lacking := wanted - sum(map(len, parts)):
-                items = math.ceil(lacking / prepared.views)
-                parts.append(self._prepare(split, grid, items).pixels[:lacking])
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _write_goldens(self, folder: Path) -> list[str]:
         """Their names in the bundle; MediaError if one cannot be decoded."""
@@ -295,16 +194,3 @@ class Maker:
             compare(actual, rows, Bound(parity.atol, parity.rtol))
             logits[entry.grid] = tuple(float(value) for value in rows.mean(axis=0))
         return Golden(name, logits)
-
-    @contextlib.contextmanager
-    def _bar(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
-        with Progress(
-            console=self.console, transient=True, disable=not self.console.is_terminal
-        ) as progress:
-            task = progress.add_task(text, total=total)
-            yield lambda done: progress.advance(task, done)
-
-
-def _spread(count: int, wanted: int) -> np.ndarray:
-    """``wanted`` indices spread evenly over ``count`` rows, all of them where there are fewer."""
-    return np.unique(np.linspace(0, count - 1, max(0, min(count, wanted))).astype(int))

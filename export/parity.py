@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from media.dataset import Prepared
 from media.spec import Grid
-from models.manifest import Accuracy, Parity
+from models.manifest import Parity
 
 #: Rows that are run together at most, and how many scores (tokens squared) of a head they may
 #: have: both bound the memory that a run takes.
@@ -102,10 +101,3 @@ def compare(actual: np.ndarray, expected: np.ndarray, bound: Bound = FP32) -> Pa
     return Parity(
         len(actual), float(difference.max()), worst, equal, atol=bound.atol, rtol=bound.rtol
     )
-
-
-def accuracy(logits: np.ndarray, prepared: Prepared, split: str) -> Accuracy:
-    """Top-1 of graph logits [N * V, classes], of every view, on the split that they came from."""
-    found = prepared.of_items(logits).argmax(1)  # [N]
-    right = float((found == prepared.labels).mean())
-    return Accuracy(split, len(found), right, prepared.sha256)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,36 +12,20 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from export.check import OPSET, GraphError, check_external, check_graph, sides_of
 from export.constants import normalisation, plane_tables, rotation_tables
-from export.golden import tolerances
-from export.parity import FP32, Bound, batch_of, fp16_bound, graph_logits, open_graph
+from export.parity import batch_of, graph_logits, open_graph
+from export.proof import Proof, tried
+from export.remeasure import remeasure
+from export.statements import statements
 from media import read
-from media.dataset import Prepared, prepare_split
 from media.sources import Source
 from media.spec import Grid
 from models.bundle import Bundle, BundleError, changed_files, read_manifest
-from models.manifest import GridEntry, Manifest, Precision
+from models.manifest import GridEntry, Manifest
 
 #: Largest |R^T R - I| and |det R - 1| of a rotation that was rounded once, to float32.
 ORTHOGONAL = 1e-6
 #: Largest relative difference of the scale and shift of pixels: a few roundings.
 NORMALISED = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class Proof:
-    """One thing that a manifest says, tried.
-
-    Attributes:
-        passed: None where it cannot be told here.
-        told: one sentence, with the figure that was found.
-        found, bound: that figure and what it may be at most, where it is one.
-    """
-
-    what: str
-    passed: bool | None
-    told: str
-    found: float | None = None
-    bound: float | None = None
 
 
 def prove(
@@ -53,7 +36,7 @@ def prove(
     Only what makes the others meaningless does: no manifest, or a graph that breaks the contract.
 
     Args:
-        source: labelled data to measure accuracy on, or None.
+        source: labelled data to measure accuracy and the other figures on, or None.
         split: of the data; None takes the one that the manifest names.
         workers: threads that decode the data.
     """
@@ -63,17 +46,17 @@ def prove(
         yield Proof("files", False, str(error))
         return
     yield _files(bundle)
-    yield _statements(bundle.manifest)
+    yield statements(bundle.manifest)
     for entry in bundle.manifest.grids:
-        contract = _tried("graph", entry, partial(_contract, bundle))
+        contract = tried("graph", entry, partial(_contract, bundle))
         yield contract
         if contract.passed:
             yield from _grid(bundle, entry)
             if source is not None:
-                measured = partial(_accuracy, bundle, source, split, workers)
-                yield _tried("accuracy", entry, measured)
+                yield from remeasure(bundle, source, split, workers, entry)
     if source is None:
-        yield Proof("accuracy", None, "not measured again: --data was not given")
+        for what in ("accuracy", "figures", "calibration"):
+            yield Proof(what, None, "not measured again: --data was not given")
     stated = ", ".join(
         f"{entry.grid} {entry.parity.max_abs:.2g} on {entry.parity.items} items"
         for entry in bundle.manifest.grids
@@ -85,21 +68,10 @@ def prove(
 def _grid(bundle: Bundle, entry: GridEntry) -> Iterator[Proof]:
     graph = onnx.load(bundle.path(entry.graph), load_external_data=False)
     load_external_data_for_model(graph, str(bundle.path(entry.graph).parent))
-    yield _tried("pixels", entry, partial(_pixels, bundle.manifest, graph))
-    yield _tried("rotations", entry, partial(_rotations, bundle.manifest, graph))
+    yield tried("pixels", entry, partial(_pixels, bundle.manifest, graph))
+    yield tried("rotations", entry, partial(_rotations, bundle.manifest, graph))
     del graph  # the runtime loads its own
-    yield _tried("goldens", entry, partial(_goldens, bundle))
-
-
-def _tried(what: str, entry: GridEntry, check: Callable[[GridEntry], Proof]) -> Proof:
-    try:
-        return check(entry)
-    except Exception as error:  # a spoilt file makes onnx and the runtime raise nearly every type
-        first = str(error).strip().partition("\n")[0]
-        return Proof(f"{what} {entry.grid}", False, f"{type(error).__name__}: {first}")
-
-
-# --- the manifest and its files -----------------------------------------------------------------
+    yield tried("goldens", entry, partial(_goldens, bundle))
 
 
 def _files(bundle: Bundle) -> Proof:
@@ -108,34 +80,6 @@ def _files(bundle: Bundle) -> Proof:
         return Proof("files", False, "; ".join(changed), len(changed), 0)
     size = sum(bundle.path(name).stat().st_size for name in listed)
     return Proof("files", True, f"{len(listed)} files of {size / 1e6:.1f} MB as listed", 0, 0)
-
-
-def _statements(manifest: Manifest) -> Proof:
-    """What no honest export states: a bound that was missed or is wider than it would be."""
-    wrong = [text for entry in manifest.grids for text in _misstated(entry, manifest.precision)]
-    own = {one.device: one for one in manifest.tolerances if one.precision == manifest.precision}
-    for usual in tolerances(manifest.precision, list(manifest.grids)):
-        if usual.device not in own:
-            wrong.append(f"no tolerance is stated for {usual.device}")
-        elif own[usual.device].atol > usual.atol or own[usual.device].rtol > usual.rtol:
-            wrong.append(f"the tolerance on {usual.device} is wider than an export states it")
-    told = "; ".join(wrong) or f"{manifest.precision}, no bound missed or wider than an export's"
-    return Proof("statements", not wrong, told)
-
-
-def _misstated(entry: GridEntry, precision: Precision) -> Iterator[str]:
-    for parity in filter(None, (entry.parity, entry.rounded)):
-        if not (parity.worst_ratio <= 1 and 0 <= parity.top1_equal <= parity.items):
-            yield f"parity at {entry.grid} is outside its bound"
-    if precision == "fp32" and Bound(entry.parity.atol, entry.parity.rtol) != FP32:
-        yield f"parity at {entry.grid} was not held to {FP32}"
-    if abs(_stated(entry) - round(_stated(entry))) > 1e-6:
-        yield f"top-1 at {entry.grid} is no whole number of {entry.accuracy.items} items"
-
-
-def _stated(entry: GridEntry) -> float:
-    """Items that are right, by the manifest."""
-    return entry.accuracy.top1 * entry.accuracy.items
 
 
 # --- one graph ----------------------------------------------------------------------------------
@@ -243,51 +187,3 @@ def _goldens(bundle: Bundle, entry: GridEntry) -> Proof:
         f"{worst:.2g} of the tolerance {tolerance.atol:.2g} + {tolerance.rtol:.2g} |logit|"
     )
     return Proof(f"goldens {entry.grid}", worst <= 1, told, worst, 1)
-
-
-def _accuracy(
-    bundle: Bundle, source: Source, split: str | None, workers: int, entry: GridEntry
-) -> Proof:
-    manifest, stated = bundle.manifest, entry.accuracy
-    if source.labels != manifest.labels:
-        raise BundleError(f"expected labels {list(source.labels)}, got {list(manifest.labels)}")
-    grid, split = Grid.parse(entry.grid), split or stated.split
-    prepared = prepare_split(source, split, manifest.input, grid, manifest.patch, workers=workers)
-    if (prepared.sha256, len(prepared.ids)) != (stated.split_sha256, stated.items):
-        raise BundleError(
-            f"split {split!r} of {source.name} is not the one measured: expected "
-            f"{stated.items} items of sha256 {stated.split_sha256[:12]}..., got "
-            f"{len(prepared.ids)} of {prepared.sha256[:12]}..."
-        )
-    session = open_graph(bundle.path(entry.graph))
-    logits = graph_logits(session, prepared.pixels, batch=batch_of(grid))  # of every view
-    usual, own = fp16_bound(logits).atol, entry.parity.atol
-    if manifest.precision == "fp16" and own > 1.01 * usual:  # torch's own spread is not known
-        raise BundleError(f"expected a bound of {usual:.3g} for parity, got {own:.3g}")
-    right, doubtful = judged(logits, prepared, entry)
-    off = abs(right - round(_stated(entry)))
-    told = (
-        f"top-1 {right / stated.items:.4f}, {right} of {stated.items} right, "
-        f"{round(_stated(entry))} stated; {doubtful} lie too near a tie to be sure of"
-    )
-    return Proof(f"accuracy {entry.grid}", off <= doubtful, told, off, doubtful)
-
-
-def judged(logits: np.ndarray, prepared: Prepared, entry: GridEntry) -> tuple[int, int]:
-    """Items that are right, and items that another processor may judge otherwise.
-
-    Those are the ones whose own logit and best other one are nearer than twice the bound of
-    parity: each of the two may move by that bound where sums are rounded in another order.
-
-    Args:
-        logits: [N * V, classes], of every view.
-    """
-    means, sizes = prepared.of_items(logits), prepared.of_items(np.abs(logits))  # [N, classes]
-    items, labels = np.arange(len(means)), prepared.labels
-    own, others = means[items, labels], means.copy()
-    others[items, labels] = -np.inf
-    rival = others.argmax(1)  # [N]
-    largest = np.maximum(sizes[items, labels], sizes[items, rival])
-    allowed = entry.parity.atol + entry.parity.rtol * largest
-    near = np.abs(own - means[items, rival]) < 2 * allowed
-    return int((means.argmax(1) == labels).sum()), int(near.sum())

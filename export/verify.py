@@ -9,7 +9,8 @@ import math
 import sys
 from pathlib import Path
 
-from export.proofs import Proof, prove
+from export.proof import Proof
+from export.proofs import prove
 from export.workers import add_workers
 from media.sources import FIRST, RULE, SPLITS, SourceError, open_source
 from models.bundle import BundleError, read_manifest
@@ -58,8 +59,9 @@ def _as_json(name: str, proofs: list[Proof], verified: bool) -> dict[str, object
     """Figures that are no numbers become null: JSON has none."""
     rows = [dataclasses.asdict(proof) for proof in proofs]
     for row in rows:
-        if row["found"] is not None and not math.isfinite(row["found"]):
-            row["found"] = None
+        for key in ("found", "bound"):
+            if row[key] is not None and not math.isfinite(row[key]):
+                row[key] = None
     return {"bundle": name, "verified": verified, "proofs": rows}
 
 

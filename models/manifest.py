@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from media.spec import AXES, Grid, InputSpec, SpecError
 from media.strict_json import from_json
+from models.figures import Calibration, Figures
 from models.spec import EncodingSpec, encoding_from_schema_1, of_known_schema
 
 SCHEMA = 2
@@ -63,6 +64,9 @@ class GridEntry:
         graph: path in the bundle.
         rounded: of fp16 only, torch with every result rounded to fp16, as on a GPU, in the graph's
             place: on a CPU runtimes compute much of an fp16 graph in fp32.
+        figures, calibration: None, and nothing fitted, in bundles that are older than they are.
+        abstain: probability below which the answer is that the model does not know; one of the
+            thresholds of the figures' coverage, which says what is left. None gives every answer.
     """
 
     grid: str  # "12x8"
@@ -70,6 +74,9 @@ class GridEntry:
     parity: Parity
     accuracy: Accuracy
     rounded: Parity | None = None
+    figures: Figures | None = None
+    calibration: Calibration = Calibration()
+    abstain: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,3 +214,17 @@ def check_manifest(manifest: Manifest) -> None:
             raise SpecError(f"goldens: {golden.file} is not listed, or lacks logits for a grid")
         if any(len(row) != len(manifest.labels) for row in golden.logits.values()):
             raise SpecError(f"goldens: {golden.file} needs {len(manifest.labels)} logits a grid")
+    for entry in manifest.grids:
+        _check_figures(entry, len(manifest.labels))
+
+
+def _check_figures(entry: GridEntry, labels: int) -> None:
+    """Figures and calibration come together, and what is said of each label is said of all."""
+    figures = entry.figures
+    if (figures is None) != (entry.calibration.before is None):
+        raise SpecError(f"grids: {entry.grid} must state figures if, and only if, calibration")
+    if figures and len(figures.mix) != labels:
+        raise SpecError(f"grids: {entry.grid} needs a share of answers for each of {labels} labels")
+    told = [row.threshold for row in figures.coverage] if figures else []
+    if entry.abstain is not None and entry.abstain not in told:
+        raise SpecError(f"grids: {entry.grid} does not say what is left above {entry.abstain:g}")

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-import export.make
-import export.proofs
+import export.measure
+import export.remeasure
 from export.__main__ import main
 from export.check import check_graph
 from export.freeze import FrozenAttention, FrozenTransformer
@@ -216,7 +216,7 @@ def test_bundle_does_not_tell_where_it_was_made(
     bundle: Bundle, checkpoint: Path, data: Path
 ) -> None:
     """No file of a bundle holds the path of the checkpoint, the data, the code or a library."""
-    code = Path(export.make.__file__).parent.parent
+    code = Path(export.measure.__file__).parent.parent
     words = (str(data), str(checkpoint.parent), str(code), "site-packages", ".py")
     for path in bundle.root.rglob("*"):
         if path.is_file():
@@ -391,8 +391,8 @@ def test_data_are_decoded_by_the_threads_that_were_asked_for(
         asked.append(workers)
         return prepare_split(*rest, workers=workers, **named)
 
-    monkeypatch.setattr(export.make, "prepare_split", noted)
-    monkeypatch.setattr(export.proofs, "prepare_split", noted)
+    monkeypatch.setattr(export.measure, "prepare_split", noted)
+    monkeypatch.setattr(export.remeasure, "prepare_split", noted)
     words = [str(checkpoint), "--grid", "3x2", "--out", str(tmp_path), "--name", "squares"]
     assert main([*words, "--parity-items", "36", "--workers", str(threads)]) == 0
     assert asked == [threads]

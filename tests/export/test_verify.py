@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 
-from export.proofs import judged
+from export.remeasure import judged
 from media.dataset import Prepared
 from models.bundle import Bundle
 from models.manifest import Accuracy, GridEntry, Parity, Precision
@@ -286,7 +286,7 @@ def test_honest_bundle_is_verified(
     status, out, _ = verify([exported(precision).root, "--data", data], capsys)
     lines = out.splitlines()
     assert (status, lines[-1]) == (0, "verified")
-    assert len([line for line in lines if line.startswith("ok")]) == 2 + 2 * 5
+    assert len([line for line in lines if line.startswith("ok")]) == 2 + 2 * 7
     assert "--     parity: cannot be measured again without the checkpoint" in out
     for line in lines:
         if "accuracy" in line:

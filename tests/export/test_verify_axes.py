@@ -118,7 +118,7 @@ def words_for(name: str, exported: Callable[[str], Bundle], folder: Path) -> lis
     return [root, "--data", data_of(bundle)]
 
 
-@pytest.mark.parametrize(("name", "proofs"), [("clips", 2 + 2 * 5), ("scans", 2 + 5)])
+@pytest.mark.parametrize(("name", "proofs"), [("clips", 2 + 2 * 7), ("scans", 2 + 7)])
 def test_honest_bundle_is_verified(
     name: str,
     proofs: int,

@@ -181,6 +181,21 @@ def test_graph_that_leaves_the_bundle_is_refused(bundle: Bundle) -> None:
         read_bundle(bundle.root)
 
 
+#: Of a grid, as a manifest states them.
+ONE = {"value": 0.5, "low": 0.25, "high": 0.75, "draws": 1000, "reason": ""}
+FIGURES: dict[str, Any] = {
+    "top1": ONE, "top5": None, "balanced_accuracy": ONE, "roc_auc": ONE, "drawn": "items",
+    "units": 4, "confidence": 0.7, "mix": [0.25, 0.25, 0.5],
+    "coverage": [{"threshold": 0.5, "share": 0.75, "accuracy": None}],
+}  # fmt: skip
+MEASURED: dict[str, Any] = {
+    "figures": FIGURES,
+    "calibration": {"calibrated": False, "temperature": 1.0, "reason": "none was fitted",
+                    "fitted_on": None, "before": {"ece": 0.1, "nll": 1.0, "brier": 0.5},
+                    "after": None},
+    "abstain": 0.5,
+}  # fmt: skip
+
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown key": (lambda m: m.update(code="print()"), "unknown key 'code'"),
     "unknown inner key": (lambda m: m["grids"][0].update(x=1), r"grids\[0\]: unknown key 'x'"),
@@ -236,6 +251,38 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "golden grid": (lambda m: m["goldens"][0]["logits"].pop("4x2"), "lacks logits for a grid"),
     "golden logit": (lambda m: m["goldens"][0]["logits"]["4x2"].pop(), "needs 3 logits a grid"),
+    "temperature": (
+        lambda m: m["grids"][0]["calibration"].update(temperature=0),
+        r"grids\[0\]\.calibration: a temperature must be above 0, got 0",
+    ),
+    "temperature of nothing": (
+        lambda m: m["grids"][0]["calibration"].update(temperature=2.0),
+        r"grids\[0\]\.calibration: what is not calibrated says why, and its temperature is 1",
+    ),
+    "calibrated on nothing": (
+        lambda m: m["grids"][0]["calibration"].update(calibrated=True),
+        r"grids\[0\]\.calibration: what is calibrated says on what and how well",
+    ),
+    "unknown key of calibration": (
+        lambda m: m["grids"][0]["calibration"].update(method="platt"),
+        r"grids\[0\]\.calibration: unknown key 'method'",
+    ),
+    "figures without calibration": (
+        lambda m: m["grids"][0].update(figures=FIGURES),
+        "3x5 must state figures if, and only if, calibration",
+    ),
+    "mix of fewer labels": (
+        lambda m: m["grids"][0].update(MEASURED | {"figures": FIGURES | {"mix": [0.5, 0.5]}}),
+        "3x5 needs a share of answers for each of 3 labels",
+    ),
+    "threshold without its share": (
+        lambda m: m["grids"][0].update(MEASURED | {"abstain": 0.6}),
+        "3x5 does not say what is left above 0.6",
+    ),
+    "drawn": (
+        lambda m: m["grids"][0].update(MEASURED | {"figures": FIGURES | {"drawn": "lots"}}),
+        r"grids\[0\]\.figures\.drawn: expected one of items, groups",
+    ),
     "infinite": (
         lambda m: m["tolerances"][0].update(atol=float("inf")),
         "expected a finite number",
@@ -253,6 +300,17 @@ def test_bundle_that_states_no_bound_was_held_to_the_first_one(bundle: Bundle) -
     edit(bundle, age)
     for entry in read_bundle(bundle.root).manifest.grids:
         assert (entry.parity.atol, entry.parity.rtol, entry.rounded) == (1e-5, 1e-4, None)
+
+
+def test_figures_and_calibration_read_back_as_stated(bundle: Bundle) -> None:
+    """What a manifest states of a grid is there; where it states none, the temperature is 1."""
+    edit(bundle, lambda data: data["grids"][1].update(MEASURED))
+    plain, stated = read_bundle(bundle.root).manifest.grids
+    assert stated.figures is not None
+    assert stated.figures.roc_auc.high == 0.75
+    assert stated.figures.coverage[0].accuracy is None
+    assert (stated.abstain, stated.calibration.reason) == (0.5, "none was fitted")
+    assert (plain.figures, plain.abstain, plain.calibration.temperature) == (None, None, 1)
 
 
 def test_encoding_that_nobody_here_knows_is_kept(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from media.dataset import prepare_split
 from media.sources import Source, open_source
 from media.spec import Grid, InputSpec
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.measures import measure
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
 from tests.helpers.disks import small_disk
@@ -33,7 +34,6 @@ from tests.helpers.effort import alone
 from tests.helpers.forks import killable
 from training.evaluate import evaluate
 from training.report import pictures
-from training.report.measures import measure
 from training.report.predictions import Predictions, PredictionsError, load_predictions
 from training.report.report import main, make_report, publish, read_metrics
 
@@ -267,13 +267,13 @@ def test_page_stands_alone(finished: Path) -> None:
             ElementTree.fromstring(base64.b64decode(code))
         else:
             assert Image.open(io.BytesIO(base64.b64decode(code))).size == (12, 8)
-    # three curves, two pictures for each of two splits; of each fifteen mistakes, or all it has
+    # three curves, three pictures for each of two splits; of each fifteen mistakes, or all it has
     wrong = [
         split["items"] - int(np.trace(split["confusion"]))
         for split in json_of(finished)["splits"].values()
     ]
     shown = sum(min(15, count) for count in wrong)
-    assert kinds == {"data:image/svg+xml;base64": 7, "data:image/png;base64": shown}
+    assert kinds == {"data:image/svg+xml;base64": 9, "data:image/png;base64": shown}
     assert shown > 20
     policies = [attrs.get("content") for tag, attrs in tags.found if tag == "meta"]
     assert any("default-src 'none'" in (policy or "") for policy in policies)

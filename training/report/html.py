@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from media.sources import summary
+from models.measures import Measures
 from training.report import pictures
-from training.report.measures import Measures
 from training.report.predictions import SHOWN, Predictions
 
 TITLES = {
@@ -50,6 +50,7 @@ def page(
         curves={title: _inline(pictures.curves(records, title, best)) for title in pictures.PANELS},
         confusion={s: _inline(pictures.confusion(c, labels)) for s, c in counts.items()},
         calibration={s: _inline(pictures.calibration(m.calibration)) for s, m in measured.items()},
+        risk={s: _inline(pictures.risk(m.risk)) for s, m in measured.items()},
         confused={s: confused(c, labels) for s, c in counts.items()},
         mistakes={s: mistakes(p, labels) for s, p in predictions.items()},
         numbered=len(labels) > pictures.NAMES,

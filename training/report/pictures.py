@@ -1,4 +1,4 @@
-"""The pictures of a report, as SVG: curves of the run, confusion matrix, calibration.
+"""The pictures of a report, as SVG: curves of the run, confusion matrix, calibration, risk.
 
 Text stays text: the reader's fonts draw it, whatever script the labels are written in. The colours
 are told apart by colour-blind readers too (Okabe and Ito 2008; one hue where it is an amount).
@@ -20,8 +20,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.report.bootstrap import FEW
-from training.report.measures import BINS
+from models.bootstrap import FEW
+from models.measures import BINS
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 STYLE: dict[Any, Any] = {
@@ -163,4 +163,18 @@ def calibration(table: np.ndarray) -> str:
     lower.set(xlabel="probability of the most probable class", ylabel="items")
     lower.margins(y=0.25)
     lower.grid(visible=False)
+    return _svg(figure)
+
+
+# --- risk and coverage ------------------------------------------------------------------------
+
+
+@styled()
+def risk(curve: np.ndarray) -> str:
+    """Share wrong of those answered over the share answered, the surest items first: [T, 2]."""
+    figure = Figure(figsize=(5.2, 3.0))
+    axes = figure.add_subplot(xlabel="share answered", ylabel="share wrong of those")
+    marker = "o" if len(curve) == 1 else ""
+    axes.plot(*curve.T, marker=marker, color=ORANGE)
+    axes.set(xlim=(0, 1), ylim=(-0.02, max(0.1, 1.05 * curve[:, 1].max())))
     return _svg(figure)

@@ -26,15 +26,15 @@ from rich.progress import Progress
 
 from media.files import atomic_directory, sync_directory
 from media.strict_json import to_json
+from models.bootstrap import DRAWS
 from models.checkpoint import CheckpointError, Description, load_checkpoint
+from models.measures import BINS, DEFINITIONS, Measures, measure
 from training.about_data import about_duplicates, how_split
 from training.data import rule_of
 from training.failures import BAD_INPUT, FAILED
 from training.history import read_changes, shown
-from training.report.bootstrap import DRAWS
 from training.report.held_out import Bars, predict
 from training.report.html import page
-from training.report.measures import BINS, DEFINITIONS, Measures, measure
 from training.report.predictions import Predictions, PredictionsError, load_predictions
 from training.run import Run
 
@@ -240,6 +240,7 @@ def _split(
         "figures": {name: dataclasses.asdict(f) for name, f in measured.figures.items()},
         "confusion": measured.confusion.tolist(),
         "calibration": bins,
+        "coverage": to_json(measured.coverage),
     }
 
 

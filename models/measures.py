@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
-from training.report.bootstrap import DRAWS, Estimate, draw_weights, number_units, with_interval
+from models.bootstrap import DRAWS, draw_weights, number_units, with_interval
+from models.coverage import coverage, risk_coverage
+from models.figures import Coverage, Estimate
 
 BINS = 15
 #: ROC AUC takes fewer draws, never less than FEWEST, where N * C * D would exceed this.
@@ -51,15 +53,18 @@ class Measures:
         figures: by the names of DEFINITIONS; ``top5`` only where there are more than 5 classes.
         confusion: items, int64 [C, C]; rows are the right classes, columns the most probable ones.
         calibration: float64 [BINS, 3]: items, mean probability, share right; NaN in empty bins.
+        coverage, risk: what is left where unsure answers are withheld (``models/coverage.py``).
     """
 
     items: int
-    drawn: str
+    drawn: Literal["items", "groups"]
     units: int
     absent: tuple[int, ...]
     figures: dict[str, Estimate]
     confusion: np.ndarray
     calibration: np.ndarray
+    coverage: tuple[Coverage, ...]
+    risk: np.ndarray
 
 
 def measure(
@@ -76,6 +81,7 @@ def measure(
         probabilities: float [N, C], each row adding up to 1.
         labels: the right classes, int [N].
         groups: what each item belongs to, "" for an item of its own.
+        draws: behind each interval; 0 for the values alone.
 
     Raises:
         ValueError: shapes or values that are no classifier's, with what was expected and what came.
@@ -85,15 +91,19 @@ def measure(
     _check(probabilities, labels, groups)
     items, classes = probabilities.shape
     unit_of = number_units(groups, items)
-    predicted = probabilities.argmax(1)
+    predicted, highest = probabilities.argmax(1), probabilities.max(1)  # [N]
     return Measures(
         items=items,
         drawn="items" if groups is None or not any(groups) else "groups",
         units=int(unit_of.max()) + 1,
         absent=tuple(int(label) for label in np.setdiff1d(np.arange(classes), labels)),
         figures=_figures(probabilities, labels, unit_of, draws, seed),
-        confusion=confusion_matrix(labels, predicted, labels=np.arange(classes)),
-        calibration=calibration(probabilities.max(1), predicted == labels),
+        confusion=np.bincount(labels * classes + predicted, minlength=classes**2).reshape(
+            classes, classes
+        ),
+        calibration=calibration(highest, predicted == labels),
+        coverage=coverage(highest, predicted == labels),
+        risk=risk_coverage(highest, predicted == labels),
     )
 
 
@@ -198,7 +208,7 @@ def _figures(
     probabilities: np.ndarray, labels: np.ndarray, unit_of: np.ndarray, draws: int, seed: int
 ) -> dict[str, Estimate]:
     named = statistics(probabilities, labels)
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in named}
+    drawn = {name: [np.empty(0)] for name in named}
     counts = dict.fromkeys(named, draws)
     counts["roc_auc"] = min(draws, max(FEWEST, int(WORK / probabilities.size)))
     done = 0

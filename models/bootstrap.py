@@ -7,30 +7,16 @@ one would promise too much. What is drawn, an item or a group of them, is a *uni
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from models.figures import Estimate
+
 DRAWS = 1000
 #: Fewer units than this show too little of the spread for an interval.
 FEW = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """One figure and its interval; None where there is none, with the reason.
-
-    Attributes:
-        draws: draws behind the interval, those that leave the figure undefined not counted.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    draws: int = 0
-    reason: str = ""
 
 
 def with_interval(value: float, drawn: np.ndarray, units: int) -> Estimate:
@@ -40,6 +26,8 @@ def with_interval(value: float, drawn: np.ndarray, units: int) -> Estimate:
     if units < FEW:
         return Estimate(value, reason=f"no interval: {units} to draw from, fewer than {FEW}")
     defined = drawn[~np.isnan(drawn)]
+    if not len(defined):
+        return Estimate(value, reason="no interval: no draw defines it")
     low, high = np.percentile(defined, [2.5, 97.5])
     return Estimate(value, float(low), float(high), len(defined))
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score, top_k_accuracy_score
 
-from training.report import measures
-from training.report.bootstrap import Estimate, draw_weights
-from training.report.measures import BINS, DEFINITIONS, calibration, measure
+from models import measures
+from models.bootstrap import draw_weights
+from models.figures import Estimate
+from models.measures import BINS, DEFINITIONS, calibration, measure
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -167,6 +168,15 @@ def test_rare_class_leaves_draws_without_it_out() -> None:
     assert 580 < figures["roc_auc"].draws < 680  # 1 - 1/e of the draws hold the item of class 1
     assert figures["roc_auc"].low is not None
     assert figures["balanced_accuracy"].draws == 1000
+
+
+def test_no_draws_give_values_without_intervals() -> None:
+    """Every figure is what it is with intervals."""
+    probabilities, labels = classifier(60, 7)
+    quick, whole = (measure(probabilities, labels, draws=draws).figures for draws in (0, 20))
+    for name, figure in quick.items():
+        assert (figure.value, figure.low, figure.draws) == (whole[name].value, None, 0)
+        assert figure.reason == "no interval: no draw defines it"
 
 
 def test_figures_are_never_nan() -> None:

@@ -1,0 +1,158 @@
+"""One grid of an export: parity with torch, figures on the whole split, its temperature."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from onnxruntime import InferenceSession
+from rich.console import Console
+from rich.progress import Progress
+
+from export.answers import Answers, figures
+from export.calibrate import VALIDATION, calibrate, check_validation
+from export.freeze import FrozenTransformer
+from export.options import Options
+from export.parity import batch_of, compare, fp16_bound, graph_logits, open_graph
+from export.plan import Plan
+from export.reference import rounded_logits, torch_logits
+from media.dataset import Prepared, prepare_split
+from media.sources import SPLITS, Source
+from media.spec import Grid
+from models.checkpoint import Description
+from models.coverage import THRESHOLDS
+from models.manifest import GridEntry, Parity
+
+
+class Measurer:
+    """Measures the graphs of one bundle on its data."""
+
+    def __init__(
+        self,
+        options: Options,
+        plan: Plan,
+        description: Description,
+        source: Source,
+        console: Console,
+    ) -> None:
+        self.options, self.plan, self.description = options, plan, description
+        self.model, self.source, self.console = plan.model, source, console
+
+    def entry(self, grid: Grid, folder: Path) -> GridEntry:
+        """What is told of one grid: parity, figures on the measured split, and the temperature."""
+        path, abstain = f"graphs/{grid}.onnx", self.options.abstain
+        session = open_graph(folder / path)
+        answers, parity, rounded = self._measure(grid, session)
+        calibration = calibrate(partial(self._validation, grid, session), answers)
+        thresholds = THRESHOLDS if abstain is None else (*THRESHOLDS, abstain)
+        told = figures(answers, calibration.temperature, thresholds)
+        entry = GridEntry(
+            str(grid), path, parity, answers.accuracy(), rounded, told, calibration, abstain
+        )
+        for line in _lines(entry):
+            self.console.print(f"grid {grid}: {line}")
+        return entry
+
+    def _measure(
+        self, grid: Grid, session: InferenceSession
+    ) -> tuple[Answers, Parity, Parity | None]:
+        """Answers to the whole split; parity on rows (views of items) spread over it."""
+        split = self.options.split
+        prepared = self._prepare(split, grid)
+        logits = self._logits(grid, session, prepared)
+        answers = Answers.of(self.source, split, prepared, logits)
+        pixels = self._parity_pixels(prepared, grid)
+        if self.options.precision == "fp16":
+            return answers, *self._prove_fp16(grid, prepared.pixels, logits, pixels)
+        del prepared  # a split of scans is large
+        expected = torch_logits(self.model, pixels, grid)
+        actual = graph_logits(session, pixels, batch=batch_of(grid))
+        return answers, compare(actual, expected), None
+
+    def _validation(self, grid: Grid, session: InferenceSession) -> Answers:
+        """Of the split that temperatures are fitted on; NoTemperature where it is of no use.
+
+        Without the items that training could not read either, where it was told to go on.
+        """
+        check_validation(self.source, self.options.split)
+        skip = self.description.notes.get("config", {}).get("skip_unreadable", False)
+        prepared = self._prepare(VALIDATION, grid, skip_unreadable=skip)
+        if prepared.skipped:
+            self.console.print(f"left out of {VALIDATION}, unreadable: {len(prepared.skipped)}")
+        logits = self._logits(grid, session, prepared)
+        return Answers.of(self.source, VALIDATION, prepared, logits)
+
+    def _logits(self, grid: Grid, session: InferenceSession, prepared: Prepared) -> np.ndarray:
+        """[N * V, classes], of every view."""
+        with bar(self.console, f"measuring {grid}", len(prepared.pixels)) as advance:
+            return graph_logits(session, prepared.pixels, advance, batch_of(grid))
+
+    def _prove_fp16(
+        self, grid: Grid, split: np.ndarray, logits: np.ndarray, pixels: np.ndarray
+    ) -> tuple[Parity, Parity]:
+        """The graph's logits of the whole split; torch's of the parity items, all rounded."""
+        with bar(self.console, f"the checkpoint at {grid}", len(split)) as advance:
+            expected = torch_logits(self.model, split, grid, advance)
+        bound = fp16_bound(expected)
+        with bar(self.console, f"rounding to fp16 at {grid}", len(pixels)) as advance:
+            frozen = FrozenTransformer(self.model, grid, "fp16", self.plan)
+            rounded = rounded_logits(frozen, pixels, advance)  # an overflow ends it here
+        parity = compare(logits, expected, bound)
+        return parity, compare(rounded, torch_logits(self.model, pixels, grid), bound)
+
+    def _prepare(
+        self, split: str, grid: Grid, limit: int | None = None, skip_unreadable: bool = False
+    ) -> Prepared:
+        count = len(self.source.split(split)[:limit])
+        with bar(self.console, f"decoding {split} {grid}", count) as advance:
+            return prepare_split(
+                self.source, split, self.description.input, grid, self.model.spec.patch,
+                workers=self.options.workers, advance=advance, limit=limit,
+                skip_unreadable=skip_unreadable,
+            )  # fmt: skip
+
+    def _parity_pixels(self, prepared: Prepared, grid: Grid) -> np.ndarray:
+        """Enough real inputs: spread over the measured split, then from the other splits."""
+        wanted = self.options.parity_items
+        parts = [prepared.pixels[_spread(len(prepared.pixels), wanted)]]
+        present = {item.split for item in self.source.items} - {self.options.split}
+        for split in sorted(present, key=SPLITS.index, reverse=True):
+            if lacking := wanted - sum(map(len, parts)):
+                items = math.ceil(lacking / prepared.views)
+                parts.append(self._prepare(split, grid, items).pixels[:lacking])
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+@contextlib.contextmanager
+def bar(console: Console, text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A live bar for a piece of work, and what advances it; nothing where there is no terminal."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _lines(entry: GridEntry) -> Iterator[str]:
+    """What a person wants to know of a grid while it is exported."""
+    measured, parity, calibration = entry.accuracy, entry.parity, entry.calibration
+    yield (
+        f"top-1 {measured.top1:.4f} on {measured.items} items; as the checkpoint "
+        f"on {parity.top1_equal} of {parity.items}, largest difference {parity.max_abs:.2g} "
+        f"({parity.worst_ratio:.2f} of the bound)"
+    )
+    before, after, fitted_on = calibration.before, calibration.after, calibration.fitted_on
+    if before and after and fitted_on:
+        yield (
+            f"temperature {calibration.temperature:.4g} from {fitted_on.items} items of "
+            f"{fitted_on.split}; calibration error {before.ece:.4f} before, {after.ece:.4f} after"
+        )
+    else:
+        yield f"no temperature was fitted: {calibration.reason}"
+
+
+def _spread(count: int, wanted: int) -> np.ndarray:
+    """``wanted`` indices spread evenly over ``count`` rows, all of them where there are fewer."""
+    return np.unique(np.linspace(0, count - 1, max(0, min(count, wanted))).astype(int))

@@ -1,0 +1,150 @@
+"""What a manifest says of labelled data, measured again on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from export.answers import Answers
+from export.calibrate import VALIDATION, NoTemperature, check_validation, fit_temperature
+from export.parity import batch_of, fp16_bound, graph_logits, open_graph
+from export.proof import Proof, failed, tried
+from export.refigure import allowed_move, refigure, wobbled
+from export.statements import stated_right
+from media.dataset import Prepared, prepare_split
+from media.sources import Source
+from media.spec import Grid
+from models.bundle import Bundle, BundleError
+from models.figures import FittedOn
+from models.manifest import Accuracy, GridEntry, Manifest
+
+
+def remeasure(
+    bundle: Bundle, source: Source, split: str | None, workers: int, entry: GridEntry
+) -> Iterator[Proof]:
+    """Accuracy, every other figure, and the temperature of one grid.
+
+    Args:
+        split: of the data; None takes the one that the manifest names.
+        workers: threads that decode the data.
+    """
+    name = split or entry.accuracy.split
+    ask = partial(_ask, bundle, source, workers, entry)
+    try:
+        prepared, logits = ask(name, entry.accuracy)
+    except Exception as error:  # as in ``tried``
+        yield failed("accuracy", entry, error)
+        return
+    yield tried("accuracy", entry, partial(_accuracy, bundle.manifest, prepared, logits))
+    measured = Answers.of(source, name, prepared, logits)
+    del prepared  # a split of scans is large
+    yield tried("figures", entry, partial(_figures, measured))
+
+    def validation() -> Answers:
+        check_validation(source, name)
+        asked = ask(VALIDATION, entry.calibration.fitted_on)
+        return Answers.of(source, VALIDATION, *asked)
+
+    yield tried("calibration", entry, partial(_calibration, validation))
+
+
+def _ask(
+    bundle: Bundle,
+    source: Source,
+    workers: int,
+    entry: GridEntry,
+    split: str,
+    known: Accuracy | FittedOn | None,
+) -> tuple[Prepared, np.ndarray]:
+    """A split, which must be the one that is known, and the graph's logits of its views."""
+    manifest, grid = bundle.manifest, Grid.parse(entry.grid)
+    if source.labels != manifest.labels:
+        raise BundleError(f"expected labels {list(source.labels)}, got {list(manifest.labels)}")
+    prepared = prepare_split(
+        source, split, manifest.input, grid, manifest.patch, workers=workers,
+        skip_unreadable=isinstance(known, FittedOn),  # as training was told; their number is known
+    )  # fmt: skip
+    found = (prepared.sha256, len(prepared.ids))
+    if known is not None and found != (known.split_sha256, known.items):
+        what = "measured" if isinstance(known, Accuracy) else "fitted on"
+        raise BundleError(
+            f"split {split!r} of {source.name} is not the one {what}: expected "
+            f"{known.items} items of sha256 {known.split_sha256[:12]}..., got "
+            f"{len(prepared.ids)} of {prepared.sha256[:12]}..."
+        )
+    session = open_graph(bundle.path(entry.graph))
+    return prepared, graph_logits(session, prepared.pixels, batch=batch_of(grid))  # [N * V, C]
+
+
+def _accuracy(
+    manifest: Manifest, prepared: Prepared, logits: np.ndarray, entry: GridEntry
+) -> Proof:
+    usual, own, items = fp16_bound(logits).atol, entry.parity.atol, entry.accuracy.items
+    if manifest.precision == "fp16" and own > 1.01 * usual:  # torch's own spread is not known
+        raise BundleError(f"expected a bound of {usual:.3g} for parity, got {own:.3g}")
+    right, doubtful = judged(logits, prepared, entry)
+    off = abs(right - round(stated_right(entry)))
+    told = (
+        f"top-1 {right / items:.4f}, {right} of {items} right, "
+        f"{round(stated_right(entry))} stated; {doubtful} lie too near a tie to be sure of"
+    )
+    return Proof(f"accuracy {entry.grid}", off <= doubtful, told, off, doubtful)
+
+
+def judged(logits: np.ndarray, prepared: Prepared, entry: GridEntry) -> tuple[int, int]:
+    """Items that are right, and items that another processor may judge otherwise.
+
+    Those are the ones whose own logit and best other one are nearer than twice the bound of
+    parity: each of the two may move by that bound where sums are rounded in another order.
+
+    Args:
+        logits: [N * V, classes], of every view.
+    """
+    means, sizes = prepared.of_items(logits), prepared.of_items(np.abs(logits))  # [N, classes]
+    items, labels = np.arange(len(means)), prepared.labels
+    own, others = means[items, labels], means.copy()
+    others[items, labels] = -np.inf
+    rival = others.argmax(1)  # [N]
+    largest = np.maximum(sizes[items, labels], sizes[items, rival])
+    allowed = entry.parity.atol + entry.parity.rtol * largest
+    near = np.abs(own - means[items, rival]) < 2 * allowed
+    return int((means.argmax(1) == labels).sum()), int(near.sum())
+
+
+def _figures(measured: Answers, entry: GridEntry) -> Proof:
+    if entry.figures is None:
+        return Proof(f"figures {entry.grid}", None, "not stated: the bundle is older than they are")
+    count, worst, ratio = refigure(measured, entry)
+    told = f"{count} numbers of figures and calibration, {worst} off by {ratio:.2g} of its bound"
+    return Proof(f"figures {entry.grid}", ratio <= 1, told, ratio, 1)
+
+
+def _calibration(validation: Callable[[], Answers], entry: GridEntry) -> Proof:
+    stated, name = entry.calibration, f"calibration {entry.grid}"
+    unfitted = f"no temperature was fitted: {stated.reason}"
+    if stated.before is None:
+        return Proof(name, None, unfitted)
+    try:
+        answers = validation()
+        found = fit_temperature(answers)
+    except NoTemperature as error:
+        lost = f"temperature {stated.temperature:.6g} is stated, and none is found: {error}"
+        return Proof(name, not stated.calibrated, lost if stated.calibrated else unfitted)
+    if not stated.calibrated:
+        return Proof(name, None, f"{unfitted}; from these data it would be {found:.6g}")
+    off = abs(found - stated.temperature)
+    others = [_refitted(other) for other in wobbled(answers, entry.parity)]
+    allowed = allowed_move(found, others, unit=found)
+    told = f"temperature {found:.6g} of {len(answers.labels)} items of {answers.split}"
+    return Proof(name, off <= allowed, f"{told}, {stated.temperature:.6g} stated", off, allowed)
+
+
+def _refitted(answers: Answers) -> float:
+    """Infinite where nothing can be fitted: then it may be anything."""
+    try:
+        return fit_temperature(answers)
+    except NoTemperature:
+        return math.inf

@@ -1,0 +1,117 @@
+"""How good the answers of a graph are and how far they can be believed, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+from media.spec import SpecError
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """One figure and its 95 % interval; None where there is none, with the reason.
+
+    Attributes:
+        draws: draws behind the interval, those that leave the figure undefined not counted.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    draws: int = 0
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """What is left of a split where answers below a probability are withheld.
+
+    Attributes:
+        threshold: of the most probable class, in [0, 1]; an answer of just this is given.
+        share: of the items that are answered, in [0, 1].
+        accuracy: share of those that are right; None where none is answered.
+    """
+
+    threshold: float
+    share: float
+    accuracy: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Of the measured split, from the probabilities that are answered: calibrated ones.
+
+    Attributes:
+        top5: only where there are more than 5 classes.
+        drawn, units: what the intervals drew, and how many of them there are.
+        confidence: mean probability of the most probable class.
+        mix: share of the items that each label is the answer to, in the labels' order.
+        coverage: thresholds rise.
+    """
+
+    top1: Estimate
+    top5: Estimate | None
+    balanced_accuracy: Estimate
+    roc_auc: Estimate
+    drawn: Literal["items", "groups"]
+    units: int
+    confidence: float
+    mix: tuple[float, ...]
+    coverage: tuple[Coverage, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """How far the probabilities of a split are from what came true; 0 is the best of each.
+
+    Attributes:
+        ece: expected calibration error, as ``models/measures.py`` defines it, in [0, 1].
+        nll: mean negative log-likelihood of the right class, nats.
+        brier: squared distance between the probabilities of all classes and the truth, mean over
+            the items, in [0, 2].
+    """
+
+    ece: float
+    nll: float
+    brier: float
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedOn:
+    """The split that a temperature was fitted on."""
+
+    split: str
+    items: int
+    split_sha256: str  # of ids, labels and contents, in order
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Probabilities are softmax(logits / temperature).
+
+    Attributes:
+        temperature: 1 where nothing was fitted.
+        reason: why nothing was.
+        before, after: of the measured split, at temperature 1 and at this one; ``before`` is None
+            in bundles that are older than calibration, ``after`` where nothing was fitted.
+    """
+
+    calibrated: bool = False
+    temperature: float = 1.0
+    reason: str = "not stated; exported before temperatures were fitted"
+    fitted_on: FittedOn | None = None
+    before: Reliability | None = None
+    after: Reliability | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise SpecError(f"a temperature must be above 0, got {self.temperature}")
+        told = (self.fitted_on, self.before, self.after)
+        if self.calibrated and (None in told or self.reason):
+            raise SpecError("what is calibrated says on what and how well, and gives no reason")
+        if not self.calibrated and (
+            self.temperature != 1 or self.fitted_on or self.after or not self.reason
+        ):
+            raise SpecError("what is not calibrated says why, and its temperature is 1")
