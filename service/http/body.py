@@ -54,10 +54,10 @@ async def read_files(
     """
     media_type, options = parse_parameters(_content_type(scope))
     if media_type == b"multipart/form-data":
-        form = MultipartReader(_pieces(receive), options.get(b"boundary", b""))
+        form = MultipartReader(pieces(receive), options.get(b"boundary", b""))
         return await _read_form(form, limits, parameters)
     body = bytearray()
-    async for piece in _pieces(receive):
+    async for piece in pieces(receive):
         body += piece
         check_file_size(len(body), limits)
     if not body:
@@ -65,7 +65,8 @@ async def read_files(
     return [body]
 
 
-async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
+async def pieces(receive: Receive) -> AsyncIterator[bytes]:
+    """A body as it comes; ClientGone if the connection closes half way."""
     more = True
     while more:
         message = await receive()

@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)/s")
 COUNT = re.compile(r"[0-9]{1,6}")
 #: How addresses begin, and the scope that a key needs there; elsewhere every key will do.
-SCOPES = {"/v1": "classify", "/metrics": "metrics", "/admin": "admin"}
+SCOPES = {"/v1": "classify", "/v2": "classify", "/metrics": "metrics", "/admin": "admin"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,10 @@ class RepeatedParameter(Failure):
     """A parameter came twice."""
 
 
+class BrokenTensors(Failure):
+    """The body is no inference request, or its lengths disagree."""
+
+
 class ClientGone(Failure):
     """The client left before its answer: seen in metrics and logs only."""
 
@@ -160,6 +164,7 @@ PROBLEMS: dict[type[Failure], Problem] = {
     BodyTimeout: Problem(408, "body-timeout", "The request body came too slowly."),
     EmptyBody: Problem(400, "empty-body", "The request body is empty."),
     BrokenForm: Problem(400, "broken-form", "The multipart form cannot be read."),
+    BrokenTensors: Problem(400, "broken-tensors", "The inference request cannot be read."),
     NoFile: Problem(400, "no-file", "The form has no file."),
     EmptyFile: Problem(400, "empty-file", "A file is empty."),
     FileTooLarge: Problem(413, "file-too-large", "A file is too large."),
@@ -203,9 +208,15 @@ def document(failure: Failure, request_id: str) -> dict[str, Any]:
     }
 
 
-def encode(failure: Failure, request_id: str) -> bytes:
-    """The problem document as a body."""
-    return json.dumps(document(failure, request_id), ensure_ascii=False).encode()
+def encode(failure: Failure, request_id: str, path: str = "") -> bytes:
+    """The problem document as a body; under /v2 with the member that the protocol asks for."""
+    told = document(failure, request_id) | ({"error": failure.detail} if speaks_v2(path) else {})
+    return json.dumps(told, ensure_ascii=False).encode()
+
+
+def speaks_v2(path: str) -> bool:
+    """Whether an address is one of the Open Inference Protocol."""
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def headers_of(failure: Failure) -> dict[str, str]:
