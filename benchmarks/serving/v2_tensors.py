@@ -53,8 +53,8 @@ def main() -> None:
     rows = rows.astype(manifest.input.dtype)
     expected = session.run(rows)  # [batch, classes]
     request, lanes, found = Request(manifest.name, rows), Lanes(cpus, 1), []
-    arguments = ("--lanes", str(cpus), "--threads", "1", "--max-batch", str(options.batch))
-    arguments += ("--batch-seconds", "60", "--max-wait", "60", "--decode-workers", "1")
+    arguments = ["--lanes", str(cpus), "--threads", "1", "--max-batch", str(options.batch)]
+    arguments += ["--batch-seconds", "60", "--max-wait", "60", "--decode-workers", "1"]
     with serving([bundle.root], options, *arguments) as server:
         through_http(server, request, expected, seconds / 2, cpus + 1)  # warms up
         for _ in range(options.rounds):

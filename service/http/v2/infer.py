@@ -69,10 +69,10 @@ class Infer:
         """Who answers, and what: files, or of prepared rows ``[1, *pixels per axis, channels]``."""
         (given,), parameters = asked.inputs, asked.parameters
         if model.is_tensor:
-            rows = given.shape[0] if given.shape else 0
-            if not 1 <= rows <= self.engine.settings.max_batch:
-                most = self.engine.settings.max_batch
-                raise BadParameter(f"inputs[0].shape: expected 1 to {most} rows, got {shown(given.shape)}")
+            rows, most = given.shape[0] if given.shape else 0, self.engine.settings.max_batch
+            if not 1 <= rows <= most:
+                got = shown(given.shape)
+                raise BadParameter(f"inputs[0].shape: expected 1 to {most} rows, got {got}")
             choice = model.choose_by_shape(self.engine.catalog, version, given.shape[1:])
             pixels = read_pixels(given, body)
             return choice, [pixels[row : row + 1] for row in range(rows)]
@@ -81,7 +81,8 @@ class Infer:
             if model.bundle.modality != "video":
                 raise BadParameter(f"views: of clips only; {model.name} is for another modality")
             choice = choice.with_views(parse_views(str(parameters.views), choice.frames))
-        return choice, read_files(given, body, self.engine.settings.limits(choice.manifest.modality))
+        limits = self.engine.settings.limits(choice.manifest.modality)
+        return choice, read_files(given, body, limits)
 
 
 def _check(asked: InferRequest, model: ServedModel) -> None:

@@ -81,9 +81,9 @@ def infer(operation: str, path: str) -> dict[str, Any]:
     binary = {"schema": {"type": "string", "format": "binary"}}
     body = {
         "required": True,
-        "description": "The request as JSON; with the binary tensor extension the tensor behind it, "
-        f"and in {JSON_LENGTH} the bytes of the JSON. A file is an element of BYTES, which in "
-        "JSON is base64.",
+        "description": "The request as JSON; with the binary tensor extension the tensor behind "
+        f"it, and in {JSON_LENGTH} the bytes of the JSON. A file is an element of BYTES, which "
+        "in JSON is base64.",
         "content": {
             "application/json": {"schema": schema, "example": REQUEST},
             "application/octet-stream": binary,

@@ -123,8 +123,8 @@ def _json_length(headers: list[tuple[bytes, bytes]]) -> int | None:
 
 def _too_much_json() -> BodyTooLarge:
     return BodyTooLarge(
-        f"the JSON of a request may have at most {MAX_JSON_BYTES} bytes; send tensors behind it, as "
-        "binary data"
+        f"the JSON of a request may have at most {MAX_JSON_BYTES} bytes; send tensors behind it, "
+        "as binary data"
     )
 
 
