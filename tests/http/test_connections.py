@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, cast
 import pytest
 
 from service.http.protocol import HttpProtocol
+from tests.http.conftest import Start
 from tests.helpers.service_fixtures import (
     RawConnection,
     RunningServer,
@@ -26,7 +27,6 @@ from tests.helpers.service_fixtures import (
     serving,
     wait_until,
 )
-from tests.http.conftest import Start
 
 GOOD = picture(1)
 LEFT = {"modality": "image", "code": "499"}

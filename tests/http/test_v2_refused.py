@@ -236,7 +236,7 @@ def test_too_much_json_is_refused_while_it_comes(server: RunningServer) -> None:
     """Also where nobody said how much it will be."""
     answer = infer(server, "volume", content=iter([b" " * 2**20] * 20))
     assert answer.status_code == 413
-    assert answer.json()["error"].startswith(f"the JSON of a request may have at most {2**21}")
+    assert answer.json()["error"].startswith(f"the JSON of a request may have at most {2**20}")
 
 
 def test_index_takes_no_body(server: RunningServer) -> None:

@@ -21,7 +21,7 @@ from service.http.problems import BodyTooLarge, BrokenTensors, EmptyBody
 #: Says how many bytes of a body are JSON, where tensors come behind it.
 JSON_LENGTH = "Inference-Header-Content-Length"
 #: Of the JSON; parsing more would keep everybody else waiting.
-MAX_JSON_BYTES = 2**21
+MAX_JSON_BYTES = 2**20
 #: The same without the data of tensors.
 MAX_REST_BYTES = 2**16
 LENGTH = re.compile(rb"[0-9]{1,15}")
