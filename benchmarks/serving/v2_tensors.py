@@ -18,6 +18,7 @@ import json
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 
@@ -108,13 +109,13 @@ def through_http(
     end = time.monotonic() + seconds
 
     def send_again(_: int) -> int:
-        answered, connection = 0, http.client.HTTPConnection("127.0.0.1", server.port)
-        while time.monotonic() < end:
-            difference = float(np.abs(request.send(connection) - expected).max())
-            if difference > NEAR:
-                raise SystemExit(f"a logit is {difference:.3g} from that of the bare session")
-            answered += request.rows
-        connection.close()
+        answered = 0
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection:
+            while time.monotonic() < end:
+                difference = float(np.abs(request.send(connection) - expected).max())
+                if difference > NEAR:
+                    raise SystemExit(f"a logit is {difference:.3g} from that of the bare session")
+                answered += request.rows
         return answered
 
     started = time.monotonic()

@@ -51,7 +51,7 @@ class Key:
 
 
 def _parse_scopes(text: str) -> frozenset[str]:
-    given, known = text.split(","), tuple(SCOPES.values())
+    given, known = text.split(","), tuple(dict.fromkeys(SCOPES.values()))
     if not set(given) <= set(known):
         raise ValueError(f"expected scopes= and some of {','.join(known)} with commas between them")
     return frozenset(given)

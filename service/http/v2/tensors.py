@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.failures import BadParameter, EmptyFile
-from service.http.body import check_file_size
+from service.engine.failures import BadParameter, EmptyFile, FileTooLarge
 from service.http.problems import BrokenTensors, TooManyFiles
 from service.http.v2.request import OutputParameters, RequestInput
 from service.settings import Limits
@@ -50,7 +49,8 @@ def read_files(asked: RequestInput, raw: bytearray, limits: Limits) -> list[byte
     else:
         raise BadParameter(f"inputs[0].data: expected {count} texts, got {len(asked.data)}")
     for number, file in enumerate(files, 1):
-        check_file_size(len(file), limits)
+        if len(file) > limits.file_bytes:
+            raise FileTooLarge(f"a file may have at most {limits.file_bytes} bytes")
         if not file:
             raise EmptyFile(f"file {number} has no bytes")
     return files
