@@ -41,7 +41,7 @@ from tests.http.conftest import Start
 
 MODALITIES = tuple(TINY)
 GOOD = picture(1)
-LOGITS = {"name": "logits"}
+LOGITS: dict[str, Any] = {"name": "logits"}
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_rows_of_a_request_run_together(start: Start) -> None:
 
 def test_output_is_json_or_bytes_as_it_is_asked_for(server: RunningServer) -> None:
     """JSON unless the request or, before it, the output says otherwise; the numbers are equal."""
-    ways = [
+    ways: list[tuple[dict[str, Any], bool]] = [
         ({}, False),
         ({"parameters": {"binary_data_output": True}}, True),
         ({"outputs": [LOGITS | {"parameters": {"binary_data": True}}]}, True),
