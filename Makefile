@@ -51,7 +51,7 @@ absent.serve-test := torch onnx onnxruntime-gpu
 absent.train := onnxruntime-gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint bench serve-env train-env images test-containers container-engine clean
+.PHONY: help serve test lint bench serve-env train-env triton-env images test-containers container-engine clean
 .PHONY: soak soak-training test-gpu-libs $(ENVIRONMENTS:%=.venv/%)
 .NOTPARALLEL:  # two installs of one checkout would share a build folder
 .DELETE_ON_ERROR:
@@ -84,6 +84,8 @@ soak-training: train-env  ## kill training runs 50 times and more: each must end
 serve-env: .venv/serve-$(EXTRA)  ## only set up what serve needs
 
 train-env: .venv/train  ## only set up what training, export, lint and bench need
+
+triton-env: .venv/tritonclient/.installed  ## the environment of the tests with NVIDIA's client: its pins are not ours
 
 images: container-engine  ## build the container images liere-serve and liere-train
 	$(call build,serve,liere-serve$(if $(filter gpu,$(EXTRA)),-gpu))
@@ -122,6 +124,12 @@ $(STAMPS): .venv/%/.installed: pyproject.toml constraints.txt
 	@rm -rf build *.egg-info
 	@.venv/$*/bin/python -m pip check --disable-pip-version-check
 	@.venv/$*/bin/python -I -c "$$ASSERT_ABSENT" $(absent.$*)
+	@touch $@
+
+.venv/tritonclient/.installed: tests/http/tritonclient.txt
+	"$(PYTHON)" -m venv .venv/tritonclient
+	.venv/tritonclient/bin/python -m pip install --disable-pip-version-check --no-deps $(PIP_ARGS) -r $<
+	@.venv/tritonclient/bin/python -m pip check --disable-pip-version-check
 	@touch $@
 
 pip = .venv/$(1)/bin/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)

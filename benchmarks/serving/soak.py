@@ -119,6 +119,8 @@ ROWS = (
     ]),
     Row("prepared", (), [least("images a second over bare", lambda it: it["ratio"][0], 0.95)],
         ("--rounds", "1", "--seconds", "0.5")),
+    Row("v2_tensors", (), [least("images a second over bare", lambda it: it["ratio"][0], 0.90)],
+        ("--rounds", "1", "--quick")),
     Row("swaps", (), [
         most("requests without their answer", lambda it: it["lost"], 0),
         most("swaps that failed", lambda it: it["failed"], 0),

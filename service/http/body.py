@@ -76,10 +76,10 @@ async def read_files(
     """
     media_type, options = parse_parameters(_content_type(scope))
     if media_type == FORM:
-        form = MultipartReader(_pieces(receive), options.get(b"boundary", b""))
+        form = MultipartReader(pieces(receive), options.get(b"boundary", b""))
         return await _read_form(form, limits, parameters)
     body = bytearray()
-    async for piece in _pieces(receive):
+    async for piece in pieces(receive):
         body += piece
         if len(body) > limits.file_bytes:
             raise _too_large(limits)
@@ -88,7 +88,8 @@ async def read_files(
     return [Upload(body)]
 
 
-async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
+async def pieces(receive: Receive) -> AsyncIterator[bytes]:
+    """A body as it comes; ClientGone if the connection closes half way."""
     more = True
     while more:
         message = await receive()

@@ -8,6 +8,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.v2.request import JSON_LENGTH
+
 
 class Cors(CORSMiddleware):
     """Around the guard: browsers ask (``OPTIONS``) without a key, and refusals can be read too.
@@ -21,8 +23,10 @@ class Cors(CORSMiddleware):
             app,
             allow_origins=origins,
             allow_methods=("GET", "HEAD", "POST", "DELETE"),
-            allow_headers=("Authorization", "X-Request-ID", "traceparent"),
-            expose_headers=("Allow", "Retry-After", "Server-Timing", "X-Request-ID", "traceparent"),
+            allow_headers=("Authorization", JSON_LENGTH, "X-Request-ID", "traceparent"),
+            expose_headers=(
+                "Allow", JSON_LENGTH, "Retry-After", "Server-Timing", "X-Request-ID", "traceparent",
+            ),  # fmt: skip
             # A page of the internet asks for a server of a private network: if it is listed.
             allow_private_network="*" not in origins,
         )

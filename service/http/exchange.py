@@ -68,7 +68,7 @@ class Exchange:
     __slots__ = (
         "_receive", "_send", "account", "admission", "answered", "authorization", "bundle",
         "client", "content_length", "deadline", "encoding", "grid", "held", "id", "key", "kind",
-        "limit", "received", "span", "started", "status", "stranger", "timeout", "unread",
+        "limit", "path", "received", "span", "started", "status", "stranger", "timeout", "unread",
         "upload", "uploaded",
     )  # fmt: skip
 
@@ -87,6 +87,7 @@ class Exchange:
         self.limit = limit
         self.admission = admission
         self.kind = kind
+        self.path: str = scope["path"]
         self.started = time.monotonic()
         self.answered = self.uploaded = 0.0
         self.status = 0
@@ -188,7 +189,8 @@ class Exchange:
 
     async def refuse(self, failure: Failure) -> None:
         """Answer with a problem; deal with the rest of the body so that the answer arrives."""
-        body, told = problems.encode(failure, self.id), problems.headers_of(failure)
+        body = problems.encode(failure, self.id, self.path)
+        told = problems.headers_of(failure)
         headers = [
             (b"content-type", CONTENT_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),

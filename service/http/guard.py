@@ -27,20 +27,23 @@ from service.http.problems import (
     Unauthorized,
     problem_of,
 )
+from service.http.v2.models import modality_to_infer
 from service.logs import ACCESS
 from service.settings import Limits, Settings
 
 log = logging.getLogger(__name__)
 access = logging.getLogger(ACCESS)
 
-#: What needs a permit, and the modality it is counted under.
+#: What needs a permit, and the modality it is counted under; also ``INFER``, by its model's.
 WORK = {f"/v1/classify/{modality}": modality for modality in AXES}
 #: What needs no key: nothing is told but whether the server is well.
 PUBLIC = frozenset(
     (method, path)
     for method in ("GET", "HEAD")
-    for path in ("/health/startup", "/health/live", "/health/ready")
-)
+    for path in (
+        "/health/startup", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready",
+    )
+)  # fmt: skip
 METRICS = frozenset({("GET", "/metrics"), ("HEAD", "/metrics")})
 #: How addresses begin that exist only where a key has the scope for them.
 ADMIN = "/admin"
@@ -65,7 +68,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        modality = WORK.get(scope["path"]) if scope["method"] == "POST" else None
+        modality = self._modality(scope)
         limits = self._limits[modality or "image"]  # of other requests nobody reads the body
         exchange = Exchange(
             scope, receive, send, limit=limits.body_bytes,
@@ -87,6 +90,13 @@ class Guard:
         finally:
             self._record(scope, modality, exchange)
             del scope["exchange"]  # the scope knows the channels and they know it: a cycle
+
+    def _modality(self, scope: Scope) -> str | None:
+        """Of the work that is asked for; None where nothing is, and of a model nobody knows."""
+        if scope["method"] != "POST":
+            return None
+        path = scope["path"]
+        return WORK.get(path) or modality_to_infer(self.engine.catalog, path)
 
     def _check_key(self, scope: Scope, exchange: Exchange) -> None:
         """Where keys are set everything needs one, also what is not there.

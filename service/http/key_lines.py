@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)/s")
 COUNT = re.compile(r"[0-9]{1,6}")
 #: How addresses begin, and the scope that a key needs there; elsewhere every key will do.
-SCOPES = {"/v1": "classify", "/metrics": "metrics", "/admin": "admin"}
+SCOPES = {"/v1": "classify", "/v2": "classify", "/metrics": "metrics", "/admin": "admin"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Key:
 
 
 def _parse_scopes(text: str) -> frozenset[str]:
-    given, known = text.split(","), tuple(SCOPES.values())
+    given, known = text.split(","), tuple(dict.fromkeys(SCOPES.values()))
     if not set(given) <= set(known):
         raise ValueError(f"expected scopes= and some of {','.join(known)} with commas between them")
     return frozenset(given)

@@ -125,6 +125,10 @@ class RepeatedParameter(Failure):
     """A parameter came twice."""
 
 
+class BrokenTensors(Failure):
+    """The body is no inference request, or its lengths disagree."""
+
+
 class ClientGone(Failure):
     """The client left before its answer: seen in metrics and logs only."""
 
@@ -161,6 +165,7 @@ PROBLEMS: dict[type[Failure], Problem] = {
     BodyTimeout: Problem(408, "body-timeout", "The request body came too slowly."),
     EmptyBody: Problem(400, "empty-body", "The request body is empty."),
     BrokenForm: Problem(400, "broken-form", "The multipart form cannot be read."),
+    BrokenTensors: Problem(400, "broken-tensors", "The inference request cannot be read."),
     NoFile: Problem(400, "no-file", "The form has no file."),
     EmptyFile: Problem(400, "empty-file", "A file is empty."),
     FileTooLarge: Problem(413, "file-too-large", "A file is too large."),
@@ -204,14 +209,20 @@ def members(failure: Failure) -> dict[str, Any]:
     }
 
 
-def document(failure: Failure, request_id: str) -> dict[str, Any]:
-    """The members of the problem document."""
-    return {**members(failure), "id": request_id}
+def document(failure: Failure, request_id: str, path: str = "") -> dict[str, Any]:
+    """The members of the problem document; under /v2 with the one that the protocol asks for."""
+    told = members(failure) | {"id": request_id}
+    return told | ({"error": failure.detail} if speaks_v2(path) else {})
 
 
-def encode(failure: Failure, request_id: str) -> bytes:
+def encode(failure: Failure, request_id: str, path: str = "") -> bytes:
     """The problem document as a body."""
-    return json.dumps(document(failure, request_id), ensure_ascii=False).encode()
+    return json.dumps(document(failure, request_id, path), ensure_ascii=False).encode()
+
+
+def speaks_v2(path: str) -> bool:
+    """Whether an address is one of the Open Inference Protocol."""
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def headers_of(failure: Failure) -> dict[str, str]:

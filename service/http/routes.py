@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.types import Receive, Scope, Send
 
 from media.spec import AXES
-from service.engine.engine import NO_ANSWER, Engine
-from service.engine.failures import Draining, NotReady
+from service.engine.engine import Engine
 from service.engine.model import ExaminedBundle
+from service.http import problems
 from service.http.admin import add_admin
-from service.http.documents import (
-    BundleDocument,
-    BundleList,
-    GridDocument,
-    ProblemDocument,
-    Readiness,
-    Status,
-)
+from service.http.direct_route import DirectRoute
+from service.http.documents import BundleDocument, BundleList, GridDocument, ProblemDocument
 from service.http.endpoint import Classify
 from service.http.examples import BUNDLES_EXAMPLE
 from service.http.guard import ADMIN, WORK, public_requests
+from service.http.health import add_health
 from service.http.keys import Keys
 from service.http.openapi import (
     KEY_PROBLEMS,
@@ -36,25 +29,9 @@ from service.http.openapi import (
     classify_extra,
     classify_responses,
 )
-from service.http.problems import NOTHING_HERE, MethodNotAllowed, NotFound
-
-
-class DirectRoute(APIRoute):
-    """A documented route that hands its endpoint the request and nothing else.
-
-    FastAPI would read the body, solve dependencies and validate around the endpoint, which costs
-    more than decoding a small image.
-    """
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # The route's pattern also fits a path with a line break at its end; the guard's table
-        # does not, and nothing may come here around the guard.
-        if scope["path"] != self.path:
-            raise NotFound(NOTHING_HERE)
-        if scope["method"] not in (self.methods or ()):
-            raise MethodNotAllowed("expected POST", "POST")
-        response = await self.endpoint(Request(scope, receive, send))
-        await response(scope, receive, send)
+from service.http.v2.openapi import add_error
+from service.http.v2.openapi import schemas as v2_schemas
+from service.http.v2.routes import add_v2
 
 
 def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
@@ -76,7 +53,8 @@ def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
         )
     _add_bundles(app, engine)
     add_admin(app, engine)
-    _add_health(app, engine)
+    add_health(app, engine)
+    add_v2(app, engine)
     _add_metrics(app, engine)
     app.openapi = lambda: _openapi(app, engine, keys)  # type: ignore[method-assign]
 
@@ -137,85 +115,6 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
     )
 
 
-def _check_start(engine: Engine) -> None:
-    """NotReady until every bundle was examined, and where nothing comes of that any more."""
-    if engine.failure is not None:
-        raise NotReady(NO_ANSWER if engine.died else "the server cannot start; its log says why")
-    if not engine.catalog.examined:
-        raise NotReady("the bundles are still being checked")
-
-
-def _add_health(app: FastAPI, engine: Engine) -> None:
-    @app.get(
-        "/health/live",
-        operation_id="isLive",
-        summary="200 while the server can answer at all; else start it again",
-        tags=["health"],
-        response_model=None,
-        responses={
-            200: answer(Status, {"status": "live"}, "Event loop, device and decoders go on."),
-            **add_problems({}, NotReady),
-        },
-    )
-    async def is_live() -> JSONResponse:
-        if lost := NO_ANSWER if engine.died else engine.vitals.lost:
-            raise NotReady(lost)
-        return JSONResponse({"status": "live"})
-
-    @app.get(
-        "/health/startup",
-        operation_id="hasStarted",
-        summary="200 once every bundle was examined",
-        tags=["health"],
-        response_model=None,
-        responses={
-            200: answer(Status, {"status": "started"}, "Whether they were refused is not asked."),
-            **add_problems({}, NotReady),
-        },
-    )
-    async def has_started() -> JSONResponse:
-        _check_start(engine)
-        return JSONResponse({"status": "started"})
-
-    @app.get(
-        "/health/ready",
-        operation_id="isReady",
-        summary="200 while requests should be sent here",
-        tags=["health"],
-        response_model=None,
-        responses={
-            200: answer(
-                Readiness,
-                {"status": "ready", "refused": ["video"]},
-                "A bundle has proven itself; with --ready all every one has.",
-            ),
-            **add_problems({}, NotReady, Draining),
-        },
-    )
-    async def is_ready() -> JSONResponse:
-        if engine.leaving or engine.draining:
-            raise Draining("the server is shutting down")
-        _check_start(engine)
-        if not engine.catalog.ready:
-            raise NotReady("every bundle was refused; GET /v1/bundles says why")
-        if engine.settings.ready == "all" and (others := _not_ready(engine)):
-            names = ", ".join(others)
-            raise NotReady(f"these bundles are not ready: {names}; GET /v1/bundles says why")
-        if not engine.pool.ready:
-            raise NotReady("no decode worker is running")
-        if engine.vitals.unproven:
-            raise NotReady("the device has not answered for a while; a golden is replayed")
-        refused = engine.catalog.modalities("refused")
-        return JSONResponse({"status": "ready"} | ({"refused": refused} if refused else {}))
-
-
-def _not_ready(engine: Engine) -> list[str]:
-    """The bundles that do not answer; a folder with nothing of a bundle in it is none."""
-    bundles = engine.catalog.bundles.values()
-    missing = (one for one in bundles if one.state != "ready" and not one.empty)
-    return [one.name for one in missing if not one.newcomer]
-
-
 def _add_metrics(app: FastAPI, engine: Engine) -> None:
     @app.get(
         "/metrics",
@@ -230,7 +129,7 @@ def _add_metrics(app: FastAPI, engine: Engine) -> None:
 
 
 def _openapi(app: FastAPI, engine: Engine, keys: Keys) -> dict[str, Any]:
-    """FastAPI's document, with the problem schema that only responses refer to, and the keys."""
+    """FastAPI's document, with the schemas that only our own entries refer to, and the keys."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
@@ -241,7 +140,7 @@ def _openapi(app: FastAPI, engine: Engine, keys: Keys) -> dict[str, Any]:
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schema = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= {**schema.pop("$defs"), "ProblemDocument": schema}
+        schemas |= {**schema.pop("$defs"), "ProblemDocument": schema} | v2_schemas()
         if keys:
             _add_keys(document, public_requests(engine.settings))
         app.openapi_schema = document
@@ -262,3 +161,5 @@ def _add_keys(document: dict[str, Any], public: frozenset[tuple[str, str]]) -> N
                 operation["security"] = []
             else:
                 add_problems(operation["responses"], *KEY_PROBLEMS)
+                if problems.speaks_v2(path):
+                    add_error(operation["responses"])

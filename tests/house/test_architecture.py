@@ -41,6 +41,7 @@ ALLOWED = {
     "service/engine": {"numpy", "onnxruntime"},
     "service/engine/decode/warm.py": {"numpy", "PIL"},
     "service/http": WEB | {"pydantic", "prometheus_client"},
+    "service/http/v2": WEB | {"pydantic", "numpy"},
     "service/cli": {"uvloop"},
 }  # fmt: skip
 ROOMS = ("media", "models", "training", "export", "service")

@@ -107,7 +107,8 @@ def test_ci_runs_what_a_developer_runs(repo_root: Path) -> None:
     lines = script.read_text(encoding="utf-8").splitlines()
     assert os.access(script, os.X_OK)
     commands = [line for line in lines if line.startswith("make")]
-    assert commands == ["make lint", "make test ARGS=--hypothesis-profile=large"]
+    tests = "make test ARGS=--hypothesis-profile=large"
+    assert commands == ["make lint", "make triton-env", tests]
     assert "    make test-containers" in lines  # where there is an engine
 
 

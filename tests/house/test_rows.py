@@ -13,10 +13,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import uvloop
 
-from benchmarks.serving import fuzz, lanes, mixed_grids
+from benchmarks.serving import fuzz, lanes, mixed_grids, v2_tensors
 from benchmarks.serving.mixed_grids import Loop, Measured, Shape, interleaved, one_round
 from benchmarks.serving.mutations import DAMAGES, Seed, mend_png, spoil
 from benchmarks.serving.running import Running
@@ -33,6 +34,7 @@ from tests.helpers.service_fixtures import (
     RunningServer,
     picture,
     serving,
+    weights,
     write_tiny_bundle,
 )
 
@@ -218,3 +220,16 @@ def test_what_is_a_fault(status: int, body: bytes, expected: tuple[str, bool]) -
     """A 5xx, and what is no answer of this API."""
     said: Any = SimpleNamespace(status=status, read=io.BytesIO(body).read)
     assert fuzz.judge(cast(http.client.HTTPResponse, said)) == expected
+
+
+def test_tensors_over_http_have_the_logits_of_the_bare_session(tmp_path: Path) -> None:
+    """The row counts rows that were answered, and ends where an answer is another."""
+    write_tiny_bundle(tmp_path)
+    rows = np.arange(2 * 8 * 12 * 3, dtype=np.uint8).reshape(2, 8, 12, 3)
+    expected = rows.reshape(2, -1) / 255 @ weights()
+    request = v2_tensors.Request("tiny", rows)
+    with serving(tmp_path) as server:
+        process = as_process(server)
+        assert v2_tensors.through_http(process, request, expected, 0.1, 2) > 0
+        with pytest.raises(SystemExit, match="from that of the bare session"):
+            v2_tensors.through_http(process, request, expected + 1, 0.1, 1)

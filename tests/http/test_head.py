@@ -23,7 +23,7 @@ KEY = secrets.token_urlsafe(32)
 BEARER = {"Authorization": f"Bearer {KEY}"}
 READ = (
     "/health/live", "/health/ready", "/health/startup", "/metrics", "/v1/bundles", "/openapi.json",
-    "/docs",
+    "/docs", "/v2", "/v2/health/live", "/v2/health/ready",
 )  # fmt: skip
 #: What may differ between two answers to one question.
 CHANGING = ("date", "x-request-id")

@@ -13,6 +13,7 @@ from media.clips import clip_types
 from media.images import image
 from media.scans import volume
 from media.spec import AXES
+from media.strict_json import from_json
 from models.bundle import read_bundle, read_manifest
 from service.engine.failures import (
     CandidateRefused,
@@ -29,6 +30,7 @@ from service.http.openapi import KEY_PROBLEMS, KINDS
 from service.http.problems import (
     PROBLEMS,
     BadRequest,
+    BrokenTensors,
     ClientGone,
     HeadTimeout,
     HeadTooLarge,
@@ -36,6 +38,11 @@ from service.http.problems import (
     NotFound,
     UnknownParameter,
 )
+from service.http.v2.documents import IndexEntry, InferResponse, ModelMetadata
+from service.http.v2.models import INFER
+from service.http.v2.openapi import INDEX_ENTRY, REQUEST, RESPONSE, TENSOR_METADATA
+from service.http.v2.request import InferRequest
+from service.http.v2.routes import INDEX, INFER_PATHS
 from tests.helpers.service_fixtures import MEDIA, RunningServer, serving, write_tiny_bundle
 
 MODALITIES = tuple(AXES)
@@ -109,12 +116,25 @@ def test_every_route_is_documented_with_a_stable_name(document: dict[str, Any]) 
         "/health/startup": {"get": "hasStarted"},
         "/health/ready": {"get": "isReady"},
         "/metrics": {"get": "readMetrics"},
+        "/v2": {"get": "describeServer"},
+        "/v2/health/live": {"get": "isServerLive"},
+        "/v2/health/ready": {"get": "isServerReady"},
+        "/v2/models/{name}": {"get": "describeModel"},
+        "/v2/models/{name}/ready": {"get": "isModelReady"},
+        "/v2/models/{name}/infer": {"post": "infer"},
+        "/v2/models/{name}/versions/{version}": {"get": "describeModelVersion"},
+        "/v2/models/{name}/versions/{version}/ready": {"get": "isModelVersionReady"},
+        "/v2/models/{name}/versions/{version}/infer": {"post": "inferVersion"},
+        "/v2/repository/index": {"post": "listModels"},
     }
 
 
 def test_every_route_for_work_is_behind_the_guard(document: dict[str, Any]) -> None:
     """A route that runs models needs a permit; a new one cannot be forgotten."""
-    assert {path for path, item in document["paths"].items() if "post" in item} == set(WORK)
+    posts = {path for path, item in document["paths"].items() if "post" in item}
+    assert posts == {*WORK, *INFER_PATHS, INDEX}
+    for path in INFER_PATHS:
+        assert INFER.fullmatch(path.format(name="x", version="1"))
 
 
 #: Types of clips whose media type is not video/ and their name.
@@ -173,6 +193,7 @@ def test_every_problem_has_an_example_that_it_would_give(
             shown[example["type"]] = example
     not_here = {NotFound, MethodNotAllowed, ClientGone, *KEY_PROBLEMS}
     not_here |= {BadRequest, HeadTooLarge, HeadTimeout}  # of no operation: nobody knows which
+    not_here |= {BrokenTensors}  # of the protocol of tensors
     not_here |= {UnreadableFile}  # of the command line
     not_here |= {CandidateRefused, VersionInUse, FolderFixed}  # under /admin
     assert set(shown) == {PROBLEMS[kind].type for kind in PROBLEMS.keys() - not_here}
@@ -189,6 +210,35 @@ def test_examples_of_problems_are_what_is_said(server: RunningServer, modality: 
     if modality == "image":  # the files of the others would be as large as their limits
         told = server.classify(path, content=bytes(20 * 2**20 + 1)).json()["detail"]
         assert told == details(modality)[FileTooLarge]
+
+
+def test_examples_of_the_protocol_fit_their_schemas(server: RunningServer) -> None:
+    """And what the server really says does."""
+    from_json(InferRequest, REQUEST, "example")
+    InferResponse.model_validate(RESPONSE)
+    ModelMetadata.model_validate(TENSOR_METADATA)
+    IndexEntry.model_validate(INDEX_ENTRY)
+    for one in server.request("POST", "/v2/repository/index").json():
+        IndexEntry.model_validate(one)
+        ModelMetadata.model_validate(server.get(f"/v2/models/{one['name']}").json())
+    answer = server.request("POST", "/v2/models/image/infer", json=REQUEST).json()
+    InferResponse.model_validate(answer)
+    assert set(answer) == set(RESPONSE)
+
+
+@pytest.mark.parametrize("path", INFER_PATHS)
+def test_problems_of_the_protocol_have_its_member(document: dict[str, Any], path: str) -> None:
+    """Every problem is shown with error and as its own schema, the broken request among them."""
+    responses = document["paths"][path]["post"]["responses"]
+    assert responses.keys() >= {"400", "404", "413", "422", "429", "500", "503", "504"}
+    types = set()
+    for status in responses.keys() - {"200"}:
+        content = responses[status]["content"]["application/problem+json"]
+        assert content["schema"] == {"$ref": "#/components/schemas/InferenceProblem"}
+        for one in content["examples"].values():
+            assert one["value"]["error"] == one["value"]["detail"]
+            types.add(one["value"]["type"])
+    assert "/problems/broken-tensors" in types
 
 
 def test_document_refers_to_nothing_that_it_lacks(document: dict[str, Any]) -> None:

@@ -1,0 +1,102 @@
+"""The addresses that say whether the server is well, and what they go by."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from service.engine.engine import NO_ANSWER, Engine
+from service.engine.failures import Draining, NotReady
+from service.http.documents import Readiness, Status
+from service.http.openapi import add_problems, answer
+
+
+def check_live(engine: Engine) -> None:
+    """NotReady once only a new process would help."""
+    if lost := NO_ANSWER if engine.died else engine.vitals.lost:
+        raise NotReady(lost)
+
+
+def check_ready(engine: Engine) -> None:
+    """NotReady or Draining while requests should be sent elsewhere."""
+    if engine.leaving or engine.draining:
+        raise Draining("the server is shutting down")
+    _check_start(engine)
+    if not engine.catalog.ready:
+        raise NotReady("every bundle was refused; GET /v1/bundles says why")
+    if engine.settings.ready == "all" and (others := _not_ready(engine)):
+        names = ", ".join(others)
+        raise NotReady(f"these bundles are not ready: {names}; GET /v1/bundles says why")
+    if not engine.pool.ready:
+        raise NotReady("no decode worker is running")
+    if engine.vitals.unproven:
+        raise NotReady("the device has not answered for a while; a golden is replayed")
+
+
+def _check_start(engine: Engine) -> None:
+    """NotReady until every bundle was examined, and where nothing comes of that any more."""
+    if engine.failure is not None:
+        raise NotReady(NO_ANSWER if engine.died else "the server cannot start; its log says why")
+    if not engine.catalog.examined:
+        raise NotReady("the bundles are still being checked")
+
+
+def _not_ready(engine: Engine) -> list[str]:
+    """The bundles that do not answer; a folder with nothing of a bundle in it is none."""
+    bundles = engine.catalog.bundles.values()
+    missing = (one for one in bundles if one.state != "ready" and not one.empty)
+    return [one.name for one in missing if not one.newcomer]
+
+
+def add_health(app: FastAPI, engine: Engine) -> None:
+    """Put the routes on the application."""
+
+    @app.get(
+        "/health/live",
+        operation_id="isLive",
+        summary="200 while the server can answer at all; else start it again",
+        tags=["health"],
+        response_model=None,
+        responses={
+            200: answer(Status, {"status": "live"}, "Event loop, device and decoders go on."),
+            **add_problems({}, NotReady),
+        },
+    )
+    async def is_live() -> JSONResponse:
+        check_live(engine)
+        return JSONResponse({"status": "live"})
+
+    @app.get(
+        "/health/startup",
+        operation_id="hasStarted",
+        summary="200 once every bundle was examined",
+        tags=["health"],
+        response_model=None,
+        responses={
+            200: answer(Status, {"status": "started"}, "Whether they were refused is not asked."),
+            **add_problems({}, NotReady),
+        },
+    )
+    async def has_started() -> JSONResponse:
+        _check_start(engine)
+        return JSONResponse({"status": "started"})
+
+    @app.get(
+        "/health/ready",
+        operation_id="isReady",
+        summary="200 while requests should be sent here",
+        tags=["health"],
+        response_model=None,
+        responses={
+            200: answer(
+                Readiness,
+                {"status": "ready", "refused": ["video"]},
+                "A bundle has proven itself; with --ready all every one has.",
+            ),
+            **add_problems({}, NotReady, Draining),
+        },
+    )
+    async def is_ready() -> JSONResponse:
+        check_ready(engine)
+        refused = engine.catalog.modalities("refused")
+        return JSONResponse({"status": "ready"} | ({"refused": refused} if refused else {}))
