@@ -94,9 +94,8 @@ class JobBody:
             await self._read_form(MultipartReader(self._pieces(), options.get(b"boundary", b"")))
         elif media_type == b"application/json":
             await self._read_paths()
-        else:
-            if not await self._store(self._pieces(), FILE, media_type in ARCHIVES):
-                raise EmptyBody("expected a file, an archive, a form or a list of paths")
+        elif not await self._store(self._pieces(), FILE, media_type in ARCHIVES):
+            raise EmptyBody("expected a file, an archive, a form or a list of paths")
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         more = True

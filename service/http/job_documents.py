@@ -68,7 +68,9 @@ SENTENCES: dict[type[failures.Failure], str] = {
     failures.EmptyFile: "file 1 of the form has no bytes",
     failures.NotReady: "the bundles are still being checked",
     failures.Draining: "the server is shutting down; connect again",
-    problems.UnknownParameter: f"unknown parameter 'topk'; known parameters: {', '.join(PARAMETERS)}",
+    problems.UnknownParameter: (
+        f"unknown parameter 'topk'; known parameters: {', '.join(PARAMETERS)}"
+    ),
     problems.RepeatedParameter: "top_k is given more than once",
     problems.EmptyBody: "expected a file, an archive, a form or a list of paths",
     problems.BrokenForm: "the form ends before its last boundary",

@@ -49,29 +49,29 @@ PAGE = 500
 def add_jobs(app: FastAPI, runner: JobRunner) -> None:
     """Put the routes on the application."""
     jobs = Jobs(runner)
-    _add(
-        app, "POST", JOBS, jobs.make, "makeJob", "Have many or long files answered",
-        made_responses(), body_extra(),
-    )  # fmt: skip
     listed = answer(JobList, {"jobs": [JOB_EXAMPLE]}, "Your jobs, newest first.")
-    _add(app, "GET", JOBS, jobs.list, "listJobs", "List your jobs", {200: listed})
-    _add(app, "GET", JOB, jobs.show, "showJob", "How far a job is", seen_responses())
-    _add(
-        app, "GET", RESULTS, jobs.results, "readResults",
-        "Read the answers that are there by now, a JSON object a line",
-        results_responses(JSON_LINES), results_extra(),
-    )  # fmt: skip
-    _add(app, "DELETE", JOB, jobs.cancel, "cancelJob", "Cancel a job", seen_responses())
 
+    def about(operation: str, summary: str, **more: Any) -> dict[str, Any]:
+        named = {"operation_id": operation, "summary": summary, "tags": ["jobs"]}
+        return named | {"response_model": None} | more
 
-def _add(
-    app: FastAPI, method: str, path: str, endpoint: Any, operation: str, summary: str,
-    responses: dict[int | str, dict[str, Any]], extra: dict[str, Any] | None = None,
-) -> None:  # fmt: skip
-    app.add_api_route(
-        path, endpoint, methods=[method], operation_id=operation, summary=summary, tags=["jobs"],
-        response_model=None, responses=responses, openapi_extra=extra,
-    )  # fmt: skip
+    app.post(
+        JOBS,
+        **about(
+            "makeJob", "Have many or long files answered",
+            responses=made_responses(), openapi_extra=body_extra(),
+        ),
+    )(jobs.make)  # fmt: skip
+    app.get(JOBS, **about("listJobs", "List your jobs", responses={200: listed}))(jobs.list)
+    app.get(JOB, **about("showJob", "How far a job is", responses=seen_responses()))(jobs.show)
+    app.get(
+        RESULTS,
+        **about(
+            "readResults", "Read the answers that are there by now, a JSON object a line",
+            responses=results_responses(JSON_LINES), openapi_extra=results_extra(),
+        ),
+    )(jobs.results)  # fmt: skip
+    app.delete(JOB, **about("cancelJob", "Cancel a job", responses=seen_responses()))(jobs.cancel)
 
 
 class Jobs:
@@ -173,8 +173,8 @@ class Jobs:
             state=job.state,
             reason=job.reason,
             created=_date(job.created),
-            ended=_date(job.ended),
-            expires=_date(job.ended + keep if job.ended is not None else None),
+            ended=None if job.ended is None else _date(job.ended),
+            expires=None if job.ended is None else _date(job.ended + keep),
             total=job.total,
             answered=job.answered,
             failed=job.failed,
@@ -198,8 +198,6 @@ def _parse_after(text: str) -> int:
     return int(text)
 
 
-def _date(seconds: float | None) -> str | None:
+def _date(seconds: float) -> str:
     """Seconds since 1970 as RFC 3339, in UTC."""
-    if seconds is None:
-        return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

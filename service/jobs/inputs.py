@@ -101,7 +101,7 @@ class Inputs:
             if item.origin:
                 return (self._folder / item.origin).stat().st_size
             with self._open(item) as descriptor:
-                return os.stat(descriptor.number).st_size
+                return os.fstat(descriptor.number).st_size
         except (OSError, SourceError, KeyError):
             return 0
 
@@ -167,7 +167,7 @@ def _files_of(allowed: Path, path: str) -> Iterator[str]:
         )
     try:
         with Opened(allowed, path) as opened:
-            kind = stat.S_IFMT(os.stat(opened.number).st_mode)
+            kind = stat.S_IFMT(os.fstat(opened.number).st_mode)
             if kind == stat.S_IFREG:
                 yield "/".join(parts)
             elif kind == stat.S_IFDIR:
@@ -186,7 +186,7 @@ def _walk(start: str, folder: int) -> Iterator[str]:
         for name in sorted((*below, *names)):
             if name.startswith("."):
                 continue
-            inner = os.path.normpath(os.path.join(start, place, name))
+            inner = (Path(start) / place / name).as_posix()
             kind = stat.S_IFMT(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
             if kind == stat.S_IFLNK:
                 raise PathRefused(f"{inner[:80]!a} is a link, which is not followed")

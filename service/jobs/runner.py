@@ -147,7 +147,8 @@ class JobRunner:
         for job in known.values():
             if job.id not in jobs:
                 await self._forget(job)
-        await self.ledger.call(self.ledger.store.remove_ended, time.time() - HOUR * self.settings.jobs_keep_hours)
+        expired = time.time() - HOUR * self.settings.jobs_keep_hours
+        await self.ledger.call(self.ledger.store.remove_ended, expired)
         if self.engine.catalog.examined and not self.engine.died:
             self._begin(list(jobs.values()))
 

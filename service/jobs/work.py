@@ -11,7 +11,7 @@ import functools
 import json
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -45,9 +45,7 @@ Describe = Callable[[Failure], Mapping[str, Any]]
 class JobWork:
     """Answers what has no line yet; for one call of ``finish``."""
 
-    def __init__(
-        self, engine: Engine, ledger: Ledger, inputs: Inputs, describe: Describe
-    ) -> None:
+    def __init__(self, engine: Engine, ledger: Ledger, inputs: Inputs, describe: Describe) -> None:
         self._engine = engine
         self._ledger = ledger
         self._inputs = inputs
@@ -81,7 +79,7 @@ class JobWork:
                 self._begun.add(task)
                 task.add_done_callback(functools.partial(self._on_answer, file))
 
-    async def _files(self, job: Job) -> AsyncIterator[File]:
+    async def _files(self, job: Job) -> AsyncGenerator[File, None]:
         """What has no line yet, each when there is room for one more."""
         after, store = 0, self._ledger.store
         while items := await self._ledger.call(store.unanswered, job, after, PAGE):
@@ -121,9 +119,11 @@ class JobWork:
 
     def _line(self, file: File, answer: Answer) -> Line:
         told: dict[str, Any] = {"item": file.number, "file": file.name}
-        failed = isinstance(answer, Failure)
-        told |= {"error": self._describe(answer)} if failed else answer.document()
-        return Line(file.number, json.dumps(told, allow_nan=False), failed)
+        if isinstance(answer, Failure):
+            told["error"] = self._describe(answer)
+        else:
+            told |= answer.document()
+        return Line(file.number, json.dumps(told, allow_nan=False), "error" in told)
 
     async def _write(self, job: Job, lines: list[Line]) -> Job | None:
         """Until it is done: a disk may be full for a while."""
