@@ -63,8 +63,8 @@ class Settings(BaseSettings):
     A flag wins over a variable.
 
     Other commands, each with its own --help: python -m service classify FILE... answers without a
-    server, bundles chooses which version of a bundle answers, new-key makes a bearer key, health
-    asks a running server whether it is ready.
+    server, bundles chooses which version of a bundle answers, jobs shows and cancels the jobs of
+    a server, new-key makes a bearer key, health asks a running server whether it is ready.
     """
 
     model_config = SettingsConfigDict(
