@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from service.http.job_documents import JOB_EXAMPLE
+from service.http.problems import CONTENT_TYPE, PROBLEMS
+from service.jobs.failures import EmptyJob
 from service.settings import read_settings
 from tests.helpers.jobs import finish, form, make, zipped
 from tests.helpers.service_fixtures import picture, run
@@ -62,3 +65,22 @@ def test_commands_say_what_is_wrong(tmp_path: Path) -> None:
     assert (done.returncode, "holds no jobs" in done.stderr) == (2, True)
     done = run("jobs", "show", "1")
     assert (done.returncode, "LIERE_JOBS" in done.stderr) == (2, True)
+
+
+def test_openapi_shows_every_address_and_problem(start: Start) -> None:
+    """With the keys of a real job, and each problem that a job as a whole can be refused with."""
+    server, _ = start()
+    paths = server.get("/openapi.json").json()["paths"]
+    operations = {(path, method) for path in paths for method in paths[path] if "jobs" in path}
+    assert operations == {
+        ("/v1/jobs", "post"), ("/v1/jobs", "get"), ("/v1/jobs/{id}", "get"),
+        ("/v1/jobs/{id}", "delete"), ("/v1/jobs/{id}/results", "get"),
+    }  # fmt: skip
+    assert make(server, files=form({"a.png": picture()})).keys() == JOB_EXAMPLE.keys()
+    shown = {
+        name
+        for response in paths["/v1/jobs"]["post"]["responses"].values()
+        for name in response["content"].get(CONTENT_TYPE, {}).get("examples", {})
+    }
+    of_jobs = {one.name for kind, one in PROBLEMS.items() if kind.__module__ == EmptyJob.__module__}
+    assert shown >= of_jobs - {"unknown-job"}

@@ -33,7 +33,9 @@ def left_behind(
             return make(server, files=FILES, **options)
 
 
-def test_version_of_a_job_answers_it_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_of_a_job_answers_it_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also in another process in which a newer one answers; once it is done it may go."""
     home = write_tiny_versions(tmp_path / "bundles", "tiny", "1")
     keys = tmp_path / "keys"
@@ -59,7 +61,9 @@ def test_version_of_a_job_answers_it_and_stays(tmp_path: Path, monkeypatch: pyte
         )
 
 
-def test_job_waits_for_a_version_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_waits_for_a_version_that_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It says why, nothing of it is answered, and it can still be cancelled."""
     bundles = tmp_path / "bundles"
     home = write_tiny_versions(bundles, "tiny", "1")
