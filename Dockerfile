@@ -11,7 +11,8 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* \
     && useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin liere \
-    && mkdir /app
+    && mkdir /app \
+    && install --directory --owner 10001 --group 10001 /jobs
 
 # One layer over nothing: a base image whose own / only root may enter would shut out every user.
 FROM scratch AS base

@@ -12,6 +12,7 @@ COMMANDS = {
     "bundles": "service.cli.bundles",
     "classify": "service.cli.offline",
     "health": "service.cli.health",
+    "jobs": "service.cli.jobs",
     "new-key": "service.cli.new_key",
 }
 SERVER = "service.cli.serve"

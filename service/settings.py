@@ -20,7 +20,7 @@ from pydantic_settings import (
 
 from service.environment import PREFIX, own_variables
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 #: A body of clips or scans may be this much larger than one of them: the form around it, or
 #: several small ones.
 FORM_MIB = 1.0
@@ -63,8 +63,8 @@ class Settings(BaseSettings):
     A flag wins over a variable.
 
     Other commands, each with its own --help: python -m service classify FILE... answers without a
-    server, bundles chooses which version of a bundle answers, new-key makes a bearer key, health
-    asks a running server whether it is ready.
+    server, bundles chooses which version of a bundle answers, jobs shows and cancels the jobs of
+    a server, new-key makes a bearer key, health asks a running server whether it is ready.
     """
 
     model_config = SettingsConfigDict(
@@ -215,6 +215,22 @@ class Settings(BaseSettings):
         le=600,
         description="time for the head of one request, from its first byte, and for the first byte "
         "of a new connection",
+    )
+    jobs: Path | None = Field(
+        None,
+        description="folder where jobs, their files and their answers are kept, for /v1/jobs; one "
+        "server may work on it at a time. Without it there are no jobs",
+    )
+    jobs_max_gib: float = Field(
+        16.0, gt=0, description="bytes that the files of all jobs may have, in GiB; more is 507"
+    )
+    jobs_keep_hours: float = Field(
+        168.0, ge=0, description="hours after its end in which a job's answers can be read"
+    )
+    jobs_paths: Path | None = Field(
+        None,
+        description="folder below which jobs may name files instead of sending them; whoever may "
+        "send jobs has all of its files answered",
     )
     probe_seconds: float = Field(
         60.0,

@@ -51,7 +51,7 @@ def open_members(
     Raises:
         SourceError: a name or a size that cannot be used.
     """
-    places, folders, junk = _sort(archive, members)
+    places, folders, junk = sort_members(archive, members)
     top = _common_top(places, folders)
     inside = {name: where for name, where in places.items() if name.startswith(top)}
     files = {name.removeprefix(top): where for name, where in inside.items()}
@@ -60,10 +60,14 @@ def open_members(
     return Tree(archive, frozenset(files), inner, lambda name: read(files[name]), left_out)
 
 
-def _sort(
+def sort_members(
     archive: str, members: Iterable[tuple[Member, Where]]
 ) -> tuple[dict[str, Where], set[str], set[str]]:
-    """Files by their checked names, every folder above one or declared, and what is junk."""
+    """Files by their checked names, every folder above one or declared, and what is junk.
+
+    Raises:
+        SourceError: a name or a size that cannot be used.
+    """
     places: dict[str, Where] = {}
     folders: set[str] = set()
     junk: set[str] = set()

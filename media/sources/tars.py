@@ -61,14 +61,32 @@ def _inflate(path: Path) -> bytes:
 
 
 def _open(path: Path, name: str, stream: Callable[[], BinaryIO]) -> Tree:
+    members = _list(path.name, name, stream)
+    return open_members(name, members, lambda place: _read(stream, place))
+
+
+def list_tar(path: Path, name: str) -> list[tuple[Member, Place]]:
+    """Every entry, with where its bytes are; SourceError as ``open_tar``.
+
+    Args:
+        name: of the archive, before those of its members.
+    """
+    return _list(path.name, name, lambda: path.open("rb"))
+
+
+def read_member(path: Path, place: Place) -> bytes:
+    """The bytes of one member; OSError where they cannot be read, or are not all there."""
+    return _read(lambda: path.open("rb"), place)
+
+
+def _list(shown: str, name: str, stream: Callable[[], BinaryIO]) -> list[tuple[Member, Place]]:
     try:
         with stream() as opened:
-            members = list(_members(name, opened))
+            return list(_members(name, opened))
     except SourceError:
         raise
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        raise SourceError(f"{path.name}: expected a whole tar: {error}") from error
-    return open_members(name, members, lambda place: _read(stream, place))
+        raise SourceError(f"{shown}: expected a whole tar: {error}") from error
 
 
 def _members(name: str, stream: BinaryIO) -> Iterator[tuple[Member, Place]]:

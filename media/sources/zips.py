@@ -28,18 +28,26 @@ class Place(NamedTuple):
 def open_zip(path: Path) -> Tree:
     """Open a zip; SourceError for one that is damaged, encrypted or made to deceive."""
     name = path.name[: -len(".zip")]
+    return open_members(name, list_zip(path, name), lambda place: read_member(path, place))
+
+
+def list_zip(path: Path, name: str) -> list[tuple[Member, Place]]:
+    """Every entry, with where its bytes are; SourceError as ``open_zip``.
+
+    Args:
+        name: of the archive, before those of its members.
+    """
     try:
         with path.open("rb") as stream:
             entries, directory = read_directory(stream)
             check_count(name, len(entries))
-            members = list(_members(name, stream, entries, directory))
+            return list(_members(name, stream, entries, directory))
     except SourceError:
         raise
     except ZipError as error:
         raise SourceError(str(error)) from error
     except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError) as error:
         raise SourceError(f"{path.name}: expected a whole zip: {error}") from error
-    return open_members(name, members, lambda place: _read(path, place))
 
 
 def _members(
@@ -55,8 +63,12 @@ def _members(
         yield Member(shown, entry.file_size, shown.endswith("/")), place
 
 
-def _read(path: Path, place: Place) -> bytes:
-    """The bytes of one member; never more are inflated than it declares."""
+def read_member(path: Path, place: Place) -> bytes:
+    """The bytes of one member; never more are inflated than it declares.
+
+    Raises:
+        OSError: it cannot be read, or is not what was declared.
+    """
     with path.open("rb") as stream:
         stream.seek(place.start)
         data = stream.read(place.stored)

@@ -55,6 +55,8 @@ class Rollout:
         self._one_at_a_time = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
         self._closed = False
+        #: (bundle, version) -> whether work that is kept on a disk needs it.
+        self.is_pinned: Callable[[str, str], bool] = lambda name, version: False
 
     # --- what an operator asks for -----------------------------------------------------------
 
@@ -101,7 +103,7 @@ class Rollout:
         """Remove a version from the folder.
 
         Raises:
-            VersionInUse: it answers, here or by the folder.
+            VersionInUse: it answers, here or by the folder, or a job needs it.
             UnknownBundle, UnknownVersion, FolderFixed: as above.
         """
 
@@ -113,6 +115,8 @@ class Rollout:
             answers = self._catalog.manifest(name)
             if answers and answers.version == version:
                 raise VersionInUse(f"bundle {name}: version {version} answers; load another first")
+            if self.is_pinned(name, version):
+                raise VersionInUse(f"bundle {name}: a job that has not ended needs {version}")
             try:
                 await self._write(home, lambda home: retire(home, version))
             except NoSuchVersion:

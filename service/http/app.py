@@ -14,9 +14,11 @@ from service.engine.engine import Engine
 from service.engine.failures import InternalError
 from service.http.cors import Cors
 from service.http.guard import Guard
+from service.http.jobs import add_jobs
 from service.http.keys import read_keys
-from service.http.problems import NOTHING_HERE, MethodNotAllowed, NotFound
+from service.http.problems import NOTHING_HERE, MethodNotAllowed, NotFound, members
 from service.http.routes import add_routes
+from service.jobs.runner import JobRunner
 from service.settings import Settings
 
 DESCRIPTION = """\
@@ -34,16 +36,21 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
         opener: how graphs are opened; tests pass sessions of their own.
 
     Raises:
-        SettingsError: the keys cannot be read.
+        SettingsError: the keys cannot be read, or the folder of jobs cannot be used.
     """
     engine, keys = Engine(settings, opener), read_keys(settings)
+    jobs = JobRunner(engine, members) if settings.jobs is not None else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         preparing = asyncio.create_task(engine.prepare())
+        if jobs is not None:
+            jobs.start()
         try:
             yield
         finally:
+            if jobs is not None:
+                await jobs.close()
             preparing.cancel()
             await asyncio.wait([preparing])
             await engine.close()
@@ -59,6 +66,8 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
     )
     app.state.engine, app.state.keys = engine, keys
     add_routes(app, engine, keys)
+    if jobs is not None:
+        add_jobs(app, jobs)
     app.add_middleware(Guard, engine=engine, keys=keys)
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)

@@ -35,6 +35,16 @@ from service.engine.failures import (
     UnsupportedMedia,
     VersionInUse,
 )
+from service.jobs.failures import (
+    BrokenArchive,
+    EmptyJob,
+    JobsFull,
+    JobTooLarge,
+    KeyReused,
+    PathRefused,
+    TooManyJobs,
+    UnknownJob,
+)
 
 CONTENT_TYPE = "application/problem+json"
 #: What is said of every address without a route.
@@ -182,6 +192,14 @@ PROBLEMS: dict[type[Failure], Problem] = {
     VersionInUse: Problem(409, "version-in-use", "The version answers."),
     FolderFixed: Problem(409, "folder-fixed", "The folder of bundles cannot be changed."),
     BundleRefused: Problem(503, "bundle-refused", "The bundle failed its checks."),
+    UnknownJob: Problem(404, "unknown-job", "There is no such job."),
+    EmptyJob: Problem(422, "empty-job", "The job has no files."),
+    BrokenArchive: Problem(422, "broken-archive", "The archive cannot be read."),
+    PathRefused: Problem(422, "path-refused", "A path leads to nothing that may be read."),
+    KeyReused: Problem(422, "key-reused", "The idempotency key belongs to another job."),
+    JobTooLarge: Problem(413, "job-too-large", "The job is too large."),
+    TooManyJobs: Problem(429, "too-many-jobs", "All the jobs that may be kept are there."),
+    JobsFull: Problem(507, "jobs-full", "There is no room for the files of the job."),
     UnsupportedMedia: Problem(415, "unsupported-media", "The type of the file is not read."),
     BrokenMedia: Problem(422, "broken-media", "The file cannot be decoded."),
     MediaTooLarge: Problem(422, "media-too-large", "The decoded file is too large."),

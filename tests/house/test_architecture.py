@@ -39,6 +39,7 @@ ALLOWED = {
                "av", "nibabel"},
     "service": {"pydantic", "pydantic_settings", "prometheus_client"},
     "service/engine": {"numpy", "onnxruntime"},
+    "service/jobs": set(),
     "service/engine/decode/warm.py": {"numpy", "PIL"},
     "service/http": WEB | {"pydantic", "prometheus_client"},
     "service/http/v2": WEB | {"pydantic", "numpy"},

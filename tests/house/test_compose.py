@@ -144,7 +144,8 @@ def test_train_hands_its_bundles_to_serve(compose: dict[str, Any]) -> None:
         name: [mount.split(":")[0] for mount in compose["services"][name]["volumes"]]
         for name in ("serve", "serve-gpu", "train")
     }
-    assert sources["serve"] == sources["serve-gpu"] == ["./bundles"]
+    assert sources["serve"] == ["./bundles", "jobs"]
+    assert sources["serve-gpu"] == ["./bundles", "jobs-gpu"]
     assert "./bundles" in sources["train"]
 
 

@@ -168,7 +168,7 @@ def test_explicit_cuda_fails_without_a_gpu(bundles: Path) -> None:
         (["--log-format", "xml"], "log_format"),
         (["--upload-seconds", "30", "--deadline-seconds", "10"], "at most deadline_seconds"),
         (["--deadline-seconds", "10"], "upload_seconds: expected at most deadline_seconds"),
-        (["clasify", "photo.jpg"], "'clasify'; known: bundles, classify, health, new-key"),
+        (["clasify", "photo.jpg"], "'clasify'; known: bundles, classify, health, jobs, new-key"),
     ],
 )
 def test_wrong_command_ends_with_a_sentence(arguments: list[str], words: str) -> None:

@@ -1,0 +1,139 @@
+"""Schemas and examples of /v1/jobs, for the OpenAPI page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from service.engine import failures
+from service.http import problems
+from service.http.documents import Document
+from service.http.job_body import ARCHIVES, MAX_PATHS_BYTES, PARAMETERS
+from service.http.openapi import add_problems, answer
+from service.jobs import failures as of_jobs
+
+
+class JobDocument(Document):
+    """A job as it is by now."""
+
+    id: str
+    state: str = Field(description="queued, running, done or cancelled")
+    reason: str | None = Field(description="why it does not go on for now, where that is so")
+    created: str
+    ended: str | None = Field(description="when it was done, or cancelled")
+    expires: str | None = Field(description="until then its answers can be read")
+    total: int = Field(description="files")
+    answered: int = Field(description="of them those that have a line")
+    failed: int = Field(description="of these those whose line is an error")
+    bundles: list[str] = Field(description="who answers, whatever is promoted: NAME@VERSION")
+    results: str = Field(description="address of the lines")
+
+
+class JobList(Document):
+    """Jobs, newest first."""
+
+    jobs: list[JobDocument]
+
+
+ID = "3f1d0c52b86e4a97d1c0a5e2"
+JOB_EXAMPLE: dict[str, Any] = {
+    "id": ID,
+    "state": "running",
+    "reason": None,
+    "created": "2026-11-29T08:30:00.000+00:00",
+    "ended": None,
+    "expires": None,
+    "total": 10000,
+    "answered": 4210,
+    "failed": 3,
+    "bundles": ["cifar10-liere8@1"],
+    "results": f"/v1/jobs/{ID}/results",
+}
+#: One sentence that each problem really gives.
+SENTENCES: dict[type[failures.Failure], str] = {
+    of_jobs.UnknownJob: f"there is no job '{ID}' of yours; it may have expired",
+    of_jobs.EmptyJob: "expected at least one file; an archive or a folder may hold none",
+    of_jobs.BrokenArchive: "archive-1: expected a whole zip: File is not a zip file",
+    of_jobs.PathRefused: "'scans/latest' cannot be read: it is no file, or a link leads to it",
+    of_jobs.JobTooLarge: "a job may have at most 100000 files",
+    of_jobs.JobsFull: "the files of all jobs may have 17179869184 bytes; 1024 are free",
+    of_jobs.TooManyJobs: "at most 1000 jobs are kept; the oldest expire first",
+    of_jobs.KeyReused: "this Idempotency-Key was sent before, with other files or parameters",
+    failures.UnknownBundle: "unknown bundle 'nope'; known: cifar10-liere8",
+    failures.UnknownVersion: "bundle digits: there is no version '2'; version 1 answers",
+    failures.UnknownGrid: "unknown grid '9x9' for bundle digits; known: 8x8, auto",
+    failures.BundleRefused: "bundle digits is not served: graphs/weights.bin is listed and missing",
+    failures.BadParameter: "top_k: expected a whole number from 1 to 10, got '0'",
+    failures.EmptyFile: "file 1 of the form has no bytes",
+    failures.NotReady: "the bundles are still being checked",
+    failures.Draining: "the server is shutting down; connect again",
+    problems.UnknownParameter: (
+        f"unknown parameter 'topk'; known parameters: {', '.join(PARAMETERS)}"
+    ),
+    problems.RepeatedParameter: "top_k is given more than once",
+    problems.EmptyBody: "expected a file, an archive, a form or a list of paths",
+    problems.BrokenForm: "the form ends before its last boundary",
+    problems.BodyTooLarge: f"a list of paths may have at most {MAX_PATHS_BYTES} bytes",
+    problems.BodyTimeout: "the body came more slowly than 4 KiB a second",
+    problems.ContentEncoded: "expected no Content-Encoding, or identity",
+}
+NOT_OF_MAKING = {of_jobs.UnknownJob}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+
+
+def made_responses() -> dict[int | str, dict[str, Any]]:
+    """What making a job may end as."""
+    made = answer(JobDocument, JOB_EXAMPLE, "The job, whose address is Location.")
+    made["headers"] = {"Location": {"schema": {"type": "string"}}}
+    return {202: made, **add_problems({}, *(SENTENCES.keys() - NOT_OF_MAKING), sentences=SENTENCES)}
+
+
+def seen_responses() -> dict[int | str, dict[str, Any]]:
+    """What looking at a job may end as."""
+    seen = answer(JobDocument, JOB_EXAMPLE, "The job as it is now.")
+    return {200: seen, **add_problems({}, of_jobs.UnknownJob, sentences=SENTENCES)}
+
+
+def results_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """What reading the answers of a job may end as."""
+    lines = {
+        "description": "A JSON object a line: item, file, and the answer or an error.",
+        "content": {media_type: {"schema": {"type": "string"}}},
+    }
+    kinds = (of_jobs.UnknownJob, failures.BadParameter)
+    return {200: lines, **add_problems({}, *kinds, sentences=SENTENCES)}
+
+
+def body_extra() -> dict[str, Any]:
+    """Parameters and body of the operation that makes a job."""
+    texts = [_parameter("query", name, "As of /v1/classify.") for name in PARAMETERS]
+    key = "Chosen by you: sent again with the same files, it finds the job that it has made."
+    paths = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+    listed = {"type": "object", "required": ["paths"], "properties": {"paths": paths}}
+    form = {"type": "object", "properties": {"file": _FILES, "archive": _FILES}}
+    return {
+        "parameters": [*texts, _parameter("header", "Idempotency-Key", key)],
+        "requestBody": {
+            "required": True,
+            "description": "A form with parts named file, one item each, and archive, a zip or tar "
+            "of items; a zip or tar; a list of paths; or the bytes of one file.",
+            "content": {
+                "multipart/form-data": {"schema": form},
+                "application/json": {"schema": listed},
+                **{one.decode(): _BINARY for one in ARCHIVES},
+                "application/octet-stream": _BINARY,
+            },
+        },
+    }
+
+
+def results_extra() -> dict[str, Any]:
+    """The parameter of the operation that reads results."""
+    return {"parameters": [_parameter("query", "after", "Lines that you have, 0 at first.")]}
+
+
+def _parameter(place: str, name: str, description: str) -> dict[str, Any]:
+    shown = {"in": place, "name": name, "required": False, "description": description}
+    return shown | {"schema": {"type": "string"}}

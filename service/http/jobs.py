@@ -1,0 +1,203 @@
+"""The addresses under /v1/jobs: made, looked at, read and cancelled by the key that made them.
+
+They exist where ``--jobs`` names a folder. Of another key's job nobody is told that it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from service.engine.candidates import find_candidates
+from service.engine.failures import BadParameter, Draining, NotReady
+from service.http.exchange import Exchange
+from service.http.job_body import JobBody, JobParameters, request_key
+from service.http.job_documents import (
+    JOB_EXAMPLE,
+    JobDocument,
+    JobList,
+    body_extra,
+    made_responses,
+    results_extra,
+    results_responses,
+    seen_responses,
+)
+from service.http.openapi import answer
+from service.jobs.failures import UnknownJob
+from service.jobs.pins import pinned
+from service.jobs.runner import JobRunner
+from service.jobs.spool import Incoming
+from service.jobs.store import Item, Job
+
+JOBS = "/v1/jobs"
+JOB = JOBS + "/{id}"
+RESULTS = JOB + "/results"
+JSON_LINES = "application/jsonl"
+#: Lines that are read from the disk together.
+PAGE = 500
+
+
+def add_jobs(app: FastAPI, runner: JobRunner) -> None:
+    """Put the routes on the application."""
+    jobs = Jobs(runner)
+    listed = answer(JobList, {"jobs": [JOB_EXAMPLE]}, "Your jobs, newest first.")
+
+    def about(operation: str, summary: str, **more: Any) -> dict[str, Any]:
+        named = {"operation_id": operation, "summary": summary, "tags": ["jobs"]}
+        return named | {"response_model": None} | more
+
+    app.post(
+        JOBS,
+        **about(
+            "makeJob", "Have many or long files answered",
+            responses=made_responses(), openapi_extra=body_extra(),
+        ),
+    )(jobs.make)  # fmt: skip
+    app.get(JOBS, **about("listJobs", "List your jobs", responses={200: listed}))(jobs.list)
+    app.get(JOB, **about("showJob", "How far a job is", responses=seen_responses()))(jobs.show)
+    app.get(
+        RESULTS,
+        **about(
+            "readResults", "Read the answers that are there by now, a JSON object a line",
+            responses=results_responses(JSON_LINES), openapi_extra=results_extra(),
+        ),
+    )(jobs.results)  # fmt: skip
+    app.delete(JOB, **about("cancelJob", "Cancel a job", responses=seen_responses()))(jobs.cancel)
+
+
+class Jobs:
+    """What the addresses do."""
+
+    def __init__(self, runner: JobRunner) -> None:
+        self._runner = runner
+        self._engine = runner.engine
+
+    async def make(self, request: Request) -> JSONResponse:
+        """Take the files to the disk, then enter the job: from then on it is answered."""
+        exchange: Exchange = request.scope["exchange"]
+        self._check_open()
+        key = request_key(request.scope["headers"])
+        parameters = JobParameters(request.scope["query_string"])
+        candidates = find_candidates(self._engine, parameters)
+        spool = self._runner.spool
+        with self._runner.holding(candidates) as written:
+            incoming = await asyncio.to_thread(spool.receive)
+            try:
+                body = JobBody(exchange, incoming, spool, self._runner.settings)
+                await body.read(request.headers.get("content-type", "").encode("latin-1"))
+            except BaseException:
+                await asyncio.to_thread(incoming.drop)
+                raise
+            asked = json.dumps([sorted(parameters.items()), body.hashes])
+            job = Job(
+                number=0, id=secrets.token_hex(12), owner=exchange.key or "", state="queued",
+                reason=None, created=time.time(), ended=None, key=key,
+                fingerprint=hashlib.sha256(asked.encode()).hexdigest(), candidates=written,
+                bytes=incoming.bytes, total=len(body.found.items), answered=0, failed=0,
+            )  # fmt: skip
+            added = await self._enter(job, body.found.items, incoming)
+        return JSONResponse(self._document(added), 202, {"Location": f"{JOBS}/{added.id}"})
+
+    async def _enter(self, job: Job, items: Sequence[Item], incoming: Incoming) -> Job:
+        """A job whose files are here; or the one that its idempotency key has made before.
+
+        Who is cancelled here may have entered it: then its files stay, and the next start removes
+        them where it was not entered.
+        """
+        try:
+            await asyncio.to_thread(incoming.place, job.id)
+            added = await self._runner.add(job, items)
+        except Exception:
+            await asyncio.to_thread(incoming.drop)
+            raise
+        if added.id != job.id:
+            await asyncio.to_thread(incoming.drop)
+        return added
+
+    def _check_open(self) -> None:
+        """Whether a new job can be taken."""
+        if self._engine.draining:
+            raise Draining("the server is shutting down; connect again")
+        if not self._engine.catalog.examined:
+            raise NotReady("the bundles are still being checked")
+
+    async def list(self, request: Request) -> JSONResponse:
+        """Those of this key."""
+        ledger, owner = self._runner.ledger, _owner(request)
+        jobs = await ledger.call(ledger.store.of_owner, owner)
+        return JSONResponse({"jobs": [self._document(job) for job in jobs]})
+
+    async def show(self, request: Request, id: str) -> JSONResponse:
+        """One of them."""
+        return JSONResponse(self._document(await self._find(request, id)))
+
+    async def cancel(self, request: Request, id: str) -> JSONResponse:
+        """It gets no more answers; those that it has can be read. What has ended stays so."""
+        job = await self._runner.cancel(await self._find(request, id))
+        if job is None:
+            raise _unknown(id)
+        return JSONResponse(self._document(job))
+
+    async def results(self, request: Request, id: str) -> StreamingResponse:
+        """The lines that there are, in the order in which they came."""
+        after = _parse_after(request.query_params.get("after", "0"))
+        job = await self._find(request, id)
+        return StreamingResponse(self._lines(job, after), media_type=JSON_LINES)
+
+    async def _lines(self, job: Job, after: int) -> AsyncIterator[bytes]:
+        ledger = self._runner.ledger
+        while lines := await ledger.call(ledger.store.lines, job, after, PAGE):
+            yield "".join(f"{line}\n" for line in lines).encode()
+            after += len(lines)
+
+    async def _find(self, request: Request, id_: str) -> Job:
+        ledger = self._runner.ledger
+        job = await ledger.call(ledger.store.get, id_)
+        if job is None or job.owner != _owner(request):
+            raise _unknown(id_)
+        return job
+
+    def _document(self, job: Job) -> dict[str, Any]:
+        keep = 3600 * self._runner.settings.jobs_keep_hours
+        return JobDocument(
+            id=job.id,
+            state=job.state,
+            reason=job.reason,
+            created=_date(job.created),
+            ended=None if job.ended is None else _date(job.ended),
+            expires=None if job.ended is None else _date(job.ended + keep),
+            total=job.total,
+            answered=job.answered,
+            failed=job.failed,
+            bundles=[f"{name}@{version}" for name, version in pinned(job.candidates)],
+            results=RESULTS.format(id=job.id),
+        ).model_dump()
+
+
+def _owner(request: Request) -> str:
+    exchange: Exchange = request.scope["exchange"]
+    return exchange.key or ""
+
+
+def _unknown(id_: str) -> UnknownJob:
+    return UnknownJob(f"there is no job {id_[:40]!a} of yours; it may have expired")
+
+
+def _parse_after(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise BadParameter(f"after: expected how many lines are known, got {text[:20]!a}")
+    return int(text)
+
+
+def _date(seconds: float) -> str:
+    """Seconds since 1970 as RFC 3339, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,201 @@
+"""Answers jobs: a few at a time, all of their items through ``Engine.submit`` as batch work.
+
+What is written down is the truth, and this only follows it: at start every job that has not ended
+goes on with the items that have no line. The database is used by one thread, files by others; the
+event loop waits for neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from service.engine.candidates import Candidates
+from service.engine.engine import Engine
+from service.engine.failures import Failure
+from service.jobs.inputs import Inputs
+from service.jobs.ledger import Ledger
+from service.jobs.pins import Pins, Written, find_again, write_down
+from service.jobs.spool import InUse, Spool, full_disk_told
+from service.jobs.store import Item, Job, Store, StoreError
+from service.jobs.work import Describe, JobWork
+from service.settings import GIB, SettingsError
+
+log = logging.getLogger(__name__)
+
+#: Jobs that are worked on at once.
+MAX_RUNNING = 4
+#: Between two looks at what others have written, and at what has expired.
+LOOK_SECONDS = 0.5
+#: A job that cannot go on is tried again after so long.
+AGAIN_SECONDS = 30.0
+HOUR = 3600.0
+
+
+class JobRunner:
+    """The jobs of a folder, and the work on them.
+
+    Args:
+        describe: an item's failure as JSON.
+
+    Attributes:
+        ledger: what is written down of jobs.
+        spool: their files.
+        pins: versions that may not be retired.
+
+    Raises:
+        SettingsError: the folder cannot be used.
+    """
+
+    def __init__(self, engine: Engine, describe: Describe) -> None:
+        self.engine = engine
+        self.settings = engine.settings
+        self.pins = Pins()
+        self._describe = describe
+        self._open: dict[str, Job] = {}  # that have not ended, as far as is known here
+        self._open_folder()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._owners: Counter[str] = Counter()  # of those that run
+        self._waits_until: dict[str, float] = {}  # of those that cannot go on, monotonic
+        self._news = asyncio.Event()
+        self._main: asyncio.Task[None] | None = None
+        engine.rollout.is_pinned = self.pins.hold
+
+    def _open_folder(self) -> None:
+        """Take the folder, and look what the last process has left."""
+        folder = self.settings.jobs
+        assert folder is not None
+        try:
+            self.spool = Spool(folder, int(self.settings.jobs_max_gib * GIB))
+            store = Store(folder)
+            for job in store.open():
+                self._know(job)
+            self.spool.keep(self._open)
+        except InUse:
+            raise SettingsError(f"jobs: another server works on those of {folder}") from None
+        except (OSError, sqlite3.Error, StoreError) as error:
+            raise SettingsError(f"jobs: {folder} cannot be used: {error}") from error
+        self.ledger = Ledger(store)
+
+    def _know(self, job: Job) -> None:
+        self._open[job.id] = job
+        self.pins.add(job.candidates)
+
+    def start(self) -> None:
+        """Go on where the last process was ended."""
+        self._main = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """End all work; what has no line gets it from the next process."""
+        tasks = [*self._running.values(), *([self._main] if self._main else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.ledger.close()
+        self.spool.close()
+
+    # --- what clients ask for ----------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def holding(self, candidates: Candidates) -> Iterator[Written]:
+        """What may become a job keeps its versions while this is open; gives them written down."""
+        written = write_down(candidates)
+        self.pins.add(written)
+        try:
+            yield written
+        finally:
+            self.pins.drop(written)
+
+    async def add(self, job: Job, items: Sequence[Item]) -> Job:
+        """Enter a job whose files are in their place; see ``Store.add``, and JobsFull."""
+        with full_disk_told():
+            added = await self.ledger.call(self.ledger.store.add, job, items)
+        if added.id == job.id:
+            self._know(added)
+            self._news.set()
+        return added
+
+    async def cancel(self, job: Job) -> Job | None:
+        """As ``Store.cancel``; what is worked on ends at once."""
+        now = await self.ledger.call(self.ledger.store.cancel, job)
+        self._news.set()
+        return now
+
+    # --- all jobs ----------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Begin what may begin, end what has ended, until ``close``."""
+        while True:
+            self._news.clear()
+            try:
+                await self._look()
+            except (sqlite3.Error, OSError) as error:
+                log.error("the jobs cannot be looked after: %s", error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        """Follow what is written down, by whomever."""
+        known = dict(self._open)  # jobs that come meanwhile are not missed below
+        jobs = {job.id: job for job in await self.ledger.call(self.ledger.store.open)}
+        for job in known.values():
+            if job.id not in jobs:
+                await self._forget(job)
+        expired = time.time() - HOUR * self.settings.jobs_keep_hours
+        await self.ledger.call(self.ledger.store.remove_ended, expired)
+        if self.engine.catalog.examined and not self.engine.died:
+            self._begin(list(jobs.values()))
+
+    async def _forget(self, job: Job) -> None:
+        """A job has ended: its files and versions are needed no more."""
+        if (task := self._running.get(job.id)) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        await asyncio.to_thread(self.spool.remove, job.id, job.bytes)
+        self.pins.drop(job.candidates)
+        self._waits_until.pop(job.id, None)
+        del self._open[job.id]
+
+    def _begin(self, jobs: list[Job]) -> None:
+        """Work on the oldest ones; of owners whose jobs run already, after the others."""
+        now = time.monotonic()
+        waiting = [
+            job
+            for job in jobs
+            if job.id not in self._running and self._waits_until.get(job.id, 0.0) <= now
+        ]
+        while waiting and len(self._running) < MAX_RUNNING:
+            job = min(waiting, key=lambda one: (self._owners[one.owner], one.number))
+            waiting.remove(job)
+            self._owners[job.owner] += 1
+            task = self._running[job.id] = asyncio.create_task(self._run(job))
+            task.add_done_callback(functools.partial(self._on_end, job))
+
+    def _on_end(self, job: Job, task: asyncio.Task[None]) -> None:
+        self._owners[job.owner] -= 1
+        del self._running[job.id]
+        self._news.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("job %s does not go on for now", job.id, exc_info=error)
+            self._waits_until[job.id] = time.monotonic() + AGAIN_SECONDS
+
+    # --- one of them -------------------------------------------------------------------------
+
+    async def _run(self, job: Job) -> None:
+        """Answer what has no line yet; where that cannot be, say why and try again later."""
+        try:
+            candidates = await find_again(self.engine, job.candidates)
+            if await self.ledger.call(self.ledger.store.begin, job):
+                inputs = Inputs(self.spool.place(job.id), self.settings.jobs_paths)
+                work = JobWork(self.engine, self.ledger, inputs, self._describe)
+                await work.finish(job, candidates)
+        except Failure as failure:
+            log.warning("job %s waits: %s", job.id, failure.detail)
+            self._waits_until[job.id] = time.monotonic() + AGAIN_SECONDS
+            await self.ledger.call(self.ledger.store.wait, job, failure.detail)

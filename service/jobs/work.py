@@ -1,0 +1,135 @@
+"""The work on one job: its items in their order, each begun when there is room; lines as they come.
+
+An item that was answered has its line only once that is written down; until then it is begun again
+by whoever goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from service.engine.bulk import Answer, File, begin_each
+from service.engine.candidates import Candidates
+from service.engine.engine import NO_ANSWER, Engine
+from service.engine.failures import (
+    DeadlinePassed,
+    Draining,
+    Failure,
+    InferenceFailed,
+    NotReady,
+    Overloaded,
+)
+from service.jobs.inputs import Inputs
+from service.jobs.ledger import Ledger
+from service.jobs.store import Job, Line
+
+log = logging.getLogger(__name__)
+
+#: Items of one job that were begun and have no line yet; that are looked up together.
+MAX_BEGUN, PAGE = 256, 512
+#: What cannot be written is tried again after so long.
+AGAIN_SECONDS = 1.0
+#: Not the item's own: it is answered later, maybe by another process.
+NOT_ITS_OWN = (NotReady, Draining, Overloaded, DeadlinePassed)
+#: An item's failure as JSON.
+Describe = Callable[[Failure], Mapping[str, Any]]
+
+
+class JobWork:
+    """Answers what has no line yet; for one call of ``finish``."""
+
+    def __init__(self, engine: Engine, ledger: Ledger, inputs: Inputs, describe: Describe) -> None:
+        self._engine = engine
+        self._ledger = ledger
+        self._inputs = inputs
+        self._describe = describe
+        self._room = asyncio.Semaphore(MAX_BEGUN)
+        self._begun: set[asyncio.Task[Answer]] = set()
+        self._answered: asyncio.Queue[tuple[File, Answer]] = asyncio.Queue()
+
+    async def finish(self, job: Job, candidates: Candidates) -> None:
+        """Until every item has its line, or the job was ended by somebody.
+
+        Raises:
+            Failure: nothing can be answered for now.
+        """
+        beginning = asyncio.create_task(self._begin_all(job, candidates))
+        recording = asyncio.create_task(self._record_all(job))
+        try:
+            await asyncio.wait((beginning, recording), return_when=asyncio.FIRST_COMPLETED)
+            if not recording.done():
+                beginning.result()
+            await recording
+        finally:
+            tasks = [beginning, recording, *self._begun]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _begin_all(self, job: Job, candidates: Candidates) -> None:
+        async with aclosing(self._files(job)) as files:
+            async for file, task in begin_each(self._engine, files, candidates):
+                self._begun.add(task)
+                task.add_done_callback(functools.partial(self._on_answer, file))
+
+    async def _files(self, job: Job) -> AsyncGenerator[File, None]:
+        """What has no line yet, each when there is room for one more."""
+        after, store = 0, self._ledger.store
+        while items := await self._ledger.call(store.unanswered, job, after, PAGE):
+            for item in items:
+                await self._room.acquire()
+                size = await asyncio.to_thread(self._inputs.size, item)
+                read = functools.partial(self._inputs.read, item)
+                yield File(item.number, item.name, size, read)
+            after = items[-1].number
+
+    def _on_answer(self, file: File, task: asyncio.Task[Answer]) -> None:
+        self._begun.discard(task)
+        if not task.cancelled():
+            self._answered.put_nowait((file, task.result()))
+
+    async def _record_all(self, job: Job) -> None:
+        """Write down together what has come since the last time, until the job has ended."""
+        now: Job | None = job
+        while now is not None and not now.has_ended:
+            answers = [await self._answered.get()]
+            while not self._answered.empty():
+                answers.append(self._answered.get_nowait())
+            for _, answer in answers:
+                await self._check_own(answer)
+            now = await self._write(job, [self._line(*one) for one in answers])
+            for _ in answers:
+                self._room.release()
+
+    async def _check_own(self, answer: Answer) -> None:
+        """The failure of an answer again, unless it is the item's own."""
+        if isinstance(answer, NOT_ITS_OWN):
+            raise answer
+        if isinstance(answer, InferenceFailed):
+            await self._engine.vitals.settle()
+            if self._engine.died:
+                raise NotReady(NO_ANSWER)
+
+    def _line(self, file: File, answer: Answer) -> Line:
+        told: dict[str, Any] = {"item": file.number, "file": file.name}
+        if isinstance(answer, Failure):
+            told["error"] = self._describe(answer)
+        else:
+            told |= answer.document()
+        return Line(file.number, json.dumps(told, allow_nan=False), "error" in told)
+
+    async def _write(self, job: Job, lines: list[Line]) -> Job | None:
+        """Until it is done: a disk may be full for a while."""
+        while True:
+            try:
+                return await self._ledger.call(self._ledger.store.record, job, lines)
+            except (sqlite3.Error, OSError) as error:
+                log.error("answers of job %s cannot be written: %s", job.id, error)
+                await asyncio.sleep(AGAIN_SECONDS)

@@ -1,0 +1,86 @@
+"""Every command of docs/jobs.md does what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from service.http.job_documents import JOB_EXAMPLE
+from service.http.problems import CONTENT_TYPE, PROBLEMS
+from service.jobs.failures import EmptyJob
+from service.settings import read_settings
+from tests.helpers.jobs import finish, form, make, zipped
+from tests.helpers.service_fixtures import picture, run
+from tests.jobs.conftest import Start
+
+
+def test_commands_of_the_guide_work(
+    start: Start, tmp_path: Path, repo_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order: those that make a job are taken, the others find it."""
+    monkeypatch.chdir(tmp_path)
+    page = (repo_root / "docs" / "jobs.md").read_text()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    commands = [line for kind, block in blocks if not kind for line in block.splitlines()]
+    media = tmp_path / "media"
+    (media / "more").mkdir(parents=True)
+    for name in ("photo.png", "other.png", "media/photo.png", "media/more/a.png"):
+        (tmp_path / name).write_bytes(picture())
+    (tmp_path / "photos.zip").write_bytes(zipped({"a.png": picture()}))
+    settings = read_settings(shlex.split(commands[0])[3:])
+    assert (settings.jobs, settings.jobs_paths) == (Path("jobs"), Path("media"))
+    server, _ = start(jobs_paths=media)
+    job = make(server, files=form({"a.png": picture()}))
+    finish(server, job)
+    for line in commands[1:]:
+        words = shlex.split(line.replace("ID", job["id"]))
+        if words[0] == "curl":
+            assert job_or_lines(words, server.url), line
+        else:
+            assert words[:4] == ["python", "-m", "service", "jobs"]
+            words[words.index("--jobs") + 1] = str(tmp_path / "jobs")
+            done = run(*words[3:])
+            assert done.returncode == 0, done.stderr
+            assert job["id"] in done.stdout or '"item": 1' in done.stdout
+
+
+def job_or_lines(words: list[str], url: str) -> bool:
+    """Whether a command of curl was answered with a job, jobs or lines."""
+    words = [word.replace("http://127.0.0.1:8000", url) for word in words]
+    words[1:1] = ["--silent", "--show-error", "--fail-with-body"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    if "after=100" in words[-1]:
+        return told == ""
+    return bool({"id", "jobs", "item"} & set(json.loads(told.splitlines()[0])))
+
+
+def test_commands_say_what_is_wrong(tmp_path: Path) -> None:
+    """A folder without jobs, and no folder at all."""
+    done = run("jobs", "list", "--jobs", tmp_path)
+    assert (done.returncode, "holds no jobs" in done.stderr) == (2, True)
+    done = run("jobs", "show", "1")
+    assert (done.returncode, "LIERE_JOBS" in done.stderr) == (2, True)
+
+
+def test_openapi_shows_every_address_and_problem(start: Start) -> None:
+    """With the keys of a real job, and each problem that a job as a whole can be refused with."""
+    server, _ = start()
+    paths = server.get("/openapi.json").json()["paths"]
+    operations = {(path, method) for path in paths for method in paths[path] if "jobs" in path}
+    assert operations == {
+        ("/v1/jobs", "post"), ("/v1/jobs", "get"), ("/v1/jobs/{id}", "get"),
+        ("/v1/jobs/{id}", "delete"), ("/v1/jobs/{id}/results", "get"),
+    }  # fmt: skip
+    assert make(server, files=form({"a.png": picture()})).keys() == JOB_EXAMPLE.keys()
+    shown = {
+        name
+        for response in paths["/v1/jobs"]["post"]["responses"].values()
+        for name in response["content"].get(CONTENT_TYPE, {}).get("examples", {})
+    }
+    of_jobs = {one.name for kind, one in PROBLEMS.items() if kind.__module__ == EmptyJob.__module__}
+    assert shown >= of_jobs - {"unknown-job"}

@@ -1,0 +1,105 @@
+"""Jobs over HTTP: made of files, archives or paths, read while they run, and never lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.jobs import finish, form, lines, look, make, problem, refused, tarred, zipped
+from tests.helpers.service_fixtures import (
+    picture,
+    poison,
+    tiny_logits,
+    wait_until,
+)
+from tests.jobs.conftest import Start
+
+FILES = {f"{seed}.png": picture(seed) for seed in range(4)}
+
+
+def test_every_item_has_one_line(start: Start) -> None:
+    """With the answer that the file alone would get, or its own problem; then the job is done."""
+    server, _ = start()
+    sent = FILES | {"words.png": b"no picture", "red.png": poison()}
+    job = make(server, files=form(sent), params={"top_k": 1})
+    assert (job["total"], job["bundles"]) == (6, ["tiny@1"])
+    done = finish(server, job)
+    assert (done["state"], done["answered"], done["failed"]) == ("done", 6, 2)
+    by_name = {line["file"]: line for line in lines(server, job)}
+    assert sorted(line["item"] for line in by_name.values()) == [1, 2, 3, 4, 5, 6]
+    for name, media in FILES.items():
+        (best,) = by_name[name]["predictions"]
+        assert best["index"] == tiny_logits(media, "2x3").argmax()
+    assert by_name["words.png"]["error"]["type"] == "/problems/unsupported-media"
+    assert by_name["red.png"]["error"]["type"] == "/problems/inference-failed"
+
+
+def options_of(kind: str, files: dict[str, bytes], folder: Path) -> dict[str, Any]:
+    """A request that sends files in one of the ways that there are."""
+    if kind == "paths":
+        (folder / "sent").mkdir(parents=True)
+        for name, media in files.items():
+            (folder / "sent" / name).write_bytes(media)
+        return {"json": {"paths": ["sent"]}}
+    packed = zipped(files) if kind.endswith("zip") else tarred(files)
+    if kind.startswith("form of"):
+        return {"files": form({"all": packed}, "archive")}
+    media_type = "application/zip" if kind == "zip" else "application/x-tar"
+    return {"content": packed, "headers": {"Content-Type": media_type}}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "form of a zip", "form of a tar", "paths"])
+def test_archives_and_folders_are_their_files(start: Start, tmp_path: Path, kind: str) -> None:
+    """Each of their files is an item, whatever is in it."""
+    folder = tmp_path / "allowed"
+    folder.mkdir()
+    server, _ = start(jobs_paths=folder)
+    job = make(server, **options_of(kind, FILES | {"readme.txt": b"words"}, folder))
+    assert finish(server, job)["failed"] == 1
+    found = {line["file"].removeprefix("sent/") for line in lines(server, job)}
+    assert found == {*FILES, "readme.txt"}
+
+
+def test_lines_are_there_while_the_job_runs(start: Start) -> None:
+    """And reading goes on behind the lines that one has."""
+    server, session = start(max_batch=1)
+    session.gate.clear()
+    job = make(server, files=form(FILES | {"words.png": b"none"}))
+    wait_until(lambda: look(server, job)["answered"] == 1, "the first line")
+    assert look(server, job)["state"] == "running"
+    (first,) = lines(server, job)
+    session.gate.set()
+    finish(server, job)
+    rest = lines(server, job, params={"after": 1})
+    assert lines(server, job) == [first, *rest]
+    assert problem(server.get(job["results"], params={"after": "-1"}))[1] == "bad-parameter"
+
+
+def test_cancelled_job_keeps_its_lines(start: Start) -> None:
+    """Nothing is added any more, and its files are gone; a second time changes nothing."""
+    server, session = start()
+    session.gate.clear()
+    job = make(server, files=form(FILES | {"words.png": b"none"}))
+    wait_until(lambda: look(server, job)["answered"] == 1, "the first line")
+    cancelled = server.request("DELETE", f"/v1/jobs/{job['id']}")
+    assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
+    session.gate.set()
+    files = server.engine.settings.jobs / "files"
+    wait_until(lambda: not list(files.iterdir()), "the files to be removed")
+    assert server.request("DELETE", f"/v1/jobs/{job['id']}").json() == look(server, job)
+    assert len(lines(server, job)) == look(server, job)["answered"] == 1
+
+
+def test_idempotency_key_finds_its_job_again(start: Start) -> None:
+    """With the same files and parameters; with others it is refused."""
+    server, _ = start()
+    options: dict[str, Any] = {"headers": {"Idempotency-Key": "monday"}, "files": form(FILES)}
+    job = make(server, **options)
+    assert make(server, **options)["id"] == job["id"]
+    other = options | {"files": form(FILES | {"one.png": picture(9)})}
+    for again in (other, options | {"params": {"top_k": 1}}):
+        assert refused(server, **again)[:2] == (422, "key-reused")
+    assert len(server.get("/v1/jobs").json()["jobs"]) == 1
+    assert finish(server, job)["answered"] == 4

@@ -1,0 +1,172 @@
+"""What is no job, or not yours: each has a clear problem, and nothing of it stays on the disk."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.http.keys import digest
+from service.jobs import inputs, store
+from tests.helpers.disks import small_disk
+from tests.helpers.effort import alone
+from tests.helpers.jobs import (
+    finish,
+    form,
+    lines,
+    look,
+    make,
+    problem,
+    refused,
+    tarred,
+    zipped,
+)
+from tests.helpers.service_fixtures import RunningServer, picture, serving, wait_until
+from tests.jobs.conftest import Start
+
+GOOD = picture(1)
+
+
+@pytest.fixture(scope="module")
+def server(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that may read paths, with a link and a pipe among them."""
+    root = tmp_path_factory.mktemp("refused")
+    allowed = root / "allowed"
+    (allowed / "linked").mkdir(parents=True)
+    (allowed / "empty").mkdir()
+    (allowed / "good.png").write_bytes(GOOD)
+    (root / "secret.png").write_bytes(GOOD)
+    (allowed / "linked" / "a.png").symlink_to(root / "secret.png")
+    (allowed / "out").symlink_to(root)
+    with serving(bundles, jobs=root / "jobs", jobs_paths=allowed, jobs_max_gib=0.001) as running:
+        yield running
+
+
+def bomb() -> bytes:
+    """A zip of a few kilobytes that would unpack to more than there is room for."""
+    return zipped({"zeros.png": bytes(2 * 2**20)})
+
+
+def linked() -> bytes:
+    """A tar with a symbolic link."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        entry = tarfile.TarInfo("a.png")
+        entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(entry)
+    return packed.getvalue()
+
+
+ZIP, TAR = {"Content-Type": "application/zip"}, {"Content-Type": "application/x-tar"}
+REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
+    "nothing": ({}, 400, "empty-body", "expected a file"),
+    "empty zip": ({"content": zipped({}), "headers": ZIP}, 422, "empty-job", "at least one"),
+    "zip bomb": ({"content": bomb(), "headers": ZIP}, 413, "job-too-large", "unpack to 2097152"),
+    "no zip": ({"content": GOOD, "headers": ZIP}, 422, "broken-archive", "a zip or a tar"),
+    "half a zip": (
+        {"content": zipped({"a.png": GOOD})[:-30], "headers": ZIP}, 422, "broken-archive", "whole",
+    ),
+    "tar.gz": ({"content": b"\x1f\x8b\x08", "headers": TAR}, 422, "broken-archive", "tar.gz"),
+    "name outside": (
+        {"content": tarred({"../a.png": GOOD}), "headers": TAR}, 422, "broken-archive", "../a",
+    ),
+    "link in a tar": ({"content": linked(), "headers": TAR}, 422, "broken-archive", "is a link"),
+    "empty file": ({"files": form({"a.png": b""})}, 400, "empty-file", "file 1"),
+    "part of another name": (
+        {"files": form({"a.png": GOOD}, "image")}, 422, "unknown-parameter", "'image'",
+    ),
+    "no paths": ({"json": {"files": []}}, 400, "broken-form", '{"paths":'),
+    "path to nothing": ({"json": {"paths": ["a.png"]}}, 422, "path-refused", "No such file"),
+    "path outside": ({"json": {"paths": ["../secret.png"]}}, 422, "path-refused", "without .."),
+    "absolute path": ({"json": {"paths": ["/etc/passwd"]}}, 422, "path-refused", "below"),
+    "path over a link": ({"json": {"paths": ["out/secret.png"]}}, 422, "path-refused", "a link"),
+    "link in a folder": ({"json": {"paths": ["linked"]}}, 422, "path-refused", "'linked/a.png'"),
+    "empty folder": ({"json": {"paths": ["empty"]}}, 422, "empty-job", "may hold none"),
+    "bundle that is not there": (
+        {"files": form({"a": GOOD}), "params": {"bundle": "nope"}}, 404, "unknown-bundle", "tiny",
+    ),
+    "parameter that is not known": (
+        {"files": form({"a": GOOD}), "params": {"topk": "1"}}, 422, "unknown-parameter", "top_k",
+    ),
+    "key of idempotency": (
+        {"files": form({"a": GOOD}), "headers": {"Idempotency-Key": ""}}, 422, "bad-parameter", "1",
+    ),
+    "more than there is room for": ({"content": bytes(2_000_000)}, 507, "jobs-full", "are free"),
+    "more than fits": ({"content": bytes(3_000_000)}, 413, "body-too-large", "may have"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_job_is_told_what_is_wrong_with_it(server: RunningServer, name: str) -> None:
+    """Nothing of it is kept, and no path of the server is told."""
+    options, *expected, words = REFUSED[name]
+    status, kind, detail = refused(server, **options)
+    assert [status, kind] == expected
+    assert words in detail
+    jobs = server.engine.settings.jobs
+    assert str(jobs.parent) not in detail
+    assert list((jobs / "incoming").iterdir()) == list((jobs / "files").iterdir()) == []
+    assert server.get("/v1/jobs").json() == {"jobs": []}
+
+
+def test_too_many_items_are_refused(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any of them is answered."""
+    monkeypatch.setattr(inputs, "MAX_ITEMS", 1)
+    sent = form({"a": GOOD, "b": GOOD})
+    assert refused(server, files=sent) == (413, "job-too-large", "a job may have at most 1 files")
+
+
+def test_member_over_the_limit_of_files_fails_alone(start: Start) -> None:
+    """It is never inflated; the others of its archive are answered."""
+    server, _ = start(max_file_mib=0.5)
+    packed = zipped({"good.png": GOOD, "zeros.png": bytes(2**20)})
+    job = make(server, content=packed, headers=ZIP)
+    assert finish(server, job)["failed"] == 1
+    (failed,) = (line for line in lines(server, job) if "error" in line)
+    assert (failed["file"], failed["error"]["type"]) == ("zeros.png", "/problems/file-too-large")
+
+
+def test_job_belongs_to_its_key(start: Start) -> None:
+    """Another one neither lists, reads nor cancels it, and is not told that it is there."""
+    lines_ = (f"{digest(key).hex()}" for key in (b"anna", b"otto"))
+    server, session = start(key_sha256=tuple(lines_))
+    session.gate.clear()
+    anna, otto = ({"headers": {"Authorization": f"Bearer {key}"}} for key in ("anna", "otto"))
+    job = make(server, files=form({"a.png": GOOD}), **anna)
+    for method, path in (("GET", ""), ("GET", "/results"), ("DELETE", "")):
+        answer = server.request(method, f"/v1/jobs/{job['id']}{path}", **otto)
+        assert problem(answer)[:2] == (404, "unknown-job")
+    assert server.get("/v1/jobs", **otto).json() == {"jobs": []}
+    assert server.get("/v1/jobs").status_code == 401
+    session.gate.set()
+    assert finish(server, job, **anna)["state"] == "done"
+    assert len(lines(server, job, **anna)) == 1
+
+
+def test_owner_has_no_more_jobs_than_are_kept(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One more is refused until the oldest has expired; it takes its answers with it."""
+    monkeypatch.setattr(store, "MAX_JOBS", 1)
+    server, _ = start(jobs_keep_hours=0.0005)
+    job = make(server, files=form({"a.png": GOOD}))
+    assert refused(server, files=form({"b.png": GOOD}))[:2] == (429, "too-many-jobs")
+    wait_until(lambda: look(server, job).get("status") == 404, "the job to expire")
+    make(server, files=form({"b.png": GOOD}))
+
+
+@alone
+def test_full_disk_refuses_a_job_and_loses_none(start: Start, disk: Path) -> None:
+    """The one that was there before is finished; the one that does not fit leaves nothing."""
+    with small_disk(disk, 4 * 2**20):
+        server, _ = start(jobs=disk / "jobs")
+        job = make(server, files=form({"a.png": GOOD}))
+        assert refused(server, content=bytes(5 * 2**20))[:2] == (507, "jobs-full")
+        assert list((disk / "jobs" / "incoming").iterdir()) == []
+        assert finish(server, job)["state"] == "done"
+        make(server, files=form({"b.png": GOOD}))
+        server.stop()
