@@ -12,21 +12,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from media.spec import AXES
-from service.engine.engine import NO_ANSWER, Engine
-from service.engine.failures import Draining, NotReady
+from service.engine.engine import Engine
 from service.engine.model import ExaminedBundle
 from service.http.admin import add_admin
-from service.http.documents import (
-    BundleDocument,
-    BundleList,
-    GridDocument,
-    ProblemDocument,
-    Readiness,
-    Status,
-)
+from service.http.documents import BundleDocument, BundleList, GridDocument, ProblemDocument
 from service.http.endpoint import Classify
 from service.http.examples import BUNDLES_EXAMPLE
 from service.http.guard import ADMIN, WORK, public_requests
+from service.http.health import add_health
 from service.http.keys import Keys
 from service.http.openapi import (
     KEY_PROBLEMS,
@@ -75,7 +68,7 @@ def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
         )
     _add_bundles(app, engine)
     add_admin(app, engine)
-    _add_health(app, engine)
+    add_health(app, engine)
     _add_metrics(app, engine)
     app.openapi = lambda: _openapi(app, engine, keys)  # type: ignore[method-assign]
 
@@ -134,85 +127,6 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
         ],
         labels=list(manifest.labels),
     )
-
-
-def _check_start(engine: Engine) -> None:
-    """NotReady until every bundle was examined, and where nothing comes of that any more."""
-    if engine.failure is not None:
-        raise NotReady(NO_ANSWER if engine.died else "the server cannot start; its log says why")
-    if not engine.catalog.examined:
-        raise NotReady("the bundles are still being checked")
-
-
-def _add_health(app: FastAPI, engine: Engine) -> None:
-    @app.get(
-        "/health/live",
-        operation_id="isLive",
-        summary="200 while the server can answer at all; else start it again",
-        tags=["health"],
-        response_model=None,
-        responses={
-            200: answer(Status, {"status": "live"}, "Event loop, device and decoders go on."),
-            **add_problems({}, NotReady),
-        },
-    )
-    async def is_live() -> JSONResponse:
-        if lost := NO_ANSWER if engine.died else engine.vitals.lost:
-            raise NotReady(lost)
-        return JSONResponse({"status": "live"})
-
-    @app.get(
-        "/health/startup",
-        operation_id="hasStarted",
-        summary="200 once every bundle was examined",
-        tags=["health"],
-        response_model=None,
-        responses={
-            200: answer(Status, {"status": "started"}, "Whether they were refused is not asked."),
-            **add_problems({}, NotReady),
-        },
-    )
-    async def has_started() -> JSONResponse:
-        _check_start(engine)
-        return JSONResponse({"status": "started"})
-
-    @app.get(
-        "/health/ready",
-        operation_id="isReady",
-        summary="200 while requests should be sent here",
-        tags=["health"],
-        response_model=None,
-        responses={
-            200: answer(
-                Readiness,
-                {"status": "ready", "refused": ["video"]},
-                "A bundle has proven itself; with --ready all every one has.",
-            ),
-            **add_problems({}, NotReady, Draining),
-        },
-    )
-    async def is_ready() -> JSONResponse:
-        if engine.leaving or engine.draining:
-            raise Draining("the server is shutting down")
-        _check_start(engine)
-        if not engine.catalog.ready:
-            raise NotReady("every bundle was refused; GET /v1/bundles says why")
-        if engine.settings.ready == "all" and (others := _not_ready(engine)):
-            names = ", ".join(others)
-            raise NotReady(f"these bundles are not ready: {names}; GET /v1/bundles says why")
-        if not engine.pool.ready:
-            raise NotReady("no decode worker is running")
-        if engine.vitals.unproven:
-            raise NotReady("the device has not answered for a while; a golden is replayed")
-        refused = engine.catalog.modalities("refused")
-        return JSONResponse({"status": "ready"} | ({"refused": refused} if refused else {}))
-
-
-def _not_ready(engine: Engine) -> list[str]:
-    """The bundles that do not answer; a folder with nothing of a bundle in it is none."""
-    bundles = engine.catalog.bundles.values()
-    missing = (one for one in bundles if one.state != "ready" and not one.empty)
-    return [one.name for one in missing if not one.newcomer]
 
 
 def _add_metrics(app: FastAPI, engine: Engine) -> None:

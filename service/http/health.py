@@ -1,0 +1,107 @@
+"""Whether a server lives, has started and is ready: for whoever keeps it running or sends work."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from service.engine.engine import NO_ANSWER, Engine
+from service.engine.failures import Draining, Failure, NotReady
+from service.http.documents import Readiness, Status
+from service.http.openapi import add_problems, answer
+
+
+def check_start(engine: Engine) -> None:
+    """NotReady until every bundle was examined, and where nothing comes of that any more."""
+    if engine.failure is not None:
+        raise NotReady(NO_ANSWER if engine.died else "the server cannot start; its log says why")
+    if not engine.catalog.examined:
+        raise NotReady("the bundles are still being checked")
+
+
+def check_ready(engine: Engine) -> None:
+    """Draining or NotReady, with the reason, where no requests should be sent here."""
+    if engine.leaving or engine.draining:
+        raise Draining("the server is shutting down")
+    check_start(engine)
+    if not engine.catalog.ready:
+        raise NotReady("every bundle was refused; GET /v1/bundles says why")
+    if engine.settings.ready == "all" and (others := _not_ready(engine)):
+        names = ", ".join(others)
+        raise NotReady(f"these bundles are not ready: {names}; GET /v1/bundles says why")
+    if not engine.pool.ready:
+        raise NotReady("no decode worker is running")
+    if engine.vitals.unproven:
+        raise NotReady("the device has not answered for a while; a golden is replayed")
+
+
+def takes_requests(engine: Engine) -> bool:
+    """Whether requests should be sent here."""
+    try:
+        check_ready(engine)
+    except Failure:
+        return False
+    return True
+
+
+def _not_ready(engine: Engine) -> list[str]:
+    """The bundles that do not answer; a folder with nothing of a bundle in it is none."""
+    bundles = engine.catalog.bundles.values()
+    missing = (one for one in bundles if one.state != "ready" and not one.empty)
+    return [one.name for one in missing if not one.newcomer]
+
+
+def add_health(app: FastAPI, engine: Engine) -> None:
+    """The addresses, and the series that says the same."""
+    engine.metrics.ready.set_function(lambda: takes_requests(engine))
+
+    @app.get(
+        "/health/live",
+        operation_id="isLive",
+        summary="200 while the server can answer at all; else start it again",
+        tags=["health"],
+        response_model=None,
+        responses={
+            200: answer(Status, {"status": "live"}, "Event loop, device and decoders go on."),
+            **add_problems({}, NotReady),
+        },
+    )
+    async def is_live() -> JSONResponse:
+        if lost := NO_ANSWER if engine.died else engine.vitals.lost:
+            raise NotReady(lost)
+        return JSONResponse({"status": "live"})
+
+    @app.get(
+        "/health/startup",
+        operation_id="hasStarted",
+        summary="200 once every bundle was examined",
+        tags=["health"],
+        response_model=None,
+        responses={
+            200: answer(Status, {"status": "started"}, "Whether they were refused is not asked."),
+            **add_problems({}, NotReady),
+        },
+    )
+    async def has_started() -> JSONResponse:
+        check_start(engine)
+        return JSONResponse({"status": "started"})
+
+    @app.get(
+        "/health/ready",
+        operation_id="isReady",
+        summary="200 while requests should be sent here",
+        tags=["health"],
+        response_model=None,
+        responses={
+            200: answer(
+                Readiness,
+                {"status": "ready", "refused": ["video"]},
+                "A bundle has proven itself; with --ready all every one has.",
+            ),
+            **add_problems({}, NotReady, Draining),
+        },
+    )
+    async def is_ready() -> JSONResponse:
+        check_ready(engine)
+        refused = engine.catalog.modalities("refused")
+        return JSONResponse({"status": "ready"} | ({"refused": refused} if refused else {}))
