@@ -105,11 +105,7 @@ ROWS = {
         Chart(
             "Time in a stage, p99",
             "s",
-            {
-                "{{modality}} {{stage}}": quantile(
-                    0.99, "liere_stage_seconds", "modality, stage"
-                )
-            },
+            {"{{modality}} {{stage}}": quantile(0.99, "liere_stage_seconds", "modality, stage")},
         ),
         Chart(
             "Time in a stage, median",

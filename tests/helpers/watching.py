@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
+import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,3 +92,72 @@ def listens(url: str) -> bool:
         return httpx.get(url, timeout=5, verify=False).status_code == 200
     except httpx.TransportError:
         return False
+
+
+class Proxy:
+    """nginx with deploy/nginx, where a test can run it: other folders, another port, one server."""
+
+    def __init__(self, folder: Path, server: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"https://localhost:{self.port}"
+        self.certificate = folder / "cert.pem"
+        here = {
+            "/run/tls/": f"{folder}/",
+            "/tmp/": f"{folder}/",
+            " 8443 ": f" 127.0.0.1:{self.port} ",
+            "http://serve:8000": server,
+        }
+        text = (DEPLOY / "nginx" / "nginx.conf").read_text(encoding="utf-8")
+        assert all(there in text for there in here)
+        text = re.sub("|".join(here), lambda found: here[found[0]], text)
+        (folder / "nginx.conf").write_text(text)
+        (folder / "resolver.conf").write_text("resolver 127.0.0.1;\n")
+        self.words = [tool("nginx"), "-e", "stderr", "-c", str(folder / "nginx.conf")]
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, verify=self.trust, timeout=20)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.post(self.url + path, verify=self.trust, timeout=20, **options)
+
+    def connect(self, trust: ssl.SSLContext | None = None) -> ssl.SSLSocket:
+        """A connection that has shaken hands."""
+        raw = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return (trust or self.trust).wrap_socket(raw, server_hostname="localhost")
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """Of its certificate alone."""
+        return ssl.create_default_context(cafile=str(self.certificate))
+
+
+@contextlib.contextmanager
+def proxy(folder: Path, server: str) -> Iterator[Proxy]:
+    """Running, with the certificate that docs/dashboards.md makes."""
+    folder.chmod(0o755)
+    one = Proxy(folder, server)
+    command = documented("openssl").replace("deploy/tls/", f"{folder}/")
+    subprocess.run(command, shell=True, check=True, capture_output=True)
+    with subprocess.Popen([*one.words, "-g", "daemon off;"]) as process:
+        try:
+            wait_until(lambda: accepts(one.port) or process.poll() is not None, "nginx")
+            assert process.poll() is None
+            yield one
+        finally:
+            process.terminate()
+
+
+def documented(program: str) -> str:
+    """The command of docs/dashboards.md that begins so, joined to one line."""
+    page = (ROOT / "docs" / "dashboards.md").read_text(encoding="utf-8").replace("\\\n", "")
+    (command,) = (line for line in page.splitlines() if line.startswith(f"{program} "))
+    return command
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
