@@ -260,5 +260,10 @@ def encoded() -> str:
     return json.dumps(plain, indent=1, sort_keys=True) + "\n"
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """The file, anew."""
     PATH.write_text(encoded(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
