@@ -1,5 +1,5 @@
-# Images from one file: `serve` answers, `train` trains and exports, `proxy` speaks TLS where compose
-# is asked for it. `make images` builds the first two and gives them their version; docker, podman
+# Images from one file: `serve` answers, `train` trains and exports, `proxy` speaks TLS where
+# compose is asked for it. `make images` builds the first two and gives them their version; docker, podman
 # and buildah do it alone too, without a version: `docker build --target serve --tag liere-serve .`
 
 # --- what both stand on ----------------------------------------------------------------------
@@ -101,4 +101,4 @@ USER 10001:10001
 EXPOSE 8443
 # Names are looked up where the engine says, which only a running container knows.
 CMD ["sh", "-c", "awk '/^nameserver/ { print \"resolver \" $2 \" valid=5s ipv6=off;\"; exit }' \
-/etc/resolv.conf > /tmp/resolver.conf && exec nginx -e stderr -c /etc/liere/nginx.conf -g 'daemon off;'"]
+/etc/resolv.conf > /tmp/resolver.conf && exec /usr/sbin/nginx -e stderr -c /etc/liere/nginx.conf -g 'daemon off;'"]
