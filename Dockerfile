@@ -1,6 +1,6 @@
-# Two images from one file: `serve` answers, `train` trains and exports. `make images` builds both
-# and gives them their version; docker, podman and buildah do it alone too, without a version:
-# `docker build --target serve --tag liere-serve .`
+# Images from one file: `serve` answers, `train` trains and exports, `proxy` speaks TLS where
+# compose is asked for it. `make images` builds the first two and gives them their version; docker, podman
+# and buildah do it alone too, without a version: `docker build --target serve --tag liere-serve .`
 
 # --- what both stand on ----------------------------------------------------------------------
 
@@ -91,3 +91,15 @@ ENTRYPOINT ["tini", "--"]
 CMD ["python", "-m", "training", "--help"]
 COPY --from=train-packages /venv /venv
 COPY --from=code /train /app
+
+# --- proxy: Debian's nginx with deploy/nginx, which compose mounts ----------------------------
+
+FROM base AS proxy
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends nginx \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
+USER 10001:10001
+EXPOSE 8443
+# Names are looked up where the engine says, which only a running container knows.
+CMD ["sh", "-c", "awk '/^nameserver/ { print \"resolver \" $2 \" valid=5s ipv6=off;\"; exit }' \
+/etc/resolv.conf > /tmp/resolver.conf && exec /usr/sbin/nginx -e stderr -c /etc/liere/nginx.conf -g 'daemon off;'"]

@@ -23,12 +23,12 @@ def usable_cpus(root: Path = Path("/")) -> int:
     Args:
         root: where proc and the control groups are mounted; tests bring their own.
     """
-    quotas = [quota for group in _groups(root) if (quota := _quota(group)) is not None]
+    quotas = [quota for group in groups(root, "cpu") if (quota := _quota(group)) is not None]
     return max(1, min([len(os.sched_getaffinity(0)), *map(math.ceil, quotas)]))
 
 
-def _groups(root: Path) -> Iterator[Path]:
-    """The folders of this process's control groups that may hold a CPU quota, parents too."""
+def groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process's control groups for a controller (cpu, memory), parents too."""
     try:
         member = _lines(root / "proc/self/cgroup")
         mounts = _lines(root / "proc/self/mountinfo")
@@ -36,7 +36,7 @@ def _groups(root: Path) -> Iterator[Path]:
         return
     rows = (one.split(":", 2) for one in member)
     paths = {row[1]: row[2] for row in rows if len(row) == 3}
-    of_cpu = next((path for name, path in paths.items() if "cpu" in name.split(",")), None)
+    own = next((path for names, path in paths.items() if controller in names.split(",")), None)
     for mount in mounts:
         words = MOUNT.match(mount)
         if words is None:
@@ -45,8 +45,8 @@ def _groups(root: Path) -> Iterator[Path]:
         path = None
         if kind == "cgroup2":
             path = paths.get("")
-        elif kind == "cgroup" and "cpu" in options.split(","):
-            path = of_cpu
+        elif kind == "cgroup" and controller in options.split(","):
+            path = own
         if path is not None:
             yield from _chain(root / point.lstrip("/"), top, path)
 

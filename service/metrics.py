@@ -15,6 +15,7 @@ from prometheus_client import (
 )
 
 from media.spec import AXES
+from service.memory import read_memory
 
 #: Of one item, in their order; a clip's or scan's run is that of its last view.
 STAGES = ("upload", "decode_wait", "decode", "device_wait", "run")
@@ -124,6 +125,7 @@ class Metrics:
             "1 where graphs run on the CPU although there is a GPU that --device auto would take.",
             registry=registry,
         )
+        self.ready = Gauge("liere_ready", "1 while /health/ready is 200.", registry=registry)
         self.bundle_info = Gauge(
             "liere_bundle_info",
             "1 for every bundle and its state.",
@@ -163,6 +165,19 @@ class Metrics:
             buckets=LAG_BUCKETS,
             registry=registry,
         )
+        self.memory = Gauge(
+            "liere_memory_bytes",
+            "What server and decode workers hold, with whatever else is in their control group; "
+            "not a number where there is none.",
+            registry=registry,
+        )
+        self.memory_limit = Gauge(
+            "liere_memory_limit_bytes",
+            "At which the kernel kills one of them; infinite where nobody set one.",
+            registry=registry,
+        )
+        self.memory.set_function(lambda: read_memory().used)
+        self.memory_limit.set_function(lambda: read_memory().limit)
         ProcessCollector(registry=registry)
 
     def stages(self, modality: str, bundle: str) -> dict[str, Histogram]:

@@ -1,4 +1,4 @@
-"""The addresses that say whether the server is well, and what they go by."""
+"""Whether a server lives, has started and is ready: for whoever keeps it running or sends work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
 from service.engine.engine import NO_ANSWER, Engine
-from service.engine.failures import Draining, NotReady
+from service.engine.failures import Draining, Failure, NotReady
 from service.http.documents import Readiness, Status
 from service.http.openapi import add_problems, answer
 
@@ -17,11 +17,19 @@ def check_live(engine: Engine) -> None:
         raise NotReady(lost)
 
 
+def check_start(engine: Engine) -> None:
+    """NotReady until every bundle was examined, and where nothing comes of that any more."""
+    if engine.failure is not None:
+        raise NotReady(NO_ANSWER if engine.died else "the server cannot start; its log says why")
+    if not engine.catalog.examined:
+        raise NotReady("the bundles are still being checked")
+
+
 def check_ready(engine: Engine) -> None:
-    """NotReady or Draining while requests should be sent elsewhere."""
+    """Draining or NotReady, with the reason, where no requests should be sent here."""
     if engine.leaving or engine.draining:
         raise Draining("the server is shutting down")
-    _check_start(engine)
+    check_start(engine)
     if not engine.catalog.ready:
         raise NotReady("every bundle was refused; GET /v1/bundles says why")
     if engine.settings.ready == "all" and (others := _not_ready(engine)):
@@ -33,12 +41,13 @@ def check_ready(engine: Engine) -> None:
         raise NotReady("the device has not answered for a while; a golden is replayed")
 
 
-def _check_start(engine: Engine) -> None:
-    """NotReady until every bundle was examined, and where nothing comes of that any more."""
-    if engine.failure is not None:
-        raise NotReady(NO_ANSWER if engine.died else "the server cannot start; its log says why")
-    if not engine.catalog.examined:
-        raise NotReady("the bundles are still being checked")
+def takes_requests(engine: Engine) -> bool:
+    """Whether requests should be sent here."""
+    try:
+        check_ready(engine)
+    except Failure:
+        return False
+    return True
 
 
 def _not_ready(engine: Engine) -> list[str]:
@@ -49,7 +58,8 @@ def _not_ready(engine: Engine) -> list[str]:
 
 
 def add_health(app: FastAPI, engine: Engine) -> None:
-    """Put the routes on the application."""
+    """The addresses, and the series that says the same."""
+    engine.metrics.ready.set_function(lambda: takes_requests(engine))
 
     @app.get(
         "/health/live",
@@ -78,7 +88,7 @@ def add_health(app: FastAPI, engine: Engine) -> None:
         },
     )
     async def has_started() -> JSONResponse:
-        _check_start(engine)
+        check_start(engine)
         return JSONResponse({"status": "started"})
 
     @app.get(

@@ -150,7 +150,8 @@ def test_workers_and_threads_follow_the_quota(
 ) -> None:
     """With --cpus 2 on a host of 64 cores three workers start, and lanes share two threads."""
     root = machine(tmp_path, "0::/\n", V2_MOUNTS.format(top="/"), {"cpu.max": "200000 100000"})
-    monkeypatch.setattr(cpus, "_groups", lambda _, groups=cpus._groups: groups(root))
+    own = cpus.groups
+    monkeypatch.setattr(cpus, "groups", lambda _, controller: own(root, controller))
     engine = Engine(make_settings(bundles=tmp_path))
     assert (engine.pool.staff.workers, engine.backlog.rates["cpu"]) == (3, 2)
     row = np.zeros((1, 8, 12, 3), np.uint8)

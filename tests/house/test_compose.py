@@ -18,8 +18,8 @@ import yaml  # type: ignore[import-untyped]
 from service.environment import PREFIX
 from service.settings import Settings
 
-OWN = ("serve", "serve-gpu", "train")  # built here; the others are pulled
-SERVING = ("serve", "serve-gpu", "prometheus")
+OWN = ("serve", "serve-gpu", "train", "proxy")  # built here; the others are pulled
+SERVING = ("serve", "serve-gpu", "prometheus", "grafana", "proxy")
 ALL = (*SERVING, "train")
 
 
@@ -66,6 +66,8 @@ def test_compose_holds_the_promised_services(compose: dict[str, Any]) -> None:
     assert profiles == {
         "serve": None,
         "prometheus": None,
+        "grafana": ["grafana"],
+        "proxy": ["tls"],
         "serve-gpu": ["gpu"],
         "train": ["train"],
     }
@@ -116,7 +118,7 @@ def test_no_two_services_want_one_port(compose: dict[str, Any]) -> None:
     ]
     found = [re.fullmatch(r"127\.0\.0\.1:\$\{(\w+):-(\d+)\}:\d+", port) for port in published]
     variables, numbers = zip(*(one.groups() for one in found if one), strict=True)
-    assert len(published) == len(set(variables)) == len(set(numbers)) == 3
+    assert len(published) == len(set(variables)) == len(set(numbers)) == 5
 
 
 def test_training_has_no_network(compose: dict[str, Any]) -> None:
@@ -160,7 +162,7 @@ def test_images_are_built_here_or_pinned(
         assert service["image"] == f"liere-{name}:${{VERSION:-latest}}"
     else:
         assert "build" not in service
-        assert re.search(r":v\d+\.\d+\.\d+$", service["image"])
+        assert re.search(r":v?\d+\.\d+\.\d+$", service["image"])
 
 
 @pytest.mark.parametrize("file", ["docker-compose.yml", "deploy/keys.yml"])
@@ -188,7 +190,7 @@ def test_keys_close_the_service(repo_root: Path, compose: dict[str, Any]) -> Non
 
 def test_no_key_can_be_committed(repo_root: Path) -> None:
     """The folder of the keys is part of the checkout, whatever lies in it is not."""
-    for file in ("deploy/keys/keys.txt", "deploy/keys/old", ".env"):
+    for file in ("deploy/keys/keys.txt", "deploy/keys/old", "deploy/tls/key.pem", ".env"):
         done = subprocess.run(["git", "check-ignore", "-q", file], cwd=repo_root, check=False)
         assert done.returncode == 0, file
     done = subprocess.run(
@@ -199,12 +201,39 @@ def test_no_key_can_be_committed(repo_root: Path) -> None:
 
 def test_prometheus_scrapes_the_service(repo_root: Path, compose: dict[str, Any]) -> None:
     """It asks for both servers of compose, on the port that the image listens on."""
-    config = _read(repo_root / "deploy" / "prometheus.yml")
+    config = _read(repo_root / "deploy" / "prometheus" / "prometheus.yml")
     (job,) = config["scrape_configs"]
     (names,) = job["dns_sd_configs"]
     assert names["names"] == ["serve", "serve-gpu"]
     for name in names["names"]:
         assert compose["services"][name]["ports"][0].endswith(f":{names['port']}")
+
+
+def test_grafana_is_given_the_dashboard_and_its_prometheus(
+    repo_root: Path, compose: dict[str, Any]
+) -> None:
+    """Provisioned: the source that every panel names, and the folder that holds the file."""
+    (source,) = _read(repo_root / "deploy/grafana/datasources/prometheus.yml")["datasources"]
+    name, port = source["url"].removeprefix("http://").split(":")
+    assert compose["services"][name]["ports"][0].endswith(f":{port}")
+    (provider,) = _read(repo_root / "deploy/grafana/dashboards/provider.yml")["providers"]
+    grafana = compose["services"]["grafana"]
+    mounted = dict(mount.split(":")[1::-1] for mount in grafana["volumes"])
+    folder = provider["options"]["path"]
+    root = next(target for target in mounted if folder.startswith(target))
+    here = repo_root / mounted[root] / Path(folder).relative_to(root)
+    home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    dashboard = json.loads((here / Path(home).name).read_text(encoding="utf-8"))
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert {panel["datasource"]["uid"] for panel in panels} == {source["uid"]}
+
+
+def test_nobody_changes_grafana(compose: dict[str, Any]) -> None:
+    """Without a password there is nobody to be but a viewer."""
+    environment = compose["services"]["grafana"]["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
 
 
 # --- Dockerfile ------------------------------------------------------------------------------

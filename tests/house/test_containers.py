@@ -338,8 +338,8 @@ def test_prometheus_is_healthy(server: Compose, engine: Engine) -> None:
 def test_promtool_accepts_the_configuration(
     engine: Engine, prometheus: str, repo_root: Path
 ) -> None:
-    """deploy/prometheus.yml has no key that Prometheus does not know."""
-    mount = f"{repo_root}/deploy/prometheus.yml:/etc/prometheus/prometheus.yml:ro"
+    """deploy/prometheus has no key and no rule that Prometheus does not know."""
+    mount = f"{repo_root}/deploy/prometheus:/etc/prometheus:ro"
     words = ("--volume", mount, "--entrypoint", "promtool", prometheus)
     engine("run", "--rm", *words, "check", "config", "/etc/prometheus/prometheus.yml")
 

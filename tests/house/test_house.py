@@ -38,7 +38,7 @@ def pins(repo_root: Path) -> dict[str, str]:
     for line in (repo_root / "constraints.txt").read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
             continue
-        pin = re.fullmatch(r"([\w.-]+)==([\w.]+)", line)
+        pin = re.fullmatch(r"([\w.-]+)==((?:\d+!)?[\w.]+)", line)
         assert pin is not None, f"constraints.txt: expected name==version, got {line!r}"
         assert _normal(pin[1]) not in found, f"constraints.txt: {pin[1]} is pinned twice"
         found[_normal(pin[1])] = pin[2]
