@@ -38,8 +38,9 @@ ALLOWED = {
     "service/engine/decode/warm.py": {"numpy", "PIL"},
     "service/http": WEB | {"pydantic", "prometheus_client"},
     "service/cli": {"uvloop"},
+    "client": {"httpx", "rich"},
 }  # fmt: skip
-ROOMS = ("media", "models", "training", "export", "service")
+ROOMS = ("media", "models", "training", "export", "service", "client")
 FILES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 
