@@ -38,6 +38,8 @@ class AnswerFile:
         if path.exists():
             if not resume:
                 raise WrongFile(f"{path} is there already: --resume goes on with it")
+            if not path.is_file():
+                raise WrongFile(f"{path} is no file to go on with")
             self._read(path, bundle, grid)
         # Without a buffer, which Python would write once more after an error.
         self._stream = path.open("ab", buffering=0)

@@ -183,8 +183,8 @@ names end like media. With --modality all are that, whatever they are called.
 after a kill, --resume goes on with the files that have none. What failed for another reason (a
 server that is busy or gone, a file that cannot be read) has no line, so --resume tries it again.
 """,
-        epilog="Exit status: 0 all answered, 1 some files failed (the others are answered), 2 wrong\n"
-        "command, key, bundle or parameter, 3 the server does not answer, 130 interrupted.",
+        epilog="Exit status: 0 all answered, 1 some files failed (the others are answered), 2\n"
+        "wrong command, key, bundle or parameter, 3 the server does not answer, 130 interrupted.",
     )
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="a file, or a folder")

@@ -20,7 +20,11 @@ class Relay:
         self._spoiled = list(spoiled)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.connections = 0
+        self.connections = self._good = 0
+
+    def spoil_after(self, good: int, bad: int) -> None:
+        """Let so many connections pass, then drop so many."""
+        self._good, self._spoiled = good, [None] * bad
 
     def run(self) -> None:
         while True:
@@ -29,7 +33,7 @@ class Relay:
             except OSError:
                 return  # closed
             self.connections += 1
-            if self._spoiled:
+            if self._spoiled and self.connections > self._good:
                 _spoil(incoming, self._spoiled.pop(0))
             else:
                 threading.Thread(target=self._pass_on, args=(incoming,), daemon=True).start()
@@ -57,7 +61,8 @@ def _spoil(incoming: socket.socket, answer: bytes | None) -> None:
 def _copy(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
-            target.sendall(data)
+            # Every request a connection of its own, so that each may be spoiled.
+            target.sendall(data.replace(b"Connection: keep-alive", b"Connection: close"))
         target.shutdown(socket.SHUT_WR)
 
 

@@ -315,9 +315,12 @@ def test_dropped_connections_are_tried_again(server: RunningServer) -> None:
 
 def test_client_gives_up_after_its_tries(server: RunningServer) -> None:
     """Two tries that fail, of a server that only drops."""
-    with relaying(server.port, *[None] * 9) as relay, connect(relay.url, retries=1) as client:
-        with pytest.raises(NoAnswer, match="no answer: "):
-            client.bundles()
+    with (
+        relaying(server.port, *[None] * 9) as relay,
+        connect(relay.url, retries=1) as client,
+        pytest.raises(NoAnswer, match="no answer: "),
+    ):
+        client.bundles()
     assert relay.connections == 2
 
 
@@ -331,9 +334,11 @@ def test_nobody_listening_is_no_answer() -> None:
 def test_answers_of_a_proxy_are_problems_without_a_type(status: int, tries: int) -> None:
     """A page instead of a problem; asked again where that may help, and no redirect is followed."""
     script = Scripted(*[(status, "")] * tries)
-    with connect("http://server", retries=1, transport=script) as client:
-        with pytest.raises(Problem, match="without a problem document") as caught:
-            client.bundles()
+    with (
+        connect("http://server", retries=1, transport=script) as client,
+        pytest.raises(Problem, match="without a problem document") as caught,
+    ):
+        client.bundles()
     assert (caught.value.status, caught.value.type) == (status, "about:blank")
     assert len(script.requests) == tries
 
