@@ -13,7 +13,7 @@ from typing import Any
 
 from client.answer_file import AnswerFile, WrongFile
 from client.answers import Result
-from client.asking import DEADLINE_SECONDS, DEFAULT_URL, AsyncClient, Outcome
+from client.asking import DEADLINE_SECONDS, DEFAULT_URL, RETRIES, AsyncClient, Outcome
 from client.errors import ClientError, NoAnswer, Problem, UnknownModality
 from client.exit_status import (
     FAILED,
@@ -206,7 +206,7 @@ server that is busy or gone, a file that cannot be read) has no line, so --resum
         metavar="SECONDS",
         help="for one file, with all its tries and waits (%(default)g)",
     )
-    add("--retries", type=_count, default=20, metavar="N", help="of one file (%(default)s)")
+    add("--retries", type=_count, default=RETRIES, metavar="N", help="of one file (%(default)s)")
     options = parser.parse_args(arguments)
     if options.resume and options.out is None:
         parser.error("--resume goes on with the file that --out names: say --out FILE")
