@@ -44,8 +44,9 @@ ALLOWED = {
     "service/http": WEB | {"pydantic", "prometheus_client"},
     "service/http/v2": WEB | {"pydantic", "numpy"},
     "service/cli": {"uvloop"},
+    "client": {"httpx", "rich"},
 }  # fmt: skip
-ROOMS = ("media", "models", "training", "export", "service")
+ROOMS = ("media", "models", "training", "export", "service", "client")
 FILES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 

@@ -1,0 +1,36 @@
+"""Ask a LieRE server: files in, ranked labels out.
+
+    from client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        print(client.classify("photo.jpg").predictions[0].label)
+
+``AsyncClient`` is the same for asyncio. Of this project it imports nothing but itself.
+"""
+
+from __future__ import annotations
+
+from client.answers import Bundle, BundleGrid, Bundles, Prediction, Result, Seen, TimingMs
+from client.asking import AsyncClient
+from client.blocking import Client
+from client.calls import File, Options
+from client.errors import BadAnswer, ClientError, NoAnswer, Problem, UnknownModality
+
+__all__ = [
+    "AsyncClient",
+    "BadAnswer",
+    "Bundle",
+    "BundleGrid",
+    "Bundles",
+    "Client",
+    "ClientError",
+    "File",
+    "NoAnswer",
+    "Options",
+    "Prediction",
+    "Problem",
+    "Result",
+    "Seen",
+    "TimingMs",
+    "UnknownModality",
+]

@@ -1,0 +1,89 @@
+"""The client without asyncio: the other one, whose event loop runs in a thread of its own.
+
+So both have the same deadlines and tries, also where the caller has a running loop (a notebook).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable
+from types import AsyncGeneratorType
+from typing import Any, TypeVar, Unpack
+
+from client.answers import Bundles, Result
+from client.asking import DEFAULT_URL, AsyncClient, Outcome, Settings
+from client.calls import File, Options
+
+T = TypeVar("T")
+F = TypeVar("F", bound=File)
+
+
+class Client:
+    """A server, asked with blocking calls; one client may be used by many threads at once.
+
+    Arguments, answers and errors are those of ``AsyncClient``.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, **settings: Unpack[Settings]) -> None:
+        self._client = AsyncClient(url, **settings)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections and the thread; a second time does nothing."""
+        if self._loop.is_closed():
+            return
+        self._run(self._client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def classify(self, file: File, **options: Unpack[Options]) -> Result:
+        """Rank the labels of one file; see ``AsyncClient.classify``."""
+        return self._run(self._client.classify(file, **options))
+
+    def classify_many(
+        self, files: Iterable[F], *, concurrency: int = 8, **options: Unpack[Options]
+    ) -> Generator[tuple[F, Outcome], None, None]:
+        """Rank the labels of every file; see ``AsyncClient.classify_many``.
+
+        ``files`` is iterated in the client's thread.
+        """
+        outcomes = self._client.classify_many(files, concurrency=concurrency, **options)
+        try:
+            while (one := self._run(_next(outcomes))) is not None:
+                yield one
+        finally:
+            self._run(_end(outcomes))
+
+    def bundles(self) -> Bundles:
+        """What the server has."""
+        return self._run(self._client.bundles())
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What it comes to; it ends if the caller is interrupted."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+
+async def _next(outcomes: AsyncGenerator[T, None]) -> T | None:
+    return await anext(outcomes, None)
+
+
+async def _end(outcomes: AsyncGenerator[Any, None]) -> None:
+    assert isinstance(outcomes, AsyncGeneratorType)
+    # After an interruption the step before is cancelled and still on its way out.
+    while outcomes.ag_running:
+        await asyncio.sleep(0)
+    await outcomes.aclose()

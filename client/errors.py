@@ -1,0 +1,51 @@
+"""What a call may end with instead of an answer. Files that cannot be read end with OSError."""
+
+from __future__ import annotations
+
+
+class ClientError(Exception):
+    """A call without an answer that can be used."""
+
+
+class Problem(ClientError):
+    """The server says no (RFC 9457).
+
+    Attributes:
+        status: of HTTP.
+        type: stable, like ``/problems/broken-media``; ``about:blank`` where something else than the
+            service answered, such as a proxy.
+        title: a short sentence, the same every time.
+        detail: what was expected and what came, this time.
+        id: of the request, as in the server's log.
+        retry_after: seconds after which the server wants to be asked again; None if it did not say.
+    """
+
+    def __init__(
+        self,
+        *,
+        status: int,
+        type: str = "about:blank",
+        title: str = "",
+        detail: str = "",
+        id: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"{status} {type}: {detail or title}")
+        self.status = status
+        self.type = type
+        self.title = title
+        self.detail = detail
+        self.id = id
+        self.retry_after = retry_after
+
+
+class NoAnswer(ClientError):
+    """Nobody answered: no connection, a connection that broke, or the deadline passed."""
+
+
+class BadAnswer(ClientError):
+    """What came is not the answer of a server that this client knows; the message says where."""
+
+
+class UnknownModality(ClientError):
+    """The name of a file does not say whether it is an image, a clip or a scan."""

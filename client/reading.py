@@ -1,0 +1,74 @@
+"""JSON -> the dataclasses of ``answers``: every member of its own type, others passed over."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+
+from client.errors import BadAnswer
+
+T = TypeVar("T")
+NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+NAMES |= {list: "a list", dict: "an object"}
+
+
+def read_json(kind: type[T], body: bytes) -> T:
+    """The document that ``kind`` describes; BadAnswer names the member that is not as it should."""
+    try:
+        value = json.loads(body, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise BadAnswer(f"expected JSON, got {body[:40]!a}") from error
+    return _read(kind, value, "answer")
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _read_object(kind, value, where)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:  # X | None is the only one there is
+        return None if value is None else _read(inner[0], value, where)
+    if origin is tuple:
+        items = _check(list, value, where)
+        return tuple(_read(inner[0], one, f"{where}[{n}]") for n, one in enumerate(items))
+    if origin is dict:
+        members = _check(dict, value, where)
+        return {name: _read(inner[1], one, f"{where}.{name}") for name, one in members.items()}
+    if kind is float and type(value) is int:
+        return float(value)
+    return _check(kind, value, where)
+
+
+def _read_object(kind: Any, value: Any, where: str) -> Any:
+    members, found = _check(dict, value, where), {}
+    hints = _hints(kind)
+    for one in dataclasses.fields(kind):
+        if one.metadata.get("whole"):
+            found[one.name] = members
+        elif one.name in members:
+            found[one.name] = _read(hints[one.name], members[one.name], f"{where}.{one.name}")
+        elif one.default is dataclasses.MISSING:
+            raise BadAnswer(f"{where}: expected a member {one.name}, got {_shown(members)}")
+    return kind(**found)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _check(kind: type, value: Any, where: str) -> Any:
+    if type(value) is not kind:  # true is no whole number
+        raise BadAnswer(f"{where}: expected {NAMES[kind]}, got {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
