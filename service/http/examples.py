@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from service.engine import failures
+from service.engine.vocabulary import PARAMETERS
 from service.http import problems
-from service.http.body import PARAMETERS
 from service.settings import Settings
 
 ID = "ce5fe426057e319e"  # of a request

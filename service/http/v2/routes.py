@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 
 from service.engine.engine import Engine
 from service.engine.failures import BadParameter
@@ -13,6 +10,14 @@ from service.http.direct_route import DirectRoute
 from service.http.exchange import Exchange
 from service.http.health import check_live, check_ready
 from service.http.v2 import openapi
+from service.http.v2.documents import (
+    IndexEntry,
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
 from service.http.v2.infer import Infer
 from service.http.v2.models import all_models, known_model
 
@@ -41,28 +46,25 @@ def add_v2(app: FastAPI, engine: Engine) -> None:
 def _add_models(app: FastAPI, engine: Engine) -> None:
     catalog = engine.catalog
 
-    async def describe(request: Request) -> JSONResponse:
+    async def describe(request: Request) -> ModelMetadata:
         name, version = _named(request)
-        return JSONResponse(known_model(catalog, name).metadata(catalog, version))
+        return known_model(catalog, name).metadata(catalog, version)
 
-    async def is_ready(request: Request) -> JSONResponse:
+    async def is_ready(request: Request) -> ModelReady:
         name, version = _named(request)
         known_model(catalog, name).choose(catalog, version)
-        return JSONResponse({"name": name, "ready": True})
+        return ModelReady(name=name, ready=True)
 
-    async def list_models(request: Request) -> JSONResponse:
+    async def list_models(request: Request) -> list[IndexEntry]:
         exchange: Exchange = request.scope["exchange"]
         if exchange.unread:
             raise BadParameter("expected no body: every model is listed, ready or not")
-        return JSONResponse([one.entry() for one in all_models(catalog)])
-
-    def add(path: str, endpoint: Any, **about: Any) -> None:
-        app.add_api_route(path, endpoint, response_model=None, **about)
+        return [one.entry() for one in all_models(catalog)]
 
     for path, suffix in ((MODEL, ""), (VERSION, "Version")):
-        add(path, describe, **openapi.model_metadata(f"describeModel{suffix}", path))
-        add(path + "/ready", is_ready, **openapi.model_ready(f"isModel{suffix}Ready", path))
-    add(INDEX, list_models, methods=["POST"], **openapi.index())
+        app.get(path, **openapi.model_metadata(f"describeModel{suffix}", path))(describe)
+        app.get(path + "/ready", **openapi.model_ready(f"isModel{suffix}Ready", path))(is_ready)
+    app.post(INDEX, **openapi.index())(list_models)
 
 
 def _named(request: Request) -> tuple[str, str | None]:
@@ -70,18 +72,16 @@ def _named(request: Request) -> tuple[str, str | None]:
 
 
 def _add_server(app: FastAPI, engine: Engine) -> None:
-    @app.get("/v2", response_model=None, **openapi.server_metadata())
-    async def describe_server() -> JSONResponse:
-        return JSONResponse(
-            {"name": app.title, "version": app.version, "extensions": list(EXTENSIONS)}
-        )
+    @app.get("/v2", **openapi.server_metadata())
+    async def describe_server() -> ServerMetadata:
+        return ServerMetadata(name=app.title, version=app.version, extensions=list(EXTENSIONS))
 
-    @app.get("/v2/health/live", response_model=None, **openapi.server_live())
-    async def is_live() -> JSONResponse:
+    @app.get("/v2/health/live", **openapi.server_live())
+    async def is_live() -> ServerLive:
         check_live(engine)
-        return JSONResponse({"live": True})
+        return ServerLive(live=True)
 
-    @app.get("/v2/health/ready", response_model=None, **openapi.server_ready())
-    async def is_ready() -> JSONResponse:
+    @app.get("/v2/health/ready", **openapi.server_ready())
+    async def is_ready() -> ServerReady:
         check_ready(engine)
-        return JSONResponse({"ready": True})
+        return ServerReady(ready=True)
