@@ -80,7 +80,9 @@ SENTENCES: dict[type[failures.Failure], str] = {
     problems.ContentEncoded: "expected no Content-Encoding, or identity",
 }
 NOT_OF_MAKING = {of_jobs.UnknownJob}
-_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+_FILES = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+_KEY = {"type": "string", "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"}
+_COUNT = {"type": "integer", "minimum": 0, "maximum": 10**9 - 1, "default": 0}
 
 
 def made_responses() -> dict[int | str, dict[str, Any]]:
@@ -111,17 +113,18 @@ def body_extra() -> dict[str, Any]:
     texts = [in_query(one) for one in OF_JOBS.values()]
     key = "Chosen by you: sent again with the same files, it finds the job that it has made."
     paths = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-    listed = {"type": "object", "required": ["paths"], "properties": {"paths": paths}}
-    form = {"type": "object", "properties": {"file": _FILES, "archive": _FILES}}
+    listed = {"required": ["paths"], "properties": {"paths": paths}}
+    form = {"minProperties": 1, "properties": {"file": _FILES, "archive": _FILES}}
+    closed = {"type": "object", "additionalProperties": False}
     return {
-        "parameters": [*texts, _parameter("header", "Idempotency-Key", key)],
+        "parameters": [*texts, _parameter("header", "Idempotency-Key", key, _KEY)],
         "requestBody": {
             "required": True,
             "description": "A form with parts named file, one item each, and archive, a zip or tar "
             "of items; a zip or tar; a list of paths; or the bytes of one file.",
             "content": {
-                "multipart/form-data": {"schema": form},
-                "application/json": {"schema": listed},
+                "multipart/form-data": {"schema": closed | form},
+                "application/json": {"schema": closed | listed},
                 **{one.decode(): BINARY for one in ARCHIVES},
                 "application/octet-stream": BINARY,
             },
@@ -131,9 +134,11 @@ def body_extra() -> dict[str, Any]:
 
 def results_extra() -> dict[str, Any]:
     """The parameter of the operation that reads results."""
-    return {"parameters": [_parameter("query", "after", "Lines that you have, 0 at first.")]}
+    return {"parameters": [_parameter("query", "after", "Lines that you have.", _COUNT)]}
 
 
-def _parameter(place: str, name: str, description: str) -> dict[str, Any]:
+def _parameter(
+    place: str, name: str, description: str, schema: dict[str, Any]
+) -> dict[str, Any]:
     shown = {"in": place, "name": name, "required": False, "description": description}
-    return shown | {"schema": {"type": "string"}}
+    return shown | {"schema": schema}

@@ -120,7 +120,10 @@ def classify_extra(modality: str) -> dict[str, Any]:
             "description": f"The bytes of {KINDS[modality].files}, or a form with one or more "
             "parts named file. The type is decided by the bytes.",
             "content": {
-                "multipart/form-data": {"schema": _form(known)},
+                "multipart/form-data": {
+                    "schema": _form(known),
+                    "encoding": {"file": {"contentType": ", ".join(KINDS[modality].media_types)}},
+                },
                 **{media_type: BINARY for media_type in KINDS[modality].media_types},
                 "application/octet-stream": BINARY,
             },
