@@ -18,8 +18,8 @@ from service.engine.model import Choice
 from service.engine.vocabulary import ENCODING_FORMAT, STRICT, TIMEOUT_MS, TOP_K, VIEWS, WANT
 
 #: Of the wants of a job those that clients may say.
-WANTS = WANT.known
-FORMATS = ENCODING_FORMAT.known
+WANTS = WANT.words
+FORMATS = ENCODING_FORMAT.words
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Asked:
         if want == "labels" and "encoding_format" in parameters:
             raise BadParameter("encoding_format: only of arrays, so with another want than labels")
         encoding_format = cast(EncodingFormat, ENCODING_FORMAT.read(parameters))
-        return cls(cast(Want, want), encoding_format, STRICT.is_set(parameters))
+        return cls(cast(Want, want), encoding_format, STRICT.read(parameters) == "true")
 
 
 def choose(engine: Engine, modality: str, parameters: Mapping[str, str]) -> tuple[Choice, int]:

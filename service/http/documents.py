@@ -39,74 +39,41 @@ class TimingMs(TypedDict):
     inference: Annotated[float, Field(description="of the whole batch")]
 
 
-Filename = Annotated[
-    str,
-    Field(
-        description="as the form called the file, without folders, controls and what is beyond 255 "
-        "characters; not there where it has no name"
-    ),
-]
-Probabilities = Annotated[
-    list[float] | str,
-    Field(
-        description="with want=probabilities: [labels], softmax, in the order of the bundle's "
-        "labels; float32, with encoding_format=base64 its little-endian bytes as base64"
-    ),
-]
-Logits = Annotated[
-    list[float] | str,
-    Field(
-        description="with want=logits: [labels], of a clip the mean over its views; float32 as "
-        "probabilities"
-    ),
-]
-Embedding = Annotated[
-    list[float] | str,
-    Field(
-        description="with want=embedding: [width], the features before the head, of a clip the "
-        "mean over its views; float32 as probabilities"
-    ),
-]
-Ranked = Annotated[
-    list[Prediction], Field(description="with want=labels: the most probable labels, descending")
-]
-GridName = Annotated[str, Field(description="tokens per axis, like 8x8; with auto the one taken")]
+_NAME = "as the form called the file, without folders, controls and what is beyond 255 characters"
+_RANKED = "with want=labels: the most probable labels, descending"
+_FLOAT32 = "; float32, with encoding_format=base64 its little-endian bytes as base64"
+_PROBABILITIES = "with want=probabilities: [labels], softmax, as the bundle orders them" + _FLOAT32
+_LOGITS = "with want=logits: [labels], of a clip the mean over its views" + _FLOAT32
+_EMBEDDING = "with want=embedding: [width], before the head, of a clip the mean too" + _FLOAT32
+Filename = Annotated[str, Field(description=_NAME + "; not there where it has no name")]
+Array = list[float] | str
 
 
 class Result(TypedDict):
     filename: NotRequired[Filename]
     bundle: str
     version: str
-    grid: GridName
-    predictions: NotRequired[Ranked]
-    probabilities: NotRequired[Probabilities]
-    logits: NotRequired[Logits]
-    embedding: NotRequired[Embedding]
+    grid: Annotated[str, Field(description="tokens per axis, like 8x8; with auto the one taken")]
+    predictions: NotRequired[Annotated[list[Prediction], Field(description=_RANKED)]]
+    probabilities: NotRequired[Annotated[Array, Field(description=_PROBABILITIES)]]
+    logits: NotRequired[Annotated[Array, Field(description=_LOGITS)]]
+    embedding: NotRequired[Annotated[Array, Field(description=_EMBEDDING)]]
     timing_ms: TimingMs
 
 
+_SECONDS = "for every view, when each of its frames is shown, from the start of the clip"
+_AXES = "where depth, height and width run to: S superior, P posterior, L left"
+_SPACING = "between two voxels of depth, height and width as the network saw them; null where the "
+_SPACING += "file does not say"
+
+
 class SeenClip(TypedDict):
-    seconds: Annotated[
-        list[list[float]],
-        Field(
-            description="for every view, when each of its frames is shown, from the start of the "
-            "clip"
-        ),
-    ]
+    seconds: Annotated[list[list[float]], Field(description=_SECONDS)]
 
 
 class SeenScan(TypedDict):
-    orientation: Annotated[
-        str,
-        Field(description="where depth, height and width run to: S superior, P posterior, L left"),
-    ]
-    spacing_mm: Annotated[
-        list[float] | None,
-        Field(
-            description="between two voxels of depth, height and width as the network saw them; "
-            "null where the file does not say"
-        ),
-    ]
+    orientation: Annotated[str, Field(description=_AXES)]
+    spacing_mm: Annotated[list[float] | None, Field(description=_SPACING)]
     size: Annotated[list[int], Field(description="voxels of the scan per axis, before resampling")]
 
 

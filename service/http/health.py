@@ -62,47 +62,32 @@ def add_health(app: FastAPI, engine: Engine) -> None:
     """The addresses, and the series that says the same."""
     engine.metrics.ready.set_function(lambda: takes_requests(engine))
 
-    def probe(
-        operation: str, summary: str, good: dict[str, Any], *kinds: type[Failure]
-    ) -> dict[str, Any]:
-        return about(operation, summary, "health", good, NotReady, *kinds)
+    def probe(operation: str, summary: str, status: str, told: str) -> dict[str, Any]:
+        return about(operation, summary, "health", example({"status": status}, told), NotReady)
 
-    @app.get(
-        "/health/live",
-        **probe(
-            "isLive",
-            "200 while the server can answer at all; else start it again",
-            example({"status": "live"}, "Event loop, device and decoders go on."),
-        ),
-    )
+    summary = "200 while the server can answer at all; else start it again"
+    told = probe("isLive", summary, "live", "Event loop, device and decoders go on.")
+
+    @app.get("/health/live", **told)
     async def is_live() -> Status:
         check_live(engine)
         return Status(status="live")
 
-    @app.get(
-        "/health/startup",
-        **probe(
-            "hasStarted",
-            "200 once every bundle was examined",
-            example({"status": "started"}, "Whether they were refused is not asked."),
-        ),
-    )
+    summary = "200 once every bundle was examined"
+    told = probe("hasStarted", summary, "started", "Whether they were refused is not asked.")
+
+    @app.get("/health/startup", **told)
     async def has_started() -> Status:
         check_start(engine)
         return Status(status="started")
 
-    @app.get(
-        "/health/ready",
-        **probe(
-            "isReady",
-            "200 while requests should be sent here",
-            example(
-                {"status": "ready", "refused": ["video"]},
-                "A bundle has proven itself; with --ready all every one has.",
-            ),
-            Draining,
-        ),
+    summary = "200 while requests should be sent here"
+    good = example(
+        {"status": "ready", "refused": ["video"]},
+        "A bundle has proven itself; with --ready all every one has.",
     )
+
+    @app.get("/health/ready", **about("isReady", summary, "health", good, NotReady, Draining))
     async def is_ready() -> Readiness:
         check_ready(engine)
         refused = engine.catalog.modalities("refused")

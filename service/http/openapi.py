@@ -14,7 +14,8 @@ from media.formats import media_types
 from service.engine.failures import Failure, Overloaded
 from service.engine.vocabulary import PARAMETERS, Parameter
 from service.http import documents, problems
-from service.http.examples import ANSWERS, ID, details, examples
+from service.http.examples import ID, details, examples
+from service.http.exchange import REQUEST_ID
 from service.http.v2.documents import InferenceProblem
 from service.http.v2.request import JSON_LENGTH
 
@@ -23,15 +24,17 @@ SCHEMAS = "#/components/schemas/"
 KEY_PROBLEMS = (problems.Unauthorized, problems.Forbidden, problems.KeyLimited)
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
-#: What heads of answers may say, beside what describes the body.
-HEADERS = {
-    "X-Request-ID": "of the request: the client's, where it is 1 to 64 of A-Z a-z 0-9 . _ -",
-    "traceparent": "this server's span, where the request belongs to a trace",
-    "Server-Timing": "milliseconds of the slowest file of each stage: decode, queue, inference",
-    "Retry-After": "seconds after which there should be room, where that is known",
-    "WWW-Authenticate": "the kind of key",
-    "Location": "of the job",
-    JSON_LENGTH: "bytes of the JSON, where tensors come behind it",
+_ID = {"type": "string", "pattern": f"^{REQUEST_ID.pattern.decode()}$"}
+_TEXT, _WHOLE = {"type": "string"}, {"type": "integer", "minimum": 1}
+#: What heads of answers say, beside what describes the body: schema, whether always, and what.
+_HEADERS = {
+    "X-Request-ID": (_ID, True, "of the request: the client's, where it is fit for a log"),
+    "traceparent": (_TEXT, False, "this server's span, where the request belongs to a trace"),
+    "Server-Timing": (_TEXT, True, "of the slowest file: decode, queue, inference, milliseconds"),
+    "Retry-After": (_WHOLE, False, "seconds until there should be room, where that is known"),
+    "WWW-Authenticate": (_TEXT, True, "the kind of key"),
+    "Location": (_TEXT, True, "of the job"),
+    JSON_LENGTH: (_WHOLE, False, "bytes of the JSON, where tensors come behind it"),
 }
 #: Those of every answer; those of some problems.
 EVERYWHERE = ("X-Request-ID", "traceparent")
@@ -46,36 +49,28 @@ OF_PROBLEMS: dict[type[Failure], str] = {
 class Kind:
     """What is said of one modality."""
 
-    operation: str
-    summary: str
+    many: str
     files: str  # what one file may be
-    media_types: tuple[str, ...]
     answer: type[documents.Answer]
 
 
 KINDS = {
     "image": Kind(
-        "classifyImage",
-        "Rank the labels of one or more images",
+        "images",
         "one image (JPEG, PNG, WebP, TIFF, BMP or GIF; the first frame or page)",
-        media_types("image"),
-        documents.ANSWERS["image"],
+        documents.Answer,
     ),
     "video": Kind(
-        "classifyVideo",
-        "Rank the labels of one or more clips",
+        "clips",
         "one clip (MP4, MOV, MKV, WebM, AVI, GIF, MPEG or MPEG-TS; of several video streams the "
         "one that a player would show)",
-        media_types("video"),
-        documents.ANSWERS["video"],
+        documents.ClipAnswer,
     ),
     "volume": Kind(
-        "classifyVolume",
-        "Rank the labels of one or more scans",
+        "scans",
         "one scan (NIfTI, also gzipped; DICOM, or a zip of one series; NPY or NPZ; NRRD; "
         "MetaImage)",
-        media_types("volume"),
-        documents.ANSWERS["volume"],
+        documents.ScanAnswer,
     ),
 }
 
@@ -97,22 +92,30 @@ def about(
     return {**named, "responses": told, "response_model_exclude_unset": True, **more}
 
 
-def classify_responses(modality: str) -> dict[int | str, dict[str, Any]]:
-    """What the operation that classifies a modality may end as."""
-    ranked = answer(
-        KINDS[modality].answer, ANSWERS[modality], "What became of every file; one was answered."
-    )
-    ranked["content"]["application/json"] = {
+def classify(modality: str) -> dict[str, Any]:
+    """Arguments of the route that classifies a modality."""
+    kind, sentences = KINDS[modality], details(modality)
+    good = answer(kind.answer, None, "What became of every file; one was answered.")
+    good["content"]["application/json"] = {
         "examples": {name: {"value": one} for name, one in examples(modality).items()}
     }
-    ranked["headers"] = refer("Server-Timing")
-    kinds = details(modality).keys() - set(KEY_PROBLEMS)
-    return {200: ranked, **add_problems({}, *kinds, modality=modality)}
+    return about(
+        f"classify{modality.title()}",
+        f"Rank the labels of one or more {kind.many}",
+        "classify",
+        good | {"headers": refer("Server-Timing")},
+        *(sentences.keys() - set(KEY_PROBLEMS)),
+        sentences=sentences,
+        description="Every file of a request has a result or a problem of its own. 200 if any was "
+        "answered; else the first one's problem. With strict=true the first that fails ends the "
+        "request.",
+        openapi_extra=classify_extra(modality),
+    )
 
 
 def classify_extra(modality: str) -> dict[str, Any]:
     """Parameters and body of the operation that classifies a modality."""
-    known = PARAMETERS[modality].values()
+    known, types = PARAMETERS[modality].values(), media_types(modality)
     return {
         "parameters": [in_query(one) for one in known],
         "requestBody": {
@@ -122,10 +125,9 @@ def classify_extra(modality: str) -> dict[str, Any]:
             "content": {
                 "multipart/form-data": {
                     "schema": _form(known),
-                    "encoding": {"file": {"contentType": ", ".join(KINDS[modality].media_types)}},
+                    "encoding": {"file": {"contentType": ", ".join(types)}},
                 },
-                **{media_type: BINARY for media_type in KINDS[modality].media_types},
-                "application/octet-stream": BINARY,
+                **dict.fromkeys((*types, "application/octet-stream"), BINARY),
             },
         },
     }
@@ -202,7 +204,8 @@ def whole(
     )
     parts = told.setdefault("components", {})
     parts["headers"] = {
-        name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()
+        name: {"description": text, "required": always, "schema": schema}
+        for name, (schema, always, text) in _HEADERS.items()
     }
     schemas = parts.setdefault("schemas", {})
     for model in (documents.ProblemDocument, InferenceProblem):

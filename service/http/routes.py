@@ -18,7 +18,7 @@ from service.http.examples import BUNDLES_EXAMPLE
 from service.http.guard import ADMIN, WORK, public_requests
 from service.http.health import add_health
 from service.http.keys import Keys
-from service.http.openapi import KINDS, about, classify_extra, classify_responses, example, whole
+from service.http.openapi import about, classify, example, whole
 from service.http.v2.openapi import request_schemas
 from service.http.v2.routes import add_v2
 
@@ -30,15 +30,8 @@ def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
             path,
             Classify(engine, modality),
             methods=["POST"],
-            operation_id=KINDS[modality].operation,
-            summary=KINDS[modality].summary,
-            description="Every file of a request has a result or a problem of its own. 200 if any "
-            "was answered; else the first one's problem. With strict=true the first that fails "
-            "ends the request.",
-            tags=["classify"],
             route_class_override=DirectRoute,
-            responses=classify_responses(modality),
-            openapi_extra=classify_extra(modality),
+            **classify(modality),
         )
     _add_bundles(app, engine)
     add_admin(app, engine)
@@ -49,16 +42,11 @@ def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
 
 
 def _add_bundles(app: FastAPI, engine: Engine) -> None:
-    @app.get(
-        "/v1/bundles",
-        **about(
-            "listBundles",
-            "List the bundles, also the refused ones",
-            "bundles",
-            example(BUNDLES_EXAMPLE, "Every bundle and its state."),
-            response_model_exclude_unset=False,
-        ),
-    )
+    summary = "List the bundles, also the refused ones"
+    good = example(BUNDLES_EXAMPLE, "Every bundle and its state.")
+    told = about("listBundles", summary, "bundles", good, response_model_exclude_unset=False)
+
+    @app.get("/v1/bundles", **told)
     async def list_bundles() -> BundleList:
         catalog = engine.catalog
         served = [_bundle_document(one) for _, one in sorted(catalog.bundles.items())]
@@ -106,14 +94,9 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
 
 
 def _add_metrics(app: FastAPI, engine: Engine) -> None:
-    @app.get(
-        "/metrics",
-        operation_id="readMetrics",
-        summary="Prometheus text format",
-        tags=["metrics"],
-        response_model=None,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-    )
+    good = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+
+    @app.get("/metrics", **about("readMetrics", "Prometheus text format", "metrics", good))
     async def read_metrics() -> Response:
         return Response(engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 

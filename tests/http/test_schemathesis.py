@@ -39,8 +39,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     (root / "keys").write_text(f"{digest} tester scopes=classify,metrics,admin\n")
     (root / "media").mkdir()
-    folders = {"jobs": root / "jobs", "jobs_paths": root / "media"}
-    with serving(root / "bundles", keys_file=root / "keys", **folders) as running:
+    with serving(
+        root / "bundles", keys_file=root / "keys", jobs=root / "jobs", jobs_paths=root / "media"
+    ) as running:
         yield running
 
 

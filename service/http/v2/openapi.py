@@ -47,11 +47,6 @@ RESPONSE = {
         }
     ],
 }
-SERVER = {
-    "name": "LieRE classification",
-    "version": "1",
-    "extensions": ["binary_tensor_data", "classification"],
-}
 INDEX_ENTRY = {"name": "cifar10-liere8", "version": "1", "state": "READY", "reason": ""}
 #: What each problem really says here, where that is not what it says to everyone.
 SENTENCES: dict[type[failures.Failure], str] = details("image") | {
@@ -65,7 +60,7 @@ SENTENCES: dict[type[failures.Failure], str] = details("image") | {
 NOT_HERE = {
     problems.BrokenForm, problems.NoFile, problems.UnknownParameter, problems.RepeatedParameter,
 }  # fmt: skip
-_OF_MODELS = (
+OF_MODELS = (
     failures.UnknownBundle, failures.UnknownVersion, failures.BundleRefused, failures.NotReady,
 )  # fmt: skip
 
@@ -96,44 +91,13 @@ def infer(operation: str, path: str) -> dict[str, Any]:
     return _about(operation, summary, told, *kinds, openapi_extra=extra)
 
 
-def model_metadata(operation: str, path: str) -> dict[str, Any]:
-    """The same of this one."""
-    told = example(TENSOR_METADATA, "As the protocol says.")
-    extra, summary = {"parameters": _parameters(path)}, "What a model takes and gives"
-    return _about(operation, summary, told, *_OF_MODELS, openapi_extra=extra)
-
-
-def model_ready(operation: str, path: str) -> dict[str, Any]:
-    """And of this."""
-    told = example({"name": "cifar10-liere8", "ready": True}, "The model answers.")
-    extra, summary = {"parameters": _parameters(path)}, "200 while a model answers"
-    return _about(operation, summary, told, *_OF_MODELS, openapi_extra=extra)
-
-
-def index() -> dict[str, Any]:
-    """And of this."""
-    told = "Of every bundle a model that takes files and one that takes arrays."
-    summary = "List the models, also those that are not ready"
-    return _about("listModels", summary, example([INDEX_ENTRY], told), failures.BadParameter)
-
-
-def server_metadata() -> dict[str, Any]:
-    """And of this."""
-    told = example(SERVER, "As the protocol says.")
-    return _about("describeServer", "What the server is", told)
-
-
-def server_live() -> dict[str, Any]:
-    """And of this."""
-    told = example({"live": True}, "As /health/live.")
-    return _about("isServerLive", "As /health/live", told, failures.NotReady)
-
-
-def server_ready() -> dict[str, Any]:
-    """And of this."""
-    told = example({"ready": True}, "As /health/ready.")
-    kinds = failures.NotReady, failures.Draining
-    return _about("isServerReady", "As /health/ready", told, *kinds)
+def says(
+    operation: str, summary: str, value: Any, told: str, *kinds: type[failures.Failure],
+    path: str = "",
+) -> dict[str, Any]:
+    """Arguments of every other route."""
+    extra = {"parameters": _parameters(path)}
+    return _about(operation, summary, example(value, told), *kinds, openapi_extra=extra)
 
 
 def request_schemas() -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI, Request
 
 from service.engine.engine import Engine
-from service.engine.failures import BadParameter
+from service.engine.failures import BadParameter, Draining, NotReady
 from service.http.direct_route import DirectRoute
 from service.http.exchange import Exchange
 from service.http.health import check_live, check_ready
-from service.http.v2 import openapi
 from service.http.v2.documents import (
     IndexEntry,
     ModelMetadata,
@@ -20,6 +21,7 @@ from service.http.v2.documents import (
 )
 from service.http.v2.infer import Infer
 from service.http.v2.models import all_models, known_model
+from service.http.v2.openapi import INDEX_ENTRY, OF_MODELS, TENSOR_METADATA, infer, says
 
 MODEL = "/v2/models/{name}"
 VERSION = MODEL + "/versions/{version}"
@@ -37,7 +39,7 @@ def add_v2(app: FastAPI, engine: Engine) -> None:
             Infer(engine),
             methods=["POST"],
             route_class_override=DirectRoute,
-            **openapi.infer(operation, path),
+            **infer(operation, path),
         )
     _add_models(app, engine)
     _add_server(app, engine)
@@ -61,10 +63,18 @@ def _add_models(app: FastAPI, engine: Engine) -> None:
             raise BadParameter("expected no body: every model is listed, ready or not")
         return [one.entry() for one in all_models(catalog)]
 
+    def add(path: str, endpoint: Any, name: str, summary: str, value: Any) -> None:
+        told = says(name, summary, value, "As the protocol says.", *OF_MODELS, path=path)
+        app.get(path, **told)(endpoint)
+
+    ready = {"name": "cifar10-liere8", "ready": True}
     for path, suffix in ((MODEL, ""), (VERSION, "Version")):
-        app.get(path, **openapi.model_metadata(f"describeModel{suffix}", path))(describe)
-        app.get(path + "/ready", **openapi.model_ready(f"isModel{suffix}Ready", path))(is_ready)
-    app.post(INDEX, **openapi.index())(list_models)
+        what = "What a model takes and gives"
+        add(path, describe, f"describeModel{suffix}", what, TENSOR_METADATA)
+        add(path + "/ready", is_ready, f"isModel{suffix}Ready", "200 while a model answers", ready)
+    told = "Of every bundle a model that takes files and one that takes arrays."
+    summary = "List the models, also those that are not ready"
+    app.post(INDEX, **says("listModels", summary, [INDEX_ENTRY], told, BadParameter))(list_models)
 
 
 def _named(request: Request) -> tuple[str, str | None]:
@@ -72,16 +82,22 @@ def _named(request: Request) -> tuple[str, str | None]:
 
 
 def _add_server(app: FastAPI, engine: Engine) -> None:
-    @app.get("/v2", **openapi.server_metadata())
-    async def describe_server() -> ServerMetadata:
-        return ServerMetadata(name=app.title, version=app.version, extensions=list(EXTENSIONS))
+    about = {"name": app.title, "version": app.version, "extensions": [*EXTENSIONS]}
 
-    @app.get("/v2/health/live", **openapi.server_live())
+    @app.get("/v2", **says("describeServer", "What the server is", about, "What it is."))
+    async def describe_server() -> ServerMetadata:
+        return ServerMetadata.model_validate(about)
+
+    live = says("isServerLive", "As /health/live", {"live": True}, "It is.", NotReady)
+
+    @app.get("/v2/health/live", **live)
     async def is_live() -> ServerLive:
         check_live(engine)
         return ServerLive(live=True)
 
-    @app.get("/v2/health/ready", **openapi.server_ready())
+    ready = says("isServerReady", "As /health/ready", {"ready": True}, "It is.", NotReady, Draining)
+
+    @app.get("/v2/health/ready", **ready)
     async def is_ready() -> ServerReady:
         check_ready(engine)
         return ServerReady(ready=True)
