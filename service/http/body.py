@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope
 
 from service.engine.failures import BadParameter, EmptyFile, Failure, FileTooLarge
+from service.engine.vocabulary import PARAMETERS, STRICT
 from service.http.multipart import MultipartReader, parse_parameters
 from service.http.problems import (
     BrokenForm,
@@ -23,9 +24,6 @@ from service.http.problems import (
 from service.settings import Limits
 
 FILE, FORM = "file", b"multipart/form-data"
-_COMMON = ("top_k", "bundle", "grid", "timeout_ms", "want", "encoding_format", "strict")
-#: Modality -> names of the parameters that its requests may have.
-PARAMETERS = {"image": _COMMON, "video": (*_COMMON, "views"), "volume": _COMMON}
 MAX_VALUE_BYTES = 256
 MAX_QUERY_BYTES = 2048
 MAX_FILENAME = 255  # characters that are told back
@@ -111,7 +109,7 @@ class Parameters(dict[str, str]):
 
     def __init__(self, modality: str) -> None:
         super().__init__()
-        self._known = PARAMETERS[modality]
+        self._known: Collection[str] = PARAMETERS[modality]
 
     def add(self, name: str, value: str) -> None:
         """Take a value; 422 as ``check``."""
@@ -153,7 +151,7 @@ async def _read_form(
         if name == FILE:
             if len(files) >= limits.files:
                 raise TooManyFiles(f"a request may have at most {limits.files} files")
-            media = await _read_file(form, limits, strict=parameters.get("strict") == "true")
+            media = await _read_file(form, limits, strict=parameters.get(STRICT.name) == "true")
             empty = EmptyFile(f"file {len(files) + 1} has no bytes")
             files.append(Upload(media or empty, filename))
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Sequence
 from types import TracebackType
@@ -20,12 +19,11 @@ from service.engine.model import Choice
 from service.engine.parameters import Asked, choose, parse_timeout
 from service.http import problems
 from service.http.body import Parameters, Upload, is_form, read_files, read_query
+from service.http.documents import ANSWERS, ProblemDocument
 from service.http.exchange import Exchange
 from service.http.problems import CONTENT_TYPE, ClientGone
 
 log = logging.getLogger(__name__)
-
-encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class Classify:
@@ -144,10 +142,10 @@ def _respond(
     results = [_result(*one, encoding_format) for one in zip(files, answers, strict=True)]
     if isinstance(first, Failure) and not outcomes:
         document = {**problems.document(first, exchange.id), "results": results}
-        body, status = encode_json(document).encode(), document["status"]
+        body, status = ProblemDocument.encode(document), document["status"]
         return Response(body, status, media_type=CONTENT_TYPE)
     exchange.grid = ",".join(dict.fromkeys(one.target.grid for one in outcomes))
-    body = encode_json({"id": exchange.id, "results": results}).encode()
+    body = ANSWERS[exchange.kind].encode({"id": exchange.id, "results": results})
     headers = {"Server-Timing": _server_timing(outcomes)}
     return Response(body, media_type="application/json", headers=headers)
 

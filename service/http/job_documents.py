@@ -7,10 +7,11 @@ from typing import Any
 from pydantic import Field
 
 from service.engine import failures
+from service.engine.vocabulary import OF_JOBS
 from service.http import problems
 from service.http.documents import Document
-from service.http.job_body import ARCHIVES, MAX_PATHS_BYTES, PARAMETERS
-from service.http.openapi import add_problems, answer
+from service.http.job_body import ARCHIVES, MAX_PATHS_BYTES
+from service.http.openapi import BINARY, add_problems, answer, in_query, refer
 from service.jobs import failures as of_jobs
 
 
@@ -69,7 +70,7 @@ SENTENCES: dict[type[failures.Failure], str] = {
     failures.NotReady: "the bundles are still being checked",
     failures.Draining: "the server is shutting down; connect again",
     problems.UnknownParameter: (
-        f"unknown parameter 'topk'; known parameters: {', '.join(PARAMETERS)}"
+        f"unknown parameter 'topk'; known parameters: {', '.join(OF_JOBS)}"
     ),
     problems.RepeatedParameter: "top_k is given more than once",
     problems.EmptyBody: "expected a file, an archive, a form or a list of paths",
@@ -79,14 +80,15 @@ SENTENCES: dict[type[failures.Failure], str] = {
     problems.ContentEncoded: "expected no Content-Encoding, or identity",
 }
 NOT_OF_MAKING = {of_jobs.UnknownJob}
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+_FILES = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+_KEY = {"type": "string", "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"}
+_COUNT = {"type": "integer", "minimum": 0, "maximum": 10**9 - 1, "default": 0}
 
 
 def made_responses() -> dict[int | str, dict[str, Any]]:
     """What making a job may end as."""
     made = answer(JobDocument, JOB_EXAMPLE, "The job, whose address is Location.")
-    made["headers"] = {"Location": {"schema": {"type": "string"}}}
+    made["headers"] = refer("Location")
     return {202: made, **add_problems({}, *(SENTENCES.keys() - NOT_OF_MAKING), sentences=SENTENCES)}
 
 
@@ -108,22 +110,23 @@ def results_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
 
 def body_extra() -> dict[str, Any]:
     """Parameters and body of the operation that makes a job."""
-    texts = [_parameter("query", name, "As of /v1/classify.") for name in PARAMETERS]
+    texts = [in_query(one) for one in OF_JOBS.values()]
     key = "Chosen by you: sent again with the same files, it finds the job that it has made."
     paths = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-    listed = {"type": "object", "required": ["paths"], "properties": {"paths": paths}}
-    form = {"type": "object", "properties": {"file": _FILES, "archive": _FILES}}
+    listed = {"required": ["paths"], "properties": {"paths": paths}}
+    form = {"minProperties": 1, "properties": {"file": _FILES, "archive": _FILES}}
+    closed = {"type": "object", "additionalProperties": False}
     return {
-        "parameters": [*texts, _parameter("header", "Idempotency-Key", key)],
+        "parameters": [*texts, _parameter("header", "Idempotency-Key", key, _KEY)],
         "requestBody": {
             "required": True,
             "description": "A form with parts named file, one item each, and archive, a zip or tar "
             "of items; a zip or tar; a list of paths; or the bytes of one file.",
             "content": {
-                "multipart/form-data": {"schema": form},
-                "application/json": {"schema": listed},
-                **{one.decode(): _BINARY for one in ARCHIVES},
-                "application/octet-stream": _BINARY,
+                "multipart/form-data": {"schema": closed | form},
+                "application/json": {"schema": closed | listed},
+                **{one.decode(): BINARY for one in ARCHIVES},
+                "application/octet-stream": BINARY,
             },
         },
     }
@@ -131,9 +134,11 @@ def body_extra() -> dict[str, Any]:
 
 def results_extra() -> dict[str, Any]:
     """The parameter of the operation that reads results."""
-    return {"parameters": [_parameter("query", "after", "Lines that you have, 0 at first.")]}
+    return {"parameters": [_parameter("query", "after", "Lines that you have.", _COUNT)]}
 
 
-def _parameter(place: str, name: str, description: str) -> dict[str, Any]:
+def _parameter(
+    place: str, name: str, description: str, schema: dict[str, Any]
+) -> dict[str, Any]:
     shown = {"in": place, "name": name, "required": False, "description": description}
-    return shown | {"schema": {"type": "string"}}
+    return shown | {"schema": schema}

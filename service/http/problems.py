@@ -6,7 +6,6 @@ only a web server knows are declared here, along the path of a request; the othe
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +34,8 @@ from service.engine.failures import (
     UnsupportedMedia,
     VersionInUse,
 )
+from service.http.documents import FileProblem, ProblemDocument
+from service.http.v2.documents import InferenceProblem
 from service.jobs.failures import (
     BrokenArchive,
     EmptyJob,
@@ -216,7 +217,7 @@ def problem_of(failure: Failure) -> Problem:
     return PROBLEMS[type(failure)]
 
 
-def members(failure: Failure) -> dict[str, Any]:
+def members(failure: Failure) -> FileProblem:
     """What is said of a failure, be it of a request or of one file."""
     problem = problem_of(failure)
     return {
@@ -229,13 +230,18 @@ def members(failure: Failure) -> dict[str, Any]:
 
 def document(failure: Failure, request_id: str, path: str = "") -> dict[str, Any]:
     """The members of the problem document; under /v2 with the one that the protocol asks for."""
-    told = members(failure) | {"id": request_id}
+    told = {**members(failure), "id": request_id}
     return told | ({"error": failure.detail} if speaks_v2(path) else {})
 
 
 def encode(failure: Failure, request_id: str, path: str = "") -> bytes:
     """The problem document as a body."""
-    return json.dumps(document(failure, request_id, path), ensure_ascii=False).encode()
+    return shape(path).encode(document(failure, request_id, path))
+
+
+def shape(path: str) -> type[ProblemDocument]:
+    """What problems of an address are."""
+    return InferenceProblem if speaks_v2(path) else ProblemDocument
 
 
 def speaks_v2(path: str) -> bool:

@@ -11,8 +11,9 @@ from service.engine.failures import BadParameter
 from service.engine.job import Job
 from service.engine.model import Choice
 from service.engine.parameters import parse_views
-from service.http.endpoint import ClientWatch, encode_json
+from service.http.endpoint import ClientWatch
 from service.http.exchange import Exchange
+from service.http.v2.documents import InferResponse
 from service.http.v2.models import LOGITS, ServedModel, known_model
 from service.http.v2.request import (
     JSON_LENGTH,
@@ -123,7 +124,7 @@ def _answer(asked: InferRequest, name: str, choice: Choice, logits: np.ndarray) 
         tails.append(tail)
     about = {"model_name": name, "model_version": choice.manifest.version}
     about |= {} if asked.id is None else {"id": asked.id}
-    head = encode_json({**about, "outputs": documents}).encode()
+    head = InferResponse.encode({**about, "outputs": documents})
     if not any(tails):
         return Response(head, media_type="application/json")
     headers = {JSON_LENGTH: str(len(head))}

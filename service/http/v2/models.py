@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from service.engine.catalog import Catalog
 from service.engine.failures import BadParameter, NotReady, UnknownBundle
 from service.engine.model import Choice, ExaminedBundle
+from service.http.v2.documents import IndexEntry, ModelMetadata, TensorMetadata
 from service.http.v2.tensors import BYTES, DATATYPES, shown
 
 #: How the name of a twin ends.
@@ -61,7 +62,7 @@ class ServedModel:
         known = " or ".join(f"[rows, {', '.join(map(str, one.shape[1:]))}]" for one in targets)
         raise BadParameter(f"inputs[0].shape: expected {known}, got rows of {shown(shape)}")
 
-    def metadata(self, catalog: Catalog, version: str | None) -> dict[str, object]:
+    def metadata(self, catalog: Catalog, version: str | None) -> ModelMetadata:
         """As the protocol describes a model; sides that differ between its grids are -1."""
         self.choose(catalog, version)
         manifest = self.bundle.manifest
@@ -71,23 +72,24 @@ class ServedModel:
         sides = [side[0] if len(set(side)) == 1 else -1 for side in zip(*shapes, strict=True)]
         shape = [-1, *sides] if self.is_tensor else [-1]
         logits = [-1, len(manifest.labels)]
-        return {
-            "name": self.name,
-            "versions": [manifest.version],
-            "platform": "onnxruntime_onnx",
-            "inputs": [{"name": name, "datatype": datatype, "shape": shape}],
-            "outputs": [{"name": LOGITS, "datatype": "FP32", "shape": logits}],
-        }
+        return ModelMetadata(
+            name=self.name,
+            versions=[manifest.version],
+            platform="onnxruntime_onnx",
+            inputs=[TensorMetadata(name=name, datatype=datatype, shape=shape)],
+            outputs=[TensorMetadata(name=LOGITS, datatype="FP32", shape=logits)],
+        )
 
-    def entry(self) -> dict[str, str]:
+    def entry(self) -> IndexEntry:
         """Of the index of the repository."""
         manifest, ready = self.bundle.manifest, self.bundle.state == "ready"
-        return {
-            "name": self.name,
-            **({"version": manifest.version} if manifest else {}),
-            "state": "READY" if ready else "UNAVAILABLE",
-            "reason": self.bundle.reason or "",
-        }
+        known = {"version": manifest.version} if manifest else {}
+        return IndexEntry(
+            name=self.name,
+            state="READY" if ready else "UNAVAILABLE",
+            reason=self.bundle.reason or "",
+            **known,
+        )
 
 
 def find_model(catalog: Catalog, name: str) -> ServedModel | None:
