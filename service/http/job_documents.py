@@ -34,6 +34,7 @@ class JobList(Document):
     """Jobs, newest first."""
 
     jobs: list[JobDocument]
+    next: str | None = Field(description="address of the older ones; null where there are none")
 
 
 ID = "3f1d0c52b86e4a97d1c0a5e2"
@@ -96,10 +97,18 @@ def seen_responses() -> dict[int | str, dict[str, Any]]:
     return {200: seen, **add_problems({}, of_jobs.UnknownJob, sentences=SENTENCES)}
 
 
+def listed_responses() -> dict[int | str, dict[str, Any]]:
+    """What listing jobs may end as."""
+    listed = answer(JobList, {"jobs": [JOB_EXAMPLE], "next": None}, "Your jobs, newest first.")
+    kinds = (of_jobs.UnknownJob, failures.BadParameter)
+    return {200: listed, **add_problems({}, *kinds, sentences=SENTENCES)}
+
+
 def results_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
     """What reading the answers of a job may end as."""
     lines = {
-        "description": "A JSON object a line: item, file, and the answer or an error.",
+        "description": "A JSON object a line: item, the number of the file in the request, then "
+        "as results of /v1/classify: filename, and the answer or an error.",
         "content": {media_type: {"schema": {"type": "string"}}},
     }
     kinds = (of_jobs.UnknownJob, failures.BadParameter)
@@ -129,9 +138,17 @@ def body_extra() -> dict[str, Any]:
     }
 
 
+def listed_extra() -> dict[str, Any]:
+    """The parameters of the operation that lists jobs."""
+    before = _parameter("query", "before", "The id of a job: those that came before it.")
+    return {"parameters": [before, _parameter("query", "limit", "How many at most; else 100.")]}
+
+
 def results_extra() -> dict[str, Any]:
-    """The parameter of the operation that reads results."""
-    return {"parameters": [_parameter("query", "after", "Lines that you have, 0 at first.")]}
+    """The parameters of the operation that reads results."""
+    after = _parameter("query", "after", "Lines that you have, 0 at first.")
+    limit = _parameter("query", "limit", "How many at most; else all that are there.")
+    return {"parameters": [after, limit]}
 
 
 def _parameter(place: str, name: str, description: str) -> dict[str, Any]:

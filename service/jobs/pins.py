@@ -15,6 +15,8 @@ from service.engine.candidates import Candidate, Candidates, RefusedDefault
 from service.engine.engine import Engine
 from service.engine.failures import BundleRefused, UnknownBundle
 from service.engine.model import AUTO, Choice, ExaminedBundle
+from service.engine.parameters import Asked
+from service.jobs.store import Job
 
 #: As they are written down: one JSON object each.
 Written = list[dict[str, Any]]
@@ -44,16 +46,19 @@ def pinned(written: Written) -> list[tuple[str, str]]:
     return [(one["bundle"], one["version"]) for one in written if "bundle" in one]
 
 
-async def find_again(engine: Engine, written: Written) -> Candidates:
-    """The same candidates; a version that answers no more is opened for this.
+async def find_again(engine: Engine, job: Job) -> Candidates:
+    """Who answers a job; a version that answers no more is opened for this.
 
     Raises:
         UnknownBundle, BundleRefused: one of them cannot be had now.
     """
-    return [await _candidate(engine, one) for one in written]
+    asked = Asked.parse(job.parameters)
+    return [await _candidate(engine, one, asked) for one in job.candidates]
 
 
-async def _candidate(engine: Engine, one: Mapping[str, Any]) -> Candidate | RefusedDefault:
+async def _candidate(
+    engine: Engine, one: Mapping[str, Any], asked: Asked
+) -> Candidate | RefusedDefault:
     file_bytes = engine.settings.limits(one["modality"]).file_bytes
     if "refused" in one:
         return RefusedDefault(one["refused"], one["modality"], file_bytes)
@@ -61,7 +66,7 @@ async def _candidate(engine: Engine, one: Mapping[str, Any]) -> Candidate | Refu
     choice = Choice.of(targets.values() if one["grid"] == AUTO else [targets[one["grid"]]])
     if one["modality"] == "video":
         choice = choice.with_views(one["views"])
-    return Candidate(choice, one["top_k"], file_bytes)
+    return Candidate(choice, one["top_k"], file_bytes, asked.want)
 
 
 async def _examined(engine: Engine, name: str, version: str) -> ExaminedBundle:

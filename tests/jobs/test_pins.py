@@ -75,6 +75,7 @@ def test_job_waits_for_a_version_that_cannot_be_had(
         wait_until(lambda: look()["reason"] is not None, "the reason")
         assert look()["state"] == "queued"
         assert "version 1" in look()["reason"]
+        wait_until(lambda: server.metric("liere_job_oldest_seconds") > 0, "its age to be told")
         assert lines(server, job) == []
         server.request("DELETE", f"/v1/jobs/{job['id']}")
         assert finish(server, job)["state"] == "cancelled"
