@@ -137,7 +137,8 @@ class Incoming:
     def end(self) -> str:
         """End the file; the hex SHA-256 of its bytes."""
         assert self._file is not None
-        self._file.close()
+        with full_disk_told():
+            self._file.close()
         return self._hash.hexdigest()
 
     def place(self, job: str) -> None:

@@ -12,8 +12,6 @@ import pytest
 
 from service.http.keys import digest
 from service.jobs import inputs, store
-from tests.helpers.disks import small_disk
-from tests.helpers.effort import alone
 from tests.helpers.jobs import (
     finish,
     form,
@@ -158,16 +156,3 @@ def test_owner_has_no_more_jobs_than_are_kept(
     assert refused(server, files=form({"b.png": GOOD}))[:2] == (429, "too-many-jobs")
     wait_until(lambda: look(server, job).get("status") == 404, "the job to expire")
     make(server, files=form({"b.png": GOOD}))
-
-
-@alone
-def test_full_disk_refuses_a_job_and_loses_none(start: Start, disk: Path) -> None:
-    """The one that was there before is finished; the one that does not fit leaves nothing."""
-    with small_disk(disk, 4 * 2**20):
-        server, _ = start(jobs=disk / "jobs")
-        job = make(server, files=form({"a.png": GOOD}))
-        assert refused(server, content=bytes(5 * 2**20))[:2] == (507, "jobs-full")
-        assert list((disk / "jobs" / "incoming").iterdir()) == []
-        assert finish(server, job)["state"] == "done"
-        make(server, files=form({"b.png": GOOD}))
-        server.stop()
