@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from models.bundle import BundleError
@@ -16,7 +18,7 @@ from service.engine.engine import Engine
 from service.engine.failures import BundleRefused, UnknownBundle
 from service.engine.model import AUTO, Choice, ExaminedBundle
 from service.engine.parameters import Asked
-from service.jobs.store import Job
+from service.jobs.store import FILE, Job, Store
 
 #: As they are written down: one JSON object each.
 Written = list[dict[str, Any]]
@@ -44,6 +46,18 @@ def _written(one: Candidate | RefusedDefault) -> dict[str, Any]:
 def pinned(written: Written) -> list[tuple[str, str]]:
     """Bundle and version of each."""
     return [(one["bundle"], one["version"]) for one in written if "bundle" in one]
+
+
+def is_needed(folder: Path, name: str, version: str) -> bool:
+    """Whether a folder has a job that a version shall answer, and that has not ended.
+
+    Raises:
+        StoreError, OSError, sqlite3.Error: that cannot be read.
+    """
+    if not (folder / FILE).is_file():
+        return False
+    with closing(Store(folder)) as store:
+        return any((name, version) in pinned(job.candidates) for job in store.open())
 
 
 async def find_again(engine: Engine, job: Job) -> Candidates:
