@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,12 @@ def bomb() -> bytes:
     return zipped({"zeros.png": bytes(2 * 2**20)})
 
 
+def liar() -> bytes:
+    """The same, which says of its member that it had 100 bytes."""
+    told, said = struct.pack("<I", 2 * 2**20), struct.pack("<I", 100)
+    return bomb().replace(told, said)
+
+
 def linked() -> bytes:
     """A tar with a symbolic link."""
     packed = io.BytesIO()
@@ -64,6 +71,9 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "nothing": ({}, 400, "empty-body", "expected a file"),
     "empty zip": ({"content": zipped({}), "headers": ZIP}, 422, "empty-job", "at least one"),
     "zip bomb": ({"content": bomb(), "headers": ZIP}, 413, "job-too-large", "unpack to 2097152"),
+    "zip bomb that lies": (
+        {"content": liar(), "headers": ZIP}, 422, "broken-archive", "cannot be 100 bytes packed",
+    ),
     "no zip": ({"content": GOOD, "headers": ZIP}, 422, "broken-archive", "a zip or a tar"),
     "half a zip": (
         {"content": zipped({"a.png": GOOD})[:-30], "headers": ZIP}, 422, "broken-archive", "whole",
@@ -77,6 +87,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
     "part of another name": (
         {"files": form({"a.png": GOOD}, "image")}, 422, "unknown-parameter", "'image'",
     ),
+    "list of no paths": ({"json": {"paths": []}}, 422, "empty-job", "at least one"),
     "no paths": ({"json": {"files": []}}, 400, "broken-form", '{"paths":'),
     "path to nothing": ({"json": {"paths": ["a.png"]}}, 422, "path-refused", "No such file"),
     "path outside": ({"json": {"paths": ["../secret.png"]}}, 422, "path-refused", "without .."),

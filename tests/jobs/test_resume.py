@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.cli.kept import OWNER
-from service.jobs.store import Store
+from service.jobs.store import Job, Store
 from tests.helpers.effort import alone, effort
 from tests.helpers.service_fixtures import (
     CLEAN,
@@ -20,6 +20,7 @@ from tests.helpers.service_fixtures import (
     picture,
     run,
     tiny_logits,
+    wait_until,
 )
 from tests.jobs.conftest import Start
 
@@ -110,14 +111,36 @@ def test_kept_jobs_are_seen_and_cancelled_like_others(
 def test_cancelled_command_says_so(asked: list[str | Path], tmp_path: Path) -> None:
     """What was answered before is printed, then that there will be no more."""
     run(*asked)
-    with closing(Store(tmp_path / "jobs")) as store:
-        (job,) = store.of_owner(OWNER)
-        store._sql.execute("UPDATE jobs SET state = 'running', ended = NULL, answered = 12")
-        store._sql.execute("UPDATE items SET line = NULL, place = NULL WHERE place = 13")
-        store.cancel(job)
+    job = unfinish(tmp_path / "jobs")
+    assert run("jobs", "cancel", job.id, "--jobs", tmp_path / "jobs").returncode == 0
     done = run(*asked)
     assert (done.returncode, len(done.stdout.splitlines())) == (2, 12)
     assert f"job {job.id} was cancelled" in done.stderr
+
+
+def unfinish(folder: Path) -> Job:
+    """Let the only job be as if it had been killed before its last line."""
+    with closing(Store(folder)) as store:
+        (job,) = store.of_owner(OWNER)
+        store._sql.execute("UPDATE jobs SET state = 'running', ended = NULL, answered = 12")
+        store._sql.execute("UPDATE items SET line = NULL, place = NULL WHERE place = 13")
+    return job
+
+
+def test_server_goes_on_with_a_job_of_the_command(
+    asked: list[str | Path], tmp_path: Path, start: Start
+) -> None:
+    """Of files that it was never allowed to read for a client: the operator has named them."""
+    before = run(*asked).stdout.splitlines()
+    unfinish(tmp_path / "jobs")
+    server, _ = start()
+    wait_until(lambda: server.metric("liere_jobs", state="done") == 1, "the last line")
+    server.stop()
+    after = run(*asked).stdout.splitlines()
+    assert after[:12] == before[:12]
+    assert [json.loads(line)["file"] for line in after] == [
+        json.loads(line)["file"] for line in before
+    ]
 
 
 def test_folder_has_one_that_works_on_it(asked: list[str | Path], start: Start) -> None:
