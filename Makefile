@@ -91,7 +91,7 @@ images: container-engine  ## build the container images liere-serve and liere-tr
 	$(call build,serve,liere-serve$(if $(filter gpu,$(EXTRA)),-gpu))
 	$(call build,train,liere-train)
 
-test-containers: images .venv/serve-test  ## build the images and run them, and the README's retraining
+test-containers: images .venv/serve-test  ## build the images and run them, and the retraining of docs/containers.md
 	CONTAINER_ENGINE=$(ENGINE) .venv/serve-test/bin/python -m pytest -v $(ARGS) \
 		tests/house/test_containers.py tests/house/test_containers_retrain.py
 

@@ -145,9 +145,9 @@ def run(
     return done
 
 
-def readme_commands(root: Path, heading: str) -> list[str]:
+def guide_commands(root: Path, heading: str, guide: str = "containers") -> list[str]:
     """The commands of the fenced blocks below a heading, up to the next one; joined lines."""
-    text = (root / "README.md").read_text(encoding="utf-8")
+    text = (root / "docs" / f"{guide}.md").read_text(encoding="utf-8")
     (section,) = re.findall(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, flags=re.M | re.S)
     blocks = re.findall(r"^```\n(.*?)^```$", section, flags=re.M | re.S)
     return [line for block in blocks for line in block.replace("\\\n", "").splitlines()]

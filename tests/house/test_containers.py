@@ -19,7 +19,7 @@ import pytest
 
 from models.bundle import read_bundle
 from models.manifest import Golden, Manifest
-from tests.helpers.containers import BUNDLE, Compose, Engine, free_port, readme_commands
+from tests.helpers.containers import BUNDLE, Compose, Engine, free_port, guide_commands
 from tests.helpers.service_fixtures import ROOT, RawConnection, picture, wait_until
 
 pytest_plugins = ("tests.helpers.container_fixtures",)
@@ -356,8 +356,8 @@ def test_missing_keys_serve_nobody(server: Compose) -> None:
 
 
 def test_keys_close_it_to_strangers(server: Compose, engine: Engine, repo_root: Path) -> None:
-    """README's commands for keys: 401 without one, 200 with it; health and metrics stay open."""
-    commands = readme_commands(repo_root, "Run it in a container")
+    """The guide's commands for keys: 401 without one, 200 with it; health and metrics stay open."""
+    commands = guide_commands(repo_root, "Containers")
     make_key, make_readable, start = commands[commands.index("docker-compose up -d") + 2 :]
     made = server.shell(make_key.replace("docker ", f"{engine.name} ", 1)).stderr
     (key,) = re.findall(r"^key: +(\S+)$", made, flags=re.M)

@@ -1,4 +1,4 @@
-"""README's retraining in containers, command by command: from a folder of photos to an answer.
+"""The retraining of docs/containers.md, command by command: from a folder of photos to an answer.
 
 ``make test-containers`` runs this; see ``container_fixtures.py``.
 """
@@ -20,20 +20,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.helpers.containers import Compose, Engine, new_project, readme_commands
+from tests.helpers.containers import Compose, Engine, guide_commands, new_project
 from tests.helpers.service_fixtures import wait_until
 
 pytest_plugins = ("tests.helpers.container_fixtures",)
 pytestmark = pytest.mark.timeout(1500)
 
-#: Whose files the ordinary user of the README has, where the tests run as root.
+#: Whose files the ordinary user of the guide has, where the tests run as root.
 ORDINARY = "1234:1234"
 CLASSES = "0123"
 PHOTOS_PER_CLASS = 80  # an export wants 256 of them
 
 
 def substitutions(compose: Compose) -> dict[str, str]:
-    """The only differences between what README says and what runs here."""
+    """The only differences between what the guide says and what runs here."""
     return {
         "docker-compose ": " ".join(compose.words) + " ",  # its newer name, where that is there
         "127.0.0.1:8000": f"127.0.0.1:{compose.port}",  # a free port
@@ -97,7 +97,7 @@ def owner() -> str:
 
 
 def perform(commands: list[str], compose: Compose) -> str:
-    """Run commands as README has them, but for the substitutions; what the last one printed."""
+    """Run commands as the guide has them, but for the substitutions; what the last one printed."""
     unused, printed = set(table := substitutions(compose)), ""
     for command in commands:
         for written, here in table.items():
@@ -107,7 +107,7 @@ def perform(commands: list[str], compose: Compose) -> str:
         print(f"$ {command}", flush=True)
         hand_over(compose.folder)
         printed = compose.shell(command).stdout
-    assert not unused, f"README no longer says {unused}"
+    assert not unused, f"the guide no longer says {unused}"
     return printed
 
 
@@ -134,12 +134,12 @@ def answer(url: str, photo: Path) -> str:
 
 
 @pytest.mark.usefixtures("photos")
-def test_readme_takes_photos_to_an_answer(checkout: Compose, repo_root: Path) -> None:
-    """A folder of photos becomes a bundle that answers, by README's commands and no others."""
-    commands = readme_commands(repo_root, "Run it in a container")[:2]
+def test_guide_takes_photos_to_an_answer(checkout: Compose, repo_root: Path) -> None:
+    """A folder of photos becomes a bundle that answers, by the guide's commands and no others."""
+    commands = guide_commands(repo_root, "Containers")[:2]
     assert commands == ["make images", "docker-compose up -d"]
     # `make test-containers` has just done the first, from the same files
-    printed = perform(commands[1:] + readme_commands(repo_root, "In containers"), checkout)
+    printed = perform(commands[1:] + guide_commands(repo_root, "Train in them"), checkout)
     (result,) = json.loads(printed)["results"]
     assert result["bundle"] == "digits"
     assert len(result["predictions"]) == 3
@@ -153,12 +153,11 @@ def test_readme_takes_photos_to_an_answer(checkout: Compose, repo_root: Path) ->
     assert f"{manifest.stat().st_uid}:{manifest.stat().st_gid}" == owner()
 
 
-def test_readme_says_the_same_with_and_without_containers(repo_root: Path) -> None:
+def test_guides_say_the_same_with_and_without_containers(repo_root: Path) -> None:
     """Both forms of the retraining are the same commands, but for where Python runs."""
-    heading = "Train, export and serve your own images"
     bare, train = ".venv/train/bin/python ", "docker-compose run --rm train python "
-    outside = readme_commands(repo_root, heading)
-    inside = readme_commands(repo_root, "In containers")
+    outside = guide_commands(repo_root, "Train, export and serve your own data", "train")
+    inside = guide_commands(repo_root, "Train in them")
     expected = [line.replace(bare, train) for line in outside if line.startswith(bare)]
     assert len(expected) == 3
     assert [line for line in inside if line.startswith(train)] == expected
