@@ -15,6 +15,7 @@ from client.asking import AsyncClient
 from client.blocking import Client
 from client.calls import File, Options
 from client.errors import BadAnswer, ClientError, NoAnswer, Problem, UnknownModality
+from client.jobs import Job, JobLine, JobOptions
 
 __all__ = [
     "AsyncClient",
@@ -25,6 +26,9 @@ __all__ = [
     "Client",
     "ClientError",
     "File",
+    "Job",
+    "JobLine",
+    "JobOptions",
     "NoAnswer",
     "Options",
     "Prediction",

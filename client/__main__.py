@@ -8,11 +8,12 @@ import sys
 from client.exit_status import WRONG_COMMAND, complain
 
 #: Command -> the module whose ``main`` it is.
-COMMANDS = {"classify": "client.command"}
+COMMANDS = {"classify": "client.command", "jobs": "client.jobs_command"}
 USAGE = """\
 usage: python -m client classify PATH... [--out FILE]
+       python -m client jobs submit | list | show | wait | results | cancel
 
-Ask a LieRE server. python -m client classify --help says how."""
+Ask a LieRE server. python -m client classify --help says how, as does jobs --help."""
 
 
 def main(arguments: list[str] | None = None) -> int:

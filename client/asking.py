@@ -16,6 +16,7 @@ import httpx
 from client.answers import Answer, Bundles, Result
 from client.calls import Call, File, Options, classify_call, problem_of
 from client.errors import BadAnswer, ClientError, NoAnswer, Problem
+from client.jobs import AsyncJobs
 from client.reading import read_json
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -27,7 +28,8 @@ CONNECT_SECONDS = 10.0
 KEEP_SECONDS = 4.0  # a server closes idle connections after 5
 #: Asking again may help, since what was asked for changes nothing at the server.
 PASSING = {429, 502, 503}
-LASTING = "/problems/bundle-refused"  # a 503 until an operator does something
+#: But for a 503 until an operator does something, and a 429 until a job expires.
+LASTING = {"/problems/bundle-refused", "/problems/too-many-jobs"}
 
 F = TypeVar("F", bound=File)
 #: What became of one file of many.
@@ -56,6 +58,9 @@ class AsyncClient:
     server says, and where the connection fails. A call whose next try would come after its deadline
     ends at once, with the error of the last one.
 
+    Attributes:
+        jobs: what is long or many; see ``AsyncJobs``.
+
     Args:
         url: scheme, host and port, also a path where the service lies below one.
         settings: see ``Settings``.
@@ -76,6 +81,7 @@ class AsyncClient:
             verify=settings.get("verify", True),
             transport=settings.get("transport"),
         )
+        self.jobs = AsyncJobs(self._send)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -144,7 +150,7 @@ class AsyncClient:
     # --- tries -----------------------------------------------------------------------------------
 
     async def _send(self, call: Call) -> bytes:
-        """The body of the answer with status 200."""
+        """The body of an answer that is none of a failure."""
         end = math.inf if self.deadline is None else time.monotonic() + self.deadline
         for retry in itertools.count():
             try:
@@ -167,7 +173,7 @@ class AsyncClient:
             raise NoAnswer(f"no answer within {self.deadline} s") from None
         except httpx.RequestError as error:
             raise NoAnswer(f"no answer: {error or type(error).__name__}") from error
-        if response.status_code != httpx.codes.OK:
+        if not response.is_success:
             raise problem_of(response)
         return response.content
 
@@ -176,7 +182,7 @@ def _is_passing(error: Problem | NoAnswer) -> bool:
     """Whether asking again may help."""
     if isinstance(error, NoAnswer):
         return True
-    return error.status in PASSING and error.type != LASTING
+    return error.status in PASSING and error.type not in LASTING
 
 
 def _wait(error: Problem | NoAnswer, retry: int) -> float:

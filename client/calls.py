@@ -6,8 +6,8 @@ import asyncio
 import os
 import stat
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -58,15 +58,17 @@ class Call:
     """One request as often as it is sent.
 
     Attributes:
-        content: the body; a path is read anew each time, piece by piece.
+        content: the body; a path is read anew each time, piece by piece; or what gives the pieces.
         length: bytes of the body.
+        headers: beside those that every call has.
     """
 
     method: str
     path: str
     parameters: dict[str, str]
-    content: bytes | Path = b""
+    content: bytes | Path | Callable[[], AsyncIterator[bytes]] = b""
     length: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
 
     def request(self, http: httpx.AsyncClient, seconds: float | None) -> httpx.Request:
         """What is sent where so many seconds are left."""
@@ -74,11 +76,15 @@ class Call:
         wanted = parameters.get("timeout_ms", "")
         if seconds is not None and wanted.isdecimal():
             parameters["timeout_ms"] = str(min(int(wanted), max(1, int(1000 * seconds))))
-        content = _pieces(self.content) if isinstance(self.content, Path) else self.content
+        content = pieces_of(self.content) if isinstance(self.content, Path) else self.content
         # With its length said, the body of a file is not sent in chunks.
         headers = {"Content-Length": str(self.length)} if self.method == "POST" else {}
         return http.build_request(
-            self.method, self.path, params=parameters, content=content, headers=headers
+            self.method,
+            self.path,
+            params=parameters,
+            content=content() if callable(content) else content,
+            headers=self.headers | headers,
         )
 
 
@@ -89,7 +95,7 @@ async def classify_call(file: File, options: dict[str, Any]) -> Call:
         OSError: it cannot be read.
         UnknownModality: nobody says what it is.
     """
-    parameters = {name: _text(value) for name, value in options.items() if name != "modality"}
+    parameters = {name: text_of(value) for name, value in options.items() if name != "modality"}
     path = f"/v1/classify/{options.get('modality') or modality_of(file)}"
     if isinstance(file, bytes):
         return Call("POST", path, parameters, file, len(file))
@@ -108,7 +114,8 @@ def modality_of(file: File) -> Modality:
     raise UnknownModality(f"{told}: say modality image, video or volume")
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """A value as the server reads it in an address."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -122,7 +129,8 @@ def _open(path: Path) -> tuple[bytes | Path, int]:
     return media, len(media)
 
 
-async def _pieces(path: Path) -> AsyncIterator[bytes]:
+async def pieces_of(path: Path) -> AsyncIterator[bytes]:
+    """The bytes of a file."""
     with path.open("rb") as stream:
         while piece := await asyncio.to_thread(stream.read, PIECE_BYTES):
             yield piece

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
-import signal
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from client.answer_file import AnswerFile, WrongFile
 from client.answers import Result
-from client.asking import DEADLINE_SECONDS, DEFAULT_URL, RETRIES, AsyncClient, Outcome
+from client.asking import AsyncClient, Outcome
 from client.errors import ClientError, NoAnswer, Problem, UnknownModality
-from client.exit_status import (
-    FAILED,
-    INTERRUPTED,
-    OK,
-    SERVER_GONE,
-    WRONG_COMMAND,
-    complain,
-)
+from client.exit_status import FAILED, OK, SERVER_GONE, WRONG_COMMAND
 from client.paths import walk
+from client.running import (
+    PASSING,
+    Stop,
+    add_connection,
+    check_there,
+    connect,
+    count,
+    run,
+    status_of,
+)
 from client.showing import Show
 
 #: What the server says of a file, and would say tomorrow; their names are the ends of the types.
@@ -31,72 +31,24 @@ OF_THE_FILE = {
     *("empty-body", "empty-file", "body-too-large", "file-too-large", "unsupported-media"),
     *("broken-media", "media-too-large", "decode-timeout", "inference-failed"),
 }
-#: 408 is a network that is too slow; what the server did not manage it may manage later.
-PASSING = {408, 429, *range(500, 600)}
 GONE_AFTER = 3  # in a row, and at least as many as are under way at once
-
-
-class Stop(Exception):
-    """The command cannot go on.
-
-    Args:
-        status: to end with.
-    """
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 def main(arguments: list[str]) -> int:
     """Answer every file; the exit status, which ``--help`` explains."""
     options = _parse(arguments)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return asyncio.run(_run(options))
-    except Stop as stop:
-        return complain(stop, stop.status)
-    except WrongFile as error:
-        return complain(error, WRONG_COMMAND)
-    except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        return complain(told or error, FAILED)
-    except KeyboardInterrupt:
-        return complain(f"interrupted{_how_to_go_on(options)}", INTERRUPTED)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return run(_run(options), _how_to_go_on(options))
 
 
 async def _run(options: argparse.Namespace) -> int:
-    for path in options.paths:
-        if not Path(path).exists():
-            raise Stop(f"there is no file or folder {path!a}", WRONG_COMMAND)
+    check_there(options.paths)
     files = walk(options.paths, every=options.modality is not None)
     total = sum(1 for _ in files)
-    async with _client(options) as client:
+    async with connect(options) as client:
         await _check_server(client, options.url)
         with _answers(options) as answers, Show(total, answers) as show:
             await _classify(client, options, show)
         return FAILED if show.failed else OK
-
-
-def _client(options: argparse.Namespace) -> AsyncClient:
-    """Stop where the address, the key or the certificates are not such."""
-    try:
-        key = options.key_file.read_text().strip() if options.key_file else None
-        trusted = ssl.create_default_context(cafile=options.ca_file) if options.ca_file else True
-        return AsyncClient(
-            options.url,
-            key=key,
-            deadline=options.deadline,
-            retries=options.retries,
-            verify=trusted,
-        )
-    except OSError as error:
-        named = error.filename or options.ca_file  # OpenSSL names nothing
-        raise Stop(f"{named}: {error.strerror or error}", WRONG_COMMAND) from error
-    except ValueError as error:
-        raise Stop(str(error), WRONG_COMMAND) from error
 
 
 @contextlib.contextmanager
@@ -105,7 +57,10 @@ def _answers(options: argparse.Namespace) -> Iterator[AnswerFile | None]:
     if options.out is None:
         yield None
         return
-    answers = AnswerFile(options.out, options.resume, options.bundle, options.grid)
+    try:
+        answers = AnswerFile(options.out, options.resume, options.bundle, options.grid)
+    except WrongFile as error:
+        raise Stop(str(error), WRONG_COMMAND) from error
     with contextlib.closing(answers):
         yield answers
 
@@ -114,11 +69,8 @@ async def _check_server(client: AsyncClient, url: str) -> None:
     """One answer before any file is read: address and key are right; else Stop."""
     try:
         await client.bundles()
-    except NoAnswer as error:
-        raise Stop(f"{url}: {error}", SERVER_GONE) from error
     except ClientError as error:
-        passing = isinstance(error, Problem) and error.status in PASSING
-        raise Stop(f"{url}: {error}", SERVER_GONE if passing else WRONG_COMMAND) from error
+        raise Stop(f"{url}: {error}", status_of(error)) from error
 
 
 async def _classify(client: AsyncClient, options: argparse.Namespace, show: Show) -> None:
@@ -188,9 +140,6 @@ server that is busy or gone, a file that cannot be read) has no line, so --resum
     )
     add = parser.add_argument
     add("paths", nargs="+", metavar="PATH", help="a file, or a folder")
-    add("--url", default=DEFAULT_URL, help="of the server (default: %(default)s)")
-    add("--key-file", type=Path, metavar="FILE", help="holds the key that the server asks for")
-    add("--ca-file", type=Path, metavar="FILE", help="certificates to trust instead of the usual")
     add("--out", type=Path, metavar="FILE", help="where answers are written, a new file")
     add("--resume", action="store_true", help="go on with the file that --out names")
     add("--modality", choices=("image", "video", "volume"), help="what the files are")
@@ -198,31 +147,9 @@ server that is busy or gone, a file that cannot be read) has no line, so --resum
     add("--grid", help="one of the bundle's grids, like 8x8, or auto")
     add("--top-k", metavar="K", help="number of labels; 5 (or all, if fewer) when not given")
     add("--views", metavar="V", help="of clips: sampled so often; else as the bundle says")
-    add("--concurrency", type=_count, default=8, metavar="N", help="files under way (%(default)s)")
-    add(
-        "--deadline",
-        type=_seconds,
-        default=DEADLINE_SECONDS,
-        metavar="SECONDS",
-        help="for one file, with all its tries and waits (%(default)g)",
-    )
-    add("--retries", type=_count, default=RETRIES, metavar="N", help="of one file (%(default)s)")
+    add("--concurrency", type=count, default=8, metavar="N", help="files under way (%(default)s)")
+    add_connection(parser, "one file")
     options = parser.parse_args(arguments)
     if options.resume and options.out is None:
         parser.error("--resume goes on with the file that --out names: say --out FILE")
     return options
-
-
-def _count(text: str) -> int:
-    if text.isascii() and text.isdecimal() and 1 <= int(text) <= 1000:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 1000, got {text!a}")
-
-
-def _seconds(text: str) -> float:
-    try:
-        if 0 < (seconds := float(text)) <= 86_400:
-            return seconds
-    except ValueError:
-        pass  # told below
-    raise argparse.ArgumentTypeError(f"expected seconds from 0 to 86400, got {text!a}")

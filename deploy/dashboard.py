@@ -181,6 +181,18 @@ ROWS = {
         Chart("Lanes", "none", {"{{instance}}": gauge("liere_device_lanes")}),
         Chart("Grids", "none", {"{{bundle}}@{{version}} {{grid}}": gauge("liere_grid_info")}),
     ],
+    "Jobs": [
+        Chart("Jobs", "none", {"{{state}}": gauge("liere_jobs")}),
+        Chart("Files that wait", "none", {"{{instance}}": gauge("liere_job_items_waiting")}),
+        Chart("Lines", "ops", {"{{outcome}}": rate("liere_job_items_total", "outcome")}),
+        Chart(
+            "Age of the oldest that is queued",
+            "s",
+            {"{{instance}}": gauge("liere_job_oldest_seconds")},
+            "It waits for a turn, or for a version: its document says why.",
+        ),
+        Chart("On the disk", "bytes", {"{{instance}}": gauge("liere_job_bytes")}),
+    ],
     "The process": [
         Chart(
             "Memory",

@@ -125,6 +125,29 @@ class Metrics:
             "1 where graphs run on the CPU although there is a GPU that --device auto would take.",
             registry=registry,
         )
+        self.jobs = Gauge("liere_jobs", "Jobs that are kept.", ("state",), registry=registry)
+        job_items = Counter(
+            "liere_job_items",
+            "Files of jobs that got their line: an answer, or an error of their own (failed).",
+            ("outcome",),
+            registry=registry,
+        )
+        self.job_items_answered, self.job_items_failed = map(
+            job_items.labels, ("answered", "failed")
+        )
+        self.job_items_waiting = Gauge(
+            "liere_job_items_waiting",
+            "Files without a line, of jobs that have not ended.",
+            registry=registry,
+        )
+        self.job_bytes = Gauge(
+            "liere_job_bytes", "That jobs take on the disk: files and answers.", registry=registry
+        )
+        self.job_oldest_seconds = Gauge(
+            "liere_job_oldest_seconds",
+            "Since the oldest of the jobs that are queued came; 0 where none is.",
+            registry=registry,
+        )
         self.ready = Gauge("liere_ready", "1 while /health/ready is 200.", registry=registry)
         self.bundle_info = Gauge(
             "liere_bundle_info",

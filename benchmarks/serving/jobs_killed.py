@@ -3,16 +3,18 @@
     python -m benchmarks.serving.jobs_killed [--kills 100]
 
 A real server gets a job of pictures in a tar and is killed by SIGKILL at a moment that is drawn at
-random, started again with the same folder, and so on; while it runs the lines that are there are
-read, and those that were read once must stay the first ones. A job that is done is followed by the
-next, so every kill but those between two jobs hits one at work. In the end every item of every job
-must have exactly one line. The figure is the items without a line, and those with another number
-than one or whose line has changed.
+random, started again with the same folder, and so on. A client goes on meanwhile: it reads the
+lines that are there, of which those that were read once must stay the first ones, and sends the
+next job when one is done, again with the same idempotency key where the kill came in between. So a
+kill hits an upload, a read, or the work itself. In the end every item of every job must have
+exactly one line, and no job may be there twice. The figure is the items without a line, and those
+with another number than one or whose line has changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import random
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -50,18 +53,18 @@ def main() -> None:
         command = serve(options.bundle, Path(folder))
         for _ in range(options.kills):
             with Server(command) as server:
-                tally.look(server.client)
-                if tally.working == 0:
-                    tally.begin(server.client, packed)
-                time.sleep(draw.uniform(*LIFE_SECONDS))
-                tally.look(server.client)
-                tally.at_work += tally.working > 0
+                killing = threading.Timer(draw.uniform(*LIFE_SECONDS), server.process.kill)
+                killing.start()
+                with contextlib.suppress(httpx.TransportError):
+                    while True:
+                        tally.go_on(server.client, packed)
+                killing.join()
+                tally.at_work += tally.working
         with Server(command) as server:
             end = time.monotonic() + END_SECONDS
-            while tally.working and time.monotonic() < end:
+            while tally.look(server.client) and time.monotonic() < end:
                 time.sleep(0.2)
-                tally.look(server.client)
-            lost, twice = tally.judge()
+            lost, twice = tally.judge(server.client)
     print(f"{options.kills} kills, {tally.at_work} of them while a job was at work")
     print(f"{len(tally.lines)} jobs: {lost} items lost, {twice} answered twice or changed")
     line = {"benchmark": "serving.jobs_killed", "kills": options.kills, "at_work": tally.at_work}
@@ -120,24 +123,28 @@ class Tally:
 
     Attributes:
         lines: address of a job -> its lines by now.
-        working: jobs that are not done.
+        working: whether there is a job that was not seen to be done.
         changed: lines that were another one before.
+        at_work: kills while that was so.
     """
 
     def __init__(self, items: int) -> None:
         self.items = items
         self.lines: dict[str, list[str]] = {}
-        self.working = self.changed = self.at_work = 0
+        self.working = False
+        self.changed = self.at_work = 0
 
-    def begin(self, client: httpx.Client, packed: bytes) -> None:
-        headers = {"Content-Type": "application/x-tar", "Idempotency-Key": str(len(self.lines))}
-        made = client.post("/v1/jobs", content=packed, headers=headers)
-        made.raise_for_status()
-        self.lines[made.headers["location"]] = []
+    def go_on(self, client: httpx.Client, packed: bytes) -> None:
+        """Look at the newest job, or send the next one; httpx.TransportError where a kill came."""
+        if not self.look(client):
+            headers = {"Content-Type": "application/x-tar", "Idempotency-Key": f"{len(self.lines)}"}
+            made = client.post("/v1/jobs", content=packed, headers=headers).raise_for_status()
+            self.lines[made.headers["location"]] = []
+            self.working = True
+        time.sleep(0.05)
 
-    def look(self, client: httpx.Client) -> None:
-        """Read the newest job, the only one that may be at work."""
-        self.working = 0
+    def look(self, client: httpx.Client) -> bool:
+        """Read the newest job, the only one that may be at work; whether it is."""
         for path in list(self.lines)[-1:]:
             state: dict[str, Any] = client.get(path).raise_for_status().json()
             now = client.get(f"{path}/results").raise_for_status().text.splitlines()
@@ -145,11 +152,16 @@ class Tally:
             self.changed += sum(one != other for one, other in zip(known, now, strict=False))
             self.changed += max(0, len(known) - len(now))
             self.lines[path] = now
-            self.working += state["state"] != "done"
+            self.working = state["state"] != "done"
+        return self.working
 
-    def judge(self) -> tuple[int, int]:
-        """Items without a line, and those with several or another one than before."""
-        lost, twice = 0, self.changed
+    def judge(self, client: httpx.Client) -> tuple[int, int]:
+        """Items without a line, and those with several or another one than before.
+
+        A job that is there twice has all of its items twice.
+        """
+        jobs = client.get("/v1/jobs", params={"limit": "1000"}).raise_for_status().json()["jobs"]
+        lost, twice = 0, self.changed + self.items * (len(jobs) - len(self.lines))
         for lines in self.lines.values():
             counts = Counter(json.loads(line)["item"] for line in lines)
             lost += sum(number not in counts for number in range(1, self.items + 1))

@@ -121,6 +121,16 @@ ROWS = (
         ("--rounds", "1", "--seconds", "0.5")),
     Row("v2_tensors", (), [least("images a second over bare", lambda it: it["ratio"][0], 0.90)],
         ("--rounds", "1", "--quick")),
+    Row("jobs_throughput", (), [
+        least("images a second over classify", lambda it: it["ratio"][0], 0.90),
+    ], ("--rounds", "1", "--quick")),
+    Row("jobs_beside", (), [
+        most("added to an image's p99, ms", lambda it: it["added_ms"], 20),
+    ], ("--rounds", "1", "--quick")),
+    Row("jobs_killed", (), [
+        most("items lost", lambda it: it["lost"], 0),
+        most("items answered twice", lambda it: it["twice"], 0),
+    ], ("--kills", "2", "--items", "50")),
     Row("swaps", (), [
         most("requests without their answer", lambda it: it["lost"], 0),
         most("swaps that failed", lambda it: it["failed"], 0),

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceError, check_device
 from service.engine.engine import Engine
 from service.engine.folders import NoBundles, bundle_folders, name_bundles
+from service.jobs.pins import is_needed
+from service.jobs.store import StoreError
 from service.logs import printable
 from service.settings import Settings, SettingsError, make_settings
 
@@ -88,6 +91,13 @@ def _roll_back(settings: Settings, options: argparse.Namespace) -> int:
 
 def _retire(settings: Settings, options: argparse.Namespace) -> int:
     home = _home(settings, options.name)
+    try:
+        needed = settings.jobs is not None and is_needed(settings.jobs, home.name, options.version)
+    except (StoreError, OSError, sqlite3.Error) as error:
+        raise BundleError(f"{home.name}: the jobs cannot be read: {error}") from error
+    if needed:
+        what = f"{home.name}: a job that has not ended needs version {options.version}"
+        raise BundleError(f"{what}; python -m service jobs list")
     with _changing(home):
         retire(home, options.version)
     print(f"{options.name}: version {options.version} is removed; {_told(home)}")
@@ -219,7 +229,7 @@ def _home(settings: Settings, name: str) -> Path:
 
 def _settings(options: argparse.Namespace) -> Settings:
     """Those of the server, from the environment and the flags that are here too."""
-    named = ("bundles", "device")
+    named = ("bundles", "device", "jobs")
     given = {name: value for name in named if (value := getattr(options, name, None)) is not None}
     given |= {"default_bundle": (), "keys_file": None, "key_sha256": ()}  # nobody asks here
     return make_settings(log_level="warning", log_format="text", **given)
@@ -264,6 +274,9 @@ its own addresses under /admin, which a key with the scope admin may call.
         one.add_argument("name", metavar="NAME", help="of the bundle")
         if command is not _roll_back:
             one.add_argument("version", metavar="VERSION", help="name of its folder")
+        if command is _retire:
+            jobs = "folder of jobs, whose versions stay (default: LIERE_JOBS)"
+            one.add_argument("--jobs", metavar="DIR", help=jobs)
         if command in (_promote, _verify):
             one.add_argument("--device", help="auto, cpu, cuda, cuda:N; LIERE_DEVICE, else auto")
     return parser.parse_args(arguments)

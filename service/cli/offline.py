@@ -1,8 +1,8 @@
 """``python -m service classify FILE...``: answers without a server, through the server's own code.
 
 Every file is a job of class batch for the ``Engine``, read once there is room for it. Answers come
-out in the order of the files, as soon as they are there. Where no bundle is named, the first reader
-that knows the type of a file answers it.
+out in the order of the files, as soon as they are there; with ``--resume`` as they come, and kept.
+Where no bundle is named, the first reader that knows the type of a file answers it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,14 @@ from service.cli.exit_status import (
     end_at_once,
     end_of_device,
 )
+from service.cli.kept import items_of, kept_answers
 from service.cli.progress import Progress
-from service.engine.candidates import Candidates, find_candidates, first_answer, largest
+from service.engine.bulk import File, begin_each
+from service.engine.candidates import Candidates, find_candidates, largest
 from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceDied, DeviceError, check_device
 from service.engine.engine import Engine
-from service.engine.failures import EmptyFile, Failure, InternalError, UnreadableFile
+from service.engine.failures import EmptyFile, Failure, UnreadableFile
 from service.engine.folders import NoBundles, bundle_folders
 from service.engine.job import EncodingFormat, Outcome
 from service.engine.parameters import FORMATS, WANTS, Asked
@@ -47,8 +51,8 @@ from service.settings import Settings, SettingsError, make_settings
 log = logging.getLogger(__name__)
 
 STDIN = "-"
-#: (name as given, what became of the file)
-Answer = tuple[str, Outcome | Failure]
+#: (name as given, what became of the file; of one that is kept as JSON)
+Answer = tuple[str, Outcome | Failure | dict[str, Any]]
 
 
 def main(arguments: list[str]) -> int:
@@ -66,6 +70,8 @@ def main(arguments: list[str]) -> int:
         return complain(error, WRONG_COMMAND)
     except DecodeError as error:
         return complain(error, FAILED)
+    except (Failure, sqlite3.Error) as error:
+        return complain(f"the answers cannot be kept: {error}", FAILED)
     except DeviceDied:  # the log has the reason
         end_of_device()
 
@@ -74,12 +80,17 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
     engine = Engine(settings)
     try:
         await engine.start(_folders(settings, options.bundle))
+        parameters = _parameters(options)
         try:
-            candidates = find_candidates(engine, _parameters(options))
+            candidates = find_candidates(engine, parameters)
+            items = items_of(options.files) if options.resume else []
         except Failure as failure:
             return complain(failure.detail, WRONG_COMMAND)
-        answers = _answers(engine, options.files, candidates)
-        return await _unless_dead(engine, asyncio.create_task(_print_all(answers, options)))
+        answers: AsyncGenerator[Answer, None] = _answers(engine, options.files, candidates)
+        if options.resume:
+            answers = kept_answers(engine, items, parameters, candidates)
+        async with aclosing(answers):
+            return await _unless_dead(engine, asyncio.create_task(_print_all(answers, options)))
     finally:
         await engine.close()
 
@@ -110,7 +121,7 @@ def _folders(settings: Settings, bundle: str | None) -> list[Path]:
 
 async def _answers(
     engine: Engine, files: list[str], candidates: Candidates
-) -> AsyncIterator[Answer]:
+) -> AsyncGenerator[Answer, None]:
     """Every file's answer, in order."""
     begun: asyncio.Queue[asyncio.Task[Outcome | Failure]] = asyncio.Queue()
     beginning = asyncio.create_task(_begin_all(engine, files, candidates, begun))
@@ -128,34 +139,14 @@ async def _begin_all(
     candidates: Candidates,
     begun: asyncio.Queue[asyncio.Task[Outcome | Failure]],
 ) -> Any:
-    """Read every file in its turn, once there is room for it, and let it be answered."""
-    most = largest(candidates)
-    for file in files:
-        size = _size(file, most)
-        await engine.room.enter(size)
-        task = asyncio.create_task(_answer(engine, _read(file, most), candidates))
-        task.add_done_callback(functools.partial(_leave, engine, size))
+    """Let every file be answered, in its turn and once there is room for it."""
+    async for _, task in begin_each(engine, _opened(files, largest(candidates)), candidates):
         begun.put_nowait(task)
-        await asyncio.sleep(0)  # the new task begins: workers decode while the next file is read
 
 
-def _leave(engine: Engine, size: int, task: asyncio.Task[Outcome | Failure]) -> None:
-    engine.room.leave(size)
-
-
-async def _answer(
-    engine: Engine, media: bytes | Failure, candidates: Candidates
-) -> Outcome | Failure:
-    """One file; what goes wrong is its own affair."""
-    if isinstance(media, Failure):
-        return media
-    try:
-        return await first_answer(engine, media, candidates)
-    except Failure as failure:
-        return failure
-    except Exception as error:
-        log.error("a file could not be answered", exc_info=error)
-        return InternalError("an unexpected error; the line above says more")
+async def _opened(files: list[str], most: int) -> AsyncIterator[File]:
+    for number, file in enumerate(files, 1):
+        yield File(number, file, _size(file, most), functools.partial(_read, file))
 
 
 def _size(file: str, most: int) -> int:
@@ -189,11 +180,13 @@ async def _print_all(answers: AsyncIterator[Answer], options: argparse.Namespace
     """A line per file; the exit status."""
     failed, progress = 0, Progress(len(options.files), "files")
     asked = Asked.parse(_parameters(options))
-    show = functools.partial(_show_json, asked.encoding_format) if options.json else _show
+    show: Callable[[str, Any], None] = _show
+    if options.json:
+        show = functools.partial(_show_json, asked.encoding_format)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         async for name, answer in answers:
-            if isinstance(answer, Failure):
+            if isinstance(answer, Failure) or (isinstance(answer, dict) and "error" in answer):
                 failed += 1
                 progress.clear()
             show(name, answer)
@@ -217,11 +210,13 @@ def _show(name: str, answer: Outcome | Failure) -> None:
 
 
 def _show_json(
-    encoding_format: EncodingFormat, name: str, answer: Outcome | Failure
+    encoding_format: EncodingFormat, name: str, answer: Outcome | Failure | dict[str, Any]
 ) -> None:
     """For machines: what the REST answer says of one file, in ASCII."""
     line: dict[str, Any] = {"file": name}
-    if isinstance(answer, Failure):
+    if isinstance(answer, dict):
+        line |= answer
+    elif isinstance(answer, Failure):
         line["error"] = members(answer)
     else:
         line |= answer.document(encoding_format)
@@ -233,13 +228,16 @@ def _show_json(
 
 def _settings(options: argparse.Namespace) -> Settings:
     """Those of the server, from the environment and the flags that are here too."""
-    named = ("bundles", "device")
+    named = ("bundles", "device", "jobs")
     given = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
     if options.bundle is not None:
         given["default_bundle"] = ()  # nobody is asked for it
     given |= {"keys_file": None, "key_sha256": ()}  # nobody comes in here
     given["lanes"] = 1  # to measure lanes takes longer than most answers
-    return make_settings(log_level="warning", log_format="text", **given)
+    settings = make_settings(log_level="warning", log_format="text", **given)
+    if options.resume and settings.jobs is None:
+        raise SettingsError("--resume: expected --jobs DIR, or LIERE_JOBS, where answers are kept")
+    return settings
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -251,11 +249,16 @@ Rank the labels of images, clips and scans without a server: of what there are b
 
   python -m service classify photo.jpg clip.mp4 scan.nii.gz
   python -m service classify --json *.png > answers.jsonl
+  python -m service classify --json --resume --jobs DIR *.png > answers.jsonl
   curl -s URL | python -m service classify -
 
 A file goes to the bundle that is named. Else its own bytes decide: it is offered to the default
 bundles for images, scans and clips, in this order, and the first that reads its type answers. A
 GIF is an image then.
+
+With --resume every answer is kept as a server keeps those of jobs: after a kill the same command,
+of the same files as they were, prints those that are there and answers the others. Lines come in
+the order of the answers then. python -m service jobs shows what is kept.
 """,
         epilog="Exit status: 0 all answered, 1 some file failed (the others are answered), 2 wrong "
         "command,\nno bundles, unknown bundle or grid, device not there, 3 the device stopped to "
@@ -289,11 +292,17 @@ GIF is an image then.
         help="of arrays: numbers (default), or base64 of little-endian float32",
     )
     add("--json", action="store_true", help="a JSON object a line, as in the server's answer")
+    add("--resume", action="store_true", help="keep the answers, and go on where they are kept")
+    add("--jobs", metavar="DIR", help="where they are kept (default: LIERE_JOBS)")
     add("--bundles", metavar="DIR", help="folder of bundles (default: LIERE_BUNDLES, else bundles)")
     add("--device", help="auto, cpu, cuda or cuda:N (default: LIERE_DEVICE, else auto)")
     options = parser.parse_args(arguments)
     if options.want not in (None, WANTS[0]) and not options.json:
         parser.error(f"--want {options.want} is an array: it needs --json")
+    if options.resume and (not options.json or STDIN in options.files):
+        parser.error("--resume keeps lines of JSON, of files: it needs --json and no -")
+    if options.jobs is not None and not options.resume:
+        parser.error("--jobs is where --resume keeps its answers: say --resume")
     if options.files.count(STDIN) > 1:
         parser.error("standard input (-) can be read once only")
     return options

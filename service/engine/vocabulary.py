@@ -112,4 +112,6 @@ PARAMETERS: dict[str, dict[str, Parameter]] = {
     modality: {one.name: one for one in _ALL if one.only in (None, modality)} for modality in AXES
 }
 #: The same of requests for jobs, whatever their files are.
-OF_JOBS: dict[str, Parameter] = {one.name: one for one in (TOP_K, BUNDLE, GRID, VIEWS)}
+OF_JOBS: dict[str, Parameter] = {
+    one.name: one for one in (TOP_K, BUNDLE, GRID, VIEWS, WANT, ENCODING_FORMAT)
+}

@@ -23,9 +23,12 @@ class Cors(CORSMiddleware):
             app,
             allow_origins=origins,
             allow_methods=("GET", "HEAD", "POST", "DELETE"),
-            allow_headers=("Authorization", JSON_LENGTH, "X-Request-ID", "traceparent"),
+            allow_headers=(
+                "Authorization", "Idempotency-Key", JSON_LENGTH, "X-Request-ID", "traceparent",
+            ),
             expose_headers=(
-                "Allow", JSON_LENGTH, "Retry-After", "Server-Timing", "X-Request-ID", "traceparent",
+                "Allow", JSON_LENGTH, "Location", "Retry-After", "Server-Timing", "X-Request-ID",
+                "traceparent",
             ),  # fmt: skip
             # A page of the internet asks for a server of a private network: if it is listed.
             allow_private_network="*" not in origins,

@@ -11,14 +11,13 @@ from urllib.parse import parse_qsl
 
 from service.engine.failures import BadParameter, EmptyFile
 from service.engine.vocabulary import OF_JOBS
-from service.http.body import FILE, MAX_QUERY_BYTES, Parameters
+from service.http.body import FILE, MAX_QUERY_BYTES, Parameters, pieces, shown_filename
 from service.http.exchange import Exchange, UploadTime
 from service.http.multipart import MultipartReader, parse_parameters
 from service.http.problems import (
     BodyTimeout,
     BodyTooLarge,
     BrokenForm,
-    ClientGone,
     EmptyBody,
     UnknownParameter,
 )
@@ -28,8 +27,8 @@ from service.jobs.spool import Incoming, Spool
 from service.settings import Settings
 
 ARCHIVES = (b"application/zip", b"application/x-zip-compressed", b"application/x-tar")
-#: Bytes that go to the disk together; of a list of paths in all; of the name of a file.
-PIECE_BYTES, MAX_PATHS_BYTES, MAX_NAME = 2**20, 2**24, 1024
+#: Bytes that go to the disk together; of a list of paths in all.
+PIECE_BYTES, MAX_PATHS_BYTES = 2**20, 2**24
 #: Of a body in all, whatever it brings a second.
 UPLOAD_SECONDS = 86_400.0
 FORM_BYTES = 2**20  # around the files
@@ -90,31 +89,23 @@ class JobBody:
 
     async def _read(self, content_type: bytes) -> None:
         media_type, options = parse_parameters(content_type)
+        body = pieces(self._exchange.receive)
         if media_type == b"multipart/form-data":
-            await self._read_form(MultipartReader(self._pieces(), options.get(b"boundary", b"")))
+            await self._read_form(MultipartReader(body, options.get(b"boundary", b"")))
         elif media_type == b"application/json":
-            await self._read_paths()
-        elif not await self._store(self._pieces(), FILE, media_type in ARCHIVES):
+            await self._read_paths(body)
+        elif not await self._store(body, FILE, media_type in ARCHIVES):
             raise EmptyBody("expected a file, an archive, a form or a list of paths")
 
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        more = True
-        while more:
-            message = await self._exchange.receive()
-            if message["type"] != "http.request":
-                raise ClientGone("the client left while it sent the body")
-            more = message.get("more_body", False)
-            yield message.get("body", b"")
-
     async def _store(
-        self, pieces: AsyncIterator[bytes | bytearray], name: str, is_archive: bool
+        self, media: AsyncIterator[bytes | bytearray], name: str, is_archive: bool
     ) -> int:
         """One file or archive; its size in bytes."""
         stored = f"{ARCHIVE if is_archive else FILE}-{len(self.hashes) + 1}"
         before, incoming = self._incoming.bytes, self._incoming
         await asyncio.to_thread(incoming.begin, stored)
         buffer = bytearray()
-        async for piece in pieces:
+        async for piece in media:
             buffer += piece
             if len(buffer) >= PIECE_BYTES:
                 await asyncio.to_thread(incoming.write, buffer)
@@ -140,20 +131,21 @@ class JobBody:
                     "of a job belong into its address"
                 )
             number = len(self.hashes) + 1
-            name = options.get(b"filename", b"").decode("utf-8", "replace") or f"{part} {number}"
-            if not await self._store(_data(form), name[:MAX_NAME], part == ARCHIVE):
+            name = shown_filename(options.get(b"filename", b"").decode("utf-8", "replace"))
+            name = name or f"{part} {number}"
+            if not await self._store(_data(form), name, part == ARCHIVE):
                 raise EmptyFile(f"{part} {number} of the form has no bytes")
 
-    async def _read_paths(self) -> None:
-        body = bytearray()
-        async for piece in self._pieces():
-            body += piece
-            if len(body) > MAX_PATHS_BYTES:
+    async def _read_paths(self, body: AsyncIterator[bytes]) -> None:
+        read = bytearray()
+        async for piece in body:
+            read += piece
+            if len(read) > MAX_PATHS_BYTES:
                 raise BodyTooLarge(f"a list of paths may have at most {MAX_PATHS_BYTES} bytes")
         allowed = self._settings.jobs_paths
         if allowed is None:
             raise PathRefused("this server reads no paths: send the files")
-        await asyncio.to_thread(self._find_paths, allowed, bytes(body))
+        await asyncio.to_thread(self._find_paths, allowed, bytes(read))
 
     def _find_paths(self, allowed: Path, body: bytes) -> None:
         try:

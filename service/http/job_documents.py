@@ -13,6 +13,10 @@ from service.http.documents import Document
 from service.http.job_body import ARCHIVES, MAX_PATHS_BYTES
 from service.http.openapi import BINARY, add_problems, answer, in_query, refer
 from service.jobs import failures as of_jobs
+from service.jobs.inputs import MAX_ITEMS
+
+#: Jobs that are listed where nobody says how many.
+LISTED = 100
 
 
 class JobDocument(Document):
@@ -35,6 +39,7 @@ class JobList(Document):
     """Jobs, newest first."""
 
     jobs: list[JobDocument]
+    next: str | None = Field(description="address of the older ones; null where there are none")
 
 
 ID = "3f1d0c52b86e4a97d1c0a5e2"
@@ -83,6 +88,7 @@ NOT_OF_MAKING = {of_jobs.UnknownJob}
 _FILES = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
 _KEY = {"type": "string", "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"}
 _COUNT = {"type": "integer", "minimum": 0, "maximum": 10**9 - 1, "default": 0}
+_LIMIT = {"type": "integer", "minimum": 1, "maximum": MAX_ITEMS}
 
 
 def made_responses() -> dict[int | str, dict[str, Any]]:
@@ -98,10 +104,18 @@ def seen_responses() -> dict[int | str, dict[str, Any]]:
     return {200: seen, **add_problems({}, of_jobs.UnknownJob, sentences=SENTENCES)}
 
 
+def listed_responses() -> dict[int | str, dict[str, Any]]:
+    """What listing jobs may end as."""
+    listed = answer(JobList, {"jobs": [JOB_EXAMPLE], "next": None}, "Your jobs, newest first.")
+    kinds = (of_jobs.UnknownJob, failures.BadParameter)
+    return {200: listed, **add_problems({}, *kinds, sentences=SENTENCES)}
+
+
 def results_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
     """What reading the answers of a job may end as."""
     lines = {
-        "description": "A JSON object a line: item, file, and the answer or an error.",
+        "description": "A JSON object a line: item, the number of the file in the request, then "
+        "as results of /v1/classify: filename, and the answer or an error.",
         "content": {media_type: {"schema": {"type": "string"}}},
     }
     kinds = (of_jobs.UnknownJob, failures.BadParameter)
@@ -132,9 +146,19 @@ def body_extra() -> dict[str, Any]:
     }
 
 
+def listed_extra() -> dict[str, Any]:
+    """The parameters of the operation that lists jobs."""
+    text = "The id of a job: those that came before it."
+    before = _parameter("query", "before", text, {"type": "string"})
+    limit = _parameter("query", "limit", "How many at most.", _LIMIT | {"default": LISTED})
+    return {"parameters": [before, limit]}
+
+
 def results_extra() -> dict[str, Any]:
-    """The parameter of the operation that reads results."""
-    return {"parameters": [_parameter("query", "after", "Lines that you have.", _COUNT)]}
+    """The parameters of the operation that reads results."""
+    after = _parameter("query", "after", "Lines that you have.", _COUNT)
+    limit = _parameter("query", "limit", "How many at most; else all that are there.", _LIMIT)
+    return {"parameters": [after, limit]}
 
 
 def _parameter(

@@ -22,17 +22,18 @@ from service.engine.failures import BadParameter, Draining, NotReady
 from service.http.exchange import Exchange
 from service.http.job_body import JobBody, JobParameters, request_key
 from service.http.job_documents import (
-    JOB_EXAMPLE,
+    LISTED,
     JobDocument,
-    JobList,
     body_extra,
+    listed_extra,
+    listed_responses,
     made_responses,
     results_extra,
     results_responses,
     seen_responses,
 )
-from service.http.openapi import answer
 from service.jobs.failures import UnknownJob
+from service.jobs.inputs import MAX_ITEMS
 from service.jobs.pins import pinned
 from service.jobs.runner import JobRunner
 from service.jobs.spool import Incoming
@@ -42,15 +43,13 @@ JOBS = "/v1/jobs"
 JOB = JOBS + "/{id}"
 RESULTS = JOB + "/results"
 JSON_LINES = "application/jsonl"
-#: Lines that are read from the disk together.
+#: Lines that are read from the disk together; jobs that are listed where nobody says how many.
 PAGE = 500
 
 
 def add_jobs(app: FastAPI, runner: JobRunner) -> None:
     """Put the routes on the application."""
     jobs = Jobs(runner)
-    listed = answer(JobList, {"jobs": [JOB_EXAMPLE]}, "Your jobs, newest first.")
-
     def about(operation: str, summary: str, **more: Any) -> dict[str, Any]:
         named = {"operation_id": operation, "summary": summary, "tags": ["jobs"]}
         return named | {"response_model": None} | more
@@ -62,7 +61,13 @@ def add_jobs(app: FastAPI, runner: JobRunner) -> None:
             responses=made_responses(), openapi_extra=body_extra(),
         ),
     )(jobs.make)  # fmt: skip
-    app.get(JOBS, **about("listJobs", "List your jobs", responses={200: listed}))(jobs.list)
+    app.get(
+        JOBS,
+        **about(
+            "listJobs", "List your jobs, newest first",
+            responses=listed_responses(), openapi_extra=listed_extra(),
+        ),
+    )(jobs.list)  # fmt: skip
     app.get(JOB, **about("showJob", "How far a job is", responses=seen_responses()))(jobs.show)
     app.get(
         RESULTS,
@@ -101,7 +106,8 @@ class Jobs:
             job = Job(
                 number=0, id=secrets.token_hex(12), owner=exchange.key or "", state="queued",
                 reason=None, created=time.time(), ended=None, key=key,
-                fingerprint=hashlib.sha256(asked.encode()).hexdigest(), candidates=written,
+                fingerprint=hashlib.sha256(asked.encode()).hexdigest(),
+                parameters=dict(parameters), candidates=written,
                 bytes=incoming.bytes, total=len(body.found.items), answered=0, failed=0,
             )  # fmt: skip
             added = await self._enter(job, body.found.items, incoming)
@@ -131,10 +137,15 @@ class Jobs:
             raise NotReady("the bundles are still being checked")
 
     async def list(self, request: Request) -> JSONResponse:
-        """Those of this key."""
-        ledger, owner = self._runner.ledger, _owner(request)
-        jobs = await ledger.call(ledger.store.of_owner, owner)
-        return JSONResponse({"jobs": [self._document(job) for job in jobs]})
+        """Those of this key, a page at a time."""
+        ledger, limit = self._runner.ledger, _parse_limit(request, LISTED)
+        before = request.query_params.get("before")
+        older = None if before is None else await self._find(request, before)
+        # one more than is shown, which says whether there are others
+        jobs = await ledger.call(ledger.store.of_owner, _owner(request), older, limit + 1)
+        rest = f"{JOBS}?limit={limit}&before={jobs[limit - 1].id}" if len(jobs) > limit else None
+        shown = [self._document(job) for job in jobs[:limit]]
+        return JSONResponse({"jobs": shown, "next": rest})
 
     async def show(self, request: Request, id: str) -> JSONResponse:
         """One of them."""
@@ -149,15 +160,16 @@ class Jobs:
 
     async def results(self, request: Request, id: str) -> StreamingResponse:
         """The lines that there are, in the order in which they came."""
-        after = _parse_after(request.query_params.get("after", "0"))
+        after = _parse_count("after", request.query_params.get("after", "0"))
+        limit = _parse_limit(request, MAX_ITEMS)
         job = await self._find(request, id)
-        return StreamingResponse(self._lines(job, after), media_type=JSON_LINES)
+        return StreamingResponse(self._lines(job, after, limit), media_type=JSON_LINES)
 
-    async def _lines(self, job: Job, after: int) -> AsyncIterator[bytes]:
+    async def _lines(self, job: Job, after: int, left: int) -> AsyncIterator[bytes]:
         ledger = self._runner.ledger
-        while lines := await ledger.call(ledger.store.lines, job, after, PAGE):
+        while lines := await ledger.call(ledger.store.lines, job, after, min(left, PAGE)):
             yield "".join(f"{line}\n" for line in lines).encode()
-            after += len(lines)
+            after, left = after + len(lines), left - len(lines)
 
     async def _find(self, request: Request, id_: str) -> Job:
         ledger = self._runner.ledger
@@ -192,9 +204,17 @@ def _unknown(id_: str) -> UnknownJob:
     return UnknownJob(f"there is no job {id_[:40]!a} of yours; it may have expired")
 
 
-def _parse_after(text: str) -> int:
+def _parse_limit(request: Request, unless_said: int) -> int:
+    """How many are wanted; at least 1."""
+    limit = _parse_count("limit", request.query_params.get("limit", str(unless_said)))
+    if not 1 <= limit <= MAX_ITEMS:
+        raise BadParameter(f"limit: expected a whole number from 1 to {MAX_ITEMS}, got {limit}")
+    return limit
+
+
+def _parse_count(name: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 9):
-        raise BadParameter(f"after: expected how many lines are known, got {text[:20]!a}")
+        raise BadParameter(f"{name}: expected a whole number, got {text[:20]!a}")
     return int(text)
 
 

@@ -1,7 +1,8 @@
 """What the items of a job are and how their bytes are read: stored files, members, named paths.
 
-A path is walked part by part below the folder that the operator allowed, and no link is followed:
-what was checked when the job came is opened in the same way when its turn comes.
+A path that a client names is walked part by part below the folder that the operator allowed, and no
+link is followed: what was checked when the job came is opened in the same way when its turn comes.
+The operator's own paths are opened as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from media.sources.items import SourceError
 from media.sources.packed import Packed, open_archive
 from service.engine.failures import EmptyFile, Failure, UnreadableFile
 from service.jobs.failures import BrokenArchive, EmptyJob, JobTooLarge, PathRefused
-from service.jobs.store import Item
+from service.jobs.store import LOCAL, Item
 
 MAX_ITEMS = 100_000
 MAX_PATH = 4096  # characters
@@ -74,6 +75,12 @@ class Collected:
                     raise PathRefused(f"expected names in UTF-8, got {file[:80]!a}")
                 self.add(file, "", file)
 
+    def add_local(self, path: str) -> None:
+        """A file of this machine, by whatever path; PathRefused for a name that is no text."""
+        if not is_text(path):
+            raise PathRefused(f"expected names in UTF-8, got {path[:80]!a}")
+        self.add(path, LOCAL, str(Path(path).absolute()))
+
     def check(self) -> None:
         """EmptyJob if nothing was found."""
         if not self.items:
@@ -99,7 +106,7 @@ class Inputs:
             if item.origin.startswith(ARCHIVE):
                 return self._packed(item).size
             if item.origin:
-                return (self._folder / item.origin).stat().st_size
+                return self._stored(item).stat().st_size
             with self._open(item) as descriptor:
                 return os.fstat(descriptor.number).st_size
         except (OSError, SourceError, KeyError):
@@ -120,10 +127,13 @@ class Inputs:
             packed = self._packed(item)
             return packed.read() if packed.size <= most else bytes(most + 1)
         if item.origin:
-            with (self._folder / item.origin).open("rb") as stream:
+            with self._stored(item).open("rb") as stream:
                 return stream.read(most + 1)
         with self._open(item) as descriptor, os.fdopen(os.dup(descriptor.number), "rb") as stream:
             return stream.read(most + 1)
+
+    def _stored(self, item: Item) -> Path:
+        return Path(item.member) if item.origin == LOCAL else self._folder / item.origin
 
     def _packed(self, item: Item) -> Packed:
         if item.origin not in self._archives:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from models.bundle import BundleError
@@ -15,6 +17,8 @@ from service.engine.candidates import Candidate, Candidates, RefusedDefault
 from service.engine.engine import Engine
 from service.engine.failures import BundleRefused, UnknownBundle
 from service.engine.model import AUTO, Choice, ExaminedBundle
+from service.engine.parameters import Asked
+from service.jobs.store import FILE, Job, Store
 
 #: As they are written down: one JSON object each.
 Written = list[dict[str, Any]]
@@ -44,16 +48,31 @@ def pinned(written: Written) -> list[tuple[str, str]]:
     return [(one["bundle"], one["version"]) for one in written if "bundle" in one]
 
 
-async def find_again(engine: Engine, written: Written) -> Candidates:
-    """The same candidates; a version that answers no more is opened for this.
+def is_needed(folder: Path, name: str, version: str) -> bool:
+    """Whether a folder has a job that a version shall answer, and that has not ended.
+
+    Raises:
+        StoreError, OSError, sqlite3.Error: that cannot be read.
+    """
+    if not (folder / FILE).is_file():
+        return False
+    with closing(Store(folder)) as store:
+        return any((name, version) in pinned(job.candidates) for job in store.open())
+
+
+async def find_again(engine: Engine, job: Job) -> Candidates:
+    """Who answers a job; a version that answers no more is opened for this.
 
     Raises:
         UnknownBundle, BundleRefused: one of them cannot be had now.
     """
-    return [await _candidate(engine, one) for one in written]
+    asked = Asked.parse(job.parameters)
+    return [await _candidate(engine, one, asked) for one in job.candidates]
 
 
-async def _candidate(engine: Engine, one: Mapping[str, Any]) -> Candidate | RefusedDefault:
+async def _candidate(
+    engine: Engine, one: Mapping[str, Any], asked: Asked
+) -> Candidate | RefusedDefault:
     file_bytes = engine.settings.limits(one["modality"]).file_bytes
     if "refused" in one:
         return RefusedDefault(one["refused"], one["modality"], file_bytes)
@@ -61,7 +80,7 @@ async def _candidate(engine: Engine, one: Mapping[str, Any]) -> Candidate | Refu
     choice = Choice.of(targets.values() if one["grid"] == AUTO else [targets[one["grid"]]])
     if one["modality"] == "video":
         choice = choice.with_views(one["views"])
-    return Candidate(choice, one["top_k"], file_bytes)
+    return Candidate(choice, one["top_k"], file_bytes, asked.want)
 
 
 async def _examined(engine: Engine, name: str, version: str) -> ExaminedBundle:

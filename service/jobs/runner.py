@@ -14,18 +14,19 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import get_args
 
 from service.engine.candidates import Candidates
 from service.engine.engine import Engine
 from service.engine.failures import Failure
+from service.jobs.folder import take_folder
 from service.jobs.inputs import Inputs
 from service.jobs.ledger import Ledger
 from service.jobs.pins import Pins, Written, find_again, write_down
-from service.jobs.spool import InUse, Spool, full_disk_told
-from service.jobs.store import Item, Job, Store, StoreError
+from service.jobs.spool import full_disk_told
+from service.jobs.store import Item, Job, State
 from service.jobs.work import Describe, JobWork
-from service.settings import GIB, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -59,29 +60,16 @@ class JobRunner:
         self.pins = Pins()
         self._describe = describe
         self._open: dict[str, Job] = {}  # that have not ended, as far as is known here
-        self._open_folder()
+        self.spool, store, jobs = take_folder(engine.settings)
+        self.ledger = Ledger(store)
+        for job in jobs:
+            self._know(job)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._owners: Counter[str] = Counter()  # of those that run
         self._waits_until: dict[str, float] = {}  # of those that cannot go on, monotonic
         self._news = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
         engine.rollout.is_pinned = self.pins.hold
-
-    def _open_folder(self) -> None:
-        """Take the folder, and look what the last process has left."""
-        folder = self.settings.jobs
-        assert folder is not None
-        try:
-            self.spool = Spool(folder, int(self.settings.jobs_max_gib * GIB))
-            store = Store(folder)
-            for job in store.open():
-                self._know(job)
-            self.spool.keep(self._open)
-        except InUse:
-            raise SettingsError(f"jobs: another server works on those of {folder}") from None
-        except (OSError, sqlite3.Error, StoreError) as error:
-            raise SettingsError(f"jobs: {folder} cannot be used: {error}") from error
-        self.ledger = Ledger(store)
 
     def _know(self, job: Job) -> None:
         self._open[job.id] = job
@@ -123,7 +111,8 @@ class JobRunner:
 
     async def cancel(self, job: Job) -> Job | None:
         """As ``Store.cancel``; what is worked on ends at once."""
-        now = await self.ledger.call(self.ledger.store.cancel, job)
+        with full_disk_told():
+            now = await self.ledger.call(self.ledger.store.cancel, job)
         self._news.set()
         return now
 
@@ -142,15 +131,26 @@ class JobRunner:
 
     async def _look(self) -> None:
         """Follow what is written down, by whomever."""
-        known = dict(self._open)  # jobs that come meanwhile are not missed below
-        jobs = {job.id: job for job in await self.ledger.call(self.ledger.store.open)}
+        known, store = dict(self._open), self.ledger.store  # jobs that come now are not missed
+        jobs = {job.id: job for job in await self.ledger.call(store.open)}
         for job in known.values():
             if job.id not in jobs:
                 await self._forget(job)
         expired = time.time() - HOUR * self.settings.jobs_keep_hours
-        await self.ledger.call(self.ledger.store.remove_ended, expired)
+        await self.ledger.call(store.remove_ended, expired)
+        self._tell(list(jobs.values()), await self.ledger.call(store.counts))
         if self.engine.catalog.examined and not self.engine.died:
             self._begin(list(jobs.values()))
+
+    def _tell(self, jobs: list[Job], counts: Mapping[State, int]) -> None:
+        """The gauges, which a scrape must not wait for a disk for."""
+        metrics = self.engine.metrics
+        for state in get_args(State):
+            metrics.jobs.labels(state).set(counts.get(state, 0))
+        metrics.job_items_waiting.set(sum(job.total - job.answered for job in jobs))
+        metrics.job_bytes.set(self.spool.used + self.ledger.store.size())
+        queued = [job.created for job in jobs if job.state == "queued"]
+        metrics.job_oldest_seconds.set(time.time() - min(queued) if queued else 0)
 
     async def _forget(self, job: Job) -> None:
         """A job has ended: its files and versions are needed no more."""
@@ -190,7 +190,7 @@ class JobRunner:
     async def _run(self, job: Job) -> None:
         """Answer what has no line yet; where that cannot be, say why and try again later."""
         try:
-            candidates = await find_again(self.engine, job.candidates)
+            candidates = await find_again(self.engine, job)
             if await self.ledger.call(self.ledger.store.begin, job):
                 inputs = Inputs(self.spool.place(job.id), self.settings.jobs_paths)
                 work = JobWork(self.engine, self.ledger, inputs, self._describe)

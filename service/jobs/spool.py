@@ -35,6 +35,9 @@ class Spool:
     Args:
         most: bytes that the files of all jobs may have.
 
+    Attributes:
+        used: bytes that they have.
+
     Raises:
         InUse: see above.
         OSError: nothing can be written there.
@@ -44,7 +47,7 @@ class Spool:
         self.folder = folder
         self.most = most
         self._files, self._incoming = folder / "files", folder / "incoming"
-        self._used = 0
+        self.used = 0
         self._counting = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -65,21 +68,21 @@ class Spool:
         for folder in self._files.iterdir():
             if folder.name not in jobs:
                 shutil.rmtree(folder)
-        self._used = sum(path.stat().st_size for path in self._files.rglob("*") if path.is_file())
+        self.used = sum(path.stat().st_size for path in self._files.rglob("*") if path.is_file())
 
     def claim(self, size: int) -> None:
         """Count bytes that are about to be written; JobsFull where they are too many."""
         with self._counting:
-            if self._used + size > self.most:
+            if self.used + size > self.most:
                 raise JobsFull(
-                    f"the files of all jobs may have {self.most} bytes; {self.most - self._used} "
+                    f"the files of all jobs may have {self.most} bytes; {self.most - self.used} "
                     "are free"
                 )
-            self._used += size
+            self.used += size
 
     def release(self, size: int) -> None:
         with self._counting:
-            self._used -= size
+            self.used -= size
 
     def receive(self) -> Incoming:
         """Where the files of a new job go; JobsFull where the disk is."""
@@ -134,7 +137,8 @@ class Incoming:
     def end(self) -> str:
         """End the file; the hex SHA-256 of its bytes."""
         assert self._file is not None
-        self._file.close()
+        with full_disk_told():
+            self._file.close()
         return self._hash.hexdigest()
 
     def place(self, job: str) -> None:

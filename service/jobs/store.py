@@ -35,6 +35,7 @@ CREATE TABLE jobs (
     ended REAL,
     key TEXT,
     fingerprint TEXT NOT NULL,
+    parameters TEXT NOT NULL,
     candidates TEXT NOT NULL,
     bytes INTEGER NOT NULL,
     total INTEGER NOT NULL,
@@ -57,6 +58,8 @@ CREATE UNIQUE INDEX lines ON items (job, place) WHERE place IS NOT NULL;
 
 State = Literal["queued", "running", "done", "cancelled"]
 ENDED = ("done", "cancelled")
+#: The origin of an item that is a path of this machine; no stored file is called so.
+LOCAL = "/"
 
 
 class StoreError(Exception):
@@ -74,6 +77,7 @@ class Job:
         created, ended: seconds since 1970.
         key: of idempotency, the client's.
         fingerprint: of files and parameters, hex SHA-256.
+        parameters: what was asked beside the files, as text.
         candidates: who answers, see ``service.jobs.pins``.
         bytes: of its files, under the folder of jobs.
     """
@@ -87,6 +91,7 @@ class Job:
     ended: float | None
     key: str | None
     fingerprint: str
+    parameters: dict[str, str]
     candidates: list[dict[str, Any]]
     bytes: int
     total: int
@@ -104,7 +109,8 @@ class Item(NamedTuple):
     Attributes:
         number: from 1, in the order of the request.
         name: as the client called it.
-        origin: the stored file; empty where the client named a path.
+        origin: the stored file; empty where the client named a path below the folder that is
+            allowed; ``LOCAL`` where the operator named a path of this machine.
         member: of the archive that is stored; or the path.
     """
 
@@ -123,6 +129,7 @@ class Line(NamedTuple):
 
 
 FIELDS = ", ".join(field.name for field in dataclasses.fields(Job))
+AS_JSON = ("parameters", "candidates")  # of them
 
 
 class Store:
@@ -194,7 +201,8 @@ class Store:
             ).fetchone()
             if count >= MAX_JOBS:
                 raise TooManyJobs(f"at most {MAX_JOBS} jobs are kept; the oldest expire first")
-            values = dataclasses.asdict(job) | {"candidates": json.dumps(job.candidates)}
+            values = dataclasses.asdict(job)
+            values |= {name: json.dumps(values[name]) for name in AS_JSON}
             del values["number"]
             names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
             added = self._sql.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", values)
@@ -217,13 +225,25 @@ class Store:
         found = self._jobs("id = ?", id_)
         return found[0] if found else None
 
-    def of_owner(self, owner: str | None) -> list[Job]:
-        """The jobs of one owner, or of all; newest first."""
-        return self._jobs("? IS NULL OR owner = ? ORDER BY number DESC", owner, owner)
+    def of_owner(self, owner: str | None, older: Job | None = None, most: int = -1) -> list[Job]:
+        """The jobs of one owner, or of all; newest first.
+
+        Args:
+            older: than this one, where it is given.
+            most: of them; all where it is negative.
+        """
+        number = older.number if older is not None else None
+        where = "(? IS NULL OR owner = ?) AND (? IS NULL OR number < ?)"
+        ranked = f"{where} ORDER BY number DESC LIMIT ?"
+        return self._jobs(ranked, owner, owner, number, number, most)
 
     def open(self) -> list[Job]:
         """What has not ended; oldest first."""
         return self._jobs("state NOT IN (?, ?) ORDER BY number", *ENDED)
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state that there is one in."""
+        return dict(self._sql.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
 
     def _jobs(self, where: str, *values: object) -> list[Job]:
         rows = self._sql.execute(f"SELECT {FIELDS} FROM jobs WHERE {where}", values).fetchall()
@@ -302,11 +322,11 @@ class Store:
         return [line for (line,) in rows]
 
     def size(self) -> int:
-        """Bytes of the database on the disk, its log included."""
+        """Bytes of the database on the disk, its log included; from any thread."""
         beside = (self._path, self._path.with_name(f"{FILE}-wal"))
         return sum(path.stat().st_size for path in beside if path.exists())
 
 
 def _job(row: tuple[Any, ...]) -> Job:
     values = dict(zip(FIELDS.split(", "), row, strict=True))
-    return Job(**values | {"candidates": json.loads(values["candidates"])})
+    return Job(**values | {name: json.loads(values[name]) for name in AS_JSON})

@@ -26,6 +26,8 @@ from service.engine.failures import (
     NotReady,
     Overloaded,
 )
+from service.engine.job import EncodingFormat
+from service.engine.parameters import Asked
 from service.jobs.inputs import Inputs
 from service.jobs.ledger import Ledger
 from service.jobs.store import Job, Line
@@ -98,13 +100,16 @@ class JobWork:
     async def _record_all(self, job: Job) -> None:
         """Write down together what has come since the last time, until the job has ended."""
         now: Job | None = job
+        encoding_format = Asked.parse(job.parameters).encoding_format
         while now is not None and not now.has_ended:
             answers = [await self._answered.get()]
             while not self._answered.empty():
                 answers.append(self._answered.get_nowait())
             for _, answer in answers:
                 await self._check_own(answer)
-            now = await self._write(job, [self._line(*one) for one in answers])
+            before = now
+            now = await self._write(job, [self._line(*one, encoding_format) for one in answers])
+            self._count(before, now)
             for _ in answers:
                 self._room.release()
 
@@ -117,12 +122,18 @@ class JobWork:
             if self._engine.died:
                 raise NotReady(NO_ANSWER)
 
-    def _line(self, file: File, answer: Answer) -> Line:
-        told: dict[str, Any] = {"item": file.number, "file": file.name}
+    def _count(self, before: Job, now: Job | None) -> None:
+        if now is not None:
+            metrics, failed = self._engine.metrics, now.failed - before.failed
+            metrics.job_items_answered.inc(now.answered - before.answered - failed)
+            metrics.job_items_failed.inc(failed)
+
+    def _line(self, file: File, answer: Answer, encoding_format: EncodingFormat) -> Line:
+        told: dict[str, Any] = {"item": file.number, "filename": file.name}
         if isinstance(answer, Failure):
             told["error"] = self._describe(answer)
         else:
-            told |= answer.document()
+            told |= answer.document(encoding_format)
         return Line(file.number, json.dumps(told, allow_nan=False), "error" in told)
 
     async def _write(self, job: Job, lines: list[Line]) -> Job | None:

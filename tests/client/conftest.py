@@ -20,6 +20,8 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(bundles: Path) -> Iterator[RunningServer]:
-    with serving(bundles) as running:
+def server(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """It keeps jobs, and reads paths below ``settings.jobs_paths``."""
+    jobs, allowed = (tmp_path_factory.mktemp(name) for name in ("jobs", "allowed"))
+    with serving(bundles, jobs=jobs, jobs_paths=allowed) as running:
         yield running

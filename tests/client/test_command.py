@@ -386,7 +386,7 @@ def test_unknown_commands_are_told(
 ) -> None:
     """Status 2 and the commands there are."""
     assert main(arguments) == 2
-    assert capsys.readouterr().err.endswith("known: classify\n")
+    assert capsys.readouterr().err.endswith("known: classify, jobs\n")
 
 
 def test_bar_is_drawn_on_a_terminal_alone(

@@ -27,15 +27,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_commands_of_the_page_run(server: RunningServer, here: Path) -> None:
+def test_commands_of_the_page_run(
+    server: RunningServer, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All of them are the client's, but for the install, whose package another test builds."""
     install, *commands = re.findall(r"^(?:pip|python) .*$", PAGE, flags=re.MULTILINE)
     assert install == "pip install ./client"
+    job = ""
     for line in commands:
-        python, flag, module, *arguments = shlex.split(line)
+        python, flag, module, *arguments = shlex.split(line.replace("ID", job))
         assert (python, flag, module) == ("python", "-m", "client")
         assert __main__.main([*arguments, "--url", server.url]) == 0
-    assert len(commands) == 3
+        if "submit" in arguments:
+            job = capsys.readouterr().out.strip()
+    assert len(commands) == 9
     assert len((here / "answers.jsonl").read_text().splitlines()) == 2
 
 

@@ -151,6 +151,26 @@ def test_train_hands_its_bundles_to_serve(compose: dict[str, Any]) -> None:
     assert "./bundles" in sources["train"]
 
 
+@pytest.mark.parametrize("name", ["serve", "serve-gpu"])
+def test_jobs_lie_on_a_volume_that_the_server_may_write_to(
+    compose: dict[str, Any], dockerfile: list[list[str]], name: str
+) -> None:
+    """A new volume takes the owner of the image's own folder, and that is the image's user."""
+    service = compose["services"][name]
+    folder = service["environment"]["LIERE_JOBS"]
+    (volume,) = (
+        source
+        for source, target in (mount.split(":")[:2] for mount in service["volumes"])
+        if target == folder
+    )
+    assert volume in compose["volumes"]
+    owner, group = _argument(_stage(dockerfile, "serve"), "USER").split(":")
+    made = f"install --directory --owner {owner} --group {group} {folder}"
+    assert made in " ".join(_stage(dockerfile, "debian"))
+    others = [one["volumes"] for other, one in compose["services"].items() if other != name]
+    assert f"{volume}:{folder}" not in [mount for mounts in others for mount in mounts]
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_images_are_built_here_or_pinned(
     compose: dict[str, Any], dockerfile: list[list[str]], name: str

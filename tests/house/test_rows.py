@@ -13,11 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import numpy as np
 import pytest
 import uvloop
 
-from benchmarks.serving import fuzz, lanes, mixed_grids, v2_tensors
+from benchmarks.serving import fuzz, jobs_beside, jobs_throughput, lanes, mixed_grids, v2_tensors
+from benchmarks.serving.jobs_killed import Tally, pack
 from benchmarks.serving.mixed_grids import Loop, Measured, Shape, interleaved, one_round
 from benchmarks.serving.mutations import DAMAGES, Seed, mend_png, spoil
 from benchmarks.serving.running import Running
@@ -34,6 +36,7 @@ from tests.helpers.service_fixtures import (
     RunningServer,
     picture,
     serving,
+    wait_until,
     weights,
     write_tiny_bundle,
 )
@@ -233,3 +236,42 @@ def test_tensors_over_http_have_the_logits_of_the_bare_session(tmp_path: Path) -
         assert v2_tensors.through_http(process, request, expected, 0.1, 2) > 0
         with pytest.raises(SystemExit, match="from that of the bare session"):
             v2_tensors.through_http(process, request, expected + 1, 0.1, 1)
+
+
+# --- jobs ------------------------------------------------------------------------------------
+
+
+def test_jobs_rows_run_on_a_real_server(tmp_path: Path) -> None:
+    """A folder of many names for few pictures, answered as a job; and images beside one."""
+    write_tiny_bundle(tmp_path / "bundles")
+    images = jobs_beside.many_photographs(tmp_path / "images", 20)
+    assert len(images) == 20
+    settings: Any = {"jobs": tmp_path / "jobs", "jobs_paths": tmp_path / "images"}
+    with serving(tmp_path / "bundles", **settings) as server:
+        process = as_process(server)
+        assert jobs_throughput.through_job(process) > 0
+        with pytest.raises(SystemExit, match="was done before the last image"):
+            jobs_beside.one_round(process, images[:2], 0.2)
+
+
+def test_lost_and_repeated_items_are_found(tmp_path: Path) -> None:
+    """Nothing where all is well; then a line that is missing, one twice, one that changed."""
+    bundle = write_tiny_bundle(tmp_path / "bundles")
+    tally, packed = Tally(5), pack(bundle, 5)
+    with (
+        serving(tmp_path / "bundles", jobs=tmp_path / "jobs") as server,
+        httpx.Client(base_url=server.url, verify=False) as client,
+    ):
+        while len(tally.lines) < 2:
+            tally.go_on(client, packed)
+        wait_until(lambda: not tally.look(client), "the second job")
+        assert tally.judge(client) == (0, 0)
+        first, second = tally.lines.values()
+        first.append(first[1])
+        assert tally.judge(client) == (0, 1)
+        second[0] = second[1]
+        assert tally.judge(client) == (1, 2)
+        tally.look(client)
+        assert tally.judge(client) == (0, 2)
+        tally.lines.popitem()
+        assert tally.judge(client) == (0, 2 + 5)

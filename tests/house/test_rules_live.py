@@ -47,7 +47,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     spoilt = write_tiny_bundle(root / "bad")
     (spoilt / "graphs" / "weights.bin").write_bytes(bytes(10))
     with ExitStack() as stack:
-        process, port, _ = stack.enter_context(running(root / "good", "--open-metrics"))
+        arguments = ("--open-metrics", "--jobs", str(root / "jobs"))
+        process, port, _ = stack.enter_context(running(root / "good", *arguments))
         refusing = stack.enter_context(serving(root / "bad"))
         addresses = [f"127.0.0.1:{one}" for one in (port, refusing.port)]
         one = stack.enter_context(prometheus(root / "prometheus", addresses))

@@ -24,6 +24,7 @@ from media import read
 from media.spec import Grid
 from service.cli import offline
 from service.cli.progress import AFTER_SECONDS, Progress
+from service.engine import bulk
 from service.engine.candidates import find_candidates
 from service.engine.engine import Engine
 from service.engine.failures import Failure, InferenceFailed
@@ -460,8 +461,8 @@ def test_files_under_way_are_bounded(
         finally:
             inside -= 1
 
-    answer = offline._answer
-    monkeypatch.setattr(offline, "_answer", counting)
+    answer = bulk._answer
+    monkeypatch.setattr(bulk, "_answer", counting)
     answers = collect(bundles, SlowSession(), [str(path)] * 20, max_batch=1, **settings)
     assert all(isinstance(one, Outcome) for _, one in answers)
     assert len(answers) == len(seen) == 20

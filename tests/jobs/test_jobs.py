@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.helpers.jobs import finish, form, lines, look, make, problem, refused, tarred, zipped
@@ -27,7 +29,7 @@ def test_every_item_has_one_line(start: Start) -> None:
     assert (job["total"], job["bundles"]) == (6, ["tiny@1"])
     done = finish(server, job)
     assert (done["state"], done["answered"], done["failed"]) == ("done", 6, 2)
-    by_name = {line["file"]: line for line in lines(server, job)}
+    by_name = {line["filename"]: line for line in lines(server, job)}
     assert sorted(line["item"] for line in by_name.values()) == [1, 2, 3, 4, 5, 6]
     for name, media in FILES.items():
         (best,) = by_name[name]["predictions"]
@@ -58,7 +60,7 @@ def test_archives_and_folders_are_their_files(start: Start, tmp_path: Path, kind
     server, _ = start(jobs_paths=folder)
     job = make(server, **options_of(kind, FILES | {"readme.txt": b"words"}, folder))
     assert finish(server, job)["failed"] == 1
-    found = {line["file"].removeprefix("sent/") for line in lines(server, job)}
+    found = {line["filename"].removeprefix("sent/") for line in lines(server, job)}
     assert found == {*FILES, "readme.txt"}
 
 
@@ -75,6 +77,60 @@ def test_lines_are_there_while_the_job_runs(start: Start) -> None:
     rest = lines(server, job, params={"after": 1})
     assert lines(server, job) == [first, *rest]
     assert problem(server.get(job["results"], params={"after": "-1"}))[1] == "bad-parameter"
+
+
+def test_lines_may_hold_what_results_may(start: Start) -> None:
+    """An array in base64 is what the request for it would have got; both parameters are checked."""
+    server, _ = start()
+    asked = {"want": "logits", "encoding_format": "base64"}
+    job = make(server, files=form(FILES), params=asked)
+    finish(server, job)
+    answer = server.classify(files=form(FILES), params=asked).json()["results"]
+    for line in lines(server, job):
+        alone = answer[line.pop("item") - 1]
+        assert line.keys() == alone.keys()
+        told, expected = (
+            np.frombuffer(base64.b64decode(one["logits"]), "<f4") for one in (line, alone)
+        )
+        assert told == pytest.approx(expected, abs=1e-4)  # which were in another batch
+    assert refused(server, files=form(FILES), params={"want": "all"})[:2] == (422, "bad-parameter")
+
+
+def test_many_jobs_and_lines_come_a_page_at_a_time(start: Start) -> None:
+    """Following ``next`` gives each job once, newest first; lines are as many as are asked for."""
+    server, _ = start()
+    jobs = [make(server, files=form(FILES))["id"] for _ in range(5)]
+    listed, page = [], "/v1/jobs?limit=2"
+    while page:
+        answer = server.get(page).json()
+        assert len(answer["jobs"]) <= 2
+        listed += [job["id"] for job in answer["jobs"]]
+        page = answer["next"]
+    assert listed == jobs[::-1]
+    assert server.get("/v1/jobs").json()["next"] is None
+    done = finish(server, {"id": jobs[0]})
+    assert [len(lines(server, done, params={"after": n, "limit": 3})) for n in (0, 3)] == [3, 1]
+    for limit in ("0", "-1", "many", "100001"):
+        assert problem(server.get("/v1/jobs", params={"limit": limit}))[1] == "bad-parameter"
+    assert problem(server.get("/v1/jobs", params={"before": "none"}))[:2] == (404, "unknown-job")
+
+
+def test_metrics_tell_how_far_jobs_are(start: Start) -> None:
+    """While one waits, and when it is done: jobs by state, files by what became of them, bytes."""
+    server, session = start()
+    session.gate.clear()
+    job = make(server, files=form(FILES | {"words.png": b"none"}))
+    value = server.metric
+    wait_until(lambda: value("liere_job_items_waiting") == 4, "all but one to wait")
+    assert value("liere_jobs", state="running") == 1
+    kept = sum(map(len, FILES.values())) + 4
+    assert value("liere_job_bytes") > kept
+    session.gate.set()
+    finish(server, job)
+    wait_until(lambda: value("liere_jobs", state="done") == 1, "the job to be counted")
+    assert value("liere_job_items_total", outcome="answered") == 4
+    assert value("liere_job_items_total", outcome="failed") == 1
+    assert value("liere_job_items_waiting") == value("liere_job_oldest_seconds") == 0
 
 
 def test_cancelled_job_keeps_its_lines(start: Start) -> None:

@@ -42,7 +42,7 @@ def test_killed_server_goes_on_where_it_was(bundles: Path, tmp_path: Path) -> No
     assert sorted(line["item"] for line in lines) == list(range(1, ITEMS + 1))
     best = [int(tiny_logits(one, "2x3").argmax()) for one in media]
     for line in lines:
-        assert line["predictions"][0]["index"] == best[int(line["file"][:4]) % 8]
+        assert line["predictions"][0]["index"] == best[int(line["filename"][:4]) % 8]
 
 
 def lines_of(port: int, path: str, enough: int) -> list[str]:

@@ -13,6 +13,7 @@ from tests.helpers.jobs import finish, form, lines, make, problem
 from tests.helpers.service_fixtures import (
     TinySession,
     picture,
+    run,
     serving,
     wait_until,
     write_tiny_bundle,
@@ -61,6 +62,23 @@ def test_version_of_a_job_answers_it_and_stays(
         )
 
 
+def test_command_keeps_the_version_of_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is told of the folder of jobs, with a server or without one."""
+    bundles, jobs = tmp_path / "bundles", tmp_path / "jobs"
+    home = write_tiny_versions(bundles, "tiny", "1")
+    job = left_behind(bundles, monkeypatch, {}, jobs=jobs)
+    write_tiny_bundle(tmp_path, "tiny", version="2").rename(home / "2")
+    asked = ("bundles", "retire", "tiny", "1", "--bundles", bundles)
+    for done in (run(*asked, "--jobs", jobs), run(*asked, LIERE_JOBS=str(jobs))):
+        assert (done.returncode, (home / "1").is_dir()) == (1, True)
+        assert "a job that has not ended needs version 1" in done.stderr
+    run("jobs", "cancel", job["id"], "--jobs", jobs)
+    assert run(*asked, "--jobs", jobs).returncode == 0
+    assert not (home / "1").exists()
+
+
 def test_job_waits_for_a_version_that_cannot_be_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +93,7 @@ def test_job_waits_for_a_version_that_cannot_be_had(
         wait_until(lambda: look()["reason"] is not None, "the reason")
         assert look()["state"] == "queued"
         assert "version 1" in look()["reason"]
+        wait_until(lambda: server.metric("liere_job_oldest_seconds") > 0, "its age to be told")
         assert lines(server, job) == []
         server.request("DELETE", f"/v1/jobs/{job['id']}")
         assert finish(server, job)["state"] == "cancelled"
