@@ -5,6 +5,7 @@ The server and ``python -m service classify`` read it here, so one text means th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -18,7 +19,12 @@ from service.engine.model import Choice
 
 #: Of the wants of a job those that clients may say.
 WANTS = ("labels", "probabilities", "logits", "embedding")
+#: Of those the ones that tell probabilities.
+PROBABLE = WANTS[:2]
 FORMATS = ("float", "base64")
+SWITCH = ("false", "true")
+#: float() also reads nan, blanks, 1_0 and digits of other scripts.
+NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +35,14 @@ class Asked:
         want: one of ``WANTS``.
         encoding_format: of arrays.
         strict: the first file that fails ends its request.
+        raw, abstain: as of a ``Job``.
     """
 
     want: Want = "labels"
     encoding_format: EncodingFormat = "float"
     strict: bool = False
+    raw: bool = False
+    abstain: float | None = None
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> Asked:
@@ -43,9 +52,14 @@ class Asked:
             raise BadParameter(f"top_k: only of want=labels; with want={want} all are given")
         if want == "labels" and "encoding_format" in parameters:
             raise BadParameter("encoding_format: only of arrays, so with another want than labels")
+        if want not in PROBABLE:
+            for name in ("raw", "abstain"):
+                if name in parameters:
+                    raise BadParameter(f"{name}: only of probabilities; want={want} has none")
         encoding_format = _one_of(FORMATS, "encoding_format", parameters)
-        strict = _one_of(("false", "true"), "strict", parameters) == "true"
-        return cls(cast(Want, want), cast(EncodingFormat, encoding_format), strict)
+        strict, raw = (_one_of(SWITCH, name, parameters) == "true" for name in ("strict", "raw"))
+        abstain = parse_abstain(parameters.get("abstain"))
+        return cls(cast(Want, want), cast(EncodingFormat, encoding_format), strict, raw, abstain)
 
 
 def choose(engine: Engine, modality: str, parameters: Mapping[str, str]) -> tuple[Choice, int]:
@@ -74,6 +88,15 @@ def parse_timeout(text: str, most_seconds: float) -> float:
 def parse_top_k(text: str | None, labels: int) -> int:
     """The number of predictions wanted; BadParameter outside 1 to the number of labels."""
     return min(DEFAULT_TOP_K, labels) if text is None else _parse_count("top_k", text, labels)
+
+
+def parse_abstain(text: str | None) -> float | None:
+    """The threshold that is meant; BadParameter outside 0 to 1."""
+    if text is None:
+        return None
+    if NUMBER.fullmatch(text) and float(text) <= 1:
+        return float(text)
+    raise BadParameter(f"abstain: expected a number from 0 to 1, got {text[:20]!a}")
 
 
 def parse_views(text: str, frames: int) -> int:

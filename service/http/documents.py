@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from media.spec import Grid
+from models.figures import Calibration, Coverage, Figures
+from models.manifest import GridEntry, Manifest
+
 
 class Document(BaseModel):
     """Base of the documents below; they describe answers and are not on their way."""
@@ -14,7 +18,9 @@ class Document(BaseModel):
 class Prediction(Document):
     label: str
     index: int = Field(description="of the label in the bundle's list", ge=0)
-    probability: float = Field(description="softmax over all labels", ge=0, le=1)
+    probability: float = Field(
+        description="softmax over all labels, at the grid's temperature or, raw, at 1", ge=0, le=1
+    )
 
 
 class TimingMs(Document):
@@ -49,6 +55,21 @@ class Result(Document):
         default=None,
         description="with want=embedding: [width], the features before the head, of a clip the "
         "mean over its views; float32 as probabilities",
+    )
+    calibrated: bool | None = Field(
+        default=None,
+        description="with want=labels and want=probabilities: whether probabilities are "
+        "calibrated; false with raw=true, and where no temperature was fitted",
+    )
+    abstained: bool | None = Field(
+        default=None,
+        description="where there is a threshold: whether the calibrated probability of the first "
+        "label is under it, so that the answer is that the model does not know",
+    )
+    coverage: Coverage | None = Field(
+        default=None,
+        description="beside abstained: what is left of the measured split at this threshold; not "
+        "there where that was not measured",
     )
     timing_ms: TimingMs
 
@@ -113,6 +134,30 @@ class GridDocument(Document):
         description="after preparation, per axis: height and width, after frames or depth"
     )
     top1: float = Field(description="accuracy of the exported graph, 0 to 1")
+    split: str = Field(description="that was measured")
+    items: int = Field(description="of it")
+    figures: Figures | None = Field(
+        description="of the measured split; null in bundles from before there were any"
+    )
+    calibration: Calibration
+    abstain: float | None = Field(
+        description="calibrated probability of the first label under which the answer is that the "
+        "model does not know, unless a request says another; null: every answer is given"
+    )
+
+    @classmethod
+    def of(cls, manifest: Manifest, entry: GridEntry) -> GridDocument:
+        """What a manifest says of one of its grids."""
+        return cls(
+            grid=entry.grid,
+            pixels=list(Grid.parse(entry.grid).pixels(manifest.patch)),
+            top1=entry.accuracy.top1,
+            split=entry.accuracy.split,
+            items=entry.accuracy.items,
+            figures=entry.figures,
+            calibration=entry.calibration,
+            abstain=entry.abstain,
+        )
 
 
 class BundleDocument(Document):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from models.figures import Calibration
 from service.engine import failures
 from service.http import problems
 from service.http.body import PARAMETERS
@@ -23,6 +25,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
                     {"label": "truck", "index": 9, "probability": 0.377327},
                     {"label": "automobile", "index": 1, "probability": 0.314716},
                 ],
+                "calibrated": False,
                 "timing_ms": {"decode": 1.174, "queue": 0.325, "inference": 3.908},
             }
         ],
@@ -46,6 +49,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
                     {"label": "covid19", "index": 0, "probability": 0.918276},
                     {"label": "regular", "index": 2, "probability": 0.042647},
                 ],
+                "calibrated": False,
                 "timing_ms": {"decode": 14.051, "queue": 0.223, "inference": 3.878},
             }
         ],
@@ -66,12 +70,21 @@ ANSWERS: dict[str, dict[str, Any]] = {
                     {"label": "normal", "index": 0, "probability": 0.671229},
                     {"label": "hyperplasia", "index": 1, "probability": 0.328771},
                 ],
+                "calibrated": False,
                 "timing_ms": {"decode": 4.093, "queue": 0.223, "inference": 4.057},
             }
         ],
     },
 }
 
+#: Of a grid that was exported before there were figures.
+_MEASURED = {
+    "split": "test",
+    "items": 10_000,
+    "figures": None,
+    "calibration": asdict(Calibration()),
+    "abstain": None,
+}
 BUNDLES_EXAMPLE: dict[str, Any] = {
     "ready": True,
     "default": {"image": "cifar10-liere8", "video": "lung-ultrasound", "volume": "adrenal"},
@@ -90,9 +103,9 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
             "encoding": "liere",
             "precision": "fp32",
             "grids": [
-                {"grid": "8x8", "pixels": [32, 32], "top1": 0.7864},
-                {"grid": "6x6", "pixels": [24, 24], "top1": 0.7262},
-                {"grid": "10x10", "pixels": [40, 40], "top1": 0.7318},
+                {"grid": "8x8", "pixels": [32, 32], "top1": 0.7864, **_MEASURED},
+                {"grid": "6x6", "pixels": [24, 24], "top1": 0.7262, **_MEASURED},
+                {"grid": "10x10", "pixels": [40, 40], "top1": 0.7318, **_MEASURED},
             ],
             "labels": [
                 *("airplane", "automobile", "bird", "cat", "deer"),

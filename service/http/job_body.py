@@ -27,7 +27,7 @@ from service.jobs.spool import Incoming, Spool
 from service.settings import Settings
 
 ARCHIVES = (b"application/zip", b"application/x-zip-compressed", b"application/x-tar")
-PARAMETERS = ("top_k", "bundle", "grid", "views")
+PARAMETERS = ("top_k", "bundle", "grid", "views", "raw", "abstain")
 #: Bytes that go to the disk together; of a list of paths in all; of the name of a file.
 PIECE_BYTES, MAX_PATHS_BYTES, MAX_NAME = 2**20, 2**24, 1024
 #: Of a body in all, whatever it brings a second.

@@ -62,6 +62,20 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "Of arrays, so with another want than labels: a list of numbers, or base64 "
         "of little-endian float32.",
     },
+    "raw": {
+        "type": "boolean",
+        "default": False,
+        "description": "Whether probabilities are the network's own: not divided by the grid's "
+        "temperature. Of labels and probabilities.",
+    },
+    "abstain": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 1,
+        "description": "Calibrated probability of the first label under which a result is "
+        "abstained; 0 is never. The bundle's own when it is not given. Of labels and "
+        "probabilities.",
+    },
     "strict": {
         "type": "boolean",
         "default": False,

@@ -32,6 +32,7 @@ from service.http.openapi import (
 from service.http.v2.openapi import add_error
 from service.http.v2.openapi import schemas as v2_schemas
 from service.http.v2.routes import add_v2
+from service.http.versions import add_versions
 
 
 def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
@@ -52,6 +53,7 @@ def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
             openapi_extra=classify_extra(modality),
         )
     _add_bundles(app, engine)
+    add_versions(app, engine)
     add_admin(app, engine)
     add_health(app, engine)
     add_v2(app, engine)
@@ -103,14 +105,7 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
         device=served.device,
         encoding=manifest.encoding.name,
         precision=manifest.precision,
-        grids=[
-            GridDocument(
-                grid=entry.grid,
-                pixels=list(served.targets[entry.grid].pixels),
-                top1=entry.accuracy.top1,
-            )
-            for entry in manifest.grids
-        ],
+        grids=[GridDocument.of(manifest, entry) for entry in manifest.grids],
         labels=list(manifest.labels),
     )
 

@@ -15,6 +15,7 @@ from service.engine.candidates import Candidate, Candidates, RefusedDefault
 from service.engine.engine import Engine
 from service.engine.failures import BundleRefused, UnknownBundle
 from service.engine.model import AUTO, Choice, ExaminedBundle
+from service.engine.parameters import Asked
 
 #: As they are written down: one JSON object each.
 Written = list[dict[str, Any]]
@@ -36,6 +37,8 @@ def _written(one: Candidate | RefusedDefault) -> dict[str, Any]:
         "grid": one.choice.grid,
         "views": first.views,
         "top_k": one.top_k,
+        "raw": one.asked.raw,
+        "abstain": one.asked.abstain,
     }
 
 
@@ -61,7 +64,9 @@ async def _candidate(engine: Engine, one: Mapping[str, Any]) -> Candidate | Refu
     choice = Choice.of(targets.values() if one["grid"] == AUTO else [targets[one["grid"]]])
     if one["modality"] == "video":
         choice = choice.with_views(one["views"])
-    return Candidate(choice, one["top_k"], file_bytes)
+    # Jobs from before say nothing of how sure their answers shall be.
+    asked = Asked(raw=one.get("raw", False), abstain=one.get("abstain"))
+    return Candidate(choice, one["top_k"], file_bytes, asked)
 
 
 async def _examined(engine: Engine, name: str, version: str) -> ExaminedBundle:

@@ -172,7 +172,7 @@ def test_every_want_of_a_file_is_that_of_its_pixels(
         for want in get_args(Want)
         if want != "embedding"
     }
-    assert got["labels"].predictions == rank(logits, LABELS, 3)
+    assert got["labels"].predictions == rank(softmax(logits), LABELS, 3)
     np.testing.assert_allclose(
         array(got["probabilities"].probabilities), softmax(logits), atol=1e-4
     )

@@ -15,7 +15,7 @@ import pytest
 
 from media import read
 from media.spec import Grid
-from service.engine.job import rank
+from service.engine.job import rank, softmax
 from tests.helpers.service_fixtures import (
     LABELS,
     MEDIA,
@@ -237,7 +237,7 @@ def test_classification_names_the_best_labels(server: RunningServer, is_binary: 
     texts = output(infer(server, "image", **request))
     assert texts.shape == (2, 3)
     logits = tiny_logits(GOOD, "2x3")
-    best = rank(logits, LABELS, 3)
+    best = rank(softmax(logits), LABELS, 3)
     for text, one in zip(texts[0], best, strict=True):
         value, index, label = text.split(":", 2)
         assert (int(index), label) == (one["index"], one["label"])
