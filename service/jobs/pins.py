@@ -64,8 +64,7 @@ async def _candidate(engine: Engine, one: Mapping[str, Any]) -> Candidate | Refu
     choice = Choice.of(targets.values() if one["grid"] == AUTO else [targets[one["grid"]]])
     if one["modality"] == "video":
         choice = choice.with_views(one["views"])
-    # Jobs from before say nothing of how sure their answers shall be.
-    asked = Asked(raw=one.get("raw", False), abstain=one.get("abstain"))
+    asked = Asked(raw=one["raw"], abstain=one["abstain"])
     return Candidate(choice, one["top_k"], file_bytes, asked)
 
 

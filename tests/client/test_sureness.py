@@ -48,7 +48,7 @@ def client(measured: RunningServer) -> Iterator[Client]:
 @pytest.mark.parametrize("encoding_format", ["float", "base64"])
 def test_arrays_are_read_whichever_way_they_come(client: Client, encoding_format: Any) -> None:
     """As tuples of numbers, and no predictions beside them."""
-    expected = {
+    expected: dict[Any, Any] = {
         "probabilities": softmax(LOGITS, TEMPERATURES[0]),
         "logits": LOGITS,
         "embedding": tiny_embedding(MEDIA, "2x3"),
@@ -56,7 +56,7 @@ def test_arrays_are_read_whichever_way_they_come(client: Client, encoding_format
     for want, values in expected.items():
         result = client.classify(
             MEDIA, modality="image", want=want, encoding_format=encoding_format
-        )  # type: ignore[arg-type]
+        )
         assert getattr(result, want) == pytest.approx(values, abs=1e-4)
         assert result.predictions == ()
         others = expected.keys() - {want}

@@ -232,7 +232,8 @@ def test_what_cannot_be_meant_is_told(
     server: RunningServer, said: dict[str, str], detail: str, place: str
 ) -> None:
     """In the address and in a form."""
-    answer = server.classify(files={"file": picture(1)}, **{place: said})
+    options: dict[str, Any] = {place: said}
+    answer = server.classify(files={"file": picture(1)}, **options)
     assert answer.status_code == 422
     assert (answer.json()["type"], answer.json()["detail"]) == ("/problems/bad-parameter", detail)
 

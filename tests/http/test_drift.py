@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_version_that_answers_begins_anew(tmp_path: Path) -> None:
     """The counts are its own, beside its own figures; those of the one before are gone."""
     home, keys = tmp_path / "bundles" / "tiny", tmp_path / "keys"
     keys.write_text(f"{digest(b'boss').hex()} boss scopes=classify,admin\n")
-    boss = {"headers": {"Authorization": "Bearer boss"}}
+    boss: dict[str, Any] = {"headers": {"Authorization": "Bearer boss"}}
     write_tiny_versions(home.parent, "tiny", "1")
     labels = {"bundle": "tiny", "grid": GRID}
     with serving(home.parent, keys_file=keys) as server:
