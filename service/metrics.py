@@ -15,6 +15,7 @@ from prometheus_client import (
 )
 
 from media.spec import AXES
+from service.drift import Drift
 from service.memory import read_memory
 
 #: Of one item, in their order; a clip's or scan's run is that of its last view.
@@ -201,6 +202,8 @@ class Metrics:
         )
         self.memory.set_function(lambda: read_memory().used)
         self.memory_limit.set_function(lambda: read_memory().limit)
+        self.drift = Drift()
+        registry.register(self.drift)
         ProcessCollector(registry=registry)
 
     def stages(self, modality: str, bundle: str) -> dict[str, Histogram]:

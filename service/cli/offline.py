@@ -107,7 +107,7 @@ async def _unless_dead(engine: Engine, printing: asyncio.Task[int]) -> int:
 
 def _parameters(options: argparse.Namespace) -> dict[str, str]:
     """What a request would say."""
-    names = ("bundle", "grid", "top_k", "views", "want", "encoding_format")
+    names = ("bundle", "grid", "top_k", "views", "want", "encoding_format", "raw", "abstain")
     named = {name: getattr(options, name) for name in names}
     return {name: text for name, text in named.items() if text is not None}
 
@@ -206,7 +206,8 @@ def _show(name: str, answer: Outcome | Failure) -> None:
         print(printable(line), file=sys.stderr, flush=True)
     else:
         ranked = (f"{one['label']} {one['probability']:.1%}" for one in answer.predictions)
-        print(printable(f"{name}: {', '.join(ranked)}"), flush=True)
+        unsure = "not sure: " if answer.sureness and answer.sureness.abstained else ""
+        print(printable(f"{name}: {unsure}{', '.join(ranked)}"), flush=True)
 
 
 def _show_json(
@@ -290,6 +291,18 @@ the order of the answers then. python -m service jobs shows what is kept.
         "--encoding-format",
         choices=FORMATS,
         help="of arrays: numbers (default), or base64 of little-endian float32",
+    )
+    add(
+        "--raw",
+        action="store_const",
+        const="true",
+        help="the network's own probabilities, not calibrated",
+    )
+    add(
+        "--abstain",
+        metavar="P",
+        help="calibrated probability of the first label, 0 to 1, under which the model is not "
+        "sure; 0 is never; else as the bundle says",
     )
     add("--json", action="store_true", help="a JSON object a line, as in the server's answer")
     add("--resume", action="store_true", help="keep the answers, and go on where they are kept")

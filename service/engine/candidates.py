@@ -16,7 +16,7 @@ from service.engine.failures import (
     UnknownBundle,
     UnsupportedMedia,
 )
-from service.engine.job import Job, Outcome, Want
+from service.engine.job import Job, Outcome
 from service.engine.model import Choice
 from service.engine.parameters import Asked, choose
 from service.engine.schedule import BATCH
@@ -42,13 +42,17 @@ class Candidate:
     choice: Choice
     top_k: int
     file_bytes: int
-    want: Want = "labels"
+    asked: Asked = Asked()
 
     async def answer(self, engine: Engine, media: bytes) -> Outcome:
         """What is wanted of a file; UnsupportedMedia where its type is another modality's."""
+        asked = self.asked
         return await engine.submit(
-            Job(media, self.choice, self.want, self.top_k, job_class="batch")
-        )
+            Job(
+                media, self.choice, asked.want, self.top_k, job_class="batch", raw=asked.raw,
+                abstain=asked.abstain,
+            )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,11 @@ def find_candidates(engine: Engine, parameters: Mapping[str, str]) -> Candidates
     """
     candidates: list[Candidate | RefusedDefault] = []
     problems = []
-    of_clips, want = "views" in parameters, Asked.parse(parameters).want
+    of_clips, asked = "views" in parameters, Asked.parse(parameters)
     for modality in _modalities(engine, parameters.get("bundle")):
         file_bytes = engine.settings.limits(modality).file_bytes
         try:
-            candidates.append(Candidate(*choose(engine, modality, parameters), file_bytes, want))
+            candidates.append(Candidate(*choose(engine, modality, parameters), file_bytes, asked))
         except Failure as problem:
             problems.append(problem)
             if isinstance(problem, BundleRefused) and not (of_clips and modality != "video"):

@@ -15,10 +15,21 @@ from service.engine.engine import Engine
 from service.engine.failures import BadParameter
 from service.engine.job import DEFAULT_TOP_K, EncodingFormat, Want
 from service.engine.model import Choice
-from service.engine.vocabulary import ENCODING_FORMAT, STRICT, TIMEOUT_MS, TOP_K, VIEWS, WANT
+from service.engine.vocabulary import (
+    ABSTAIN,
+    ENCODING_FORMAT,
+    RAW,
+    STRICT,
+    TIMEOUT_MS,
+    TOP_K,
+    VIEWS,
+    WANT,
+)
 
 #: Of the wants of a job those that clients may say.
 WANTS = WANT.words
+#: Of those the ones that tell probabilities.
+PROBABLE = WANTS[:2]
 FORMATS = ENCODING_FORMAT.words
 
 
@@ -30,11 +41,14 @@ class Asked:
         want: one of ``WANTS``.
         encoding_format: of arrays.
         strict: the first file that fails ends its request.
+        raw, abstain: as of a ``Job``.
     """
 
     want: Want = "labels"
     encoding_format: EncodingFormat = "float"
     strict: bool = False
+    raw: bool = False
+    abstain: float | None = None
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> Asked:
@@ -44,8 +58,15 @@ class Asked:
             raise BadParameter(f"top_k: only of want=labels; with want={want} all are given")
         if want == "labels" and "encoding_format" in parameters:
             raise BadParameter("encoding_format: only of arrays, so with another want than labels")
+        if want not in PROBABLE:
+            for one in (RAW, ABSTAIN):
+                if one.name in parameters:
+                    raise BadParameter(f"{one.name}: only of probabilities; want={want} has none")
         encoding_format = cast(EncodingFormat, ENCODING_FORMAT.read(parameters))
-        return cls(cast(Want, want), encoding_format, STRICT.read(parameters) == "true")
+        strict, raw = (one.read(parameters) == "true" for one in (STRICT, RAW))
+        said = parameters.get(ABSTAIN.name)
+        abstain = None if said is None else ABSTAIN.parse_share(said)
+        return cls(cast(Want, want), encoding_format, strict, raw, abstain)
 
 
 def choose(engine: Engine, modality: str, parameters: Mapping[str, str]) -> tuple[Choice, int]:

@@ -17,7 +17,7 @@ from service.engine.decode.pool import DecodePool
 from service.engine.decode.task import Decoded
 from service.engine.device.devices import Devices
 from service.engine.failures import DeadlinePassed, Failure, NoEmbedding
-from service.engine.job import Job, Outcome, Timing, wanted
+from service.engine.job import Job, Outcome, Timing, softmax, wanted
 from service.engine.model import Target
 from service.engine.schedule import CPU, DEVICE
 from service.metrics import Metrics
@@ -100,7 +100,11 @@ class Pipeline:
             backlog.done(charge, "run")
             backlog.correct(charge, started + decoded + row.queue_seconds)
             course.ran(row, charge)
-            answer = wanted(job, target, row)
+            calibrated = softmax(row.logits, target.temperature)
+            answer = wanted(job, target, row, calibrated)
+            if target.is_as_measured and not isinstance(job.media, np.ndarray):
+                first = int(calibrated.argmax())
+                self._metrics.drift.count(target.key, first, float(calibrated[first]))
         timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
         return Outcome(target, item.evidence, timing, **answer)
 

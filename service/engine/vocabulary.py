@@ -5,6 +5,7 @@ The parser, the messages that list what is known, and the OpenAPI page go by the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 from media.clips.clip_times import MAX_FRAMES
 from media.spec import AXES, MAX_VIEWS
 from service.engine.failures import BadParameter
+
+#: float() also reads nan, blanks, 1_0 and digits of other scripts.
+NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,12 @@ class Parameter:
             return int(text)
         expected = f"expected a whole number from 1 to {most}{unit}"
         raise BadParameter(f"{self.name}: {expected}, got {text[:20]!a}")
+
+    def parse_share(self, text: str) -> float:
+        """A number from 0 to 1; BadParameter for another."""
+        if NUMBER.fullmatch(text) and float(text) <= 1:
+            return float(text)
+        raise BadParameter(f"{self.name}: expected a number from 0 to 1, got {text[:20]!a}")
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -93,6 +103,18 @@ ENCODING_FORMAT = Parameter(
     "Of arrays, so with another want than labels: a list of numbers, or base64 of little-endian "
     "float32.",
 )
+RAW = Parameter(
+    "raw",
+    {"type": "boolean", "default": False},
+    "Whether probabilities are the network's own: not divided by the grid's temperature. Of labels "
+    "and probabilities.",
+)
+ABSTAIN = Parameter(
+    "abstain",
+    {"type": "number", "minimum": 0, "maximum": 1},
+    "Calibrated probability of the first label under which a result is abstained; 0 is never. The "
+    "bundle's own when it is not given. Of labels and probabilities.",
+)
 STRICT = Parameter(
     "strict",
     {"type": "boolean", "default": False},
@@ -106,12 +128,12 @@ VIEWS = Parameter(
     only="video",
 )
 
-_ALL = (TOP_K, BUNDLE, GRID, TIMEOUT_MS, WANT, ENCODING_FORMAT, STRICT, VIEWS)
+_ALL = (TOP_K, BUNDLE, GRID, TIMEOUT_MS, WANT, ENCODING_FORMAT, RAW, ABSTAIN, STRICT, VIEWS)
 #: Modality -> name -> what its requests may say.
 PARAMETERS: dict[str, dict[str, Parameter]] = {
     modality: {one.name: one for one in _ALL if one.only in (None, modality)} for modality in AXES
 }
 #: The same of requests for jobs, whatever their files are.
 OF_JOBS: dict[str, Parameter] = {
-    one.name: one for one in (TOP_K, BUNDLE, GRID, VIEWS, WANT, ENCODING_FORMAT)
+    one.name: one for one in (TOP_K, BUNDLE, GRID, VIEWS, WANT, ENCODING_FORMAT, RAW, ABSTAIN)
 }

@@ -8,6 +8,9 @@ from typing import Annotated, Any, NotRequired
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
 
+from media.spec import Grid
+from models.figures import Calibration, Figures
+from models.manifest import GridEntry, Manifest
 from service.engine.status import BundleStatus
 
 
@@ -27,10 +30,13 @@ class Document(BaseModel):
         return cls.__pydantic_serializer__.to_json(checked, exclude_unset=True)
 
 
+_PROBABILITY = "softmax over all labels, at the grid's temperature or, raw, at 1"
+
+
 class Prediction(TypedDict):
     label: str
     index: Annotated[int, Field(description="of the label in the bundle's list", ge=0)]
-    probability: Annotated[float, Field(description="softmax over all labels", ge=0, le=1)]
+    probability: Annotated[float, Field(description=_PROBABILITY, ge=0, le=1)]
 
 
 class TimingMs(TypedDict):
@@ -45,8 +51,20 @@ _FLOAT32 = "; float32, with encoding_format=base64 its little-endian bytes as ba
 _PROBABILITIES = "with want=probabilities: [labels], softmax, as the bundle orders them" + _FLOAT32
 _LOGITS = "with want=logits: [labels], of a clip the mean over its views" + _FLOAT32
 _EMBEDDING = "with want=embedding: [width], before the head, of a clip the mean too" + _FLOAT32
+_CALIBRATED = "with want=labels and want=probabilities: whether probabilities are calibrated; "
+_CALIBRATED += "false with raw=true, and where no temperature was fitted"
+_ABSTAINED = "where there is a threshold: whether the calibrated probability of the first label "
+_ABSTAINED += "is under it, so that the answer is that the model does not know"
+_COVERAGE = "beside abstained: what is left of the measured split at this threshold; not there "
+_COVERAGE += "where that was not measured"
 Filename = Annotated[str, Field(description=_NAME + "; not there where it has no name")]
 Array = list[float] | str
+
+
+class CoverageAt(TypedDict):
+    threshold: float
+    share: Annotated[float, Field(description="of the measured items that is answered")]
+    accuracy: Annotated[float | None, Field(description="of those; null where there are none")]
 
 
 class Result(TypedDict):
@@ -58,6 +76,9 @@ class Result(TypedDict):
     probabilities: NotRequired[Annotated[Array, Field(description=_PROBABILITIES)]]
     logits: NotRequired[Annotated[Array, Field(description=_LOGITS)]]
     embedding: NotRequired[Annotated[Array, Field(description=_EMBEDDING)]]
+    calibrated: NotRequired[Annotated[bool, Field(description=_CALIBRATED)]]
+    abstained: NotRequired[Annotated[bool, Field(description=_ABSTAINED)]]
+    coverage: NotRequired[Annotated[CoverageAt, Field(description=_COVERAGE)]]
     timing_ms: TimingMs
 
 
@@ -128,6 +149,30 @@ class GridDocument(Document):
         description="after preparation, per axis: height and width, after frames or depth"
     )
     top1: float = Field(description="accuracy of the exported graph, 0 to 1")
+    split: str = Field(description="that was measured")
+    items: int = Field(description="of it")
+    figures: Figures | None = Field(
+        description="of the measured split; null in bundles from before there were any"
+    )
+    calibration: Calibration
+    abstain: float | None = Field(
+        description="calibrated probability of the first label under which the answer is that the "
+        "model does not know, unless a request says another; null: every answer is given"
+    )
+
+    @classmethod
+    def of(cls, manifest: Manifest, entry: GridEntry) -> GridDocument:
+        """What a manifest says of one of its grids."""
+        return cls(
+            grid=entry.grid,
+            pixels=list(Grid.parse(entry.grid).pixels(manifest.patch)),
+            top1=entry.accuracy.top1,
+            split=entry.accuracy.split,
+            items=entry.accuracy.items,
+            figures=entry.figures,
+            calibration=entry.calibration,
+            abstain=entry.abstain,
+        )
 
 
 class BundleDocument(Document):

@@ -63,7 +63,10 @@ class Classify:
     ) -> list[Outcome | Failure]:
         """Of each file, in order: what became of it."""
         jobs = [
-            Job(file.media, choice, asked.want, top_k, deadline)
+            Job(
+                file.media, choice, asked.want, top_k, deadline, raw=asked.raw,
+                abstain=asked.abstain,
+            )  # fmt: skip
             for file in files
             if not isinstance(file.media, Failure)
         ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from models.figures import Calibration
 from service.engine import failures
 from service.engine.vocabulary import PARAMETERS
 from service.http import problems
@@ -27,6 +29,7 @@ def _answer(
         "grid": grid,
         **({"seen": seen} if seen else {}),
         "predictions": [dict(zip(names, one, strict=True)) for one in ranked],
+        "calibrated": False,
         "timing_ms": dict(zip(("decode", "queue", "inference"), timing_ms, strict=True)),
     }
     return {"id": ID, "results": [result]}
@@ -58,6 +61,14 @@ ANSWERS = {
     ),
 }
 
+#: Of a grid that was exported before there were figures.
+_MEASURED = {
+    "split": "test",
+    "items": 10_000,
+    "figures": None,
+    "calibration": asdict(Calibration()),
+    "abstain": None,
+}
 BUNDLES_EXAMPLE: dict[str, Any] = {
     "ready": True,
     "default": {"image": "cifar10-liere8", "video": "lung-ultrasound", "volume": "adrenal"},
@@ -76,9 +87,9 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
             "encoding": "liere",
             "precision": "fp32",
             "grids": [
-                {"grid": "8x8", "pixels": [32, 32], "top1": 0.7864},
-                {"grid": "6x6", "pixels": [24, 24], "top1": 0.7262},
-                {"grid": "10x10", "pixels": [40, 40], "top1": 0.7318},
+                {"grid": "8x8", "pixels": [32, 32], "top1": 0.7864, **_MEASURED},
+                {"grid": "6x6", "pixels": [24, 24], "top1": 0.7262, **_MEASURED},
+                {"grid": "10x10", "pixels": [40, 40], "top1": 0.7318, **_MEASURED},
             ],
             "labels": [
                 *("airplane", "automobile", "bird", "cat", "deer"),

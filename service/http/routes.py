@@ -21,6 +21,7 @@ from service.http.keys import Keys
 from service.http.openapi import about, classify, example, whole
 from service.http.v2.openapi import request_schemas
 from service.http.v2.routes import add_v2
+from service.http.versions import add_versions
 
 
 def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
@@ -34,6 +35,7 @@ def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
             **classify(modality),
         )
     _add_bundles(app, engine)
+    add_versions(app, engine)
     add_admin(app, engine)
     add_health(app, engine)
     add_v2(app, engine)
@@ -81,14 +83,7 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
         device=served.device,
         encoding=manifest.encoding.name,
         precision=manifest.precision,
-        grids=[
-            GridDocument(
-                grid=entry.grid,
-                pixels=list(served.targets[entry.grid].pixels),
-                top1=entry.accuracy.top1,
-            )
-            for entry in manifest.grids
-        ],
+        grids=[GridDocument.of(manifest, entry) for entry in manifest.grids],
         labels=list(manifest.labels),
     )
 

@@ -1,6 +1,7 @@
 """The models of the protocol: of every bundle one that takes files, and a twin that takes arrays.
 
-The twin is the bundle's graph as it is: rows of prepared pixels in, a row of logits for each.
+The twin is the bundle's graph as it is: rows of prepared pixels in, a row of logits for each, and
+of probabilities where they are asked for.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from service.http.v2.tensors import BYTES, DATATYPES, shown
 #: How the name of a twin ends.
 TENSOR = "_tensor"
 INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/[^/]+)?/infer")
-#: The input of a model that takes files, that of a twin, and the output of both.
-FILE, PIXELS, LOGITS = "file", "pixels", "logits"
+#: The input of a model that takes files, that of a twin, and the outputs of both.
+FILE, PIXELS, LOGITS, PROBABILITIES = "file", "pixels", "logits", "probabilities"
+OUTPUTS = (LOGITS, PROBABILITIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +73,15 @@ class ServedModel:
         shapes = [target.shape[1:] for target in self.bundle.targets.values()]
         sides = [side[0] if len(set(side)) == 1 else -1 for side in zip(*shapes, strict=True)]
         shape = [-1, *sides] if self.is_tensor else [-1]
-        logits = [-1, len(manifest.labels)]
+        classes = [-1, len(manifest.labels)]
         return ModelMetadata(
             name=self.name,
             versions=[manifest.version],
             platform="onnxruntime_onnx",
             inputs=[TensorMetadata(name=name, datatype=datatype, shape=shape)],
-            outputs=[TensorMetadata(name=LOGITS, datatype="FP32", shape=logits)],
+            outputs=[
+                TensorMetadata(name=output, datatype="FP32", shape=classes) for output in OUTPUTS
+            ],
         )
 
     def entry(self) -> IndexEntry:

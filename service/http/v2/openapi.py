@@ -19,7 +19,10 @@ TENSOR_METADATA = {
     "versions": ["1"],
     "platform": "onnxruntime_onnx",
     "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
-    "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}],
+    "outputs": [
+        {"name": "logits", "datatype": "FP32", "shape": [-1, 10]},
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
+    ],
 }
 #: Of the smallest GIF: a picture in base64.
 REQUEST = {
