@@ -17,8 +17,9 @@ from prometheus_client import (
 from media.spec import AXES
 from service.memory import read_memory
 
-#: Of one item, in their order; a clip's or scan's run is that of its last view.
-STAGES = ("upload", "decode_wait", "decode", "device_wait", "run")
+#: Of one item, in their order; a clip's or scan's run is that of its last view. Explain is all that
+#: follows it where an explanation was asked for.
+STAGES = ("upload", "decode_wait", "decode", "device_wait", "run", "explain")
 #: What predicted seconds are counted of; see ``service.engine.schedule``.
 RESOURCES = ("cpu", "device")
 STAGE_BUCKETS = (

@@ -196,9 +196,10 @@ class Admission:
         kind, own = works[0].kind, max(work.own for work in works)
         if _is_patient(kind, deadline):
             return
-        slack = 1.0 if kind == BATCH else SLACK_AFTER_BODY
+        # Batch work with a deadline passes all that has none: that alone decides.
+        most = math.inf if kind == BATCH else self.max_wait(kind)
         reason = enters(
-            self.backlog, kind, max_wait=self.max_wait(kind), slack=slack,
+            self.backlog, kind, max_wait=most, slack=SLACK_AFTER_BODY,
             now=time.monotonic(), deadline=deadline, own=own,
         )  # fmt: skip
         if reason is not None:

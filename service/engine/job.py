@@ -15,6 +15,7 @@ import numpy as np
 from service.engine.decode.evidence import Evidence
 from service.engine.decode.task import Encoded
 from service.engine.device.queues import Row
+from service.engine.explain.explanation import Explain, Explanation
 from service.engine.failures import BadParameter, UnknownBundle
 from service.engine.model import Choice, Target
 from service.engine.schedule import BATCH
@@ -41,6 +42,7 @@ class Job:
         deadline: of the answer, seconds, monotonic.
         job_class: ``batch`` works when interactive work leaves room, and without a deadline it is
             never refused: it waits.
+        explain: which answer shall be explained; all of such a job is batch work.
 
     Raises:
         UnknownBundle: nobody is named to answer.
@@ -53,6 +55,7 @@ class Job:
     top_k: int = DEFAULT_TOP_K
     deadline: float = math.inf
     job_class: JobClass = "interactive"
+    explain: Explain | None = None
 
     def __post_init__(self) -> None:
         if not self.choice.targets:
@@ -65,6 +68,8 @@ class Job:
             raise BadParameter(f"top_k: expected at least 1, got {self.top_k}")
         if math.isnan(self.deadline):
             raise BadParameter("deadline: expected seconds, got no number")
+        if self.explain is not None:
+            self.explain.check(self.want, len(self.choice.manifest.labels))
         if isinstance(self.media, np.ndarray):
             self._check_pixels(self.media)
 
@@ -84,7 +89,8 @@ class Job:
     @property
     def kind(self) -> str:
         """Under which it is counted and takes turns."""
-        return BATCH if self.job_class == "batch" else self.choice.manifest.modality
+        batch = self.job_class == "batch" or self.explain is not None
+        return BATCH if batch else self.choice.manifest.modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +109,17 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """The answer to one job; of the last six what was wanted, and nothing in the others.
+    """The answer to one job; of the six from predictions on what was wanted, the others empty.
 
     Attributes:
-        evidence: of clips and scans: which part of the file the network saw.
+        evidence: which part of the file the network saw; nothing of pixels that came prepared.
         predictions: label, index, probability; descending.
         probabilities: float64 ``[classes]``, in the order of the bundle's labels; their sum is 1.
         logits: float ``[classes]``.
         embedding: float ``[width]``.
         rows: float32 ``[views, classes]``.
         pixels: ``[views, *pixels per axis, channels]`` of the graph's dtype.
+        explanation: of the answer, where it was asked for.
     """
 
     target: Target
@@ -124,6 +131,7 @@ class Outcome:
     embedding: np.ndarray | None = None
     rows: np.ndarray | None = None
     pixels: np.ndarray | None = None
+    explanation: Explanation | None = None
 
     def document(self, encoding_format: EncodingFormat = "float") -> dict[str, Any]:
         """What was wanted, as clients see it: ranked labels, or an array of float32."""
@@ -138,6 +146,7 @@ class Outcome:
             "grid": self.target.grid,
             **({"seen": self.evidence} if self.evidence else {}),
             **(wanted or {"predictions": self.predictions}),
+            **({"explanation": self.explanation.document()} if self.explanation else {}),
             "timing_ms": {
                 "decode": self.timing.decode,
                 "queue": self.timing.queue,

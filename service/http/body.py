@@ -23,7 +23,10 @@ from service.http.problems import (
 from service.settings import Limits
 
 FILE, FORM = "file", b"multipart/form-data"
-_COMMON = ("top_k", "bundle", "grid", "timeout_ms", "want", "encoding_format", "strict")
+_COMMON = (
+    "top_k", "bundle", "grid", "timeout_ms", "want", "encoding_format", "strict", "explain",
+    "explain_label",
+)  # fmt: skip
 #: Modality -> names of the parameters that its requests may have.
 PARAMETERS = {"image": _COMMON, "video": (*_COMMON, "views"), "volume": _COMMON}
 MAX_VALUE_BYTES = 256

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.http.explain_documents import Explanation
+
 
 class Document(BaseModel):
     """Base of the documents below; they describe answers and are not on their way."""
@@ -21,6 +23,14 @@ class TimingMs(Document):
     decode: float = Field(description="upload to pixels, the wait for a worker included")
     queue: float = Field(description="pixels to the start of the batch")
     inference: float = Field(description="of the whole batch")
+
+
+class SeenImage(Document):
+    size: list[int] = Field(description="height and width of the upright original, pixels")
+    turn: int = Field(description="EXIF orientation that made it upright", ge=1, le=8)
+    box: list[list[float]] = Field(
+        description="what the network saw of it: top and bottom, left and right, pixels"
+    )
 
 
 class Result(Document):
@@ -50,12 +60,20 @@ class Result(Document):
         description="with want=embedding: [width], the features before the head, of a clip the "
         "mean over its views; float32 as probabilities",
     )
+    explanation: Explanation | None = Field(default=None, description="with explain")
     timing_ms: TimingMs
 
 
 class SeenClip(Document):
     seconds: list[list[float]] = Field(
         description="for every view, when each of its frames is shown, from the start of the clip"
+    )
+    size: list[int] | None = Field(
+        description="height and width of its frames, upright, of square pixels; null where frames "
+        "have different ones"
+    )
+    box: list[list[float]] | None = Field(
+        description="what the network saw of a frame: top and bottom, left and right, pixels"
     )
 
 
@@ -68,6 +86,14 @@ class SeenScan(Document):
         "where the file does not say"
     )
     size: list[int] = Field(description="voxels of the scan per axis, before resampling")
+    box: list[list[float]] = Field(
+        description="from where to where the network saw along each axis, in those voxels; what "
+        "lies beyond the scan was filled"
+    )
+
+
+class ImageResult(Result):
+    seen: SeenImage = Field(description="which part of the picture the network saw")
 
 
 class ClipResult(Result):
@@ -97,6 +123,10 @@ class Answer(Document):
     results: list[Result | FailedFile] = Field(
         description="one per file, in the order sent; at least one is answered"
     )
+
+
+class ImageAnswer(Answer):
+    results: list[ImageResult | FailedFile]  # type: ignore[assignment]
 
 
 class ClipAnswer(Answer):

@@ -19,6 +19,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
                 "bundle": "cifar10-liere8",
                 "version": "1",
                 "grid": "8x8",
+                "seen": {"size": [480, 640], "turn": 1, "box": [[0.0, 480.0], [80.0, 560.0]]},
                 "predictions": [
                     {"label": "truck", "index": 9, "probability": 0.377327},
                     {"label": "automobile", "index": 1, "probability": 0.314716},
@@ -40,7 +41,9 @@ ANSWERS: dict[str, dict[str, Any]] = {
                         [0.1, 0.5, 0.9, 1.3, 1.8, 2.2, 2.6, 3.0],
                         [0.2, 0.6, 1.0, 1.4, 1.9, 2.3, 2.7, 3.1],
                         [0.3, 0.7, 1.1, 1.5, 2.0, 2.4, 2.8, 3.2],
-                    ]
+                    ],
+                    "size": [480, 640],
+                    "box": [[0.0, 480.0], [0.0, 640.0]],
                 },
                 "predictions": [
                     {"label": "covid19", "index": 0, "probability": 0.918276},
@@ -61,6 +64,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
                     "orientation": "SPL",
                     "spacing_mm": [2.0, 2.0, 2.0],
                     "size": [64, 64, 64],
+                    "box": [[0.0, 64.0], [0.0, 64.0], [0.0, 64.0]],
                 },
                 "predictions": [
                     {"label": "normal", "index": 0, "probability": 0.671229},
@@ -188,6 +192,10 @@ def details(modality: str) -> dict[type[failures.Failure], str]:
         failures.NoEmbedding: (
             f"want: bundle {bundle} has no embedding at grid {grid}; bundles have one since their "
             "graphs are exported with it"
+        ),
+        failures.ExplanationTooLong: (
+            "explain: the masked rows take about 41.3 seconds here, and the answer is due in 30.0; "
+            "a smaller grid, fewer views or fewer files take less"
         ),
         failures.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}, auto",
         problems.UnknownParameter: (

@@ -11,11 +11,13 @@ from pydantic import BaseModel
 from media.clips.clip_times import MAX_FRAMES
 from media.formats import media_types
 from media.spec import MAX_VIEWS
+from service.engine.explain.explanation import ANSWERS as EXPLAINED
+from service.engine.explain.explanation import METHODS, MOST_FILES
 from service.engine.failures import Failure
 from service.engine.parameters import FORMATS, WANTS
 from service.http import problems
 from service.http.body import PARAMETERS
-from service.http.documents import Answer, ClipAnswer, ScanAnswer
+from service.http.documents import Answer, ClipAnswer, ImageAnswer, ScanAnswer
 from service.http.examples import ANSWERS, ID, details, examples
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
@@ -67,6 +69,18 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "default": False,
         "description": "Whether the first file that fails ends its request.",
     },
+    "explain": {
+        "type": "string",
+        "enum": [*METHODS],
+        "description": "Also say where the model looked: parts of every file are hidden, one after "
+        f"another, and the answer is asked for again. Of at most {MOST_FILES} files, with want="
+        f"{', '.join(EXPLAINED)}; it is slow, and other work goes first.",
+    },
+    "explain_label": {
+        "type": "string",
+        "description": "With explain: the label that is explained; the most probable one of each "
+        "file when it is not given.",
+    },
     "views": {
         "type": "integer",
         "minimum": 1,
@@ -90,7 +104,7 @@ class Kind:
     summary: str
     files: str  # what one file may be
     media_types: tuple[str, ...]
-    answer: type[Answer] = Answer
+    answer: type[Answer]
 
 
 KINDS = {
@@ -99,6 +113,7 @@ KINDS = {
         "Rank the labels of one or more images",
         "one image (JPEG, PNG, WebP, TIFF, BMP or GIF; the first frame or page)",
         media_types("image"),
+        ImageAnswer,
     ),
     "video": Kind(
         "classifyVideo",
