@@ -7,15 +7,13 @@ image is transparent, so that the picture fits over the upright original.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from media.spec import AXES
 from service.engine.decode.evidence import Evidence
+from service.engine.explain.png import encode_png, resize
 
 FOR, AGAINST = (255, 140, 0), (30, 110, 255)
 FULLEST = 0.6  # of colour, over the grey
@@ -43,98 +41,106 @@ def draw(
         seen: what the reader told; nothing of pixels that came prepared.
     """
     strength = values / (np.abs(values).max() or 1)  # -1 to 1
-    place = np.unravel_index(values.argmax(), values.shape)
+    place = [int(one) for one in np.unravel_index(values.argmax(), values.shape)]
     if modality == "image":
         picture = _image(pixels[0], strength, edges, seen)
     elif modality == "video":
-        view = int(place[0])
-        picture = _frames(pixels[view], strength[view], edges, seen, int(place[1]))
+        view, strongest = place[:2]
+        picture = _frames(pixels[view], strength[view], edges, seen, strongest)
     else:
-        picture = _planes(pixels[0], strength, edges, seen, [int(one) for one in place])
-    encoded = io.BytesIO()
-    picture.save(encoded, "PNG")
-    return encoded.getvalue()
+        picture = _planes(pixels[0, ..., 0], strength, edges, seen, place)
+    return encode_png(picture)
 
 
-def _image(view: np.ndarray, strength: np.ndarray, edges: Edges, seen: Evidence) -> Image.Image:
+def _image(view: np.ndarray, strength: np.ndarray, edges: Edges, seen: Evidence) -> np.ndarray:
     """[h, w, C] where it lies in the upright original."""
     height, width = seen.get("size") or view.shape[:2]
-    box = seen.get("box") or [(0, height), (0, width)]
     scale = SIDE / max(height, width)
-    canvas = Image.new("RGBA", _size(scale * height, scale * width))
-    (top, bottom), (left, right) = ([round(scale * edge) for edge in side] for side in box)
-    inside = _tinted(view, strength, edges).resize(_size(bottom - top, right - left))
-    canvas.paste(inside, (left, top))
+    canvas = np.zeros((_length(scale * height), _length(scale * width), 4), np.uint8)
+    box = seen.get("box") or [(0, height), (0, width)]
+    rows, columns = (
+        _inside(scale * begin, scale * end, most)
+        for (begin, end), most in zip(box, canvas.shape, strict=False)
+    )
+    sides = rows.stop - rows.start, columns.stop - columns.start
+    canvas[rows, columns] = _tinted(view.mean(axis=2), strength, edges, *sides)
     return canvas
 
 
 def _frames(
     view: np.ndarray, strength: np.ndarray, edges: Edges, seen: Evidence, strongest: int
-) -> Image.Image:
+) -> np.ndarray:
     """[time, h, w, C] -> one frame for each cell of time, in a row."""
     box = seen.get("box")
     sides = [end - begin for begin, end in box] if box else view.shape[1:3]
     times = [(begin + end) // 2 for begin, end in pairwise(edges[0])]
     row = [
-        _panel(view[time], heat, edges[1:], sides, FRAME_SIDE)
+        _panel(view[time].mean(axis=2), heat, edges[1:], sides, FRAME_SIDE)
         for time, heat in zip(times, strength, strict=True)
     ]
-    corner = (row[strongest].width - 1, row[strongest].height - 1)
-    ImageDraw.Draw(row[strongest]).rectangle(((0, 0), corner), outline=FOR, width=LINE)
+    framed = row[strongest]
+    for edge in (np.s_[:LINE], np.s_[-LINE:], np.s_[:, :LINE], np.s_[:, -LINE:]):
+        framed[edge] = (*FOR, 255)
     return _beside(row)
 
 
 def _planes(
     scan: np.ndarray, strength: np.ndarray, edges: Edges, seen: Evidence, place: Sequence[int]
-) -> Image.Image:
-    """[d, h, w, 1] -> its three planes through the middle of a cell."""
-    spacing = seen.get("spacing_mm") or [1.0] * 3
-    lengths = [mm * side for mm, side in zip(spacing, scan.shape, strict=False)]
-    longest = max(lengths)
+) -> np.ndarray:
+    """[d, h, w] -> its three planes through the middle of a cell."""
+    spacing = seen.get("spacing_mm") or (1.0, 1.0, 1.0)
+    lengths = [mm * side for mm, side in zip(spacing, scan.shape, strict=True)]
     row = []
-    for axis in range(len(AXES["volume"])):
+    for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
         middle = (edges[axis][place[axis]] + edges[axis][place[axis] + 1]) // 2
-        plane = scan.take(middle, axis)  # [rows, columns, 1]
-        heat = strength.take(place[axis], axis)
-        others = [other for other in range(3) if other != axis]
         sides = [lengths[other] for other in others]
         panel = _panel(
-            plane, heat, [edges[other] for other in others], sides,
-            PLANE_SIDE * max(sides) / longest,
+            scan.take(middle, axis), strength.take(place[axis], axis),
+            [edges[other] for other in others], sides, PLANE_SIDE * max(sides) / max(lengths),
         )  # fmt: skip
-        # Depth runs to the head: where it is drawn downwards the head would be at the bottom.
-        row.append(panel if axis == 0 else panel.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
+        # Depth runs to the head: drawn downwards it would turn the body upside down.
+        row.append(panel if axis == 0 else panel[::-1])
     return _beside(row)
 
 
 def _panel(
-    picture: np.ndarray, heat: np.ndarray, edges: Edges, sides: Sequence[float], longest: float
-) -> Image.Image:
-    """A tinted picture with the shape of ``sides`` (height, width), the long one ``longest``."""
+    grey: np.ndarray, heat: np.ndarray, edges: Edges, sides: Sequence[float], longest: float
+) -> np.ndarray:
+    """[h, w] tinted, in the shape of ``sides`` (height, width), the long one of ``longest``."""
     scale = longest / (max(sides) or 1)
-    return _tinted(picture, heat, edges).resize(_size(scale * sides[0], scale * sides[1]))
+    return _tinted(grey, heat, edges, *(_length(scale * side) for side in sides))
 
 
-def _tinted(picture: np.ndarray, heat: np.ndarray, edges: Edges) -> Image.Image:
-    """[h, w, C] in grey under a colour for each cell, as RGBA."""
-    grey = picture.mean(axis=2, keepdims=True)  # [h, w, 1]
-    for axis, places in enumerate(edges):
-        heat = np.repeat(heat, np.diff(places), axis)  # at last [h, w]
+def _tinted(
+    grey: np.ndarray, heat: np.ndarray, edges: Edges, height: int, width: int
+) -> np.ndarray:
+    """[h, w] under a colour for each cell, uint8 [height, width, 4]."""
+    for axis, (places, target) in enumerate(zip(edges, (height, width), strict=True)):
+        middles = (np.arange(target) + 0.5) * places[-1] / target
+        heat = heat.take(np.searchsorted(places, middles, "right") - 1, axis)  # [height, width]
     share = FULLEST * np.abs(heat)[..., np.newaxis]
-    colour = np.where(heat[..., np.newaxis] > 0, FOR, AGAINST)  # [h, w, 3]
-    mixed = np.clip((1 - share) * grey + share * colour, 0, 255)
-    return Image.fromarray(mixed.astype(np.uint8)).convert("RGBA")
+    colour = np.where(heat[..., np.newaxis] > 0, FOR, AGAINST)  # [height, width, 3]
+    mixed = (1 - share) * resize(grey, height, width)[..., np.newaxis] + share * colour
+    tinted = np.full((height, width, 4), 255, np.uint8)
+    tinted[..., :3] = np.clip(mixed, 0, 255)
+    return tinted
 
 
-def _beside(row: Sequence[Image.Image]) -> Image.Image:
-    width = sum(one.width for one in row) + GAP * (len(row) - 1)
-    canvas, left = Image.new("RGBA", (width, max(one.height for one in row))), 0
+def _beside(row: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures in a row, transparent between and below them."""
+    width = sum(one.shape[1] for one in row) + GAP * (len(row) - 1)
+    canvas, left = np.zeros((max(len(one) for one in row), width, 4), np.uint8), 0
     for one in row:
-        canvas.paste(one, (left, 0))
-        left += one.width + GAP
+        canvas[: len(one), left : left + one.shape[1]] = one
+        left += one.shape[1] + GAP
     return canvas
 
 
-def _size(height: float, width: float) -> tuple[int, int]:
-    """As Pillow has it: width and height, at least a pixel of each."""
-    return max(1, round(width)), max(1, round(height))
+def _inside(begin: float, end: float, most: int) -> slice:
+    """The nearest pixels of so many, one at least."""
+    first = min(max(round(begin), 0), most - 1)
+    return slice(first, min(max(round(end), first + 1), most))
+
+
+def _length(pixels: float) -> int:
+    return max(1, round(pixels))
