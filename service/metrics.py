@@ -50,7 +50,8 @@ class Metrics:
         )
         self._stage_seconds = Histogram(
             "liere_stage_seconds",
-            "Time in a stage: upload per request, the others per item; run is that of its batch.",
+            "Time in a stage: upload per request, the others per item; run is that of its batch, "
+            "explain that of all rows of an explanation.",
             ("modality", "bundle", "stage"),
             buckets=STAGE_BUCKETS,
             registry=registry,

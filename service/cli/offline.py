@@ -31,11 +31,13 @@ from service.cli.exit_status import (
     end_at_once,
     end_of_device,
 )
+from service.cli.overlays import Overlays
 from service.cli.progress import Progress
 from service.engine.candidates import Candidates, find_candidates, first_answer, largest
 from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceDied, DeviceError, check_device
 from service.engine.engine import Engine
+from service.engine.explain.explanation import METHODS
 from service.engine.failures import EmptyFile, Failure, InternalError, UnreadableFile
 from service.engine.folders import NoBundles, bundle_folders
 from service.engine.job import EncodingFormat, Outcome
@@ -78,8 +80,13 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
             candidates = find_candidates(engine, _parameters(options))
         except Failure as failure:
             return complain(failure.detail, WRONG_COMMAND)
+        try:
+            overlays = Overlays(options.explain) if options.explain else None
+        except OSError as error:
+            return complain(f"cannot make {options.explain}: {error.strerror}", WRONG_COMMAND)
         answers = _answers(engine, options.files, candidates)
-        return await _unless_dead(engine, asyncio.create_task(_print_all(answers, options)))
+        printing = asyncio.create_task(_print_all(answers, options, overlays))
+        return await _unless_dead(engine, printing)
     finally:
         await engine.close()
 
@@ -96,8 +103,9 @@ async def _unless_dead(engine: Engine, printing: asyncio.Task[int]) -> int:
 
 def _parameters(options: argparse.Namespace) -> dict[str, str]:
     """What a request would say."""
-    names = ("bundle", "grid", "top_k", "views", "want", "encoding_format")
+    names = ("bundle", "grid", "top_k", "views", "want", "encoding_format", "explain_label")
     named = {name: getattr(options, name) for name in names}
+    named["explain"] = METHODS[0] if options.explain else None
     return {name: text for name, text in named.items() if text is not None}
 
 
@@ -185,7 +193,9 @@ def _read(file: str, most: int) -> bytes | Failure:
 # --- output ----------------------------------------------------------------------------------
 
 
-async def _print_all(answers: AsyncIterator[Answer], options: argparse.Namespace) -> int:
+async def _print_all(
+    answers: AsyncIterator[Answer], options: argparse.Namespace, overlays: Overlays | None = None
+) -> int:
     """A line per file; the exit status."""
     failed, progress = 0, Progress(len(options.files), "files")
     asked = Asked.parse(_parameters(options))
@@ -196,9 +206,11 @@ async def _print_all(answers: AsyncIterator[Answer], options: argparse.Namespace
             if isinstance(answer, Failure):
                 failed += 1
                 progress.clear()
+            elif overlays is not None:
+                overlays.write(name, answer)
             show(name, answer)
             progress.step()
-    except OSError as error:  # only of stdout: a full disk, or a reader that has gone
+    except OSError as error:  # of stdout or overlays: a full disk, or a reader that has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
         return complain(f"cannot write the answers: {error.strerror}", FAILED)
     finally:
@@ -288,6 +300,14 @@ GIF is an image then.
         choices=FORMATS,
         help="of arrays: numbers (default), or base64 of little-endian float32",
     )
+    add(
+        "--explain",
+        metavar="DIR",
+        type=Path,
+        help="also find where the model looked, which is slow, and write a picture of it, NAME.png "
+        "in this folder, for every file",
+    )
+    add("--explain-label", metavar="LABEL", help="explain this one; else the most probable")
     add("--json", action="store_true", help="a JSON object a line, as in the server's answer")
     add("--bundles", metavar="DIR", help="folder of bundles (default: LIERE_BUNDLES, else bundles)")
     add("--device", help="auto, cpu, cuda or cuda:N (default: LIERE_DEVICE, else auto)")
