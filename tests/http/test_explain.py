@@ -107,7 +107,8 @@ def test_answer_holds_its_explanation(server: RunningServer, modality: str, want
         assert [len(view) for view in explanation["axes"][0]["cells"]] == [values.shape[1]] * views
         cells[0] = values.shape[1]
     assert values.shape == ((views, *cells) if modality == "video" else tuple(cells))
-    assert explanation["masks"] == views * np.prod([count + (count > 1) for count in cells])
+    counts = np.array(cells)
+    assert explanation["masks"] == views * (np.prod(-(-counts // 2)) + np.prod(counts // 2 + 1))
     assert explanation["peak"]["value"] == values.max()
     assert explanation["label"] == LABELS[explanation["index"]]
     opened(base64.b64decode(explanation["overlay"], validate=True))
@@ -225,7 +226,7 @@ def test_time_that_is_too_short_is_told_what_it_takes(
     due = {"timeout_ms": "9000"}
     told = problem(post(server, content=picture(1), params=ASKED | due))
     assert told[:2] == (422, "explanation-too-long")
-    assert "take about 31.5 seconds here, and the answer is due in " in told[2]  # 63 masks
+    assert "take about 16.0 seconds here, and the answer is due in " in told[2]  # 32 masks
     assert post(server, content=picture(1), params=due).status_code == 200
 
 
@@ -295,9 +296,11 @@ def test_numbers_of_the_guide_are_those_of_the_code(guide: str) -> None:
     """Bounds are said once there and once here."""
     assert f"at most {MOST_CELLS} along an axis" in guide
     assert f"at most {MOST_MASKS} masks of one view, {MOST_ROWS} rows of one file" in guide
+    assert f"An image has from 25 (6x6 cells) to {MOST_MASKS} (8x8)" in guide
     assert f"At most {MOST_FILES} files of a request" in guide
     assert f"{SIDE} pixels on the long side" in guide
-    assert (LEAST_CELLS, "fewer than four\n  patches" in guide) == (4, True)
+    few = "(fewer than {} in an image, {} in a clip or scan)".format(*LEAST_CELLS.values())
+    assert few in guide
 
 
 def test_command_writes_overlays(guide: str, folder: Path, bundles: Path, tmp_path: Path) -> None:

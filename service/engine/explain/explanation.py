@@ -16,7 +16,7 @@ from service.engine.model import Choice
 METHODS = ("occlusion",)
 #: Of what may be wanted: an answer whose label can be explained.
 ANSWERS = ("labels", "probabilities", "logits")
-#: Of a request: each is as much work as a hundred files.
+#: Of a request: each is as much work as dozens of files.
 MOST_FILES = 4
 DIGITS = 6  # of a value in JSON
 

@@ -4,9 +4,11 @@ An axis is cut into at most ``MOST_CELLS`` cells whose edges lie between patches
 takes its input patch by patch: a mask that cut one in two would show it a picture of the mask's
 edge. Where an axis has few patches its cells are finer, or the map would have a handful of places.
 
-A mask hides two cells of each axis and moves by one, beginning and ending half outside. So every
-cell is hidden by as many masks as any other, and only where one matters do all of its masks cost
-something: the mean over them is the highest there, also at an edge.
+A mask hides a block of two cells along each axis. The blocks cover everything once, and a second
+time moved by one cell along all axes, where the outer ones are cut off. So every cell is hidden by
+two masks, and no other cell by the same two: where one alone matters, the mean over its masks is
+the highest. That takes half as many rows as cells; a block that moved by one cell along each axis
+for itself would take more rows than cells, and no less would tell two cells apart.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ from media.spec import InputSpec
 from service.engine.model import Target
 
 MOST_CELLS = 8  # of an axis
-#: An axis of fewer patches is cut between pixels.
-LEAST_CELLS = 4
-MOST_MASKS = 81  # of one view: an image has as many with 8 by 8 cells, three axes 4, 3 and 3 cells
-MOST_ROWS = 256  # of one item: of a clip every view is masked for itself
+#: By the number of axes: an axis of fewer patches is cut between pixels. 6 by 6 cells are 25 masks.
+LEAST_CELLS = {2: 6, 3: 4}
+MOST_MASKS = 41  # of one view: of 8 by 8 cells; three axes have 5, 4 and 4 cells with 39
+MOST_ROWS = 160  # of one item: of a clip every view is masked for itself
 WIDTH = 2  # cells that a mask hides along an axis
 
 #: From the first to behind the last, of one axis.
@@ -45,8 +47,9 @@ class Masks:
     @classmethod
     def of(cls, target: Target) -> Masks:
         """As many as the bounds leave to an item of this target."""
+        least = LEAST_CELLS[len(target.pixels)]
         units = [
-            pixels // side if pixels // side >= LEAST_CELLS else pixels
+            pixels // side if pixels // side >= least else pixels
             for pixels, side in zip(target.pixels, target.manifest.patch, strict=True)
         ]
         cells = _bounded([_even(unit) for unit in units], target.views)
@@ -67,7 +70,9 @@ class Masks:
 
     def __iter__(self) -> Iterator[tuple[Span, ...]]:
         """The cells that each hides, per axis."""
-        return itertools.product(*map(_spans, self.cells))
+        return itertools.chain.from_iterable(
+            itertools.product(*(_spans(count, moved) for count in self.cells)) for moved in (0, 1)
+        )
 
     def hide(self, view: np.ndarray, mask: tuple[Span, ...], fill: np.ndarray) -> np.ndarray:
         """A copy of ``[*pixels per axis, channels]`` with ``fill``, [channels], under a mask."""
@@ -110,12 +115,10 @@ def _bounded(cells: list[int], views: int) -> list[int]:
 
 
 def _masks(cells: list[int] | tuple[int, ...]) -> int:
-    return math.prod(len(_spans(count)) for count in cells)
+    return sum(math.prod(len(_spans(count, moved)) for count in cells) for moved in (0, 1))
 
 
-def _spans(cells: int) -> list[Span]:
-    """Of one axis, what each mask hides of its cells; the first and the last are cut off."""
-    if cells == 1:
-        return [(0, 1)]
-    starts = range(1 - WIDTH, cells)
+def _spans(cells: int, moved: int) -> list[Span]:
+    """The blocks of one axis, the first beginning ``moved`` cells outside."""
+    starts = range(-moved, cells, WIDTH)
     return [(max(start, 0), min(start + WIDTH, cells)) for start in starts]
