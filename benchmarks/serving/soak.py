@@ -121,6 +121,10 @@ ROWS = (
         ("--rounds", "1", "--seconds", "0.5")),
     Row("v2_tensors", (), [least("images a second over bare", lambda it: it["ratio"][0], 0.90)],
         ("--rounds", "1", "--quick")),
+    Row("explain", (), [
+        most("an explanation, ms", lambda it: it["explanations"]["p50_ms"], 2500),
+        most("added to an image's p99, ms", lambda it: it["added_p99_ms"], 20),
+    ]),
     Row("swaps", (), [
         most("requests without their answer", lambda it: it["lost"], 0),
         most("swaps that failed", lambda it: it["failed"], 0),

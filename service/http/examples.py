@@ -7,6 +7,7 @@ from typing import Any
 from service.engine import failures
 from service.http import problems
 from service.http.body import PARAMETERS
+from service.http.explain_examples import EXPLANATIONS
 from service.settings import Settings
 
 ID = "ce5fe426057e319e"  # of a request
@@ -166,13 +167,16 @@ TOO_LARGE = {
 
 
 def examples(modality: str) -> dict[str, Any]:
-    """Answers of an operation: of one file, and of two of which one is broken."""
+    """Answers of an operation: of one file, one explained, and two of which one is broken."""
     (result,) = ANSWERS[modality]["results"]
     named = {"filename": f"1{ENDINGS[modality]}"} | result
     error = problems.members(failures.BrokenMedia(details(modality)[failures.BrokenMedia]))
     failed = {"filename": f"2{ENDINGS[modality]}", "error": error}
     return {
         "ranked labels": ANSWERS[modality],
+        "with explain=occlusion": {
+            "id": ID, "results": [result | {"explanation": EXPLANATIONS[modality]}],
+        },
         "one of two files is broken": {"id": ID, "results": [named, failed]},
     }
 

@@ -248,7 +248,7 @@ def reference(media: bytes, modality: str, grid: str, index: int, kind: str) -> 
                     slice(one[max(start, 0)], one[min(start + 2, len(one) - 1)])
                     for one, start in zip(edges, first, strict=True)
                 )
-                hidden[(view, *where)] = grey
+                hidden[view][where] = grey
                 drops.append(odds(pixels) - odds(hidden))
             values[(view, *cell)] = np.mean(drops)
     return values if modality == "video" else values[0]

@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.engine.explain.axes import Axis
 from service.engine.explain.explanation import MOST_FILES
 from service.engine.explain.masks import LEAST_CELLS, MOST_CELLS, MOST_MASKS, MOST_ROWS
 from service.engine.explain.overlay import SIDE
+from service.http.examples import examples
 from service.http.explain_documents import Explanation
 from service.http.openapi import KINDS
 from tests.helpers.service_fixtures import (
@@ -29,6 +31,7 @@ from tests.helpers.service_fixtures import (
     LABELS,
     MEDIA,
     TINY,
+    RawConnection,
     RunningServer,
     complaint,
     picture,
@@ -184,6 +187,22 @@ def test_parameters_may_stand_in_the_form(server: RunningServer) -> None:
     assert result["explanation"]["method"] == "occlusion"
 
 
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_example_of_the_page_has_the_form_of_a_real_one(modality: str) -> None:
+    """Its numbers fit one another: shapes, axes, the peak, and the label that is explained."""
+    example = examples(modality)["with explain=occlusion"]
+    KINDS[modality].answer.model_validate(example)
+    (result,) = example["results"]
+    explanation = result["explanation"]
+    values, index = np.array(explanation["values"]), explanation["peak"]["index"]
+    assert values[tuple(index)] == explanation["peak"]["value"] == values.max()
+    for axis in explanation["axes"]:
+        place = Axis(**axis).at(index)
+        assert place == explanation["peak"]["where"][axis["name"]]
+    best = result["predictions"][0]
+    assert (explanation["label"], explanation["index"]) == (best["label"], best["index"])
+
+
 # --- what is refused -------------------------------------------------------------------------
 
 
@@ -201,9 +220,11 @@ def test_what_cannot_be_meant_is_refused(
     server: RunningServer, said: dict[str, str], words: str
 ) -> None:
     """With what was expected and what came, before anything is decoded."""
-    for options in ({"params": said}, {"data": said, "files": form(b"no picture")}):
-        content = {} if "files" in options else {"content": b"no picture"}
-        status, name, detail = problem(post(server, **options, **content))
+    for answer in (
+        post(server, params=said, content=b"no picture"),
+        post(server, data=said, files=form(b"no picture")),
+    ):
+        status, name, detail = problem(answer)
         assert (status, name) == (422, "bad-parameter")
         assert words in detail
 
@@ -236,18 +257,20 @@ def test_client_that_leaves_ends_its_explanation(
     """What is left of it is dropped, counted in its stage, and its charge is given back."""
     left = {"modality": "volume", "stage": "explain", "reason": "left"}
     before = server.metric("liere_dropped_total", **left)
-    submit = server.engine.devices.submit
+    submit, asked = server.engine.devices.submit, list[Any]()
 
-    async def slow(*arguments: Any) -> Any:
-        await asyncio.sleep(0.05)
+    async def held(*arguments: Any) -> Any:
+        asked.append(arguments)
+        if len(asked) > 3:  # the item itself and two masked rows
+            await asyncio.sleep(60)
         return await submit(*arguments)
 
-    monkeypatch.setattr(server.engine.devices, "submit", slow)
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(
-            f"{server.url}/v1/classify/volume", content=MEDIA["volume"](1), params=ASKED,
-            timeout=0.5,
-        )  # fmt: skip
+    monkeypatch.setattr(server.engine.devices, "submit", held)
+    media, path = MEDIA["volume"](1), "/v1/classify/volume?explain=occlusion"
+    with RawConnection(server.port) as connection:
+        connection.send_head(f"Content-Length: {len(media)}", path=path)
+        connection.send(media)
+        wait_until(lambda: len(asked) > 3, "masked rows")
     wait_until(lambda: server.metric("liere_dropped_total", **left) > before, "it to be dropped")
     wait_until(lambda: not server.engine.backlog.inside.total(), "its charge")
     assert server.engine.devices.depth == 0

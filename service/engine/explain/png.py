@@ -20,7 +20,7 @@ def encode_png(picture: np.ndarray) -> bytes:
     rows = np.full((height, 1 + 4 * width), UP, np.uint8)
     rows[:, 1:] = np.diff(picture.reshape(height, -1), axis=0, prepend=np.uint8(0))  # modulo 256
     header = struct.pack(">IIBBBBB", width, height, *FORM)
-    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows, LEVEL)), (b"IEND", b"")
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.data, LEVEL)), (b"IEND", b"")
     return SIGNATURE + b"".join(_chunk(name, body) for name, body in parts)
 
 
