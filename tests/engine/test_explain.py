@@ -489,7 +489,7 @@ def test_explanation_waits_behind_others_and_passes_jobs(stage: Stage) -> None:
         for kind, deadline, enters in (
             (BATCH, math.inf, True), (BATCH, -math.inf, False), ("video", math.inf, False),
         ):  # fmt: skip
-            inside = Charge(kind, deadline, {"run": {DEVICE: 500.0}})
+            inside = Charge(kind, deadline, {"run": {DEVICE: 500.0 if enters else 25.0}})
             beside = Charge(BATCH, math.inf, {})  # an idle engine refuses nothing by a guess
             backlog.charge(inside)
             backlog.charge(beside)

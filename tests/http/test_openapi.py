@@ -170,7 +170,8 @@ def test_both_styles_of_body_and_all_parameters_are_documented(
     assert set(content) == anything | media_types(modality)
     views = ["views"] if modality == "video" else []
     arrays = ["want", "encoding_format"]
-    parameters = ["top_k", "bundle", "grid", "timeout_ms", *arrays, "strict", *views]
+    explain = ["explain", "explain_label"]
+    parameters = ["top_k", "bundle", "grid", "timeout_ms", *arrays, "strict", *explain, *views]
     assert [one["name"] for one in operation["parameters"]] == parameters
     form = content["multipart/form-data"]["schema"]
     assert set(form["properties"]) == {"file", *parameters}
