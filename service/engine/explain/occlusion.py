@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -32,15 +33,6 @@ MOST_ROWS_AT_ONCE = 64  # of one item, waiting or running
 ROW_BYTES = 2**26  # of those rows; two of them always may
 #: Of pixels and rows of all items that are explained at the same time; one always may.
 MOST_BYTES, MOST_ITEMS = 2**29, 64
-
-
-@dataclass(frozen=True, slots=True)
-class _Hidden:
-    """One row to run: a view with one of its masks."""
-
-    view: int
-    number: int  # of the mask
-    mask: tuple[Span, ...]
 
 
 class Explainer:
@@ -87,48 +79,86 @@ class Explainer:
         Raises:
             InferenceFailed, DeadlinePassed, Draining, NotReady: of one of the rows.
         """
-        masks, rows = Masks.of(target), whole.rows.astype(np.float64)  # [views, classes]
-        mean = rows.mean(axis=0)  # [classes]
-        index = int(mean.argmax()) if asked.label is None else asked.label
-        odds, drops = log_odds(mean, index), np.empty((len(rows), len(masks)))
-        left, cost, fill = drops.size, 0.0, neutral(target.manifest.input)
+        trial = Trial.of(asked, target, whole.rows)
 
-        async def run_each(hidden: Iterator[_Hidden]) -> None:
-            nonlocal left, cost
-            for one in hidden:
+        async def run_each() -> None:
+            for view, number, mask in trial.waiting:
+                # In a thread, as a row may have many megabytes.
                 pixels = await asyncio.to_thread(
-                    masks.hide, item.pixels[one.view], one.mask, fill
-                )  # a thread, as a row may have many megabytes
+                    trial.masks.hide, item.pixels[view], mask, trial.fill
+                )
                 row = await self._devices.submit(target.key, pixels[np.newaxis], deadline, BATCH)
-                changed = mean + (row.logits - rows[one.view]) / len(rows)  # [classes]
-                drops[one.view, one.number] = odds - log_odds(changed, index)
-                left, cost = left - 1, cost + row.cost_seconds
-                on_row(left / drops.size)
+                trial.learn(view, number, row)
+                on_row(trial.left / trial.drops.size)
 
-        hidden = iter(
-            [
-                _Hidden(view, number, mask)
-                for view in range(len(rows))
-                for number, mask in enumerate(masks)
-            ]
-        )
-        await _all([run_each(hidden) for _ in range(self._at_once(target, item.pixels))])
-        values = np.stack([masks.average(one) for one in drops])  # [views, *cells]
-        modality = target.manifest.modality
-        if modality != "video":
-            values = values[0]  # [*cells]
-        axes = axes_of(modality, item.pixels.shape, masks.edges, item.evidence)
-        overlay = await asyncio.to_thread(
-            draw, modality, item.pixels, values, masks.edges, item.evidence
-        )
-        label = target.labels[index]
-        return Explanation(label, index, odds, drops.size, values, axes, overlay), cost
+        await _together([run_each() for _ in range(self._at_once(target, item.pixels))])
+        return await asyncio.to_thread(trial.explanation, target, item), trial.cost
 
     def _at_once(self, target: Target, pixels: np.ndarray) -> int:
         """Rows that wait or run: one run for every lane and one that waits, in few bytes."""
         costs = self._devices.stations[0].costs(target.key)
         run = next(size for size in ladder(MOST_ROWS_AT_ONCE) if _is_cheap(costs, size))
         return min((self._devices.lanes + 1) * run, _at_most(pixels[0].nbytes))
+
+
+@dataclass(slots=True)
+class Trial:
+    """One item under its masks.
+
+    Attributes:
+        rows: with nothing hidden, float64 ``[views, classes]``.
+        index: of the label that is explained.
+        fill: what is put where something is hidden, ``[channels]``.
+        waiting: the masks that nobody has begun with: view, number in ``masks``, cells.
+        drops: what each took from the log odds, float64 ``[views, masks]``.
+        left: rows that have not come.
+        cost: of those that have, processor seconds.
+    """
+
+    masks: Masks
+    rows: np.ndarray
+    index: int
+    fill: np.ndarray
+    waiting: Iterator[tuple[int, int, tuple[Span, ...]]]
+    drops: np.ndarray
+    left: int
+    cost: float = 0.0
+
+    @classmethod
+    def of(cls, asked: Explain, target: Target, rows: np.ndarray) -> Trial:
+        """``rows``: with nothing hidden, float32 ``[views, classes]``."""
+        masks, wide = Masks.of(target), rows.astype(np.float64)
+        index = int(wide.mean(axis=0).argmax()) if asked.label is None else asked.label
+        drops = np.empty((len(rows), len(masks)))
+        waiting = (
+            (view, number, mask) for view in range(len(rows)) for number, mask in enumerate(masks)
+        )
+        fill = neutral(target.manifest.input)
+        return cls(masks, wide, index, fill, waiting, drops, drops.size)
+
+    @property
+    def odds(self) -> float:
+        """Of the label, with nothing hidden."""
+        return log_odds(self.rows.mean(axis=0), self.index)
+
+    def learn(self, view: int, number: int, row: Row) -> None:
+        """What a view gave with one of its masks; the other views stay as they are."""
+        changed = self.rows.copy()
+        changed[view] = row.logits
+        self.drops[view, number] = self.odds - log_odds(changed.mean(axis=0), self.index)
+        self.left -= 1
+        self.cost += row.cost_seconds
+
+    def explanation(self, target: Target, item: Decoded) -> Explanation:
+        """Once every row has come: the map, its place in the file, and its picture."""
+        modality, shape, edges = target.manifest.modality, item.pixels.shape, self.masks.edges
+        values = np.stack([self.masks.average(one) for one in self.drops])  # [views, *cells]
+        if modality != "video":
+            values = values[0]  # [*cells]
+        axes = axes_of(modality, shape, edges, item.evidence)
+        overlay = draw(modality, item.pixels, values, edges, item.evidence)
+        label = target.labels[self.index]
+        return Explanation(label, self.index, self.odds, self.drops.size, values, axes, overlay)
 
 
 def check_time(seconds: float, deadline: float) -> None:
@@ -159,7 +189,7 @@ def _at_most(row_bytes: int) -> int:
     return max(2, min(MOST_ROWS_AT_ONCE, ROW_BYTES // row_bytes))
 
 
-async def _all(works: list) -> None:  # type: ignore[type-arg]
+async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
     """All of them; the first that fails, or who leaves, ends the others."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
@@ -167,4 +197,4 @@ async def _all(works: list) -> None:  # type: ignore[type-arg]
     finally:
         for task in tasks:
             task.cancel()
-        del tasks  # a failure knows this frame, and its task knows the failure
+        del tasks, task  # a failure knows this frame, and its task knows the failure
