@@ -34,12 +34,14 @@ class TimingMs:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Which part of a clip or a scan the network saw; of the other kind the members are None."""
+    """Which part of a file the network saw; members of another kind of files are None."""
 
     seconds: tuple[tuple[float, ...], ...] | None = None  # of a clip: [views, frames]
     orientation: str | None = None  # of a scan: where depth, height and width run to
     spacing_mm: tuple[float, ...] | None = None  # None too where the file does not say
-    size: tuple[int, ...] | None = None  # voxels per axis, before resampling
+    size: tuple[int, ...] | None = None  # pixels or voxels per axis, upright, before resampling
+    box: tuple[tuple[float, ...], ...] | None = None  # [from, to] per axis of size
+    turn: int | None = None  # of an image: the EXIF orientation that was undone
 
 
 class Floats(tuple[float, ...]):

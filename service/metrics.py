@@ -18,8 +18,9 @@ from media.spec import AXES
 from service.drift import Drift
 from service.memory import read_memory
 
-#: Of one item, in their order; a clip's or scan's run is that of its last view.
-STAGES = ("upload", "decode_wait", "decode", "device_wait", "run")
+#: Of one item, in their order; a clip's or scan's run is that of its last view. Explain is all that
+#: follows it where an explanation was asked for.
+STAGES = ("upload", "decode_wait", "decode", "device_wait", "run", "explain")
 #: What predicted seconds are counted of; see ``service.engine.schedule``.
 RESOURCES = ("cpu", "device")
 STAGE_BUCKETS = (
@@ -50,7 +51,8 @@ class Metrics:
         )
         self._stage_seconds = Histogram(
             "liere_stage_seconds",
-            "Time in a stage: upload per request, the others per item; run is that of its batch.",
+            "Time in a stage: upload per request, the others per item; run is that of its batch, "
+            "explain that of all rows of an explanation.",
             ("modality", "bundle", "stage"),
             buckets=STAGE_BUCKETS,
             registry=registry,

@@ -131,6 +131,10 @@ ROWS = (
         most("items lost", lambda it: it["lost"], 0),
         most("items answered twice", lambda it: it["twice"], 0),
     ], ("--kills", "2", "--items", "50")),
+    Row("explain", (), [
+        most("an explanation, ms", lambda it: it["explanations"]["p50_ms"], 2500),
+        most("added to an image's p99, ms", lambda it: it["added_p99_ms"], 20),
+    ]),
     Row("swaps", (), [
         most("requests without their answer", lambda it: it["lost"], 0),
         most("swaps that failed", lambda it: it["failed"], 0),

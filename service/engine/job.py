@@ -16,6 +16,7 @@ from models.figures import Coverage
 from service.engine.decode.evidence import Evidence
 from service.engine.decode.task import Encoded
 from service.engine.device.queues import Row
+from service.engine.explain.explanation import Explain, Explanation
 from service.engine.failures import BadParameter, UnknownBundle
 from service.engine.model import Choice, Target
 from service.engine.schedule import BATCH
@@ -45,6 +46,7 @@ class Job:
         raw: whether probabilities are the network's own, and not calibrated.
         abstain: calibrated probability of the first label, in [0, 1], under which the answer is
             that the model does not know; 0 is never. None is what the bundle says.
+        explain: which answer shall be explained; all of such a job is batch work.
 
     Raises:
         UnknownBundle: nobody is named to answer.
@@ -59,6 +61,7 @@ class Job:
     job_class: JobClass = "interactive"
     raw: bool = False
     abstain: float | None = None
+    explain: Explain | None = None
 
     def __post_init__(self) -> None:
         if not self.choice.targets:
@@ -73,6 +76,8 @@ class Job:
             raise BadParameter(f"abstain: expected a number from 0 to 1, got {self.abstain}")
         if math.isnan(self.deadline):
             raise BadParameter("deadline: expected seconds, got no number")
+        if self.explain is not None:
+            self.explain.check(self.want, len(self.choice.manifest.labels))
         if isinstance(self.media, np.ndarray):
             self._check_pixels(self.media)
 
@@ -92,7 +97,8 @@ class Job:
     @property
     def kind(self) -> str:
         """Under which it is counted and takes turns."""
-        return BATCH if self.job_class == "batch" else self.choice.manifest.modality
+        batch = self.job_class == "batch" or self.explain is not None
+        return BATCH if batch else self.choice.manifest.modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +155,10 @@ class Sureness:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """The answer to one job; of the last six what was wanted, and nothing in the others.
+    """The answer to one job; of the six from predictions on what was wanted, the others empty.
 
     Attributes:
-        evidence: of clips and scans: which part of the file the network saw.
+        evidence: which part of the file the network saw; nothing of pixels that came prepared.
         sureness: where there are probabilities, what they are worth.
         predictions: label, index, probability; descending.
         probabilities: float64 ``[classes]``, in the order of the bundle's labels; their sum is 1.
@@ -160,6 +166,7 @@ class Outcome:
         embedding: float ``[width]``.
         rows: float32 ``[views, classes]``.
         pixels: ``[views, *pixels per axis, channels]`` of the graph's dtype.
+        explanation: of the answer, where it was asked for.
     """
 
     target: Target
@@ -172,6 +179,7 @@ class Outcome:
     embedding: np.ndarray | None = None
     rows: np.ndarray | None = None
     pixels: np.ndarray | None = None
+    explanation: Explanation | None = None
 
     def document(self, encoding_format: EncodingFormat = "float") -> dict[str, Any]:
         """What was wanted, as clients see it: ranked labels, or an array of float32."""
@@ -187,6 +195,7 @@ class Outcome:
             **({"seen": self.evidence} if self.evidence else {}),
             **(wanted or {"predictions": self.predictions}),
             **(self.sureness.document() if self.sureness else {}),
+            **({"explanation": self.explanation.document()} if self.explanation else {}),
             "timing_ms": {
                 "decode": self.timing.decode,
                 "queue": self.timing.queue,

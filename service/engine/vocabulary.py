@@ -17,6 +17,11 @@ from service.engine.failures import BadParameter
 #: float() also reads nan, blanks, 1_0 and digits of other scripts.
 NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 
+#: Of what may be wanted: an answer whose label can be explained.
+EXPLAINED = ("labels", "probabilities", "logits")
+#: Files of a request that are explained: each is as much work as dozens of files.
+MOST_EXPLAINED = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -120,6 +125,19 @@ STRICT = Parameter(
     {"type": "boolean", "default": False},
     "Whether the first file that fails ends its request.",
 )
+EXPLAIN = Parameter(
+    "explain",
+    {"type": "string", "enum": ["occlusion"]},
+    "Also say where the model looked: parts of every file are hidden, one after another, and the "
+    f"answer is asked for again. Of at most {MOST_EXPLAINED} files, with "
+    f"want={', '.join(EXPLAINED)}; it is slow, and other work goes first.",
+)
+EXPLAIN_LABEL = Parameter(
+    "explain_label",
+    {"type": "string"},
+    "With explain: the label that is explained; the most probable one of each file when it is not "
+    "given.",
+)
 VIEWS = Parameter(
     "views",
     {"type": "integer", "minimum": 1, "maximum": MAX_VIEWS},
@@ -128,7 +146,10 @@ VIEWS = Parameter(
     only="video",
 )
 
-_ALL = (TOP_K, BUNDLE, GRID, TIMEOUT_MS, WANT, ENCODING_FORMAT, RAW, ABSTAIN, STRICT, VIEWS)
+_ALL = (
+    TOP_K, BUNDLE, GRID, TIMEOUT_MS, WANT, ENCODING_FORMAT, RAW, ABSTAIN, STRICT, EXPLAIN,
+    EXPLAIN_LABEL, VIEWS,
+)  # fmt: skip
 #: Modality -> name -> what its requests may say.
 PARAMETERS: dict[str, dict[str, Parameter]] = {
     modality: {one.name: one for one in _ALL if one.only in (None, modality)} for modality in AXES

@@ -12,6 +12,7 @@ from media.spec import Grid
 from models.figures import Calibration, Figures
 from models.manifest import GridEntry, Manifest
 from service.engine.status import BundleStatus
+from service.http.explain_documents import Explanation
 
 
 class Document(BaseModel):
@@ -79,6 +80,7 @@ class Result(TypedDict):
     calibrated: NotRequired[Annotated[bool, Field(description=_CALIBRATED)]]
     abstained: NotRequired[Annotated[bool, Field(description=_ABSTAINED)]]
     coverage: NotRequired[Annotated[CoverageAt, Field(description=_COVERAGE)]]
+    explanation: NotRequired[Annotated[Explanation, Field(description="with explain")]]
     timing_ms: TimingMs
 
 
@@ -88,14 +90,34 @@ _SPACING = "between two voxels of depth, height and width as the network saw the
 _SPACING += "file does not say"
 
 
+_SEEN_BOX = "what the network saw of a frame: top and bottom, left and right, pixels; null where "
+_SEEN_BOX += "frames change their size"
+_SEEN_VOXELS = "from where to where the network saw along each axis, in those voxels; what lies "
+_SEEN_VOXELS += "beyond the scan was filled"
+Box = list[list[float]]
+
+
+class SeenImage(TypedDict):
+    size: Annotated[list[int], Field(description="height and width of the upright original")]
+    turn: Annotated[int, Field(description="EXIF orientation that made it upright", ge=1, le=8)]
+    box: Annotated[Box, Field(description="what was seen of it: top and bottom, left and right")]
+
+
 class SeenClip(TypedDict):
     seconds: Annotated[list[list[float]], Field(description=_SECONDS)]
+    size: Annotated[list[int] | None, Field(description="height and width of upright frames")]
+    box: Annotated[Box | None, Field(description=_SEEN_BOX)]
 
 
 class SeenScan(TypedDict):
     orientation: Annotated[str, Field(description=_AXES)]
     spacing_mm: Annotated[list[float] | None, Field(description=_SPACING)]
     size: Annotated[list[int], Field(description="voxels of the scan per axis, before resampling")]
+    box: Annotated[Box, Field(description=_SEEN_VOXELS)]
+
+
+class ImageResult(Result):
+    seen: Annotated[SeenImage, Field(description="which part of the picture the network saw")]
 
 
 class ClipResult(Result):
@@ -131,6 +153,10 @@ class Answer(Document):
     )
 
 
+class ImageAnswer(Answer):
+    results: list[Annotated[ImageResult | FailedFile, _IN_ORDER]]  # type: ignore[assignment]
+
+
 class ClipAnswer(Answer):
     results: list[Annotated[ClipResult | FailedFile, _IN_ORDER]]  # type: ignore[assignment]
 
@@ -140,7 +166,11 @@ class ScanAnswer(Answer):
 
 
 #: Of each modality.
-ANSWERS: dict[str, type[Answer]] = {"image": Answer, "video": ClipAnswer, "volume": ScanAnswer}
+ANSWERS: dict[str, type[Answer]] = {
+    "image": ImageAnswer,
+    "video": ClipAnswer,
+    "volume": ScanAnswer,
+}
 
 
 class GridDocument(Document):

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from service.engine.engine import Engine
+from service.engine.explain.explanation import Explain, is_explained, parse_explain
 from service.engine.failures import Failure
 from service.engine.job import EncodingFormat, Job, Outcome
 from service.engine.model import Choice
@@ -39,6 +40,7 @@ class Classify:
         parameters = read_query(request.scope["query_string"], self.modality)
         self._limit_time(exchange, parameters)
         said, asked = len(parameters), Asked.parse(parameters)
+        is_explained(parameters)
         # Before the body, unless a form may still say for which bundle all of it is meant.
         is_known = "bundle" in parameters or not is_form(request.scope)
         chosen = choose(self.engine, self.modality, parameters) if is_known else None
@@ -48,24 +50,27 @@ class Classify:
             asked = Asked.parse(parameters)
             chosen = choose(self.engine, self.modality, parameters)
         choice, top_k = chosen
+        explain = parse_explain(parameters, choice, len(files))
         exchange.bundle, exchange.grid = choice.manifest.name, choice.grid
         if asked.strict:
             for file in files:
                 if isinstance(file.media, Failure):
                     raise file.media
         async with ClientWatch(request.receive):
-            answers = await self._answer(files, choice, top_k, asked, exchange.monotonic_deadline)
+            due = exchange.monotonic_deadline
+            answers = await self._answer(files, choice, top_k, asked, due, explain)
         self._tell(exchange, answers)
         return _respond(exchange, files, answers, asked.encoding_format)
 
     async def _answer(
-        self, files: Sequence[Upload], choice: Choice, top_k: int, asked: Asked, deadline: float
+        self, files: Sequence[Upload], choice: Choice, top_k: int, asked: Asked, deadline: float,
+        explain: Explain | None,
     ) -> list[Outcome | Failure]:
         """Of each file, in order: what became of it."""
         jobs = [
             Job(
                 file.media, choice, asked.want, top_k, deadline, raw=asked.raw,
-                abstain=asked.abstain,
+                abstain=asked.abstain, explain=explain,
             )  # fmt: skip
             for file in files
             if not isinstance(file.media, Failure)

@@ -9,6 +9,7 @@ from models.figures import Calibration
 from service.engine import failures
 from service.engine.vocabulary import PARAMETERS
 from service.http import problems
+from service.http.explain_examples import EXPLANATIONS
 from service.settings import Settings
 
 ID = "ce5fe426057e319e"  # of a request
@@ -27,7 +28,7 @@ def _answer(
         "bundle": bundle,
         "version": "1",
         "grid": grid,
-        **({"seen": seen} if seen else {}),
+        "seen": seen,
         "predictions": [dict(zip(names, one, strict=True)) for one in ranked],
         "calibrated": False,
         "timing_ms": dict(zip(("decode", "queue", "inference"), timing_ms, strict=True)),
@@ -42,6 +43,9 @@ ANSWERS = {
         "8x8",
         [("truck", 9, 0.377327), ("automobile", 1, 0.314716)],
         (1.174, 0.325, 3.908),
+        size=[480, 640],
+        turn=1,
+        box=[[0.0, 480.0], [80.0, 560.0]],
     ),
     "video": _answer(
         "lung-ultrasound",
@@ -49,6 +53,8 @@ ANSWERS = {
         [("covid19", 0, 0.918276), ("regular", 2, 0.042647)],
         (14.051, 0.223, 3.878),
         seconds=[[round(view / 10 + time, 1) for time in _TIMES] for view in range(4)],
+        size=[480, 640],
+        box=[[0.0, 480.0], [0.0, 640.0]],
     ),
     "volume": _answer(
         "adrenal",
@@ -58,6 +64,7 @@ ANSWERS = {
         orientation="SPL",
         spacing_mm=[2.0, 2.0, 2.0],
         size=[64, 64, 64],
+        box=[[0.0, 64.0], [0.0, 64.0], [0.0, 64.0]],
     ),
 }
 
@@ -159,13 +166,16 @@ TOO_LARGE = {
 
 
 def examples(modality: str) -> dict[str, Any]:
-    """Answers of an operation: of one file, and of two of which one is broken."""
+    """Answers of an operation: of one file, one explained, and two of which one is broken."""
     (result,) = ANSWERS[modality]["results"]
     named = {"filename": f"1{ENDINGS[modality]}"} | result
     error = problems.members(failures.BrokenMedia(details(modality)[failures.BrokenMedia]))
     failed = {"filename": f"2{ENDINGS[modality]}", "error": error}
     return {
         "ranked labels": ANSWERS[modality],
+        "with explain=occlusion": {
+            "id": ID, "results": [result | {"explanation": EXPLANATIONS[modality]}],
+        },
         "one of two files is broken": {"id": ID, "results": [named, failed]},
     }
 
@@ -183,6 +193,10 @@ def details(modality: str) -> dict[type[failures.Failure], str]:
         failures.NoEmbedding: (
             f"want: bundle {bundle} has no embedding at grid {grid}; bundles have one since their "
             "graphs are exported with it"
+        ),
+        failures.ExplanationTooLong: (
+            "explain: the masked rows take about 41.3 seconds here, and the answer is due in 30.0; "
+            "a smaller grid, fewer views or fewer files take less"
         ),
         failures.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}, auto",
         problems.UnknownParameter: (

@@ -58,7 +58,7 @@ KINDS = {
     "image": Kind(
         "images",
         "one image (JPEG, PNG, WebP, TIFF, BMP or GIF; the first frame or page)",
-        documents.Answer,
+        documents.ImageAnswer,
     ),
     "video": Kind(
         "clips",

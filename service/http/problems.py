@@ -18,6 +18,7 @@ from service.engine.failures import (
     DecodeTimeout,
     Draining,
     EmptyFile,
+    ExplanationTooLong,
     Failure,
     FileTooLarge,
     FolderFixed,
@@ -189,6 +190,9 @@ PROBLEMS: dict[type[Failure], Problem] = {
     UnknownVersion: Problem(404, "unknown-version", "The bundle answers with another version."),
     UnknownGrid: Problem(422, "unknown-grid", "The bundle does not have this grid."),
     NoEmbedding: Problem(422, "no-embedding", "The bundle has no embedding."),
+    ExplanationTooLong: Problem(
+        422, "explanation-too-long", "The explanation takes longer than the answer may."
+    ),
     CandidateRefused: Problem(409, "candidate-refused", "The version failed its proof."),
     VersionInUse: Problem(409, "version-in-use", "The version answers."),
     FolderFixed: Problem(409, "folder-fixed", "The folder of bundles cannot be changed."),

@@ -184,7 +184,7 @@ def test_every_want_of_a_file_is_that_of_its_pixels(
     np.testing.assert_allclose(array(got["pixels"].pixels), pixels, rtol=1e-6)
     for want, outcome in got.items():
         assert outcome.target.grid == grid
-        assert bool(outcome.evidence) == (given == "file" and modality != "image")
+        assert bool(outcome.evidence) == (given == "file")
         held = [name for name in FIELDS if getattr(outcome, name) is not None]
         assert held == [want] * (want != "labels")
         assert bool(outcome.predictions) == (want == "labels")

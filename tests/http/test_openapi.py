@@ -182,7 +182,8 @@ def test_both_styles_of_body_and_all_parameters_are_documented(
     assert set(content) == anything | media_types(modality)
     views = ["views"] if modality == "video" else []
     held = ["want", "encoding_format", "raw", "abstain"]
-    parameters = ["top_k", "bundle", "grid", "timeout_ms", *held, "strict", *views]
+    parameters = ["top_k", "bundle", "grid", "timeout_ms", *held, "strict"]
+    parameters += ["explain", "explain_label", *views]
     assert [one["name"] for one in operation["parameters"]] == parameters
     form = content["multipart/form-data"]["schema"]
     assert set(form["properties"]) == {"file", *parameters}
