@@ -25,6 +25,7 @@ from service.engine.folders import (
     modality_of,
     name_bundles,
     read_answering,
+    read_card,
     versions_there,
 )
 from service.engine.model import AUTO, Choice, ExaminedBundle, State
@@ -218,6 +219,7 @@ class Catalog:
                 raise BundleError(
                     f"another folder already gave a bundle named {bundle.manifest.name}"
                 )
+            card = await self._prover.on_device(read_card, bundle)
             proven = await self._prover.prove(bundle)
         except DeviceError:
             raise
@@ -229,7 +231,7 @@ class Catalog:
         else:
             version = bundle.manifest.version
             log.info("bundle %s %s is ready on %s", proven.name, version, proven.device)
-            proven.versions, proven.home = versions, folder
+            proven.versions, proven.home, proven.card = versions, folder, card
             return proven
         log.error("bundle %s is refused: %s", folder.name, reason)
         return await self._prover.on_device(read_refused, name, folder, reason)

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 #: How a manifest states its modality: for itself, and once more for its input.
 STATED = re.compile(rb'"modality"\s*:\s*"(\w+)"')
+CARD, MAX_CARD_BYTES = "README.md", 2**17
 
 
 class NoBundles(RuntimeError):
@@ -45,6 +46,14 @@ def bundle_folders(root: Path) -> list[Path]:
     if not folders:
         raise NoBundles(f"--bundles {root}: there is no bundle in this folder")
     return folders
+
+
+def read_card(bundle: Bundle) -> str | None:
+    """What the bundle says of itself, Markdown; None where it has no card, or one without end."""
+    path = bundle.path(CARD)
+    if CARD not in bundle.manifest.files or path.stat().st_size > MAX_CARD_BYTES:
+        return None
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def modality_of(folder: Path) -> str | None:

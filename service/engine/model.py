@@ -154,6 +154,7 @@ class ExaminedBundle:
     versions: tuple[str, ...] = ()  # that were on the disk, oldest first; the manifest's answers
     empty: bool = False  # neither manifest nor graphs: nobody's default
     home: Path | None = None  # its folder, or that of its versions
+    card: str | None = None  # Markdown; of one that is ready and has a card
     newcomer: bool = False  # came refused while others served: no reason to send nobody to them
 
     def may_answer(self, modality: str) -> bool:

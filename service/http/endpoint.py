@@ -19,7 +19,7 @@ from service.engine.job import EncodingFormat, Job, Outcome
 from service.engine.model import Choice
 from service.engine.parameters import Asked, choose, parse_timeout
 from service.http import problems
-from service.http.body import Parameters, Upload, is_form, read_files, read_query
+from service.http.body import PARAMETERS, Parameters, Upload, is_form, read_files, read_query
 from service.http.exchange import Exchange
 from service.http.problems import CONTENT_TYPE, ClientGone
 
@@ -38,7 +38,7 @@ class Classify:
 
     async def __call__(self, request: Request) -> Response:
         exchange: Exchange = request.scope["exchange"]
-        parameters = read_query(request.scope["query_string"], self.modality)
+        parameters = read_query(request.scope["query_string"], PARAMETERS[self.modality])
         self._limit_time(exchange, parameters)
         said, asked = len(parameters), Asked.parse(parameters)
         # Before the body, unless a form may still say for which bundle all of it is meant.

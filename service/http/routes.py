@@ -14,11 +14,12 @@ from service.engine.engine import Engine
 from service.engine.model import ExaminedBundle
 from service.http import problems
 from service.http.admin import add_admin
+from service.http.cards import add_cards
 from service.http.direct_route import DirectRoute
 from service.http.documents import BundleDocument, BundleList, GridDocument, ProblemDocument
 from service.http.endpoint import Classify
 from service.http.examples import BUNDLES_EXAMPLE
-from service.http.guard import ADMIN, WORK, public_requests
+from service.http.guard import ADMIN, CLASSIFY, public_requests
 from service.http.health import add_health
 from service.http.keys import Keys
 from service.http.openapi import (
@@ -29,6 +30,8 @@ from service.http.openapi import (
     classify_extra,
     classify_responses,
 )
+from service.http.page.routes import add_page
+from service.http.prepare import add_prepare
 from service.http.v2.openapi import add_error
 from service.http.v2.openapi import schemas as v2_schemas
 from service.http.v2.routes import add_v2
@@ -36,7 +39,7 @@ from service.http.v2.routes import add_v2
 
 def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
     """Put every route on the application; the first to match is the hot one."""
-    for path, modality in WORK.items():
+    for path, modality in CLASSIFY.items():
         app.router.add_api_route(
             path,
             Classify(engine, modality),
@@ -51,11 +54,14 @@ def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
             responses=classify_responses(modality),
             openapi_extra=classify_extra(modality),
         )
+    add_prepare(app, engine)
     _add_bundles(app, engine)
+    add_cards(app, engine)
     add_admin(app, engine)
     add_health(app, engine)
     add_v2(app, engine)
     _add_metrics(app, engine)
+    add_page(app)
     app.openapi = lambda: _openapi(app, engine, keys)  # type: ignore[method-assign]
 
 
