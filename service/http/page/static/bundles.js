@@ -31,7 +31,8 @@ function card(bundle) {
       if (!event.target.open || text.dataset.read) return;
       text.dataset.read = "yes";
       try {
-        text.replaceChildren(...markdown(await read(`v1/bundles/${encodeURIComponent(bundle.name)}/card`)).slice(1));
+        const parts = markdown(await read(`v1/bundles/${encodeURIComponent(bundle.name)}/card`));
+        text.replaceChildren(...(parts[0]?.textContent === bundle.name ? parts.slice(1) : parts));
       } catch (problem) {
         delete text.dataset.read;
         text.replaceChildren(problemBox(problem));

@@ -19,38 +19,56 @@ export function resultView(item, served, actions) {
   const seen = el("section", { class: "seen" });
   const answer = el("section", { class: "answer" });
   const more = el("div", { class: "more" });
+  const title = el("h2", { tabindex: "-1" }, item.file.name);
   const root = el("article", { class: "result" },
-    el("div", { class: "head" }, el("h2", { tabindex: "-1" }, item.file.name), el("span", { class: "small" }, bytes(item.file.size))),
+    el("div", { class: "head" }, title, el("span", { class: "small" }, bytes(item.file.size))),
     controls, status, el("div", { class: "two" }, answer, seen), more);
 
   const bundle = () => served().bundles.find((one) => one.name === (item.answer?.document.results[0].bundle ?? item.query.bundle));
 
+  /** New content; focus that was in the old goes to what took its place, or to the title. */
+  function fill(part, children) {
+    const had = part.contains(document.activeElement) ? document.activeElement : undefined;
+    part.replaceChildren(...children);
+    if (had) (part.querySelector(had.id ? `#${had.id}` : "input:checked") ?? title).focus({ preventScroll: true });
+  }
+
   return {
     root,
     controls() {
-      controls.replaceChildren(...controlsOf(item, served(), actions.ask));
+      fill(controls, controlsOf(item, served(), actions.ask));
     },
     status() {
-      status.replaceChildren(...statusOf(item, actions));
+      if (item.state === "sending" && status.dataset.state === "sending") return progressed(status, item.sent);
+      status.dataset.state = item.state;
+      fill(status, statusOf(item, actions));
     },
     seen() {
-      seen.replaceChildren(...(item.answer ? [el("h3", {}, "What the model saw"), ...seenOf(item, actions)] : []));
+      fill(seen, item.answer ? [el("h3", {}, "What the model saw"), ...seenOf(item, actions)] : []);
     },
     answer() {
       const parts = [];
       if (item.problem) parts.push(problemBox(item.problem, () => actions.ask({})));
       else if (item.answer) parts.push(el("h3", {}, "Answer"), ...answered(item.answer, bundle()));
-      answer.replaceChildren(...parts);
-      more.replaceChildren(...(item.answer && !item.problem ? moreOf(item) : []));
+      fill(answer, parts);
+      fill(more, item.answer && !item.problem ? moreOf(item) : []);
     },
   };
 }
 
 function seenOf(item, { see, look }) {
-  if (item.prepared) return [...drawn(item.kind, item.prepared), ...explanation(item, look)];
+  if (item.prepared) return [...drawn(item.kind, item.prepared), ...original(item), ...explanation(item, look)];
   if (item.unseen) return [problemBox(item.unseen, see)];
   if (item.seeing) return [el("p", { class: "waiting" }, "Preparing it")];
   return [el("button", { class: "quiet", type: "button", onclick: see }, "Send it once more to see that")];
+}
+
+/** The file as it came, where the browser can show it: what was cut away and what was made small. */
+function original({ kind, picture, file }) {
+  if (kind !== "image" || !picture.naturalWidth) return [];
+  return [el("figure", { class: "original" },
+    el("img", { src: picture.src, alt: `The file ${file.name} as it came` }),
+    el("figcaption", { class: "caption" }, `The file: ${picture.naturalWidth} × ${picture.naturalHeight} pixels`))];
 }
 
 const answered = ({ document: { results: [result] }, total }, bundle) =>
@@ -72,14 +90,22 @@ function statusOf(item, { cancel, ask }) {
   if (!["waiting", "sending", "working"].includes(item.state)) return [];
   const words = { waiting: "Waiting for the files before it", sending: `Sending, ${percent(item.sent)}`, working: "Sent; the model is at work" };
   const bar = item.state === "sending" ? { max: 1, value: item.sent } : {};
-  return [el("div", { class: "progress" }, el("progress", { ...bar, "aria-label": words[item.state] }),
-    el("span", {}, words[item.state]), el("button", { class: "quiet", type: "button", onclick: cancel }, "Cancel"))];
+  return [el("div", { class: "progress" }, el("progress", { ...bar, "aria-label": "Progress" }),
+    el("span", {}, words[item.state]), el("button", { id: "cancel", class: "quiet", type: "button", onclick: cancel }, "Cancel"))];
+}
+
+/** In place: whoever presses Cancel must not find another button. */
+function progressed(status, share) {
+  const [bar, words] = status.firstChild.children;
+  bar.value = share;
+  words.textContent = `Sending, ${percent(share)}`;
 }
 
 function select(label, options, value, onchoose) {
-  const input = el("select", { onchange: (event) => onchoose(event.target.value) },
-    ...options.map(([name, text]) => el("option", { value: name, selected: name === value }, text)));
-  return el("label", {}, el("span", {}, label), input);
+  const id = `${label.toLowerCase()}-of-result`;  // one result is shown at a time
+  return el("div", {}, el("label", { for: id }, label),
+    el("select", { id, onchange: (event) => onchoose(event.target.value) },
+      ...options.map(([name, text]) => el("option", { value: name, selected: name === value }, text))));
 }
 
 /** Who is asked: kind, bundle, grid and, of clips, views. */
