@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -49,8 +50,8 @@ PUBLIC = frozenset(
         "/", "/docs",
     )
 )  # fmt: skip
-#: How the addresses of their files begin.
-PAGE = "/page/"
+#: The addresses of their files.
+FILES = re.compile(r"/page/[0-9a-f]{1,64}/[a-z][a-z-]{0,62}\.[a-z]{2,4}")
 METRICS = frozenset({("GET", "/metrics"), ("HEAD", "/metrics")})
 #: How addresses begin that exist only where a key has the scope for them.
 ADMIN = "/admin"
@@ -130,7 +131,9 @@ class Guard:
         exchange.account, exchange.stranger = account, False
 
     def _is_public(self, method: str, path: str) -> bool:
-        return (method, path) in self._public or (method in READ and path.startswith(PAGE))
+        return (method, path) in self._public or (
+            method in READ and FILES.fullmatch(path) is not None
+        )
 
     async def _work(self, scope: Scope, exchange: Exchange, limits: Limits) -> None:
         """Run a request that needs a permit, within the times for its body and its answer."""

@@ -75,10 +75,19 @@ def responses(modality: str) -> dict[int | str, dict[str, Any]]:
     (result,) = ANSWERS[modality]["results"]
     told = {name: result[name] for name in ("bundle", "version", "grid", "seen") if name in result}
     axes = ["view", *AXES[modality], "channel"]
-    example = {"id": ID} | told | {
-        "timing_ms": {"decode": result["timing_ms"]["decode"]},
-        "pixels": {"axes": axes, "shape": SHAPES[modality], "dtype": "uint8", "data": "AAECAwQF"},
-    }
+    example = (
+        {"id": ID}
+        | told
+        | {
+            "timing_ms": {"decode": result["timing_ms"]["decode"]},
+            "pixels": {
+                "axes": axes,
+                "shape": SHAPES[modality],
+                "dtype": "uint8",
+                "data": "AAECAwQF",
+            },
+        }
+    )
     sentences = details(modality) | {
         problems.TooManyFiles: "a request may have at most one file",
         problems.UnknownParameter: (

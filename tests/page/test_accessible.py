@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.helpers.service_fixtures import MEDIA, RunningServer, picture
-from tests.page.conftest import Open, Visit
+from tests.page.conftest import Open
+from tests.page.visit import Visit
 
 pytestmark = pytest.mark.xdist_group("page")
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
@@ -36,7 +37,11 @@ def test_axe_finds_nothing(server: RunningServer, visit: Open, look: str) -> Non
     tab.page.locator(".state.good").wait_for()
     tab.page.get_by_text("Card: data").first.click()
     found = {"start": violations(tab)}
-    for name, media in {"a.png": picture(1), "b.gif": MEDIA["video"](), "c.npy": MEDIA["volume"]()}.items():
+    for name, media in {
+        "a.png": picture(1),
+        "b.gif": MEDIA["video"](),
+        "c.npy": MEDIA["volume"](),
+    }.items():
         tab.give((name, media))
         tab.page.locator(".seen canvas").first.wait_for()
         if name == "b.gif":
@@ -55,7 +60,7 @@ def test_axe_finds_nothing(server: RunningServer, visit: Open, look: str) -> Non
 
 
 def test_keyboard_alone_is_enough(server: RunningServer, visit: Open) -> None:
-    """From the first Tab to a frame of a clip: focus is seen, follows the page, and is never lost."""
+    """From the first Tab to a frame of a clip: focus is seen, and never lost."""
     tab = visit(server)
     page = tab.page
     page.locator(".state.good").wait_for()

@@ -12,7 +12,8 @@ import pytest
 from service.http.key_lines import Key
 from service.http.keys import Keys
 from tests.helpers.service_fixtures import RunningServer, picture, serving
-from tests.page.conftest import Open, Visit
+from tests.page.conftest import Open
+from tests.page.visit import Visit
 
 pytestmark = pytest.mark.xdist_group("page")
 REFUSED = "status of 40[13]"
@@ -44,7 +45,7 @@ def enter(tab: Visit, key: str) -> None:
 def test_page_asks_for_a_key_and_keeps_it_for_the_tab(
     server: RunningServer, visit: Open, key: str
 ) -> None:
-    """A wrong one is told and asked for again; the right one is in sessionStorage and nowhere else."""
+    """A wrong one is told and asked for again; the right one is in sessionStorage alone."""
     tab = visit(server, expected=REFUSED)
     dialog = tab.page.get_by_role("dialog", name="This server wants a key")
     dialog.wait_for()
@@ -107,7 +108,8 @@ def test_key_without_the_right_is_told(server: RunningServer, visit: Open, key: 
     tab = visit(server, expected=REFUSED)
     enter(tab, weak)
     tab.page.get_by_role("heading", name="The key may not do this.").wait_for()
-    assert "expected a key with the scope classify" in tab.page.locator(".cards").inner_text().lower()
+    told = tab.page.locator(".cards").inner_text()
+    assert "Expected a key with the scope classify; this one has metrics." in told
 
 
 def test_docs_ask_for_the_key_too(server: RunningServer, visit: Open, key: str) -> None:
