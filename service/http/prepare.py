@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
@@ -20,7 +21,7 @@ from service.engine.job import Job, Outcome
 from service.engine.parameters import choose
 from service.http.body import is_form, read_files, read_query
 from service.http.direct_route import DirectRoute
-from service.http.endpoint import ClientWatch, encode_json
+from service.http.endpoint import ClientWatch
 from service.http.exchange import Exchange
 from service.http.guard import PREPARE
 from service.http.prepare_documents import KNOWN, MAX_BYTES, OPERATIONS, extra, responses
@@ -93,7 +94,8 @@ class Prepare:
                 "data": "",
             },
         }
-        before, end = encode_json(document)[:-3].encode(), b'"}}'
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        before, end = text[:-3].encode(), b'"}}'
         size = len(before) + 4 * -(-pixels.nbytes // 3) + len(end)
         return StreamingResponse(
             _pieces(before, memoryview(pixels).cast("B"), end),

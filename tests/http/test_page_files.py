@@ -106,6 +106,13 @@ def test_page_is_small() -> None:
     assert all(gzip.decompress(one.packed) == one.body for one in files)
 
 
+def test_modules_are_asked_for_at_once() -> None:
+    """None is found out about only after another has come."""
+    text = (STATIC / "index.html").read_text(encoding="utf-8")
+    first = set(re.findall(r'"page/\{version\}/(\w+\.js)"', text))
+    assert first == {one for one in loaded("index.html") if one.endswith(".js")}
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_policy_lets_in_this_server_alone(server: RunningServer, path: str) -> None:
     """No script or style from a string or from elsewhere, and no frame around it."""

@@ -53,7 +53,7 @@ def visit(browser: Any) -> Iterator[Open]:
         assert [one.unexpected() for one in visits] == [[] for _ in visits]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny bundles of every modality, another one of images, and one that is refused."""
     root = tmp_path_factory.mktemp("bundles")
@@ -64,7 +64,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(bundles: Path) -> Iterator[RunningServer]:
     """A server of theirs without keys."""
     with serving(bundles) as running:

@@ -25,6 +25,8 @@ SWAGGER = (
     "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
+#: A script, style or picture that is opened by itself does nothing.
+ALONE = "default-src 'none'; frame-ancestors 'none'"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -53,13 +55,15 @@ def add_page(app: FastAPI) -> None:
         if file is None or file.media_type.startswith("text/html"):
             raise NotFound(NOTHING_HERE)
         keep = FOR_EVER if version == files.version else REVALIDATE
-        return _respond(request, file, STRICT, keep)
+        return _respond(request, file, keep=keep)
 
     for path, endpoint in (("/", page), ("/docs", docs), ("/page/{version}/{name}", part)):
         app.add_route(path, endpoint, methods=["GET"], include_in_schema=False)
 
 
-def _respond(request: Request, file: File, policy: str, keep: str = REVALIDATE) -> Response:
+def _respond(
+    request: Request, file: File, policy: str = ALONE, keep: str = REVALIDATE
+) -> Response:
     """The file, or 304 to who has it."""
     headers = {**HEADERS, "Content-Security-Policy": policy}
     headers |= {"Cache-Control": keep, "ETag": file.etag, "Vary": "Accept-Encoding"}

@@ -28,13 +28,15 @@ function peak({ peak: strongest, axes }) {
   return el("p", { class: "small" }, `It counted most at ${where.join(", ")}.`);
 }
 
-function shown(explanation) {
+function shown(explanation, { kind, picture }) {
+  const map = el("img", {
+    src: `data:image/png;base64,${explanation.overlay}`,
+    alt: `Map over what the model saw: which parts counted for ${explanation.label}`,
+  });
+  const under = kind === "image" && picture.naturalWidth > 0 && el("img", { src: picture.src, alt: "" });
   return [
     el("h3", {}, "Where it looked"),
-    el("div", { class: "overlay" }, el("img", {
-      src: `data:image/png;base64,${explanation.overlay}`,
-      alt: `Map over the picture: which parts counted for ${explanation.label}`,
-    })),
+    el("div", { class: under ? "overlay stack" : "overlay" }, under, map),
     el("p", { class: "legend" },
       el("span", { class: "for" }, `spoke for ${explanation.label}`), el("span", { class: "against" }, "spoke against it")),
     peak(explanation),
@@ -45,7 +47,7 @@ function shown(explanation) {
 export function explanation(item, look) {
   const { explained: found } = item;
   const part = el("div", { class: "explanation" });
-  if (found?.result?.explanation) part.append(...shown(found.result.explanation).filter(Boolean));
+  if (found?.result?.explanation) part.append(...shown(found.result.explanation, item).filter(Boolean));
   else if (found?.problem) part.append(problemBox(found.problem, look));
   else if (found?.waiting) part.append(el("p", { class: "waiting", role: "status" }, "Hiding one part after the other"));
   else if (item.answer) {

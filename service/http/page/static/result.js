@@ -63,12 +63,22 @@ function seenOf(item, { see, look }) {
   return [el("button", { class: "quiet", type: "button", onclick: see }, "Send it once more to see that")];
 }
 
-/** The file as it came, where the browser can show it: what was cut away and what was made small. */
-function original({ kind, picture, file }) {
+/** The file as it came, where the browser can show it, and what of it the model saw. */
+function original({ kind, picture, file, prepared: { seen } }) {
   if (kind !== "image" || !picture.naturalWidth) return [];
+  const size = `${picture.naturalWidth} × ${picture.naturalHeight} pixels`;
   return [el("figure", { class: "original" },
-    el("img", { src: picture.src, alt: `The file ${file.name} as it came` }),
-    el("figcaption", { class: "caption" }, `The file: ${picture.naturalWidth} × ${picture.naturalHeight} pixels`))];
+    el("div", { class: "stack" }, el("img", { src: picture.src, alt: `The file ${file.name} as it came` }), seen?.box && frame(seen)),
+    el("figcaption", { class: "caption" }, `The file: ${size}${seen?.box ? "; the model saw what is in the frame" : ""}`))];
+}
+
+/** What was seen of a picture, as a frame over it. */
+function frame({ size, box: [rows, columns] }) {
+  const share = ([from, to], side) => [from, to - from].map((one) => `${(100 * one) / side}%`);
+  const edge = el("i", { "aria-hidden": "true" });
+  [edge.style.insetBlockStart, edge.style.blockSize] = share(rows, size[0]);
+  [edge.style.insetInlineStart, edge.style.inlineSize] = share(columns, size[1]);
+  return edge;
 }
 
 const answered = ({ document: { results: [result] }, total }, bundle) =>
