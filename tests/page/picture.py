@@ -23,7 +23,7 @@ from tests.page.visit import Visit
 TO = ROOT / "docs" / "page.png"
 BUNDLES = ROOT / "bundles"
 WIDTH, HEIGHT = 1240, 1060
-MARGIN = 24  # pixels below both halves of the result
+MARGIN = 8  # pixels below both halves of the result
 
 
 def plane() -> bytes:

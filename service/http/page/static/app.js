@@ -190,7 +190,10 @@ async function explain(item) {
   }
   if (item.abort !== abort) return;
   item.explained = found;
-  if (isShown(item)) item.view.seen();
+  if (isShown(item)) {
+    item.view.seen();
+    item.view.more();
+  }
 }
 
 // --- where files come from -------------------------------------------------------------------

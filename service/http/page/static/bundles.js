@@ -2,7 +2,7 @@
 
 import { read } from "./api.js";
 import { measured, problemBox } from "./answer.js";
-import { el } from "./dom.js";
+import { el, percent } from "./dom.js";
 import { markdown } from "./markdown.js";
 import { KINDS } from "./media.js";
 
@@ -14,7 +14,7 @@ function gridRow(grid, which) {
     el("th", { scope: "row" }, grid.grid, which === 0 && el("small", {}, "first")),
     el("td", {}, grid.pixels.join(" × ")),
     el("td", {}, top1, interval && el("small", {}, interval.replace("95 % interval ", ""))),
-    el("td", {}, ece === undefined ? "\u2013" : ece.toFixed(3)));
+    el("td", {}, ece === undefined ? "\u2013" : percent(ece)));
 }
 
 const grids = (bundle) =>

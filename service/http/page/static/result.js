@@ -51,6 +51,9 @@ export function resultView(item, served, actions) {
       if (item.problem) parts.push(problemBox(item.problem, () => actions.ask({})));
       else if (item.answer) parts.push(el("h3", {}, "Answer"), ...answered(item.answer, bundle()));
       fill(answer, parts);
+      this.more();
+    },
+    more() {
       fill(more, item.answer && !item.problem ? moreOf(item) : []);
     },
   };
@@ -85,7 +88,7 @@ const answered = ({ document: { results: [result] }, total }, bundle) =>
   [labels(result), timing(result, total), answerer(result, bundle)];
 
 const moreOf = (item) => [
-  codeBox(item.kind, item.file.name, item.query),
+  codeBox(item.kind, item.file.name, item.query, Boolean(item.explained?.result)),
   el("details", { class: "json" }, el("summary", {}, "The answer as JSON"),
     el("pre", { tabindex: "0", role: "region", "aria-label": "The answer as JSON" }, JSON.stringify(item.answer.document, null, 2))),
 ];

@@ -29,31 +29,43 @@ function classify(kind, name, query) {
   ].filter((line) => line !== null).join("\n");
 }
 
-function prepare(path, name, query) {
+/** With the standard library: what the answer is read by comes after. */
+function plainly(path, name, query, ...reading) {
   const key = storedKey();
   return [
-    `import base64, json, ${key ? "os, " : ""}pathlib, urllib.request`, "import numpy as np", "",
+    `import base64, json, ${key ? "os, " : ""}pathlib, urllib.request`, "",
     `file = pathlib.Path(${python(name)}).read_bytes()`,
     `url = ${python(address(path, query).href)}`,
     `request = urllib.request.Request(url, file${key ? ', {"Authorization": f"Bearer {os.environ[\'LIERE_KEY\']}"}' : ""})`,
-    'pixels = json.load(urllib.request.urlopen(request))["pixels"]',
-    'array = np.frombuffer(base64.b64decode(pixels["data"]), pixels["dtype"]).reshape(pixels["shape"])',
-    "print(array.shape, array.dtype)",
+    "answer = json.load(urllib.request.urlopen(request))",
+    ...reading,
   ].join("\n");
 }
 
+const READ_PIXELS = [
+  "", "import numpy as np", "", 'pixels = answer["pixels"]',
+  'array = np.frombuffer(base64.b64decode(pixels["data"]), pixels["dtype"]).reshape(pixels["shape"])',
+  "print(array.shape, array.dtype)",
+];
+const READ_MAP = [
+  'explanation = answer["results"][0]["explanation"]',
+  'pathlib.Path("overlay.png").write_bytes(base64.b64decode(explanation["overlay"]))',
+  'print(explanation["label"], explanation["peak"]["where"])',
+];
+
 /** Texts by what was asked for and by language. */
-export function snippets(kind, name, query) {
-  const { top_k, ...prepared } = query;
+function snippets(kind, name, query) {
+  const { top_k, ...prepared } = query, explained = { ...query, explain: "occlusion" };
   const paths = [`v1/classify/${kind}`, `v1/prepare/${kind}`];
   return {
     answer: { curl: curl(paths[0], name, query), python: classify(kind, name, query) },
-    input: { curl: curl(paths[1], name, prepared), python: prepare(paths[1], name, prepared) },
+    input: { curl: curl(paths[1], name, prepared), python: plainly(paths[1], name, prepared, ...READ_PIXELS) },
+    map: { curl: curl(paths[0], name, explained), python: plainly(paths[0], name, explained, ...READ_MAP) },
   };
 }
 
-/** They on the page. */
-export function codeBox(kind, name, query) {
+/** They on the page; of the explanation where one was asked for. */
+export function codeBox(kind, name, query, isExplained) {
   const texts = snippets(kind, name, query), asked = { what: "answer", how: "curl" };
   const code = el("code"), button = el("button", { class: "quiet", type: "button", onclick: copy }, "Copy");
   const show = () => { code.textContent = texts[asked.what][asked.how]; };
@@ -74,7 +86,7 @@ export function codeBox(kind, name, query) {
   return el("section", { class: "code" },
     el("h3", {}, "The same from a program"),
     el("div", { class: "row" },
-      choice("What is asked for", [["answer", "Answer"], ["input", "What it saw"]], "answer", (what) => { asked.what = what; show(); }),
+      choice("What is asked for", [["answer", "Answer"], ["input", "What it saw"], ...(isExplained ? [["map", "Where it looked"]] : [])], "answer", (what) => { asked.what = what; show(); }),
       choice("Language", [["curl", "curl"], ["python", "Python"]], "curl", (how) => { asked.how = how; show(); }),
       button),
     el("pre", { tabindex: "0", role: "region", "aria-label": "The request as code" }, code));
