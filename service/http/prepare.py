@@ -98,7 +98,7 @@ class Prepare:
         before, end = text[:-3].encode(), b'"}}'
         size = len(before) + 4 * -(-pixels.nbytes // 3) + len(end)
         return StreamingResponse(
-            _pieces(before, memoryview(pixels).cast("B"), end),
+            _pieces(before, pixels.data.cast("B"), end),
             media_type="application/json",
             headers={
                 "Content-Length": str(size),

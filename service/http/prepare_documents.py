@@ -67,7 +67,11 @@ class PreparedScan(Prepared):
     seen: SeenScan = Field(description="how the scan was turned and resampled")
 
 
-MODELS = {"image": Prepared, "video": PreparedClip, "volume": PreparedScan}
+MODELS: dict[str, type[Prepared]] = {
+    "image": Prepared,
+    "video": PreparedClip,
+    "volume": PreparedScan,
+}
 
 
 def responses(modality: str) -> dict[int | str, dict[str, Any]]:

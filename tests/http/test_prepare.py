@@ -14,6 +14,7 @@ import pytest
 from media import read
 from media.spec import AXES, Grid
 from service.http import prepare
+from service.http.prepare_documents import KNOWN, MODELS
 from tests.helpers.service_fixtures import (
     MEDIA,
     TINY,
@@ -69,6 +70,19 @@ def test_array_is_what_the_network_gets(
     assert answer.get("seen") == classified["results"][0].get("seen")
     assert answer["id"] == response.headers["x-request-id"]
     assert int(response.headers["content-length"]) == len(response.content)
+    MODELS[modality].model_validate(answer)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_example_is_an_answer(server: RunningServer, modality: str) -> None:
+    """It fits its model, and has as many bytes as its shape says."""
+    operation = server.get("/openapi.json").json()["paths"][f"/v1/prepare/{modality}"]["post"]
+    example = operation["responses"]["200"]["content"]["application/json"]["example"]
+    MODELS[modality].model_validate(example)
+    assert array_of(example).tolist()
+    assert [one["name"] for one in operation["parameters"]] == list(KNOWN[modality])
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert set(form["properties"]) == {"file", *KNOWN[modality]}
 
 
 def test_parameters_may_be_in_a_form(server: RunningServer) -> None:

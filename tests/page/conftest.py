@@ -13,8 +13,6 @@ import pytest
 from tests.helpers.service_fixtures import RunningServer, serving, write_tiny_bundle
 from tests.page.visit import Visit
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed here")
-
 MODALITIES = ("image", "video", "volume")
 #: What a browser calls each.
 KINDS = {"image": "Image", "video": "Clip", "volume": "Scan"}
@@ -23,6 +21,7 @@ KINDS = {"image": "Image", "video": "Clip", "volume": "Scan"}
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Debian's Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed here")
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("there is no chromium here: apt-get install chromium")
