@@ -63,6 +63,7 @@ def test_keyboard_alone_is_enough(server: RunningServer, visit: Open) -> None:
     """From the first Tab to a frame of a clip: focus is seen, and never lost."""
     tab = visit(server)
     page = tab.page
+    page.on("filechooser", lambda _: None)  # from now on there is no real one
     page.locator(".state.good").wait_for()
 
     def focused(of: str) -> Any:

@@ -80,6 +80,7 @@ def test_answer_that_is_withheld_says_so_first(server: RunningServer, visit: Ope
     tell(tab, "/v1/classify/image*", abstain)
     tab.give(("a.png", picture(1)))
     assert tab.answer()[0] == "Not sure enough"
+    assert tab.page.locator("#live").inner_text().startswith("a.png: not sure enough, ")
     told = tab.page.locator(".labels").inner_text()
     best = tab.page.locator(".bars .label").first.inner_text()
     assert f"Most probable is {best}, and that is below the threshold" in told

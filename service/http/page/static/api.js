@@ -15,13 +15,10 @@ export class Problem extends Error {
 
 const AWAY = { title: "The server does not answer.", detail: "The connection failed or was closed. Is it still running?" };
 
-function problemOf(status, text, retry) {
-  try {
-    return new Problem({ ...JSON.parse(text), status, retry });
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    return new Problem({ title: "The answer cannot be read.", detail: `Something on the way said ${status} and no reason.`, status });
-  }
+/** @param document the problem document; null where what came is none. */
+function problemOf(status, document, retry) {
+  if (document?.title) return new Problem({ ...document, status, retry });
+  return new Problem({ title: "The answer cannot be read.", detail: `Something on the way said ${status} and no reason.`, status });
 }
 
 const authorization = () => (storedKey() ? { Authorization: `Bearer ${storedKey()}` } : {});
@@ -34,10 +31,11 @@ async function withKey(attempt) {
       return await attempt();
     } catch (problem) {
       if (problem.status !== 401) throw problem;
+      if (storedKey() && storedKey() !== key) continue;  // another request has asked meanwhile
       const why = key
         ? "The server does not know the key of this tab (any more). Enter another one."
         : "Whoever runs it gives keys out.";
-      if (key === storedKey()) forgetKey();
+      forgetKey();
       if (!(await askForKey(why))) throw problem;
     }
   }
@@ -52,9 +50,10 @@ export function read(path) {
     } catch {
       throw new Problem(AWAY);
     }
-    const text = await response.text();
-    if (!response.ok) throw problemOf(response.status, text);
-    return response.headers.get("content-type").includes("json") ? JSON.parse(text) : text;
+    const isJson = response.headers.get("content-type")?.includes("json");
+    const document = isJson ? await response.json() : await response.text();
+    if (!response.ok) throw problemOf(response.status, isJson ? document : null);
+    return document;
   });
 }
 
@@ -74,17 +73,20 @@ export function address(path, query) {
  */
 export const send = (url, file, { signal, onprogress }) =>
   withKey(() => new Promise((resolve, reject) => {
+    signal.throwIfAborted();
     const request = new XMLHttpRequest();
     const began = performance.now();
     request.open("POST", url);
+    request.responseType = "json";
     for (const [name, value] of Object.entries(authorization())) request.setRequestHeader(name, value);
     request.setRequestHeader("Content-Type", "application/octet-stream");
     request.upload.onprogress = (event) => onprogress?.(event.loaded / event.total);
     request.upload.onload = () => onprogress?.(1);
     request.onload = () => {
       const total = performance.now() - began;
-      if (request.status === 200) resolve({ document: JSON.parse(request.responseText), total });
-      else reject(problemOf(request.status, request.responseText, request.getResponseHeader("Retry-After")));
+      const { status, response: document } = request;
+      if (status === 200 && document) resolve({ document, total });
+      else reject(problemOf(status, document, request.getResponseHeader("Retry-After")));
     };
     request.onerror = () => reject(new Problem(AWAY));
     request.onabort = () => reject(signal.reason);

@@ -9,16 +9,18 @@ import { KINDS, kindOf } from "./media.js";
 import { resultView } from "./result.js";
 import { thumbnail } from "./seen.js";
 
-const LABELS = 10, AT_ONCE = 2, CHECK_MS = 1500;
+const LABELS = 10, AT_ONCE = 2;
+/** Between two looks at bundles that are being checked, and at ones that are all refused. */
+const SOON_MS = 1500, LATER_MS = 15000;
 /** A file larger than this is sent a second time, for its pixels, only when somebody wants that. */
 const SEE_BYTES = 32e6;
-let served = { bundles: [], default: {}, ready: false }, ended = false;
 const items = [], chosen = {}, waiting = [];
-let running = 0;
+let served = { bundles: [], default: {}, ready: false }, running = 0, again;
 
 // --- the server ------------------------------------------------------------------------------
 
 async function look() {
+  clearTimeout(again);
   const state = find("#state"), cards = find("#bundles .cards");
   try {
     served = await read("v1/bundles");
@@ -30,11 +32,13 @@ async function look() {
     return;
   }
   const ready = served.bundles.filter((one) => one.state === "ready").length;
-  state.className = served.ready ? "state good" : "state";
-  state.textContent = served.ready ? `${ready} of ${served.bundles.length} bundles ready` : "Bundles are being checked";
+  const lost = served.bundles.length > 0 && served.bundles.every((one) => one.state === "refused");
+  state.className = served.ready ? "state good" : lost ? "state bad" : "state";
+  state.textContent = served.ready ? `${ready} of ${served.bundles.length} bundles ready`
+    : lost ? "Every bundle is refused" : "Bundles are being checked";
   cards.replaceChildren(...bundleCards(served));
   find("#key").hidden = !storedKey();
-  if (!served.ready && !ended) setTimeout(look, CHECK_MS);
+  if (!served.ready) again = setTimeout(look, lost ? LATER_MS : SOON_MS);
 }
 
 // --- files -----------------------------------------------------------------------------------
@@ -47,9 +51,15 @@ async function take(files) {
   find("#files").hidden = items.length < 2;
   show(added[0]);
   for (const item of added) {
-    const kind = await kindOf(item.file);
-    if (kind) ask(item, { kind });
-    else setState(item, "unknown");
+    try {
+      const kind = await kindOf(item.file);
+      if (kind) ask(item, { kind });
+      else setState(item, "unknown");
+    } catch {  // the browser's, of what is no file or was taken away
+      item.problem = new Problem({ title: "The file cannot be read.", detail: "A folder cannot be sent: choose the files in it." });
+      setState(item, "failed");
+      if (isShown(item)) item.view.answer();
+    }
   }
 }
 
@@ -61,7 +71,10 @@ function makeItem(file) {
     look: () => explain(item),
     cancel: () => item.abort.abort(new Problem({ title: "Cancelled.", detail: "Nothing was answered." })),
   });
-  item.picture = el("img", { alt: "", width: 40, height: 40, src: URL.createObjectURL(file), onerror: (event) => event.target.remove() });
+  item.picture = el("img", { alt: "", width: 40, height: 40, src: URL.createObjectURL(file), onerror: (event) => {
+    URL.revokeObjectURL(event.target.src);
+    event.target.remove();
+  } });
   item.word = el("span", { class: "small" });
   item.button = el("button", { type: "button", onclick: () => show(item) },
     el("span", { class: "thumb", "data-ending": file.name.split(".").pop().slice(0, 4) }, item.picture), el("span", {}, el("b", {}, file.name), item.word));
@@ -79,10 +92,10 @@ const isShown = (item) => item.view.root.isConnected;
 
 function setState(item, state) {
   item.state = state;
-  const first = item.answer?.document.results[0].predictions[0];
+  const result = item.answer?.document.results[0], first = result?.predictions[0];
   item.word.textContent = {
     waiting: "waiting", sending: `sending, ${percent(item.sent)}`, working: "at work", unknown: "what is it?", failed: "a problem",
-    done: first && `${first.label}, ${percent(first.probability)}`,
+    done: first && `${result.abstained ? "not sure enough" : first.label}, ${percent(first.probability)}`,
   }[state];
   if (isShown(item)) item.view.status();
 }
@@ -144,14 +157,17 @@ async function answer(item, abort) {
     if (item.abort !== abort) return;
     item.answer = found;
     setState(item, "done");
+    const { bundle, version } = found.document.results[0];
+    if (served.bundles.find((one) => one.name === bundle)?.version !== version) await look();
   } catch (problem) {
     if (item.abort !== abort) return;
     if (!(problem instanceof Problem)) throw problem;
     item.problem = problem;
     setState(item, "failed");
+    if (problem.status === 404) look();  // who answers has changed
   }
   if (isShown(item)) item.view.answer();
-  announce(item.problem ? `${item.file.name}: ${item.problem.title} ${item.problem.detail}` : `${item.file.name}: ${item.word.textContent}`);
+  if (item.answer || !isShown(item)) announce(`${item.file.name}: ${item.problem?.title ?? item.word.textContent}`);
   if (item.answer && item.file.size <= SEE_BYTES) await see(item);
 }
 
@@ -223,5 +239,4 @@ document.addEventListener("drop", (event) => {
 find("#key").onclick = async () => {
   if (await askForKey("Another key takes the place of the one of this tab.")) look();
 };
-addEventListener("pagehide", () => { ended = true; });
 look();

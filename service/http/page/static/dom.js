@@ -2,10 +2,7 @@
 
 /** An element; names that begin with "on" are listeners, false and undefined are left out. */
 export function el(tag, properties = {}, ...children) {
-  const svg = ["svg", "path", "circle", "line"].includes(tag);
-  const node = svg
-    ? document.createElementNS("http://www.w3.org/2000/svg", tag)
-    : document.createElement(tag);
+  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
