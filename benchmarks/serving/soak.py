@@ -119,6 +119,10 @@ ROWS = (
     ]),
     Row("prepared", (), [least("images a second over bare", lambda it: it["ratio"][0], 0.95)],
         ("--rounds", "1", "--seconds", "0.5")),
+    Row("page", (), [
+        most("first paint, ms", lambda it: it["paint_ms"], 100),
+        most("bytes", lambda it: it["bytes"], 60_000),
+    ]),
     Row("v2_tensors", (), [least("images a second over bare", lambda it: it["ratio"][0], 0.90)],
         ("--rounds", "1", "--quick")),
     Row("jobs_throughput", (), [

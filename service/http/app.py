@@ -61,6 +61,7 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
         version="1",
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # page/routes.py has it, without scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers={HTTPException: _raise_as_problem},

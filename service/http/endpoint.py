@@ -18,6 +18,7 @@ from service.engine.failures import Failure
 from service.engine.job import EncodingFormat, Job, Outcome
 from service.engine.model import Choice
 from service.engine.parameters import Asked, choose, parse_timeout
+from service.engine.vocabulary import PARAMETERS
 from service.http import problems
 from service.http.body import Parameters, Upload, is_form, read_files, read_query
 from service.http.documents import ANSWERS, ProblemDocument
@@ -37,7 +38,7 @@ class Classify:
 
     async def __call__(self, request: Request) -> Response:
         exchange: Exchange = request.scope["exchange"]
-        parameters = read_query(request.scope["query_string"], self.modality)
+        parameters = read_query(request.scope["query_string"], PARAMETERS[self.modality])
         self._limit_time(exchange, parameters)
         said, asked = len(parameters), Asked.parse(parameters)
         is_explained(parameters)

@@ -38,8 +38,7 @@ class JobParameters(Parameters):
     """What the address of a request for a job may say."""
 
     def __init__(self, query: bytes) -> None:
-        super().__init__("video")  # which knows all
-        self._known = OF_JOBS
+        super().__init__(OF_JOBS)
         if len(query) > MAX_QUERY_BYTES:
             raise BadParameter(f"expected a query of at most {MAX_QUERY_BYTES} bytes")
         for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):

@@ -15,10 +15,12 @@ from service.http.direct_route import DirectRoute
 from service.http.documents import BundleDocument, BundleList, GridDocument
 from service.http.endpoint import Classify
 from service.http.examples import BUNDLES_EXAMPLE
-from service.http.guard import ADMIN, WORK, public_requests
+from service.http.guard import ADMIN, CLASSIFY, public_requests
 from service.http.health import add_health
 from service.http.keys import Keys
 from service.http.openapi import about, classify, example, whole
+from service.http.page.routes import add_page
+from service.http.prepare import add_prepare
 from service.http.v2.openapi import request_schemas
 from service.http.v2.routes import add_v2
 from service.http.versions import add_versions
@@ -26,7 +28,7 @@ from service.http.versions import add_versions
 
 def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
     """Put every route on the application; the first to match is the hot one."""
-    for path, modality in WORK.items():
+    for path, modality in CLASSIFY.items():
         app.router.add_api_route(
             path,
             Classify(engine, modality),
@@ -34,12 +36,14 @@ def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
             route_class_override=DirectRoute,
             **classify(modality),
         )
+    add_prepare(app, engine)
     _add_bundles(app, engine)
     add_versions(app, engine)
     add_admin(app, engine)
     add_health(app, engine)
     add_v2(app, engine)
     _add_metrics(app, engine)
+    add_page(app)
     app.openapi = lambda: _openapi(app, engine, keys)  # type: ignore[method-assign]
 
 
