@@ -20,7 +20,8 @@ LISTED, OTHER = "https://app.example", "https://evil.example"
 ORIGINS = (LISTED, "http://localhost:3000")
 ASKED = {
     "Access-Control-Request-Method": "POST",
-    "Access-Control-Request-Headers": "authorization,content-type,traceparent,x-request-id",
+    "Access-Control-Request-Headers": "authorization,content-type,idempotency-key,traceparent,"
+    "x-request-id",
 }
 PATH = "/v1/classify/image"
 
@@ -90,7 +91,7 @@ def test_page_of_a_listed_origin_reads_answers_and_refusals(server: RunningServe
         assert response.status_code == status
         assert response.headers["access-control-allow-origin"] == LISTED
         exposed = split(response.headers["access-control-expose-headers"])
-        assert exposed >= {"x-request-id", "retry-after", "server-timing", "traceparent"}
+        assert exposed >= {"x-request-id", "retry-after", "server-timing", "location"}
         assert "origin" in split(response.headers["vary"])
 
 

@@ -39,6 +39,9 @@ def test_every_item_has_one_line(start: Start) -> None:
         assert best["index"] == tiny_logits(media, "2x3").argmax()
     assert by_name["words.png"]["error"]["type"] == "/problems/unsupported-media"
     assert by_name["red.png"]["error"]["type"] == "/problems/inference-failed"
+    told = server.classify(files=form({"words.png": b"no picture", **FILES})).json()["results"]
+    assert by_name["words.png"].items() == {"item": 5, **told[0]}.items()
+    assert by_name["0.png"].keys() == {"item", *told[1]}
 
 
 def options_of(kind: str, files: dict[str, bytes], folder: Path) -> dict[str, Any]:
