@@ -12,6 +12,7 @@ import pytest
 
 from media import read
 from media.spec import Grid
+from service.engine.job import softmax
 from tests.helpers.service_fixtures import (
     CLEAN,
     LABELS,
@@ -82,11 +83,14 @@ def test_client_sees_server_and_models(seen: dict[str, Any]) -> None:
     assert [one["name"] for one in seen["index"]] == ["tiny", "tiny_tensor"]
 
 
-def test_client_gets_logits_and_labels(seen: dict[str, Any], pixels: np.ndarray) -> None:
+def test_client_gets_numbers_and_labels(seen: dict[str, Any], pixels: np.ndarray) -> None:
     """Of files and of prepared rows, by bytes and by JSON, one after another and at once."""
     of_file = tiny_logits(GOOD, "2x3")
     for found in seen["files"]:
         np.testing.assert_allclose(found, [of_file, of_file], atol=1e-4)
+    logits, probabilities = seen["both"]
+    np.testing.assert_allclose(logits, of_file, atol=1e-4)
+    np.testing.assert_allclose(probabilities, softmax(of_file), atol=1e-4)
     of_rows = [tiny_logits(picture(seed), "2x3") for seed in (1, 2)]
     for found in (*seen["rows"], *seen["async"]):
         np.testing.assert_allclose(found, of_rows, atol=1e-4)

@@ -35,6 +35,7 @@ def main() -> None:
             "index": client.get_model_repository_index(),
             "files": [infer_files(client, model, [file, file], way) for way in (True, False)],
             "labels": classify(client, model, file),
+            "both": infer_both(client, model, file),
             "rows": infer_rows(client, twin, rows),
             "async": infer_later(client, twin, rows),
             "errors": [error_of(client, model, twin, rows)],
@@ -61,6 +62,16 @@ def classify(client: triton.InferenceServerClient, model: str, file: bytes) -> A
     wanted = triton.InferRequestedOutput("logits", class_count=2)
     texts = client.infer(model, [given], outputs=[wanted]).as_numpy("logits")
     return [[text.decode() for text in row] for row in texts]
+
+
+def infer_both(client: triton.InferenceServerClient, model: str, file: bytes) -> Any:
+    """Logits and probabilities of one request."""
+    given = triton.InferInput("file", [1], "BYTES")
+    given.set_data_from_numpy(np.array([file], dtype=np.object_))
+    names = ("logits", "probabilities")
+    outputs = [triton.InferRequestedOutput(name) for name in names]
+    answer = client.infer(model, [given], outputs=outputs)
+    return [answer.as_numpy(name)[0].tolist() for name in names]
 
 
 def prepared(rows: np.ndarray, is_binary: bool = True) -> triton.InferInput:
