@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from service.http.documents import Document
 from service.http.job_body import ARCHIVES, MAX_PATHS_BYTES, PARAMETERS
 from service.http.openapi import add_problems, answer
 from service.jobs import failures as of_jobs
+from service.jobs.inputs import MAX_ITEMS
 
 
 class JobDocument(Document):
@@ -81,6 +83,9 @@ SENTENCES: dict[type[failures.Failure], str] = {
 }
 NOT_OF_MAKING = {of_jobs.UnknownJob}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_TEXT = {"type": "string"}
+_COUNT = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
+_LIMIT = {"type": "integer", "minimum": 1, "maximum": MAX_ITEMS}
 _FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 
 
@@ -141,16 +146,19 @@ def body_extra() -> dict[str, Any]:
 def listed_extra() -> dict[str, Any]:
     """The parameters of the operation that lists jobs."""
     before = _parameter("query", "before", "The id of a job: those that came before it.")
-    return {"parameters": [before, _parameter("query", "limit", "How many at most; else 100.")]}
+    limit = _parameter("query", "limit", "How many at most; else 100.", _LIMIT)
+    return {"parameters": [before, limit]}
 
 
 def results_extra() -> dict[str, Any]:
     """The parameters of the operation that reads results."""
-    after = _parameter("query", "after", "Lines that you have, 0 at first.")
-    limit = _parameter("query", "limit", "How many at most; else all that are there.")
+    after = _parameter("query", "after", "Lines that you have, 0 at first.", _COUNT)
+    limit = _parameter("query", "limit", "How many at most; else all that are there.", _LIMIT)
     return {"parameters": [after, limit]}
 
 
-def _parameter(place: str, name: str, description: str) -> dict[str, Any]:
+def _parameter(
+    place: str, name: str, description: str, schema: Mapping[str, Any] = _TEXT
+) -> dict[str, Any]:
     shown = {"in": place, "name": name, "required": False, "description": description}
-    return shown | {"schema": {"type": "string"}}
+    return shown | {"schema": {**schema}}
