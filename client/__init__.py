@@ -10,7 +10,16 @@
 
 from __future__ import annotations
 
-from client.answers import Bundle, BundleGrid, Bundles, Prediction, Result, Seen, TimingMs
+from client.answers import (
+    Bundle,
+    BundleGrid,
+    Bundles,
+    Coverage,
+    Prediction,
+    Result,
+    Seen,
+    TimingMs,
+)
 from client.asking import AsyncClient
 from client.blocking import Client
 from client.calls import File, Options
@@ -25,6 +34,7 @@ __all__ = [
     "Bundles",
     "Client",
     "ClientError",
+    "Coverage",
     "File",
     "Job",
     "JobLine",

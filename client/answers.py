@@ -34,33 +34,81 @@ class TimingMs:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Which part of a clip or a scan the network saw; of the other kind the members are None."""
+    """Which part of a file the network saw; members of another kind of files are None."""
 
     seconds: tuple[tuple[float, ...], ...] | None = None  # of a clip: [views, frames]
     orientation: str | None = None  # of a scan: where depth, height and width run to
     spacing_mm: tuple[float, ...] | None = None  # None too where the file does not say
-    size: tuple[int, ...] | None = None  # voxels per axis, before resampling
+    size: tuple[int, ...] | None = None  # pixels or voxels per axis, upright, before resampling
+    box: tuple[tuple[float, ...], ...] | None = None  # [from, to] per axis of size
+    turn: int | None = None  # of an image: the EXIF orientation that was undone
+
+
+class Floats(tuple[float, ...]):
+    """An array of float32, which comes as a list of numbers or as base64 of its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What is left of the split that a bundle was measured on, at a threshold."""
+
+    threshold: float  # of the first label's calibrated probability
+    share: float  # of the items that reach it, 0 to 1
+    accuracy: float | None  # share of those that are right; None where none reaches it
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer to one file; ``predictions`` descend."""
+    """The answer to one file: what was wanted of it.
+
+    Attributes:
+        predictions: descending.
+        probabilities, logits: ``[labels]``, in the order of the bundle's labels.
+        embedding: ``[width]``.
+        calibrated: whether the probabilities are; None where there are none.
+        abstained: whether the answer is that the model does not know; None where there is no
+            threshold.
+        coverage: what was measured at that threshold.
+    """
 
     bundle: str
     version: str
     grid: str
-    predictions: tuple[Prediction, ...]
     timing_ms: TimingMs
+    predictions: tuple[Prediction, ...] = ()
+    probabilities: Floats | None = None
+    logits: Floats | None = None
+    embedding: Floats | None = None
+    calibrated: bool | None = None
+    abstained: bool | None = None
+    coverage: Coverage | None = None
     seen: Seen | None = None
     document: dict[str, Any] = whole()
 
 
 @dataclass(frozen=True, slots=True)
+class FileProblem:
+    """Why a file of a request was not answered."""
+
+    type: str
+    title: str
+    status: int  # that a request of this file alone would have had
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedFile:
+    """In the place of a result."""
+
+    error: FileProblem
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to a request: a result for every file in it."""
+    """The answer to a request: what became of every file in it."""
 
     id: str
-    results: tuple[Result, ...]
+    results: tuple[FailedFile | Result, ...]
 
 
 @dataclass(frozen=True, slots=True)

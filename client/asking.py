@@ -13,8 +13,8 @@ from typing import TypedDict, TypeVar, Unpack
 
 import httpx
 
-from client.answers import Answer, Bundles, Result
-from client.calls import Call, File, Options, classify_call, problem_of
+from client.answers import Answer, Bundles, FailedFile, Result
+from client.calls import Call, File, Options, classify_call, problem_of, problem_of_file
 from client.errors import BadAnswer, ClientError, NoAnswer, Problem
 from client.jobs import AsyncJobs
 from client.reading import read_json
@@ -104,7 +104,10 @@ class AsyncClient:
         results = read_json(Answer, body).results
         if len(results) != 1:
             raise BadAnswer(f"answer.results: expected one, got {len(results)}")
-        return results[0]
+        (result,) = results
+        if isinstance(result, FailedFile):
+            raise problem_of_file(result.error)
+        return result
 
     async def classify_many(
         self, files: Iterable[F], *, concurrency: int = 8, **options: Unpack[Options]

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict
 
 import httpx
 
-from client.answers import ProblemDocument
+from client.answers import FileProblem, ProblemDocument
 from client.errors import BadAnswer, Problem, UnknownModality
 from client.reading import read_json
 
@@ -50,6 +50,11 @@ class Options(TypedDict, total=False):
     grid: str  # one of the bundle's, or auto
     top_k: int
     views: int  # of clips
+    want: Literal["labels", "probabilities", "logits", "embedding"]
+    encoding_format: Literal["float", "base64"]  # of arrays on their way; both are read
+    raw: bool  # the network's own probabilities
+    abstain: float  # calibrated probability under which the model does not know, 0 to 1; 0 is never
+    strict: bool  # of requests with several files
     timeout_ms: int  # when the server's answer is due; never later than the call's own deadline
 
 
@@ -153,6 +158,13 @@ def problem_of(response: httpx.Response) -> Problem:
         detail=said.detail,
         id=said.id,
         retry_after=retry_after(response.headers.get("retry-after", ""), time.time()),
+    )
+
+
+def problem_of_file(error: FileProblem) -> Problem:
+    """What an answer of 200 says of a file that was not answered."""
+    return Problem(
+        status=error.status, type=error.type, title=error.title, detail=error.detail
     )
 
 

@@ -94,7 +94,7 @@ async def _classify(client: AsyncClient, options: argparse.Namespace, show: Show
 
 
 def _request(options: argparse.Namespace) -> dict[str, Any]:
-    named = ("modality", "bundle", "grid", "top_k", "views")
+    named = ("modality", "bundle", "grid", "top_k", "views", "raw", "abstain")
     return {name: getattr(options, name) for name in named if getattr(options, name) is not None}
 
 
@@ -147,6 +147,8 @@ server that is busy or gone, a file that cannot be read) has no line, so --resum
     add("--grid", help="one of the bundle's grids, like 8x8, or auto")
     add("--top-k", metavar="K", help="number of labels; 5 (or all, if fewer) when not given")
     add("--views", metavar="V", help="of clips: sampled so often; else as the bundle says")
+    add("--raw", action="store_true", default=None, help="probabilities that are not calibrated")
+    add("--abstain", metavar="P", help="below this probability, 0 to 1, the model is not sure")
     add("--concurrency", type=count, default=8, metavar="N", help="files under way (%(default)s)")
     add_connection(parser, "one file")
     options = parser.parse_args(arguments)

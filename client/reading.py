@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import functools
 import json
+import struct
 import types
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+from client.answers import Floats
 from client.errors import BadAnswer
 
 T = TypeVar("T")
@@ -32,8 +35,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _read_object(kind, value, where)
     origin, inner = get_origin(kind), get_args(kind)
-    if origin is types.UnionType:  # X | None is the only one there is
-        return None if value is None else _read(inner[0], value, where)
+    if origin is types.UnionType:
+        return _read_either(inner, value, where)
+    if kind is Floats:
+        return _read_floats(value, where)
     if origin is tuple:
         items = _check(list, value, where)
         return tuple(_read(inner[0], one, f"{where}[{n}]") for n, one in enumerate(items))
@@ -43,6 +48,27 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     return _check(kind, value, where)
+
+
+def _read_either(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    """X | None; of objects the first kind whose members are there, else the last one."""
+    first, other = kinds
+    if other is types.NoneType:
+        return None if value is None else _read(first, value, where)
+    needed = {one.name for one in dataclasses.fields(first)}
+    is_first = isinstance(value, dict) and needed <= value.keys()
+    return _read(first if is_first else other, value, where)
+
+
+def _read_floats(value: Any, where: str) -> Floats:
+    """Numbers, or base64 of little-endian float32."""
+    if not isinstance(value, str):
+        return Floats(_read(tuple[float, ...], value, where))
+    try:
+        data = base64.b64decode(value, validate=True)
+        return Floats(struct.unpack(f"<{len(data) // 4}f", data))
+    except (ValueError, struct.error) as error:
+        raise BadAnswer(f"{where}: expected base64 of float32, got {_shown(value)}") from error
 
 
 def _read_object(kind: Any, value: Any, where: str) -> Any:

@@ -72,7 +72,8 @@ class Show:
         self._answered += 1
         if self._answers is None:
             ranked = (f"{one.label} {one.probability:.1%}" for one in outcome.predictions)
-            print(printable(f"{name}: {', '.join(ranked)}"), flush=True)
+            unsure = "not sure: " if outcome.abstained else ""
+            print(printable(f"{name}: {unsure}{', '.join(ranked)}"), flush=True)
         self._progress.advance(self._bar)
 
     def passing(self, name: str, error: Any) -> None:

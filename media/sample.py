@@ -17,8 +17,10 @@ class Sample:
 
     Attributes:
         pixels: ``[views, *pixels per axis, channels]`` of the InputSpec's dtype.
-        evidence: which part of the file that is, as plain JSON; empty for images. Of a clip
-            ``seconds``, a list a view; of a scan ``spacing_mm`` and ``orientation``.
+        evidence: which part of the file that is, as plain JSON. Of an image its upright ``size``,
+            the ``box`` in it and the ``turn``; of a clip ``seconds``, a list a view, with ``size``
+            and ``box`` of its frames; of a scan ``spacing_mm``, ``orientation``, ``size`` and
+            ``box``. A box has [from, to] for each axis of ``size``, in its pixels or voxels.
     """
 
     pixels: np.ndarray

@@ -15,10 +15,12 @@ from prometheus_client import (
 )
 
 from media.spec import AXES
+from service.drift import Drift
 from service.memory import read_memory
 
-#: Of one item, in their order; a clip's or scan's run is that of its last view.
-STAGES = ("upload", "decode_wait", "decode", "device_wait", "run")
+#: Of one item, in their order; a clip's or scan's run is that of its last view. Explain is all that
+#: follows it where an explanation was asked for.
+STAGES = ("upload", "decode_wait", "decode", "device_wait", "run", "explain")
 #: What predicted seconds are counted of; see ``service.engine.schedule``.
 RESOURCES = ("cpu", "device")
 STAGE_BUCKETS = (
@@ -49,7 +51,8 @@ class Metrics:
         )
         self._stage_seconds = Histogram(
             "liere_stage_seconds",
-            "Time in a stage: upload per request, the others per item; run is that of its batch.",
+            "Time in a stage: upload per request, the others per item; run is that of its batch, "
+            "explain that of all rows of an explanation.",
             ("modality", "bundle", "stage"),
             buckets=STAGE_BUCKETS,
             registry=registry,
@@ -201,6 +204,8 @@ class Metrics:
         )
         self.memory.set_function(lambda: read_memory().used)
         self.memory_limit.set_function(lambda: read_memory().limit)
+        self.drift = Drift()
+        registry.register(self.drift)
         ProcessCollector(registry=registry)
 
     def stages(self, modality: str, bundle: str) -> dict[str, Histogram]:

@@ -119,6 +119,10 @@ ROWS = (
     ]),
     Row("prepared", (), [least("images a second over bare", lambda it: it["ratio"][0], 0.95)],
         ("--rounds", "1", "--seconds", "0.5")),
+    Row("page", (), [
+        most("first paint, ms", lambda it: it["paint_ms"], 100),
+        most("bytes", lambda it: it["bytes"], 60_000),
+    ]),
     Row("v2_tensors", (), [least("images a second over bare", lambda it: it["ratio"][0], 0.90)],
         ("--rounds", "1", "--quick")),
     Row("jobs_throughput", (), [
@@ -131,6 +135,10 @@ ROWS = (
         most("items lost", lambda it: it["lost"], 0),
         most("items answered twice", lambda it: it["twice"], 0),
     ], ("--kills", "2", "--items", "50")),
+    Row("explain", (), [
+        most("an explanation, ms", lambda it: it["explanations"]["p50_ms"], 2500),
+        most("added to an image's p99, ms", lambda it: it["added_p99_ms"], 20),
+    ]),
     Row("swaps", (), [
         most("requests without their answer", lambda it: it["lost"], 0),
         most("swaps that failed", lambda it: it["failed"], 0),

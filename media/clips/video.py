@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -27,6 +28,26 @@ from media.fitting import fitting
 from media.images import image
 from media.sample import Media, Sample
 from media.spec import InputSpec, VideoSpec
+
+
+class Boxes:
+    """Which part of its frames a clip was seen in, where that is the same of all of them."""
+
+    def __init__(self) -> None:
+        self._all: list[dict[str, Any]] = []  # that differ
+
+    def see(self, frame: np.ndarray, spec: InputSpec, size: tuple[int, ...]) -> np.ndarray:
+        """A frame, upright and of square pixels, as uint8 ``[*size, channels]``."""
+        pixels, seen = image.see(frame, spec, size)
+        if seen not in self._all[:1]:
+            self._all.append(seen)
+        return pixels
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """``size`` and ``box``; None where frames differ."""
+        one = self._all[0] if len(self._all) == 1 else {}
+        return {name: one.get(name) for name in ("size", "box")}
 
 
 def read(
@@ -43,8 +64,9 @@ def read(
         views: at how many moments each frame of the input is looked for.
 
     Returns:
-        uint8 ``[views, frames, height, width, channels]``, and ``seconds``: when each frame began,
-        a list for each view; None for decoded frames.
+        uint8 ``[views, frames, height, width, channels]``; ``seconds``: when each frame began, a
+        list for each view, None for decoded frames; ``size`` and ``box`` of its frames as
+        ``image.read`` has them, None where they change inside the clip.
 
     Raises:
         MediaError: see its subclasses.
@@ -67,10 +89,10 @@ def read_clip(
 ) -> tuple[Sample, Decoded]:
     """``read`` for a clip that is open, and what it took."""
     painter = Painter(clip.pixel_aspect)
-    pixels = _fitting(clip, painter, _video(spec).stride, sizes)
+    pixels, boxes = _fitting(clip, painter, _video(spec).stride, sizes), Boxes()
 
     def shape(frame: VideoFrame) -> np.ndarray:
-        return image.prepare(painter.picture(frame), spec, pixels[1:])  # [height, width, C]
+        return boxes.see(painter.picture(frame), spec, pixels[1:])  # [height, width, C]
 
     times = view_times(clip.duration, _video(spec).stride, pixels[0], views)
     wanted = [
@@ -79,7 +101,7 @@ def read_clip(
     decoded = decode(clip, [start for view in wanted for start in view], shape)
     frames = np.stack([[decoded.pictures[start] for start in view] for view in wanted])
     seconds = [[clip.seconds(decoded.starts[start]) for start in view] for view in wanted]
-    return Sample(frames, {"seconds": seconds}), decoded
+    return Sample(frames, {"seconds": seconds, **boxes.evidence}), decoded
 
 
 def _fitting(
@@ -113,12 +135,13 @@ def _read_array(
     pixels = fitting(array.shape[:3], sizes)
     times = view_times(Fraction(count), 0, pixels[0], views)
     places = [[frame_at(time, list(range(count)), Fraction(1)) for time in view] for view in times]
+    boxes = Boxes()
     shaped = {
-        place: image.prepare(array[place], spec, pixels[1:])
+        place: boxes.see(array[place], spec, pixels[1:])
         for place in {place for view in places for place in view}
     }
     frames = np.stack([[shaped[place] for place in view] for view in places])
-    return Sample(frames, {"seconds": None})
+    return Sample(frames, {"seconds": None, **boxes.evidence})
 
 
 def _video(spec: InputSpec) -> VideoSpec:

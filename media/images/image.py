@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -63,17 +64,49 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+#: Of the edges of a crop, in pixels of the upright original; told, not used.
+BOX_DIGITS = 4
+
+
+class Upright(NamedTuple):
+    """A loaded picture, the right way up.
+
+    Attributes:
+        image: may be a scaled one, with a last row or column that the source covers in part.
+        box: the part of ``image`` that the source covers.
+        size: height and width of the source, unscaled.
+        turn: the EXIF orientation that was undone, 1 to 8.
+        target: height and width that it shall get.
+    """
+
+    image: Image.Image
+    box: Box
+    size: tuple[int, int]
+    turn: int
+    target: tuple[int, ...]
 
 
 def read(
     media: Media, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int = 1
 ) -> Sample:
-    """``prepare`` as every modality offers it; an image has one view: [1, height, width, C]."""
-    return Sample(prepare(media, spec, *sizes)[np.newaxis])
+    """``prepare`` as every modality offers it; an image has one view: [1, height, width, C].
+
+    It has seen, of an upright original of ``size`` pixels (height, width), the ``box``: from top to
+    bottom and from left to right; ``turn`` is the EXIF orientation that made it upright.
+    """
+    pixels, seen = see(media, spec, *sizes)
+    return Sample(pixels[np.newaxis], seen)
 
 
 def prepare(media: Media, spec: InputSpec, *sizes: tuple[int, ...]) -> np.ndarray:
-    """One image as the network's input; a frame of a clip comes this way too.
+    """One image as the network's input, uint8 ``[height, width, channels]``; see ``see``."""
+    return see(media, spec, *sizes)[0]
+
+
+def see(
+    media: Media, spec: InputSpec, *sizes: tuple[int, ...]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """One image as the network's input, and what that is of it; a frame of a clip comes so too.
 
     Args:
         media: an encoded file, or a decoded uint8 / uint16 array ``[h, w]`` or ``[h, w, 1|3|4]``.
@@ -81,29 +114,35 @@ def prepare(media: Media, spec: InputSpec, *sizes: tuple[int, ...]) -> np.ndarra
         sizes: target (height, width); of several the one that fits the upright picture.
 
     Returns:
-        uint8 ``[height, width, channels]``.
+        uint8 ``[height, width, channels]``, and the evidence of ``read``.
 
     Raises:
         MediaError: see its subclasses.
     """
-    if isinstance(media, np.ndarray):
-        image = _from_array(media)
-        box: Box = (0, 0, *image.size)
-        height, width = fitting(image.size[::-1], sizes)
-    else:
-        image, box, (height, width) = _decode(media, sizes)
-    image = _flatten(image, spec)
+    picture = _from_array(media, sizes) if isinstance(media, np.ndarray) else _decode(media, sizes)
+    image, box = _flatten(picture.image, spec), picture.box
+    height, width = picture.target
     if spec.fit == "crop":
         box = _centre_box(box, (width, height))
     image = image.resize((width, height), FILTERS[spec.interpolation], box=box)
     array = np.asarray(image, dtype=np.uint8)
-    return array.reshape(height, width, spec.channels)  # grey images have no channel axis
+    pixels = array.reshape(height, width, spec.channels)  # grey images have no channel axis
+    return pixels, _seen(picture, box)
 
 
-def _decode(
-    data: bytes, sizes: Sequence[tuple[int, ...]]
-) -> tuple[Image.Image, Box, tuple[int, ...]]:
-    """Bytes -> loaded, upright image, the part of it that the source covers, and the target.
+def _seen(picture: Upright, box: Box) -> dict[str, Any]:
+    """What a box of the loaded picture is of the source: see ``read``."""
+    height, width = picture.size
+    left, top, right, bottom = picture.box
+    across, down = width / (right - left), height / (bottom - top)  # source pixels per loaded one
+    rows = [(box[1] - top) * down, (box[3] - top) * down]
+    columns = [(box[0] - left) * across, (box[2] - left) * across]
+    sides = [[round(edge, BOX_DIGITS) for edge in side] for side in (rows, columns)]
+    return {"size": [height, width], "turn": picture.turn, "box": sides}
+
+
+def _decode(data: bytes, sizes: Sequence[tuple[int, ...]]) -> Upright:
+    """Bytes -> a loaded, upright image and its target.
 
     The target is chosen by the header alone, since that may decide how pixels are loaded.
     """
@@ -116,8 +155,9 @@ def _decode(
             opened = OPEN[kind](data)
             check_size(opened.image.size)
             width, height = opened.image.size
-            target = fitting((width, height) if opened.turn >= 5 else (height, width), sizes)
-            return *_load(opened, at_least=2 * max(target)), target
+            size = (width, height) if opened.turn >= 5 else (height, width)
+            target = fitting(size, sizes)
+            return Upright(*_load(opened, at_least=2 * max(target)), size, opened.turn, target)
     except MediaError:
         raise
     except Image.DecompressionBombError as error:
@@ -155,7 +195,7 @@ def _upright_box(
     return left, top, upright[0] - (right - left), upright[1] - (bottom - top)
 
 
-def _from_array(array: np.ndarray) -> Image.Image:
+def _from_array(array: np.ndarray, sizes: Sequence[tuple[int, ...]]) -> Upright:
     """A decoded array as an image; [h, w], [h, w, 1] are grey, [h, w, 3|4] RGB(A)."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]  # [h, w]
@@ -166,7 +206,9 @@ def _from_array(array: np.ndarray) -> Image.Image:
             "expected a uint8 array [h, w], [h, w, 1|3|4] or a uint16 array [h, w]; "
             f"got {array.dtype} {list(array.shape)}"
         )
-    return Image.fromarray(array)
+    height, width = size = array.shape[:2]
+    image = Image.fromarray(array)
+    return Upright(image, (0, 0, width, height), size, 1, fitting(size, sizes))
 
 
 def _flatten(image: Image.Image, spec: InputSpec) -> Image.Image:

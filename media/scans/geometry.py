@@ -26,6 +26,7 @@ MIN_STEP_MM, MAX_STEP_MM = 1e-6, 1e6
 MIN_VOLUME = 1e-3  # of the three directions of unit length; 1 where they are orthogonal
 BLOCK_VOXELS = 2**20  # worked on at once, as float64 and float32
 EDGE = 1e-6  # voxels; what rounding may put the edge of a scan off by
+DIGITS = 6  # of a voxel, in what is told
 
 
 class Oriented(NamedTuple):
@@ -99,6 +100,12 @@ def axis_weights(size: int, target: int, step: float, interpolation: str) -> np.
     weights[(centres < -EDGE) | (centres > size + EDGE)] = 0
     sums = weights.sum(axis=1, keepdims=True)
     return np.divide(weights, sums, where=sums != 0, out=weights).astype(np.float32)
+
+
+def span(size: int, target: int, step: float) -> list[float]:
+    """Where the voxels of ``axis_weights`` begin and end, in voxels of the scan; told, not used."""
+    middle, half = size / 2, target * step / 2
+    return [round(middle - half, DIGITS), round(middle + half, DIGITS)]
 
 
 def resample(

@@ -66,7 +66,9 @@ def read(
         views: there is one of a scan.
 
     Returns:
-        ``pixels`` is [1, depth, height, width, 1] of the InputSpec's dtype, from 0 to 255.
+        ``pixels`` is [1, depth, height, width, 1] of the InputSpec's dtype, from 0 to 255. Of it
+        was seen, in ``orientation``, a ``box`` of a scan of ``size`` voxels, which may reach beyond
+        it; ``spacing_mm`` is that of ``pixels``.
 
     Raises:
         MediaError: see its subclasses.
@@ -86,7 +88,10 @@ def read(
     if spec.dtype == "uint8":
         values = np.floor(values + HALF).astype(np.uint8)
     spacing = seen_spacing and [float(f"{step:.5g}") for step in seen_spacing]  # mm; told, not used
-    seen = {"orientation": geometry.ORIENTATION, "spacing_mm": spacing, "size": list(size)}
+    box = [geometry.span(*axis) for axis in zip(size, pixels, steps, strict=True)]
+    seen = {
+        "orientation": geometry.ORIENTATION, "spacing_mm": spacing, "size": list(size), "box": box,
+    }  # fmt: skip
     return Sample(values[np.newaxis, ..., np.newaxis], seen)
 
 

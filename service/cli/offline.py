@@ -34,12 +34,14 @@ from service.cli.exit_status import (
     end_of_device,
 )
 from service.cli.kept import items_of, kept_answers
+from service.cli.overlays import Overlays
 from service.cli.progress import Progress
 from service.engine.bulk import File, begin_each
 from service.engine.candidates import Candidates, find_candidates, largest
 from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceDied, DeviceError, check_device
 from service.engine.engine import Engine
+from service.engine.explain.explanation import METHODS
 from service.engine.failures import EmptyFile, Failure, UnreadableFile
 from service.engine.folders import NoBundles, bundle_folders
 from service.engine.job import EncodingFormat, Outcome
@@ -86,11 +88,16 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
             items = items_of(options.files) if options.resume else []
         except Failure as failure:
             return complain(failure.detail, WRONG_COMMAND)
+        try:
+            overlays = Overlays(options.explain) if options.explain else None
+        except OSError as error:
+            return complain(f"cannot make {options.explain}: {error.strerror}", WRONG_COMMAND)
         answers: AsyncGenerator[Answer, None] = _answers(engine, options.files, candidates)
         if options.resume:
             answers = kept_answers(engine, items, parameters, candidates)
         async with aclosing(answers):
-            return await _unless_dead(engine, asyncio.create_task(_print_all(answers, options)))
+            printing = asyncio.create_task(_print_all(answers, options, overlays))
+            return await _unless_dead(engine, printing)
     finally:
         await engine.close()
 
@@ -107,8 +114,12 @@ async def _unless_dead(engine: Engine, printing: asyncio.Task[int]) -> int:
 
 def _parameters(options: argparse.Namespace) -> dict[str, str]:
     """What a request would say."""
-    names = ("bundle", "grid", "top_k", "views", "want", "encoding_format")
+    names = (
+        "bundle", "grid", "top_k", "views", "want", "encoding_format", "raw", "abstain",
+        "explain_label",
+    )  # fmt: skip
     named = {name: getattr(options, name) for name in names}
+    named["explain"] = METHODS[0] if options.explain else None
     return {name: text for name, text in named.items() if text is not None}
 
 
@@ -176,7 +187,9 @@ def _read(file: str, most: int) -> bytes | Failure:
 # --- output ----------------------------------------------------------------------------------
 
 
-async def _print_all(answers: AsyncIterator[Answer], options: argparse.Namespace) -> int:
+async def _print_all(
+    answers: AsyncIterator[Answer], options: argparse.Namespace, overlays: Overlays | None = None
+) -> int:
     """A line per file; the exit status."""
     failed, progress = 0, Progress(len(options.files), "files")
     asked = Asked.parse(_parameters(options))
@@ -189,9 +202,11 @@ async def _print_all(answers: AsyncIterator[Answer], options: argparse.Namespace
             if isinstance(answer, Failure) or (isinstance(answer, dict) and "error" in answer):
                 failed += 1
                 progress.clear()
+            elif overlays is not None and isinstance(answer, Outcome):
+                overlays.write(name, answer)
             show(name, answer)
             progress.step()
-    except OSError as error:  # only of stdout: a full disk, or a reader that has gone
+    except OSError as error:  # of stdout or overlays: a full disk, or a reader that has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
         return complain(f"cannot write the answers: {error.strerror}", FAILED)
     finally:
@@ -206,7 +221,8 @@ def _show(name: str, answer: Outcome | Failure) -> None:
         print(printable(line), file=sys.stderr, flush=True)
     else:
         ranked = (f"{one['label']} {one['probability']:.1%}" for one in answer.predictions)
-        print(printable(f"{name}: {', '.join(ranked)}"), flush=True)
+        unsure = "not sure: " if answer.sureness and answer.sureness.abstained else ""
+        print(printable(f"{name}: {unsure}{', '.join(ranked)}"), flush=True)
 
 
 def _show_json(
@@ -291,6 +307,26 @@ the order of the answers then. python -m service jobs shows what is kept.
         choices=FORMATS,
         help="of arrays: numbers (default), or base64 of little-endian float32",
     )
+    add(
+        "--raw",
+        action="store_const",
+        const="true",
+        help="the network's own probabilities, not calibrated",
+    )
+    add(
+        "--abstain",
+        metavar="P",
+        help="calibrated probability of the first label, 0 to 1, under which the model is not "
+        "sure; 0 is never; else as the bundle says",
+    )
+    add(
+        "--explain",
+        metavar="DIR",
+        type=Path,
+        help="also find where the model looked, which is slow, and write a picture of it, NAME.png "
+        "in this folder, for every file",
+    )
+    add("--explain-label", metavar="LABEL", help="explain this one; else the most probable")
     add("--json", action="store_true", help="a JSON object a line, as in the server's answer")
     add("--resume", action="store_true", help="keep the answers, and go on where they are kept")
     add("--jobs", metavar="DIR", help="where they are kept (default: LIERE_JOBS)")
@@ -301,6 +337,8 @@ the order of the answers then. python -m service jobs shows what is kept.
         parser.error(f"--want {options.want} is an array: it needs --json")
     if options.resume and (not options.json or STDIN in options.files):
         parser.error("--resume keeps lines of JSON, of files: it needs --json and no -")
+    if options.resume and options.explain:
+        parser.error("--explain draws answers as they come, and --resume keeps lines alone")
     if options.jobs is not None and not options.resume:
         parser.error("--jobs is where --resume keeps its answers: say --resume")
     if options.files.count(STDIN) > 1:

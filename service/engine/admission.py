@@ -196,9 +196,11 @@ class Admission:
         kind, own = works[0].kind, max(work.own for work in works)
         if _is_patient(kind, deadline):
             return
-        slack = 1.0 if kind == BATCH else SLACK_AFTER_BODY
+        most, slack = self.max_wait(kind), 1.0 if kind == BATCH else SLACK_AFTER_BODY
+        if kind == BATCH and self.backlog.ahead(kind, deadline) <= most:
+            most = math.inf  # the rest of what is inside has more time, so this passes it
         reason = enters(
-            self.backlog, kind, max_wait=self.max_wait(kind), slack=slack,
+            self.backlog, kind, max_wait=most, slack=slack,
             now=time.monotonic(), deadline=deadline, own=own,
         )  # fmt: skip
         if reason is not None:

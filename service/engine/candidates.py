@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from media.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
 from service.engine.decode.wire import Preparation
 from service.engine.engine import Engine
+from service.engine.explain.explanation import Explain, parse_explain
 from service.engine.failures import (
     BundleRefused,
     Failure,
@@ -16,7 +17,7 @@ from service.engine.failures import (
     UnknownBundle,
     UnsupportedMedia,
 )
-from service.engine.job import Job, Outcome, Want
+from service.engine.job import Job, Outcome
 from service.engine.model import Choice
 from service.engine.parameters import Asked, choose
 from service.engine.schedule import BATCH
@@ -37,18 +38,23 @@ PROBES = {
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Who may answer, with how many predictions, the largest file that it reads, and what with."""
+    """Who may answer, how much and what with, and the largest file that it reads."""
 
     choice: Choice
     top_k: int
     file_bytes: int
-    want: Want = "labels"
+    asked: Asked = Asked()
+    explain: Explain | None = None
 
     async def answer(self, engine: Engine, media: bytes) -> Outcome:
         """What is wanted of a file; UnsupportedMedia where its type is another modality's."""
+        asked = self.asked
         return await engine.submit(
-            Job(media, self.choice, self.want, self.top_k, job_class="batch")
-        )
+            Job(
+                media, self.choice, asked.want, self.top_k, job_class="batch", raw=asked.raw,
+                abstain=asked.abstain, explain=self.explain,
+            )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +91,20 @@ def find_candidates(engine: Engine, parameters: Mapping[str, str]) -> Candidates
     """The bundle that is named, else the default of every modality that fits the parameters.
 
     Args:
-        parameters: as ``choose`` and ``Asked.parse`` take them.
+        parameters: as ``choose``, ``Asked.parse`` and ``parse_explain`` take them.
 
     Raises:
         Failure: there is none; what is wrong with the first one.
     """
     candidates: list[Candidate | RefusedDefault] = []
     problems = []
-    of_clips, want = "views" in parameters, Asked.parse(parameters).want
+    of_clips, asked = "views" in parameters, Asked.parse(parameters)
     for modality in _modalities(engine, parameters.get("bundle")):
         file_bytes = engine.settings.limits(modality).file_bytes
         try:
-            candidates.append(Candidate(*choose(engine, modality, parameters), file_bytes, want))
+            choice, top_k = choose(engine, modality, parameters)
+            explain = parse_explain(parameters, choice, 1)
+            candidates.append(Candidate(choice, top_k, file_bytes, asked, explain))
         except Failure as problem:
             problems.append(problem)
             if isinstance(problem, BundleRefused) and not (of_clips and modality != "video"):

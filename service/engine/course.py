@@ -19,7 +19,7 @@ class Course:
     """Open while an item is inside.
 
     Attributes:
-        stage: where it is: room, decode or device.
+        stage: where it is: room, decode, device or explain.
         is_given_up: another file of its request failed, so nobody asks for this one either.
     """
 
@@ -71,6 +71,11 @@ class Course:
         self._stages["run"].observe(row.inference_seconds)
         self._compare("run", self._work.parts["run"][DEVICE], row.cost_seconds)
         self._compare("wait", charge.wait, self._decode_wait + row.queue_seconds)
+
+    def explained(self, seconds: float, cost: float) -> None:
+        """So long after its answer all of its masked rows are here; they cost so much."""
+        self._stages["explain"].observe(seconds)
+        self._compare("explain", self._work.parts["explain"][DEVICE], cost)
 
     def _compare(self, part: str, predicted: float, actual: float) -> None:
         self._metrics.predicted_seconds.labels(self._modality, part).inc(predicted)

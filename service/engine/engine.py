@@ -209,6 +209,9 @@ class Engine:
         self.metrics.bundle_info.labels(*_info(one)).set(1)
         for grid, target in one.targets.items():
             self.metrics.grid_info.labels(one.name, target.manifest.version, grid).set(1)
+            self.metrics.drift.begin(
+                target.key, one.name, grid, target.labels, target.entry.figures
+            )
 
     def _on_change(self, before: ExaminedBundle | None, after: ExaminedBundle | None) -> None:
         """Another version answers, or a bundle more, or one less."""
@@ -216,6 +219,7 @@ class Engine:
             self.metrics.bundle_info.remove(*_info(before))
             for grid, target in before.targets.items():
                 self.metrics.grid_info.remove(before.name, target.manifest.version, grid)
+                self.metrics.drift.end(target.key)
         if after is not None:
             self._on_examined(after)
         bundles = self.catalog.bundles.values()

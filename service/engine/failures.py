@@ -66,6 +66,10 @@ class NoEmbedding(Failure):
     """The graph has no features to give: it was exported before graphs had them."""
 
 
+class ExplanationTooLong(Failure):
+    """The rows of an explanation take longer than the answer has time."""
+
+
 class BundleRefused(Failure):
     """The bundle failed its checks."""
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from models.figures import Coverage
 from service.engine.decode.evidence import Evidence
 from service.engine.decode.task import Encoded
 from service.engine.device.queues import Row
+from service.engine.explain.explanation import Explain, Explanation
 from service.engine.failures import BadParameter, UnknownBundle
 from service.engine.model import Choice, Target
 from service.engine.schedule import BATCH
@@ -41,6 +43,10 @@ class Job:
         deadline: of the answer, seconds, monotonic.
         job_class: ``batch`` works when interactive work leaves room, and without a deadline it is
             never refused: it waits.
+        raw: whether probabilities are the network's own, and not calibrated.
+        abstain: calibrated probability of the first label, in [0, 1], under which the answer is
+            that the model does not know; 0 is never. None is what the bundle says.
+        explain: which answer shall be explained; all of such a job is batch work.
 
     Raises:
         UnknownBundle: nobody is named to answer.
@@ -53,6 +59,9 @@ class Job:
     top_k: int = DEFAULT_TOP_K
     deadline: float = math.inf
     job_class: JobClass = "interactive"
+    raw: bool = False
+    abstain: float | None = None
+    explain: Explain | None = None
 
     def __post_init__(self) -> None:
         if not self.choice.targets:
@@ -63,8 +72,12 @@ class Job:
                 raise BadParameter(f"{name}: expected one of {expected}; got {given!r:.20}")
         if self.top_k < 1:
             raise BadParameter(f"top_k: expected at least 1, got {self.top_k}")
+        if self.abstain is not None and not 0 <= self.abstain <= 1:
+            raise BadParameter(f"abstain: expected a number from 0 to 1, got {self.abstain}")
         if math.isnan(self.deadline):
             raise BadParameter("deadline: expected seconds, got no number")
+        if self.explain is not None:
+            self.explain.check(self.want, len(self.choice.manifest.labels))
         if isinstance(self.media, np.ndarray):
             self._check_pixels(self.media)
 
@@ -84,7 +97,8 @@ class Job:
     @property
     def kind(self) -> str:
         """Under which it is counted and takes turns."""
-        return BATCH if self.job_class == "batch" else self.choice.manifest.modality
+        batch = self.job_class == "batch" or self.explain is not None
+        return BATCH if batch else self.choice.manifest.modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,29 +115,71 @@ class Timing:
         return cls(*(round(1000 * one, 3) for one in seconds))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """The answer to one job; of the last six what was wanted, and nothing in the others.
+@dataclass(frozen=True, slots=True)
+class Sureness:
+    """How far the probabilities of an outcome can be believed.
 
     Attributes:
-        evidence: of clips and scans: which part of the file the network saw.
+        calibrated: whether a temperature that was fitted is in them.
+        abstained: whether the answer is that the model does not know; None where nobody asks.
+        coverage: what was left of the measured split at that threshold, where that was measured.
+    """
+
+    calibrated: bool
+    abstained: bool | None = None
+    coverage: Coverage | None = None
+
+    @classmethod
+    def of(cls, job: Job, target: Target, highest: float) -> Sureness:
+        """``highest``: calibrated probability of the first label, which decides, also of raw ones.
+
+        What was measured holds for as many views of a clip as the bundle takes by itself.
+        """
+        entry = target.entry
+        calibrated = entry.calibration.calibrated and not job.raw
+        threshold = entry.abstain if job.abstain is None else job.abstain
+        if not threshold:
+            return cls(calibrated)
+        rows = entry.figures.coverage if entry.figures and target.is_as_measured else ()
+        known = (row for row in rows if row.threshold == threshold)
+        return cls(calibrated, highest < threshold, next(known, None))
+
+    def document(self) -> dict[str, Any]:
+        """As clients see it."""
+        return {
+            "calibrated": self.calibrated,
+            **({} if self.abstained is None else {"abstained": self.abstained}),
+            **({"coverage": asdict(self.coverage)} if self.coverage else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """The answer to one job; of the six from predictions on what was wanted, the others empty.
+
+    Attributes:
+        evidence: which part of the file the network saw; nothing of pixels that came prepared.
+        sureness: where there are probabilities, what they are worth.
         predictions: label, index, probability; descending.
         probabilities: float64 ``[classes]``, in the order of the bundle's labels; their sum is 1.
         logits: float ``[classes]``.
         embedding: float ``[width]``.
         rows: float32 ``[views, classes]``.
         pixels: ``[views, *pixels per axis, channels]`` of the graph's dtype.
+        explanation: of the answer, where it was asked for.
     """
 
     target: Target
     evidence: Evidence
     timing: Timing
+    sureness: Sureness | None = None
     predictions: list[dict[str, Any]] = field(default_factory=list)
     probabilities: np.ndarray | None = None
     logits: np.ndarray | None = None
     embedding: np.ndarray | None = None
     rows: np.ndarray | None = None
     pixels: np.ndarray | None = None
+    explanation: Explanation | None = None
 
     def document(self, encoding_format: EncodingFormat = "float") -> dict[str, Any]:
         """What was wanted, as clients see it: ranked labels, or an array of float32."""
@@ -138,6 +194,8 @@ class Outcome:
             "grid": self.target.grid,
             **({"seen": self.evidence} if self.evidence else {}),
             **(wanted or {"predictions": self.predictions}),
+            **(self.sureness.document() if self.sureness else {}),
+            **({"explanation": self.explanation.document()} if self.explanation else {}),
             "timing_ms": {
                 "decode": self.timing.decode,
                 "queue": self.timing.queue,
@@ -146,13 +204,20 @@ class Outcome:
         }
 
 
-def wanted(job: Job, target: Target, row: Row) -> dict[str, Any]:
-    """The field of an ``Outcome`` that a run gives."""
-    if job.want == "labels":
-        return {"predictions": rank(row.logits, target.labels, job.top_k)}
+def wanted(job: Job, target: Target, row: Row, calibrated: np.ndarray) -> dict[str, Any]:
+    """The fields of an ``Outcome`` that a run gives.
+
+    Args:
+        calibrated: probabilities, float64 ``[classes]``.
+    """
+    if job.want not in ("labels", "probabilities"):
+        return {job.want: getattr(row, job.want)}
+    sureness = Sureness.of(job, target, float(calibrated.max()))
+    probabilities = softmax(row.logits) if job.raw else calibrated
     if job.want == "probabilities":
-        return {"probabilities": softmax(row.logits)}
-    return {job.want: getattr(row, job.want)}
+        return {"sureness": sureness, "probabilities": probabilities}
+    ranked = rank(probabilities, target.labels, job.top_k)
+    return {"sureness": sureness, "predictions": ranked}
 
 
 def told(array: np.ndarray, encoding_format: EncodingFormat) -> list[float] | str:
@@ -163,16 +228,19 @@ def told(array: np.ndarray, encoding_format: EncodingFormat) -> list[float] | st
     return [float(one) for one in narrow]
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """float ``[classes]`` -> float64 probabilities ``[classes]``; no overflow at any magnitude."""
-    wide = logits.astype(np.float64)
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities at a temperature, float64 ``[classes]``; no overflow at any magnitude.
+
+    Args:
+        logits: float ``[classes]``, which are divided by the temperature.
+    """
+    wide = logits.astype(np.float64) / temperature
     exponentials = np.exp(wide - wide.max())
     return exponentials / exponentials.sum()
 
 
-def rank(logits: np.ndarray, labels: tuple[str, ...], top_k: int) -> list[dict[str, Any]]:
+def rank(probabilities: np.ndarray, labels: tuple[str, ...], top_k: int) -> list[dict[str, Any]]:
     """The ``top_k`` most probable labels, descending; the lower index wins a tie."""
-    probabilities = softmax(logits)
     order = np.argsort(-probabilities, kind="stable")[:top_k]
     return [
         {"label": labels[index], "index": index, "probability": round(probability, 6)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from media.spec import Grid
-from models.manifest import Manifest
+from models.manifest import GridEntry, Manifest
 from service.engine.decode.wire import Preparation
 from service.engine.failures import UnknownGrid
 
@@ -54,6 +54,20 @@ class Target:
         return self.model.manifest
 
     @property
+    def entry(self) -> GridEntry:
+        """What the manifest says of the grid."""
+        return next(one for one in self.manifest.grids if one.grid == self.grid)
+
+    @property
+    def temperature(self) -> float:
+        """By which logits are divided before the softmax, 1 where none was fitted.
+
+        Of a clip the mean over its views is: export fits it to such means, and measures what they
+        give.
+        """
+        return self.entry.calibration.temperature
+
+    @property
     def bundle(self) -> str:
         return self.manifest.name
 
@@ -80,6 +94,11 @@ class Target:
     def views(self) -> int:
         """Rows of one item."""
         return self.shape[0]
+
+    @property
+    def is_as_measured(self) -> bool:
+        """Whether an item has as many views as when the bundle was measured."""
+        return self.views == self.manifest.input.views
 
     @property
     def frames(self) -> int:

@@ -15,10 +15,22 @@ from service.engine.engine import Engine
 from service.engine.failures import BadParameter
 from service.engine.job import DEFAULT_TOP_K, EncodingFormat, Want
 from service.engine.model import Choice
+from service.engine.vocabulary import (
+    ABSTAIN,
+    ENCODING_FORMAT,
+    RAW,
+    STRICT,
+    TIMEOUT_MS,
+    TOP_K,
+    VIEWS,
+    WANT,
+)
 
 #: Of the wants of a job those that clients may say.
-WANTS = ("labels", "probabilities", "logits", "embedding")
-FORMATS = ("float", "base64")
+WANTS = WANT.words
+#: Of those the ones that tell probabilities.
+PROBABLE = WANTS[:2]
+FORMATS = ENCODING_FORMAT.words
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +41,32 @@ class Asked:
         want: one of ``WANTS``.
         encoding_format: of arrays.
         strict: the first file that fails ends its request.
+        raw, abstain: as of a ``Job``.
     """
 
     want: Want = "labels"
     encoding_format: EncodingFormat = "float"
     strict: bool = False
+    raw: bool = False
+    abstain: float | None = None
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> Asked:
         """From text; BadParameter for what is no such value, or means nothing with the others."""
-        want = _one_of(WANTS, "want", parameters)
+        want = WANT.read(parameters)
         if want != "labels" and "top_k" in parameters:
             raise BadParameter(f"top_k: only of want=labels; with want={want} all are given")
         if want == "labels" and "encoding_format" in parameters:
             raise BadParameter("encoding_format: only of arrays, so with another want than labels")
-        encoding_format = _one_of(FORMATS, "encoding_format", parameters)
-        strict = _one_of(("false", "true"), "strict", parameters) == "true"
-        return cls(cast(Want, want), cast(EncodingFormat, encoding_format), strict)
+        if want not in PROBABLE:
+            for one in (RAW, ABSTAIN):
+                if one.name in parameters:
+                    raise BadParameter(f"{one.name}: only of probabilities; want={want} has none")
+        encoding_format = cast(EncodingFormat, ENCODING_FORMAT.read(parameters))
+        strict, raw = (one.read(parameters) == "true" for one in (STRICT, RAW))
+        said = parameters.get(ABSTAIN.name)
+        abstain = None if said is None else ABSTAIN.parse_share(said)
+        return cls(cast(Want, want), encoding_format, strict, raw, abstain)
 
 
 def choose(engine: Engine, modality: str, parameters: Mapping[str, str]) -> tuple[Choice, int]:
@@ -68,27 +89,14 @@ def choose(engine: Engine, modality: str, parameters: Mapping[str, str]) -> tupl
 
 def parse_timeout(text: str, most_seconds: float) -> float:
     """The seconds that ``timeout_ms`` means; BadParameter below a millisecond or above the most."""
-    return _parse_count("timeout_ms", text, round(1000 * most_seconds)) / 1000
+    return TIMEOUT_MS.parse(text, round(1000 * most_seconds)) / 1000
 
 
 def parse_top_k(text: str | None, labels: int) -> int:
     """The number of predictions wanted; BadParameter outside 1 to the number of labels."""
-    return min(DEFAULT_TOP_K, labels) if text is None else _parse_count("top_k", text, labels)
+    return min(DEFAULT_TOP_K, labels) if text is None else TOP_K.parse(text, labels)
 
 
 def parse_views(text: str, frames: int) -> int:
     """The number of views wanted; BadParameter where their frames would be too many."""
-    return _parse_count("views", text, min(MAX_VIEWS, MAX_FRAMES // frames), f" of {frames} frames")
-
-
-def _one_of(known: tuple[str, ...], name: str, parameters: Mapping[str, str]) -> str:
-    """What a parameter says, the first where it is not given; BadParameter for another word."""
-    if (given := parameters.get(name, known[0])) not in known:
-        raise BadParameter(f"{name}: expected one of {', '.join(known)}; got {given[:20]!a}")
-    return given
-
-
-def _parse_count(name: str, text: str, most: int, unit: str = "") -> int:
-    if text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= most:
-        return int(text)
-    raise BadParameter(f"{name}: expected a whole number from 1 to {most}{unit}, got {text[:20]!a}")
+    return VIEWS.parse(text, min(MAX_VIEWS, MAX_FRAMES // frames), f" of {frames} frames")

@@ -16,10 +16,13 @@ from service.engine.course import Course
 from service.engine.decode.pool import DecodePool
 from service.engine.decode.task import Decoded
 from service.engine.device.devices import Devices
+from service.engine.device.queues import Row
+from service.engine.explain.explanation import Explanation
+from service.engine.explain.occlusion import Explainer, check_time
 from service.engine.failures import DeadlinePassed, Failure, NoEmbedding
-from service.engine.job import Job, Outcome, Timing, wanted
+from service.engine.job import Job, Outcome, Timing, softmax, wanted
 from service.engine.model import Target
-from service.engine.schedule import CPU, DEVICE
+from service.engine.schedule import CPU, DEVICE, Charge
 from service.metrics import Metrics
 
 T = TypeVar("T")
@@ -39,6 +42,7 @@ class Pipeline:
         self._pool = pool
         self._devices = devices
         self._metrics = metrics
+        self._explainer = Explainer(devices)
 
     async def submit_all(self, jobs: Sequence[Job]) -> list[Outcome]:
         """What ``Engine.submit_all`` says."""
@@ -63,6 +67,7 @@ class Pipeline:
             for course in courses:
                 course.drop("expired")
             raise DeadlinePassed("the time for the answer was over before the work began")
+        check_time(sum(map(self._explain_seconds, works)), deadline)
         self._admission.admit(works, deadline)
         return list(map(self._answer, jobs, works, courses)), courses
 
@@ -84,6 +89,10 @@ class Pipeline:
             stack.enter_context(course)
             await self._admission.wait_for_room(work.kind, job.deadline)
             charge = stack.enter_context(self._admission.work(work, job.deadline))
+            if job.explain is not None:
+                size = self._explainer.holds(job.choice.preparation)
+                await self._explainer.room.enter(size)
+                stack.callback(self._explainer.room.leave, size)
             started, course.stage = time.monotonic(), "decode"
             item = await self._prepare(job)
             decoded, target = time.monotonic() - started, job.choice.targets[item.grid]
@@ -100,9 +109,37 @@ class Pipeline:
             backlog.done(charge, "run")
             backlog.correct(charge, started + decoded + row.queue_seconds)
             course.ran(row, charge)
-            answer = wanted(job, target, row)
+            calibrated = softmax(row.logits, target.temperature)
+            answer = wanted(job, target, row, calibrated)
+            if target.is_as_measured and not isinstance(job.media, np.ndarray):
+                first = int(calibrated.argmax())
+                self._metrics.drift.count(target.key, first, float(calibrated[first]))
+            if job.explain is not None:
+                answer["explanation"] = await self._explain(job, target, item, row, course, charge)
         timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
         return Outcome(target, item.evidence, timing, **answer)
+
+    async def _explain(
+        self, job: Job, target: Target, item: Decoded, row: Row, course: Course, charge: Charge
+    ) -> Explanation:
+        """Of an item that was answered; what is left of it counts as waiting work."""
+        assert job.explain is not None
+        seconds, started = self._explainer.seconds(target), time.monotonic()
+
+        def on_row(left: float) -> None:
+            self._admission.backlog.amend(charge, "explain", self.run_part(left * seconds))
+
+        course.stage = "explain"
+        explanation, cost = await self._explainer.explain(
+            job.explain, target, item, row, job.deadline, on_row
+        )
+        course.explained(time.monotonic() - started, cost)
+        return explanation
+
+    def _explain_seconds(self, work: Work) -> float:
+        """Until the masked rows of an item are run, if nothing else is."""
+        part = {stage: one for stage, one in work.parts.items() if stage == "explain"}
+        return self._admission.backlog.takes(part)
 
     async def _prepare(self, job: Job) -> Decoded:
         """The pixels of a job, by a worker unless they came as such."""
@@ -125,6 +162,9 @@ class Pipeline:
         if job.want != "pixels":
             parts["run"] = self.run_part(self.run_seconds(*targets))
             own += fmean(self._devices.high_seconds(one.key) * one.views for one in targets)
+        if job.explain is not None:
+            parts["explain"] = self.run_part(self._explainer.seconds(*targets))
+            own += self._admission.backlog.takes({"explain": parts["explain"]})
         return Work(job.kind, parts, own)
 
     def run_seconds(self, *targets: Target) -> float:

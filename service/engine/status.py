@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from models.bundle import BundleError, read_manifest
 from models.versions import answering, has_versions, read_serving, version_names
+
+
+def told(description: str) -> Any:
+    """A field that says what it is, also to whoever makes a schema of its class."""
+    return field(metadata={"description": description})
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +21,20 @@ class BundleStatus:
     """One bundle, in this process and in its folder."""
 
     name: str
-    state: str | None  # ready or refused; None of one that was not loaded yet
-    loaded: str | None  # the version that answers here
-    draining: tuple[str, ...]  # that answered before and have requests inside
-    versions: tuple[str, ...]  # in the folder, oldest first
-    answering: str | None  # by the folder: after the next start, or SIGHUP
-    previous: str | None  # that answered before, where a way back leads
-    writable: bool  # whether promote, rollback and retire can change the folder; no flat bundle's
-    refused: str | None  # why the newest candidate was, or the bundle itself
+    state: str | None = told("ready or refused; null where it was not loaded yet")
+    loaded: str | None = told("the version that answers in this process")
+    draining: tuple[str, ...] = told(
+        "versions that answered before and have requests inside, or are loaded just now"
+    )
+    versions: tuple[str, ...] = told("in the folder, oldest first")
+    answering: str | None = told(
+        "the version that answers by the folder: after SIGHUP or the next start"
+    )
+    previous: str | None = told("the version that a rollback promotes")
+    writable: bool = told(
+        "whether promote, rollback and retire can change the folder; no flat bundle's"
+    )
+    refused: str | None = told("why the newest candidate was, or the bundle itself")
 
 
 def status_of(

@@ -6,12 +6,9 @@ but the address.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
 
 from service.engine.engine import Engine
 from service.engine.failures import (
@@ -24,9 +21,9 @@ from service.engine.failures import (
     VersionInUse,
 )
 from service.engine.status import BundleStatus
-from service.http.documents import AdminBundle, AdminBundles
+from service.http.documents import AdminBundles
 from service.http.examples import ADMIN, ADMIN_EXAMPLE
-from service.http.openapi import add_problems, answer
+from service.http.openapi import about, example
 
 BUNDLE = "/admin/bundles/{name}"
 VERSION = BUNDLE + "/versions/{version}"
@@ -36,83 +33,70 @@ def add_admin(app: FastAPI, engine: Engine) -> None:
     """Put the routes on the application."""
     rollout = engine.rollout
 
-    async def told(change: Awaitable[BundleStatus]) -> JSONResponse:
-        return JSONResponse(asdict(await change))
+    def changes(operation: str, summary: str, *kinds: type[Failure]) -> dict[str, Any]:
+        now = example(ADMIN_EXAMPLE, "The bundle as it is now.")
+        return about(operation, summary, "admin", now, UnknownBundle, *kinds, sentences=ADMIN)
 
-    def about(operation: str, summary: str, *failures: type[Failure]) -> dict[str, Any]:
-        documented = answer(AdminBundle, ADMIN_EXAMPLE, "The bundle as it is now.")
-        return {
-            "operation_id": operation,
-            "summary": summary,
-            "tags": ["admin"],
-            "response_model": None,
-            "responses": {
-                200: documented,
-                **add_problems({}, UnknownBundle, *failures, sentences=ADMIN),
-            },
-        }
+    def shows(operation: str, summary: str) -> dict[str, Any]:
+        every = example({"bundles": [ADMIN_EXAMPLE]}, "As they are now, in the order of the names.")
+        return about(operation, summary, "admin", every)
 
     @app.get(
         "/admin/bundles",
-        operation_id="listVersions",
-        summary="Every bundle: the version that answers, those that are there, what was refused",
-        tags=["admin"],
-        response_model=None,
-        responses={
-            200: answer(AdminBundles, {"bundles": [ADMIN_EXAMPLE]}, "In the order of the names.")
-        },
+        **shows(
+            "listVersions",
+            "Every bundle: the version that answers, those that are there, what was refused",
+        ),
     )
-    async def list_versions() -> JSONResponse:
-        return JSONResponse({"bundles": [asdict(one) for one in await rollout.statuses()]})
+    async def list_versions() -> AdminBundles:
+        return AdminBundles(bundles=await rollout.statuses())
 
     @app.post(
         VERSION + "/load",
-        **about(
+        **changes(
             "loadVersion", "Prove a version and let it answer until the server ends",
             UnknownVersion, CandidateRefused, Draining,
         ),
     )  # fmt: skip
-    async def load(name: str, version: str) -> JSONResponse:
-        return await told(rollout.load(name, version))
+    async def load(name: str, version: str) -> BundleStatus:
+        return await rollout.load(name, version)
 
     @app.post(
         VERSION + "/promote",
-        **about(
+        **changes(
             "promoteVersion", "Prove a version and let it answer, now and after a start",
             UnknownVersion, CandidateRefused, FolderFixed, Draining,
         ),
     )  # fmt: skip
-    async def promote(name: str, version: str) -> JSONResponse:
-        return await told(rollout.promote(name, version))
+    async def promote(name: str, version: str) -> BundleStatus:
+        return await rollout.promote(name, version)
 
     @app.post(
         BUNDLE + "/rollback",
-        **about(
+        **changes(
             "rollBack", "Promote the version that answered before",
             UnknownVersion, CandidateRefused, FolderFixed, Draining,
         ),
     )  # fmt: skip
-    async def roll_back(name: str) -> JSONResponse:
-        return await told(rollout.roll_back(name))
+    async def roll_back(name: str) -> BundleStatus:
+        return await rollout.roll_back(name)
 
     @app.delete(
         VERSION,
-        **about(
+        **changes(
             "retireVersion", "Remove a version that does not answer from the folder",
             UnknownVersion, VersionInUse, FolderFixed, Draining,
         ),
     )  # fmt: skip
-    async def retire(name: str, version: str) -> JSONResponse:
-        return await told(rollout.retire(name, version))
+    async def retire(name: str, version: str) -> BundleStatus:
+        return await rollout.retire(name, version)
 
     @app.post(
         "/admin/reload",
-        operation_id="reload",
-        summary="Let answer what would after a new start; SIGHUP also reads the keys again",
-        tags=["admin"],
-        response_model=None,
-        responses={200: answer(AdminBundles, {"bundles": [ADMIN_EXAMPLE]}, "As they are now.")},
+        **shows(
+            "reload", "Let answer what would after a new start; SIGHUP also reads the keys again"
+        ),
     )
-    async def reload() -> JSONResponse:
+    async def reload() -> AdminBundles:
         await rollout.reload()
         return await list_versions()

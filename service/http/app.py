@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from service.engine.device.session import OpenSession, open_session
 from service.engine.engine import Engine
@@ -60,6 +61,7 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
         version="1",
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # page/routes.py has it, without scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers={HTTPException: _raise_as_problem},
@@ -79,7 +81,14 @@ async def _raise_as_problem(request: Request, error: HTTPException) -> Response:
     if error.status_code == 404:
         raise NotFound(NOTHING_HERE) from None
     if error.status_code == 405:
-        methods = set((error.headers or {}).get("Allow", "").split(", "))
+        methods = _methods(request)
         allow = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
         raise MethodNotAllowed(f"expected {allow}", allow) from None
     raise InternalError(f"status {error.status_code}") from error
+
+
+def _methods(request: Request) -> set[str]:
+    """Of every route with this path; the framework names those of the first."""
+    routes = [one for one in request.app.routes if isinstance(one, Route)]
+    found = (one.methods or () for one in routes if one.matches(request.scope)[0] != Match.NONE)
+    return set().union(*found)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope
 
 from service.engine.failures import BadParameter, EmptyFile, Failure, FileTooLarge
+from service.engine.vocabulary import STRICT
 from service.http.multipart import MultipartReader, parse_parameters
 from service.http.problems import (
     BrokenForm,
@@ -23,9 +24,6 @@ from service.http.problems import (
 from service.settings import Limits
 
 FILE, FORM = "file", b"multipart/form-data"
-_COMMON = ("top_k", "bundle", "grid", "timeout_ms", "want", "encoding_format", "strict")
-#: Modality -> names of the parameters that its requests may have.
-PARAMETERS = {"image": _COMMON, "video": (*_COMMON, "views"), "volume": _COMMON}
 MAX_VALUE_BYTES = 256
 MAX_QUERY_BYTES = 2048
 MAX_FILENAME = 255  # characters that are told back
@@ -44,9 +42,9 @@ class Upload:
     filename: str | None = None
 
 
-def read_query(query: bytes, modality: str) -> Parameters:
-    """The parameters in an address; Failure (422) where one is wrong or unknown."""
-    parameters = Parameters(modality)
+def read_query(query: bytes, known: Collection[str]) -> Parameters:
+    """The parameters in an address; Failure (422) where one is wrong or not among the known."""
+    parameters = Parameters(known)
     if len(query) > MAX_QUERY_BYTES:
         raise BadParameter(f"expected a query of at most {MAX_QUERY_BYTES} bytes")
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
@@ -107,11 +105,11 @@ def _content_type(scope: Scope) -> bytes:
 
 
 class Parameters(dict[str, str]):
-    """What a request says besides its files, as text; only what its modality knows, each once."""
+    """What a request says besides its files, as text; only what its address knows, each once."""
 
-    def __init__(self, modality: str) -> None:
+    def __init__(self, known: Collection[str]) -> None:
         super().__init__()
-        self._known = PARAMETERS[modality]
+        self._known = known
 
     def add(self, name: str, value: str) -> None:
         """Take a value; 422 as ``check``."""
@@ -152,8 +150,9 @@ async def _read_form(
         name, filename = _part_names(headers)
         if name == FILE:
             if len(files) >= limits.files:
-                raise TooManyFiles(f"a request may have at most {limits.files} files")
-            media = await _read_file(form, limits, strict=parameters.get("strict") == "true")
+                most = "one file" if limits.files == 1 else f"{limits.files} files"
+                raise TooManyFiles(f"a request may have at most {most}")
+            media = await _read_file(form, limits, strict=parameters.get(STRICT.name) == "true")
             empty = EmptyFile(f"file {len(files) + 1} has no bytes")
             files.append(Upload(media or empty, filename))
         else:

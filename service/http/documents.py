@@ -1,110 +1,176 @@
-"""The schemas of answers and problems, for the OpenAPI page."""
+"""Answers and problems: each class is what is sent, what checks it and what OpenAPI shows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Any, NotRequired
+
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on
+
+from media.spec import Grid
+from models.figures import Calibration, Figures
+from models.manifest import GridEntry, Manifest
+from service.engine.status import BundleStatus
+from service.http.explain_documents import Explanation
 
 
 class Document(BaseModel):
-    """Base of the documents below; they describe answers and are not on their way."""
+    """Base of all that is answered in JSON. Parts of what is answered often are dicts: for speed.
 
-    model_config = ConfigDict(extra="forbid")
+    What is not in its schema cannot be sent: it would be a mistake of ours, and is answered as one.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def encode(cls, members: Mapping[str, Any]) -> bytes:
+        """These members as JSON, and none that is not there; ValueError unless they fit."""
+        # Not through pydantic's methods, which cost a fifth more.
+        checked = cls.__pydantic_validator__.validate_python(members)
+        return cls.__pydantic_serializer__.to_json(checked, exclude_unset=True)
 
 
-class Prediction(Document):
+_PROBABILITY = "softmax over all labels, at the grid's temperature or, raw, at 1"
+
+
+class Prediction(TypedDict):
     label: str
-    index: int = Field(description="of the label in the bundle's list", ge=0)
-    probability: float = Field(description="softmax over all labels", ge=0, le=1)
+    index: Annotated[int, Field(description="of the label in the bundle's list", ge=0)]
+    probability: Annotated[float, Field(description=_PROBABILITY, ge=0, le=1)]
 
 
-class TimingMs(Document):
-    decode: float = Field(description="upload to pixels, the wait for a worker included")
-    queue: float = Field(description="pixels to the start of the batch")
-    inference: float = Field(description="of the whole batch")
+class TimingMs(TypedDict):
+    decode: Annotated[float, Field(description="upload to pixels, the wait for a worker included")]
+    queue: Annotated[float, Field(description="pixels to the start of the batch")]
+    inference: Annotated[float, Field(description="of the whole batch")]
 
 
-class Result(Document):
-    filename: str | None = Field(
-        default=None,
-        description="as the form called the file, without folders, controls and what is beyond "
-        "255 characters; not there where it has no name",
-    )
+_NAME = "as the form called the file, without folders, controls and what is beyond 255 characters"
+_RANKED = "with want=labels: the most probable labels, descending"
+_FLOAT32 = "; float32, with encoding_format=base64 its little-endian bytes as base64"
+_PROBABILITIES = "with want=probabilities: [labels], softmax, as the bundle orders them" + _FLOAT32
+_LOGITS = "with want=logits: [labels], of a clip the mean over its views" + _FLOAT32
+_EMBEDDING = "with want=embedding: [width], before the head, of a clip the mean too" + _FLOAT32
+_CALIBRATED = "with want=labels and want=probabilities: whether probabilities are calibrated; "
+_CALIBRATED += "false with raw=true, and where no temperature was fitted"
+_ABSTAINED = "where there is a threshold: whether the calibrated probability of the first label "
+_ABSTAINED += "is under it, so that the answer is that the model does not know"
+_COVERAGE = "beside abstained: what is left of the measured split at this threshold; not there "
+_COVERAGE += "where that was not measured"
+Filename = Annotated[str, Field(description=_NAME + "; not there where it has no name")]
+Array = list[float] | str
+
+
+class CoverageAt(TypedDict):
+    threshold: float
+    share: Annotated[float, Field(description="of the measured items that is answered")]
+    accuracy: Annotated[float | None, Field(description="of those; null where there are none")]
+
+
+class Result(TypedDict):
+    filename: NotRequired[Filename]
     bundle: str
     version: str
-    grid: str = Field(description="tokens per axis, like 8x8; with auto the one taken")
-    predictions: list[Prediction] = Field(
-        default=[], description="with want=labels: the most probable labels, descending"
-    )
-    probabilities: list[float] | str | None = Field(
-        default=None,
-        description="with want=probabilities: [labels], softmax, in the order of the bundle's "
-        "labels; float32, with encoding_format=base64 its little-endian bytes as base64",
-    )
-    logits: list[float] | str | None = Field(
-        default=None,
-        description="with want=logits: [labels], of a clip the mean over its views; float32 as "
-        "probabilities",
-    )
-    embedding: list[float] | str | None = Field(
-        default=None,
-        description="with want=embedding: [width], the features before the head, of a clip the "
-        "mean over its views; float32 as probabilities",
-    )
+    grid: Annotated[str, Field(description="tokens per axis, like 8x8; with auto the one taken")]
+    predictions: NotRequired[Annotated[list[Prediction], Field(description=_RANKED)]]
+    probabilities: NotRequired[Annotated[Array, Field(description=_PROBABILITIES)]]
+    logits: NotRequired[Annotated[Array, Field(description=_LOGITS)]]
+    embedding: NotRequired[Annotated[Array, Field(description=_EMBEDDING)]]
+    calibrated: NotRequired[Annotated[bool, Field(description=_CALIBRATED)]]
+    abstained: NotRequired[Annotated[bool, Field(description=_ABSTAINED)]]
+    coverage: NotRequired[Annotated[CoverageAt, Field(description=_COVERAGE)]]
+    explanation: NotRequired[Annotated[Explanation, Field(description="with explain")]]
     timing_ms: TimingMs
 
 
-class SeenClip(Document):
-    seconds: list[list[float]] = Field(
-        description="for every view, when each of its frames is shown, from the start of the clip"
-    )
+_SECONDS = "for every view, when each of its frames is shown, from the start of the clip"
+_AXES = "where depth, height and width run to: S superior, P posterior, L left"
+_SPACING = "between two voxels of depth, height and width as the network saw them; null where the "
+_SPACING += "file does not say"
 
 
-class SeenScan(Document):
-    orientation: str = Field(
-        description="where depth, height and width run to: S superior, P posterior, L left"
-    )
-    spacing_mm: list[float] | None = Field(
-        description="between two voxels of depth, height and width as the network saw them; null "
-        "where the file does not say"
-    )
-    size: list[int] = Field(description="voxels of the scan per axis, before resampling")
+_SEEN_BOX = "what the network saw of a frame: top and bottom, left and right, pixels; null where "
+_SEEN_BOX += "frames change their size"
+_SEEN_VOXELS = "from where to where the network saw along each axis, in those voxels; what lies "
+_SEEN_VOXELS += "beyond the scan was filled"
+Box = list[list[float]]
+
+
+class SeenImage(TypedDict):
+    size: Annotated[list[int], Field(description="height and width of the upright original")]
+    turn: Annotated[int, Field(description="EXIF orientation that made it upright", ge=1, le=8)]
+    box: Annotated[Box, Field(description="what was seen of it: top and bottom, left and right")]
+
+
+class SeenClip(TypedDict):
+    seconds: Annotated[list[list[float]], Field(description=_SECONDS)]
+    size: Annotated[list[int] | None, Field(description="height and width of upright frames")]
+    box: Annotated[Box | None, Field(description=_SEEN_BOX)]
+
+
+class SeenScan(TypedDict):
+    orientation: Annotated[str, Field(description=_AXES)]
+    spacing_mm: Annotated[list[float] | None, Field(description=_SPACING)]
+    size: Annotated[list[int], Field(description="voxels of the scan per axis, before resampling")]
+    box: Annotated[Box, Field(description=_SEEN_VOXELS)]
+
+
+class ImageResult(Result):
+    seen: Annotated[SeenImage, Field(description="which part of the picture the network saw")]
 
 
 class ClipResult(Result):
-    seen: SeenClip = Field(description="which frames the network saw")
+    seen: Annotated[SeenClip, Field(description="which frames the network saw")]
 
 
 class ScanResult(Result):
-    seen: SeenScan = Field(description="how the network saw the scan")
+    seen: Annotated[SeenScan, Field(description="how the network saw the scan")]
 
 
-class FileProblem(Document):
+class FileProblem(TypedDict):
     """As the members of a problem document."""
 
-    type: str = Field(description="stable, a relative URI reference")
+    type: Annotated[str, Field(description="stable, a relative URI reference")]
     title: str
-    status: int = Field(description="that a request of this file alone would have had")
+    status: Annotated[int, Field(description="that a request of this file alone would have had")]
     detail: str
 
 
-class FailedFile(Document):
-    filename: str | None = Field(default=None, description="as in results")
+class FailedFile(TypedDict):
+    filename: NotRequired[Filename]
     error: FileProblem
+
+
+#: How a place of ``results`` is read: nearly all were answered.
+_IN_ORDER = Field(union_mode="left_to_right")
 
 
 class Answer(Document):
     id: str = Field(description="of the request, as in the header X-Request-ID")
-    results: list[Result | FailedFile] = Field(
+    results: list[Annotated[Result | FailedFile, _IN_ORDER]] = Field(
         description="one per file, in the order sent; at least one is answered"
     )
 
 
+class ImageAnswer(Answer):
+    results: list[Annotated[ImageResult | FailedFile, _IN_ORDER]]  # type: ignore[assignment]
+
+
 class ClipAnswer(Answer):
-    results: list[ClipResult | FailedFile]  # type: ignore[assignment]
+    results: list[Annotated[ClipResult | FailedFile, _IN_ORDER]]  # type: ignore[assignment]
 
 
 class ScanAnswer(Answer):
-    results: list[ScanResult | FailedFile]  # type: ignore[assignment]
+    results: list[Annotated[ScanResult | FailedFile, _IN_ORDER]]  # type: ignore[assignment]
+
+
+#: Of each modality.
+ANSWERS: dict[str, type[Answer]] = {
+    "image": ImageAnswer,
+    "video": ClipAnswer,
+    "volume": ScanAnswer,
+}
 
 
 class GridDocument(Document):
@@ -113,6 +179,30 @@ class GridDocument(Document):
         description="after preparation, per axis: height and width, after frames or depth"
     )
     top1: float = Field(description="accuracy of the exported graph, 0 to 1")
+    split: str = Field(description="that was measured")
+    items: int = Field(description="of it")
+    figures: Figures | None = Field(
+        description="of the measured split; null in bundles from before there were any"
+    )
+    calibration: Calibration
+    abstain: float | None = Field(
+        description="calibrated probability of the first label under which the answer is that the "
+        "model does not know, unless a request says another; null: every answer is given"
+    )
+
+    @classmethod
+    def of(cls, manifest: Manifest, entry: GridEntry) -> GridDocument:
+        """What a manifest says of one of its grids."""
+        return cls(
+            grid=entry.grid,
+            pixels=list(Grid.parse(entry.grid).pixels(manifest.patch)),
+            top1=entry.accuracy.top1,
+            split=entry.accuracy.split,
+            items=entry.accuracy.items,
+            figures=entry.figures,
+            calibration=entry.calibration,
+            abstain=entry.abstain,
+        )
 
 
 class BundleDocument(Document):
@@ -149,24 +239,8 @@ class BundleList(Document):
     bundles: list[BundleDocument]
 
 
-class AdminBundle(Document):
-    name: str
-    state: str | None = Field(description="ready or refused; null where it was not loaded yet")
-    loaded: str | None = Field(description="the version that answers in this process")
-    draining: list[str] = Field(
-        description="versions that answered before and have requests inside, or are loaded just now"
-    )
-    versions: list[str] = Field(description="in the folder, oldest first")
-    answering: str | None = Field(
-        description="the version that answers by the folder: after SIGHUP or the next start"
-    )
-    previous: str | None = Field(description="the version that a rollback promotes")
-    writable: bool = Field(description="whether promote, rollback and retire can change the folder")
-    refused: str | None = Field(description="why the newest candidate was, or the bundle itself")
-
-
 class AdminBundles(Document):
-    bundles: list[AdminBundle]
+    bundles: list[BundleStatus]
 
 
 class Status(Document):
@@ -181,7 +255,7 @@ class Readiness(Status):
     )
 
 
-class ProblemDocument(BaseModel):
+class ProblemDocument(Document):
     """RFC 9457, with the id of the request."""
 
     type: str = Field(description="stable, a relative URI reference")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Sequence
 from types import TracebackType
@@ -14,18 +13,19 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from service.engine.engine import Engine
+from service.engine.explain.explanation import Explain, is_explained, parse_explain
 from service.engine.failures import Failure
 from service.engine.job import EncodingFormat, Job, Outcome
 from service.engine.model import Choice
 from service.engine.parameters import Asked, choose, parse_timeout
+from service.engine.vocabulary import PARAMETERS
 from service.http import problems
 from service.http.body import Parameters, Upload, is_form, read_files, read_query
+from service.http.documents import ANSWERS, ProblemDocument
 from service.http.exchange import Exchange
 from service.http.problems import CONTENT_TYPE, ClientGone
 
 log = logging.getLogger(__name__)
-
-encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class Classify:
@@ -38,9 +38,10 @@ class Classify:
 
     async def __call__(self, request: Request) -> Response:
         exchange: Exchange = request.scope["exchange"]
-        parameters = read_query(request.scope["query_string"], self.modality)
+        parameters = read_query(request.scope["query_string"], PARAMETERS[self.modality])
         self._limit_time(exchange, parameters)
         said, asked = len(parameters), Asked.parse(parameters)
+        is_explained(parameters)
         # Before the body, unless a form may still say for which bundle all of it is meant.
         is_known = "bundle" in parameters or not is_form(request.scope)
         chosen = choose(self.engine, self.modality, parameters) if is_known else None
@@ -50,22 +51,28 @@ class Classify:
             asked = Asked.parse(parameters)
             chosen = choose(self.engine, self.modality, parameters)
         choice, top_k = chosen
+        explain = parse_explain(parameters, choice, len(files))
         exchange.bundle, exchange.grid = choice.manifest.name, choice.grid
         if asked.strict:
             for file in files:
                 if isinstance(file.media, Failure):
                     raise file.media
         async with ClientWatch(request.receive):
-            answers = await self._answer(files, choice, top_k, asked, exchange.monotonic_deadline)
+            due = exchange.monotonic_deadline
+            answers = await self._answer(files, choice, top_k, asked, due, explain)
         self._tell(exchange, answers)
         return _respond(exchange, files, answers, asked.encoding_format)
 
     async def _answer(
-        self, files: Sequence[Upload], choice: Choice, top_k: int, asked: Asked, deadline: float
+        self, files: Sequence[Upload], choice: Choice, top_k: int, asked: Asked, deadline: float,
+        explain: Explain | None,
     ) -> list[Outcome | Failure]:
         """Of each file, in order: what became of it."""
         jobs = [
-            Job(file.media, choice, asked.want, top_k, deadline)
+            Job(
+                file.media, choice, asked.want, top_k, deadline, raw=asked.raw,
+                abstain=asked.abstain, explain=explain,
+            )  # fmt: skip
             for file in files
             if not isinstance(file.media, Failure)
         ]
@@ -144,10 +151,10 @@ def _respond(
     results = [_result(*one, encoding_format) for one in zip(files, answers, strict=True)]
     if isinstance(first, Failure) and not outcomes:
         document = {**problems.document(first, exchange.id), "results": results}
-        body, status = encode_json(document).encode(), document["status"]
+        body, status = ProblemDocument.encode(document), document["status"]
         return Response(body, status, media_type=CONTENT_TYPE)
     exchange.grid = ",".join(dict.fromkeys(one.target.grid for one in outcomes))
-    body = encode_json({"id": exchange.id, "results": results}).encode()
+    body = ANSWERS[exchange.kind].encode({"id": exchange.id, "results": results})
     headers = {"Server-Timing": _server_timing(outcomes)}
     return Response(body, media_type="application/json", headers=headers)
 

@@ -2,76 +2,80 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from models.figures import Calibration
 from service.engine import failures
+from service.engine.vocabulary import PARAMETERS
 from service.http import problems
-from service.http.body import PARAMETERS
+from service.http.explain_examples import EXPLANATIONS
 from service.settings import Settings
 
 ID = "ce5fe426057e319e"  # of a request
 
-ANSWERS: dict[str, dict[str, Any]] = {
-    "image": {
-        "id": ID,
-        "results": [
-            {
-                "bundle": "cifar10-liere8",
-                "version": "1",
-                "grid": "8x8",
-                "predictions": [
-                    {"label": "truck", "index": 9, "probability": 0.377327},
-                    {"label": "automobile", "index": 1, "probability": 0.314716},
-                ],
-                "timing_ms": {"decode": 1.174, "queue": 0.325, "inference": 3.908},
-            }
-        ],
-    },
-    "video": {
-        "id": ID,
-        "results": [
-            {
-                "bundle": "lung-ultrasound",
-                "version": "1",
-                "grid": "4x4x4",
-                "seen": {
-                    "seconds": [
-                        [0.0, 0.4, 0.8, 1.2, 1.7, 2.1, 2.5, 2.9],
-                        [0.1, 0.5, 0.9, 1.3, 1.8, 2.2, 2.6, 3.0],
-                        [0.2, 0.6, 1.0, 1.4, 1.9, 2.3, 2.7, 3.1],
-                        [0.3, 0.7, 1.1, 1.5, 2.0, 2.4, 2.8, 3.2],
-                    ]
-                },
-                "predictions": [
-                    {"label": "covid19", "index": 0, "probability": 0.918276},
-                    {"label": "regular", "index": 2, "probability": 0.042647},
-                ],
-                "timing_ms": {"decode": 14.051, "queue": 0.223, "inference": 3.878},
-            }
-        ],
-    },
-    "volume": {
-        "id": ID,
-        "results": [
-            {
-                "bundle": "adrenal",
-                "version": "1",
-                "grid": "4x4x4",
-                "seen": {
-                    "orientation": "SPL",
-                    "spacing_mm": [2.0, 2.0, 2.0],
-                    "size": [64, 64, 64],
-                },
-                "predictions": [
-                    {"label": "normal", "index": 0, "probability": 0.671229},
-                    {"label": "hyperplasia", "index": 1, "probability": 0.328771},
-                ],
-                "timing_ms": {"decode": 4.093, "queue": 0.223, "inference": 4.057},
-            }
-        ],
-    },
+
+def _answer(
+    bundle: str,
+    grid: str,
+    ranked: list[tuple[str, int, float]],
+    timing_ms: tuple[float, float, float],
+    **seen: Any,
+) -> dict[str, Any]:
+    """Of one file."""
+    names = "label", "index", "probability"
+    result = {
+        "bundle": bundle,
+        "version": "1",
+        "grid": grid,
+        "seen": seen,
+        "predictions": [dict(zip(names, one, strict=True)) for one in ranked],
+        "calibrated": False,
+        "timing_ms": dict(zip(("decode", "queue", "inference"), timing_ms, strict=True)),
+    }
+    return {"id": ID, "results": [result]}
+
+
+_TIMES = [0.0, 0.4, 0.8, 1.2, 1.7, 2.1, 2.5, 2.9]
+ANSWERS = {
+    "image": _answer(
+        "cifar10-liere8",
+        "8x8",
+        [("truck", 9, 0.377327), ("automobile", 1, 0.314716)],
+        (1.174, 0.325, 3.908),
+        size=[480, 640],
+        turn=1,
+        box=[[0.0, 480.0], [80.0, 560.0]],
+    ),
+    "video": _answer(
+        "lung-ultrasound",
+        "4x4x4",
+        [("covid19", 0, 0.918276), ("regular", 2, 0.042647)],
+        (14.051, 0.223, 3.878),
+        seconds=[[round(view / 10 + time, 1) for time in _TIMES] for view in range(4)],
+        size=[480, 640],
+        box=[[0.0, 480.0], [0.0, 640.0]],
+    ),
+    "volume": _answer(
+        "adrenal",
+        "4x4x4",
+        [("normal", 0, 0.671229), ("hyperplasia", 1, 0.328771)],
+        (4.093, 0.223, 4.057),
+        orientation="SPL",
+        spacing_mm=[2.0, 2.0, 2.0],
+        size=[64, 64, 64],
+        box=[[0.0, 64.0], [0.0, 64.0], [0.0, 64.0]],
+    ),
 }
 
+#: Of a grid that was exported before there were figures.
+_MEASURED = {
+    "split": "test",
+    "items": 10_000,
+    "figures": None,
+    "calibration": asdict(Calibration()),
+    "abstain": None,
+}
 BUNDLES_EXAMPLE: dict[str, Any] = {
     "ready": True,
     "default": {"image": "cifar10-liere8", "video": "lung-ultrasound", "volume": "adrenal"},
@@ -90,9 +94,9 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
             "encoding": "liere",
             "precision": "fp32",
             "grids": [
-                {"grid": "8x8", "pixels": [32, 32], "top1": 0.7864},
-                {"grid": "6x6", "pixels": [24, 24], "top1": 0.7262},
-                {"grid": "10x10", "pixels": [40, 40], "top1": 0.7318},
+                {"grid": "8x8", "pixels": [32, 32], "top1": 0.7864, **_MEASURED},
+                {"grid": "6x6", "pixels": [24, 24], "top1": 0.7262, **_MEASURED},
+                {"grid": "10x10", "pixels": [40, 40], "top1": 0.7318, **_MEASURED},
             ],
             "labels": [
                 *("airplane", "automobile", "bird", "cat", "deer"),
@@ -162,13 +166,16 @@ TOO_LARGE = {
 
 
 def examples(modality: str) -> dict[str, Any]:
-    """Answers of an operation: of one file, and of two of which one is broken."""
+    """Answers of an operation: of one file, one explained, and two of which one is broken."""
     (result,) = ANSWERS[modality]["results"]
     named = {"filename": f"1{ENDINGS[modality]}"} | result
     error = problems.members(failures.BrokenMedia(details(modality)[failures.BrokenMedia]))
     failed = {"filename": f"2{ENDINGS[modality]}", "error": error}
     return {
         "ranked labels": ANSWERS[modality],
+        "with explain=occlusion": {
+            "id": ID, "results": [result | {"explanation": EXPLANATIONS[modality]}],
+        },
         "one of two files is broken": {"id": ID, "results": [named, failed]},
     }
 
@@ -182,12 +189,14 @@ def details(modality: str) -> dict[type[failures.Failure], str]:
         failures.BundleRefused: (
             f"bundle {bundle} is not served: graphs/weights.bin is listed and missing"
         ),
-        failures.UnknownVersion: (
-            f"bundle {bundle}: there is no version '2'; version 1 answers"
-        ),
+        failures.UnknownVersion: f"bundle {bundle}: there is no version '2'; version 1 answers",
         failures.NoEmbedding: (
             f"want: bundle {bundle} has no embedding at grid {grid}; bundles have one since their "
             "graphs are exported with it"
+        ),
+        failures.ExplanationTooLong: (
+            "explain: the masked rows take about 41.3 seconds here, and the answer is due in 30.0; "
+            "a smaller grid, fewer views or fewer files take less"
         ),
         failures.UnknownGrid: f"unknown grid '9x9' for bundle {bundle}; known: {grid}, auto",
         problems.UnknownParameter: (

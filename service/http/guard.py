@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -34,16 +35,23 @@ from service.settings import Limits, Settings
 log = logging.getLogger(__name__)
 access = logging.getLogger(ACCESS)
 
+CLASSIFY = {f"/v1/classify/{modality}": modality for modality in AXES}
+PREPARE = {f"/v1/prepare/{modality}": modality for modality in AXES}
 #: What needs a permit, and the modality it is counted under; also ``INFER``, by its model's.
-WORK = {f"/v1/classify/{modality}": modality for modality in AXES}
-#: What needs no key: nothing is told but whether the server is well.
+WORK = CLASSIFY | PREPARE
+READ = ("GET", "HEAD")
+#: What needs no key: nothing is told but whether the server is well. The pages are the same on
+#: every server, and a browser sends no key with the first request for one.
 PUBLIC = frozenset(
     (method, path)
-    for method in ("GET", "HEAD")
+    for method in READ
     for path in (
         "/health/startup", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready",
+        "/", "/docs",
     )
 )  # fmt: skip
+#: The addresses of their files.
+FILES = re.compile(r"/page/[0-9a-f]{1,64}/[a-z][a-z-]{0,62}\.[a-z]{2,4}")
 METRICS = frozenset({("GET", "/metrics"), ("HEAD", "/metrics")})
 #: How addresses begin that exist only where a key has the scope for them.
 ADMIN = "/admin"
@@ -106,7 +114,7 @@ class Guard:
         """
         if not self.keys and scope["path"].startswith(ADMIN):
             raise NotFound(NOTHING_HERE)
-        if not self.keys or (scope["method"], scope["path"]) in self._public:
+        if not self.keys or self._is_public(scope["method"], scope["path"]):
             return
         exchange.stranger = True
         try:
@@ -121,6 +129,11 @@ class Guard:
         account.key.check(scope["path"])
         account.enter(exchange.started)
         exchange.account, exchange.stranger = account, False
+
+    def _is_public(self, method: str, path: str) -> bool:
+        return (method, path) in self._public or (
+            method in READ and FILES.fullmatch(path) is not None
+        )
 
     async def _work(self, scope: Scope, exchange: Exchange, limits: Limits) -> None:
         """Run a request that needs a permit, within the times for its body and its answer."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
 
 from service.engine.engine import NO_ANSWER, Engine
 from service.engine.failures import Draining, Failure, NotReady
 from service.http.documents import Readiness, Status
-from service.http.openapi import add_problems, answer
+from service.http.openapi import about, example
 
 
 def check_live(engine: Engine) -> None:
@@ -61,52 +62,33 @@ def add_health(app: FastAPI, engine: Engine) -> None:
     """The addresses, and the series that says the same."""
     engine.metrics.ready.set_function(lambda: takes_requests(engine))
 
-    @app.get(
-        "/health/live",
-        operation_id="isLive",
-        summary="200 while the server can answer at all; else start it again",
-        tags=["health"],
-        response_model=None,
-        responses={
-            200: answer(Status, {"status": "live"}, "Event loop, device and decoders go on."),
-            **add_problems({}, NotReady),
-        },
-    )
-    async def is_live() -> JSONResponse:
+    def probe(operation: str, summary: str, status: str, told: str) -> dict[str, Any]:
+        return about(operation, summary, "health", example({"status": status}, told), NotReady)
+
+    summary = "200 while the server can answer at all; else start it again"
+    told = probe("isLive", summary, "live", "Event loop, device and decoders go on.")
+
+    @app.get("/health/live", **told)
+    async def is_live() -> Status:
         check_live(engine)
-        return JSONResponse({"status": "live"})
+        return Status(status="live")
 
-    @app.get(
-        "/health/startup",
-        operation_id="hasStarted",
-        summary="200 once every bundle was examined",
-        tags=["health"],
-        response_model=None,
-        responses={
-            200: answer(Status, {"status": "started"}, "Whether they were refused is not asked."),
-            **add_problems({}, NotReady),
-        },
-    )
-    async def has_started() -> JSONResponse:
+    summary = "200 once every bundle was examined"
+    told = probe("hasStarted", summary, "started", "Whether they were refused is not asked.")
+
+    @app.get("/health/startup", **told)
+    async def has_started() -> Status:
         check_start(engine)
-        return JSONResponse({"status": "started"})
+        return Status(status="started")
 
-    @app.get(
-        "/health/ready",
-        operation_id="isReady",
-        summary="200 while requests should be sent here",
-        tags=["health"],
-        response_model=None,
-        responses={
-            200: answer(
-                Readiness,
-                {"status": "ready", "refused": ["video"]},
-                "A bundle has proven itself; with --ready all every one has.",
-            ),
-            **add_problems({}, NotReady, Draining),
-        },
+    summary = "200 while requests should be sent here"
+    good = example(
+        {"status": "ready", "refused": ["video"]},
+        "A bundle has proven itself; with --ready all every one has.",
     )
-    async def is_ready() -> JSONResponse:
+
+    @app.get("/health/ready", **about("isReady", summary, "health", good, NotReady, Draining))
+    async def is_ready() -> Readiness:
         check_ready(engine)
         refused = engine.catalog.modalities("refused")
-        return JSONResponse({"status": "ready"} | ({"refused": refused} if refused else {}))
+        return Readiness(status="ready", **({"refused": refused} if refused else {}))

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from service.engine.failures import BadParameter, EmptyFile
+from service.engine.vocabulary import OF_JOBS
 from service.http.body import FILE, MAX_QUERY_BYTES, Parameters, pieces, shown_filename
 from service.http.exchange import Exchange, UploadTime
 from service.http.multipart import MultipartReader, parse_parameters
@@ -26,7 +27,6 @@ from service.jobs.spool import Incoming, Spool
 from service.settings import Settings
 
 ARCHIVES = (b"application/zip", b"application/x-zip-compressed", b"application/x-tar")
-PARAMETERS = ("top_k", "bundle", "grid", "views", "want", "encoding_format")
 #: Bytes that go to the disk together; of a list of paths in all.
 PIECE_BYTES, MAX_PATHS_BYTES = 2**20, 2**24
 #: Of a body in all, whatever it brings a second.
@@ -38,8 +38,7 @@ class JobParameters(Parameters):
     """What the address of a request for a job may say."""
 
     def __init__(self, query: bytes) -> None:
-        super().__init__("video")  # which knows all
-        self._known = PARAMETERS
+        super().__init__(OF_JOBS)
         if len(query) > MAX_QUERY_BYTES:
             raise BadParameter(f"expected a query of at most {MAX_QUERY_BYTES} bytes")
         for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
 from service.engine import failures
+from service.engine.vocabulary import OF_JOBS
 from service.http import problems
 from service.http.documents import Document
-from service.http.job_body import ARCHIVES, MAX_PATHS_BYTES, PARAMETERS
-from service.http.openapi import add_problems, answer
+from service.http.job_body import ARCHIVES, MAX_PATHS_BYTES
+from service.http.openapi import BINARY, add_problems, answer, in_query, refer
 from service.jobs import failures as of_jobs
 from service.jobs.inputs import MAX_ITEMS
+
+#: Jobs that are listed where nobody says how many.
+LISTED = 100
 
 
 class JobDocument(Document):
@@ -72,7 +75,7 @@ SENTENCES: dict[type[failures.Failure], str] = {
     failures.NotReady: "the bundles are still being checked",
     failures.Draining: "the server is shutting down; connect again",
     problems.UnknownParameter: (
-        f"unknown parameter 'topk'; known parameters: {', '.join(PARAMETERS)}"
+        f"unknown parameter 'topk'; known parameters: {', '.join(OF_JOBS)}"
     ),
     problems.RepeatedParameter: "top_k is given more than once",
     problems.EmptyBody: "expected a file, an archive, a form or a list of paths",
@@ -82,17 +85,16 @@ SENTENCES: dict[type[failures.Failure], str] = {
     problems.ContentEncoded: "expected no Content-Encoding, or identity",
 }
 NOT_OF_MAKING = {of_jobs.UnknownJob}
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_TEXT = {"type": "string"}
-_COUNT = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
+_FILES = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+_KEY = {"type": "string", "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"}
+_COUNT = {"type": "integer", "minimum": 0, "maximum": 10**9 - 1, "default": 0}
 _LIMIT = {"type": "integer", "minimum": 1, "maximum": MAX_ITEMS}
-_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 
 
 def made_responses() -> dict[int | str, dict[str, Any]]:
     """What making a job may end as."""
     made = answer(JobDocument, JOB_EXAMPLE, "The job, whose address is Location.")
-    made["headers"] = {"Location": {"schema": {"type": "string"}}}
+    made["headers"] = refer("Location")
     return {202: made, **add_problems({}, *(SENTENCES.keys() - NOT_OF_MAKING), sentences=SENTENCES)}
 
 
@@ -122,22 +124,23 @@ def results_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
 
 def body_extra() -> dict[str, Any]:
     """Parameters and body of the operation that makes a job."""
-    texts = [_parameter("query", name, "As of /v1/classify.") for name in PARAMETERS]
+    texts = [in_query(one) for one in OF_JOBS.values()]
     key = "Chosen by you: sent again with the same files, it finds the job that it has made."
     paths = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-    listed = {"type": "object", "required": ["paths"], "properties": {"paths": paths}}
-    form = {"type": "object", "properties": {"file": _FILES, "archive": _FILES}}
+    listed = {"required": ["paths"], "properties": {"paths": paths}}
+    form = {"minProperties": 1, "properties": {"file": _FILES, "archive": _FILES}}
+    closed = {"type": "object", "additionalProperties": False}
     return {
-        "parameters": [*texts, _parameter("header", "Idempotency-Key", key)],
+        "parameters": [*texts, _parameter("header", "Idempotency-Key", key, _KEY)],
         "requestBody": {
             "required": True,
             "description": "A form with parts named file, one item each, and archive, a zip or tar "
             "of items; a zip or tar; a list of paths; or the bytes of one file.",
             "content": {
-                "multipart/form-data": {"schema": form},
-                "application/json": {"schema": listed},
-                **{one.decode(): _BINARY for one in ARCHIVES},
-                "application/octet-stream": _BINARY,
+                "multipart/form-data": {"schema": closed | form},
+                "application/json": {"schema": closed | listed},
+                **{one.decode(): BINARY for one in ARCHIVES},
+                "application/octet-stream": BINARY,
             },
         },
     }
@@ -145,20 +148,21 @@ def body_extra() -> dict[str, Any]:
 
 def listed_extra() -> dict[str, Any]:
     """The parameters of the operation that lists jobs."""
-    before = _parameter("query", "before", "The id of a job: those that came before it.")
-    limit = _parameter("query", "limit", "How many at most; else 100.", _LIMIT)
+    text = "The id of a job: those that came before it."
+    before = _parameter("query", "before", text, {"type": "string"})
+    limit = _parameter("query", "limit", "How many at most.", _LIMIT | {"default": LISTED})
     return {"parameters": [before, limit]}
 
 
 def results_extra() -> dict[str, Any]:
     """The parameters of the operation that reads results."""
-    after = _parameter("query", "after", "Lines that you have, 0 at first.", _COUNT)
+    after = _parameter("query", "after", "Lines that you have.", _COUNT)
     limit = _parameter("query", "limit", "How many at most; else all that are there.", _LIMIT)
     return {"parameters": [after, limit]}
 
 
 def _parameter(
-    place: str, name: str, description: str, schema: Mapping[str, Any] = _TEXT
+    place: str, name: str, description: str, schema: dict[str, Any]
 ) -> dict[str, Any]:
     shown = {"in": place, "name": name, "required": False, "description": description}
-    return shown | {"schema": {**schema}}
+    return shown | {"schema": schema}

@@ -22,6 +22,7 @@ from service.engine.failures import BadParameter, Draining, NotReady
 from service.http.exchange import Exchange
 from service.http.job_body import JobBody, JobParameters, request_key
 from service.http.job_documents import (
+    LISTED,
     JobDocument,
     body_extra,
     listed_extra,
@@ -43,7 +44,7 @@ JOB = JOBS + "/{id}"
 RESULTS = JOB + "/results"
 JSON_LINES = "application/jsonl"
 #: Lines that are read from the disk together; jobs that are listed where nobody says how many.
-PAGE, LISTED = 500, 100
+PAGE = 500
 
 
 def add_jobs(app: FastAPI, runner: JobRunner) -> None:

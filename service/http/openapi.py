@@ -3,204 +3,234 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from media.clips.clip_times import MAX_FRAMES
 from media.formats import media_types
-from media.spec import MAX_VIEWS
-from service.engine.failures import Failure
-from service.engine.parameters import FORMATS, WANTS
-from service.http import problems
-from service.http.body import PARAMETERS
-from service.http.documents import Answer, ClipAnswer, ScanAnswer
-from service.http.examples import ANSWERS, ID, details, examples
+from service.engine.failures import Failure, Overloaded
+from service.engine.vocabulary import PARAMETERS, Parameter
+from service.http import documents, problems
+from service.http.examples import ID, details, examples
+from service.http.exchange import REQUEST_ID
+from service.http.v2.documents import InferenceProblem
+from service.http.v2.request import JSON_LENGTH
 
-_PARAMETERS: dict[str, dict[str, Any]] = {
-    "top_k": {
-        "type": "integer",
-        "minimum": 1,
-        "description": "Number of predictions, at most the number of labels; 5 (or all, if "
-        "there are fewer) when it is not given.",
-    },
-    "bundle": {
-        "type": "string",
-        "description": "Name of a bundle; see GET /v1/bundles. NAME@VERSION insists on the version "
-        "that answers.",
-    },
-    "grid": {
-        "type": "string",
-        "pattern": "^(auto|[1-9][0-9]*(x[1-9][0-9]*)+)$",
-        "description": "One of the bundle's grids; its first when it is not given. auto: for each "
-        "file the largest whose input (grid times patch) is above the upright file on no axis, the "
-        "smallest if all are, of equally large ones the nearest in shape; the answer names it. The "
-        "size of a clip is that of its frames and their number (as many as the bundle's stride "
-        "leaves), of a scan its voxels in SPL, counted in the bundle's own where these have a "
-        "spacing.",
-    },
-    "timeout_ms": {
-        "type": "integer",
-        "minimum": 1,
-        "description": "When the answer is due, in milliseconds from the start of the request; at "
-        "most, and where it is not given, the server's own time for this address. What cannot be "
-        "answered in time is refused at once (429), or ended when the time has run out (504).",
-    },
-    "want": {
-        "type": "string",
-        "enum": [*WANTS],
-        "default": WANTS[0],
-        "description": "What a result holds: ranked labels; or, of all labels in the bundle's "
-        "order, probabilities or logits; or the features before the head, where the bundle has "
-        "them (else 422).",
-    },
-    "encoding_format": {
-        "type": "string",
-        "enum": [*FORMATS],
-        "default": FORMATS[0],
-        "description": "Of arrays, so with another want than labels: a list of numbers, or base64 "
-        "of little-endian float32.",
-    },
-    "strict": {
-        "type": "boolean",
-        "default": False,
-        "description": "Whether the first file that fails ends its request.",
-    },
-    "views": {
-        "type": "integer",
-        "minimum": 1,
-        "maximum": MAX_VIEWS,
-        "description": "How often a clip is sampled, at other times each, and the logits averaged; "
-        f"the bundle's own number when it is not given. At most {MAX_FRAMES} frames in all.",
-    },
-}
-
+SCHEMAS = "#/components/schemas/"
 #: What may become of any request where keys are set, and of none where they are not.
 KEY_PROBLEMS = (problems.Unauthorized, problems.Forbidden, problems.KeyLimited)
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+_ID = {"type": "string", "pattern": f"^{REQUEST_ID.pattern.decode()}$"}
+_TEXT, _WHOLE = {"type": "string"}, {"type": "integer", "minimum": 1}
+#: What heads of answers say, beside what describes the body: schema, whether always, and what.
+_HEADERS = {
+    "X-Request-ID": (_ID, True, "of the request: the client's, where it is fit for a log"),
+    "traceparent": (_TEXT, False, "this server's span, where the request belongs to a trace"),
+    "Server-Timing": (_TEXT, True, "of the slowest file: decode, queue, inference, milliseconds"),
+    "Retry-After": (_WHOLE, False, "seconds until there should be room, where that is known"),
+    "WWW-Authenticate": (_TEXT, True, "the kind of key"),
+    "Location": (_TEXT, True, "of the job"),
+    JSON_LENGTH: (_WHOLE, False, "bytes of the JSON, where tensors come behind it"),
+}
+#: Those of every answer; those of some problems.
+EVERYWHERE = ("X-Request-ID", "traceparent")
+OF_PROBLEMS: dict[type[Failure], str] = {
+    problems.Unauthorized: "WWW-Authenticate",
+    problems.KeyLimited: "Retry-After",
+    Overloaded: "Retry-After",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """What is said of one modality."""
 
-    operation: str
-    summary: str
+    many: str
     files: str  # what one file may be
-    media_types: tuple[str, ...]
-    answer: type[Answer] = Answer
+    answer: type[documents.Answer]
 
 
 KINDS = {
     "image": Kind(
-        "classifyImage",
-        "Rank the labels of one or more images",
+        "images",
         "one image (JPEG, PNG, WebP, TIFF, BMP or GIF; the first frame or page)",
-        media_types("image"),
+        documents.ImageAnswer,
     ),
     "video": Kind(
-        "classifyVideo",
-        "Rank the labels of one or more clips",
+        "clips",
         "one clip (MP4, MOV, MKV, WebM, AVI, GIF, MPEG or MPEG-TS; of several video streams the "
         "one that a player would show)",
-        media_types("video"),
-        ClipAnswer,
+        documents.ClipAnswer,
     ),
     "volume": Kind(
-        "classifyVolume",
-        "Rank the labels of one or more scans",
+        "scans",
         "one scan (NIfTI, also gzipped; DICOM, or a zip of one series; NPY or NPZ; NRRD; "
         "MetaImage)",
-        media_types("volume"),
-        ScanAnswer,
+        documents.ScanAnswer,
     ),
 }
 
 
-def classify_responses(modality: str) -> dict[int | str, dict[str, Any]]:
-    """What the operation that classifies a modality may end as."""
-    ranked = answer(
-        KINDS[modality].answer, ANSWERS[modality], "What became of every file; one was answered."
-    )
-    ranked["content"]["application/json"] = {
+def about(
+    operation: str, summary: str, tag: str, good: dict[str, Any], *kinds: type[Failure],
+    sentences: Mapping[type[Failure], str] | None = None, path: str = "", **more: Any,
+) -> dict[str, Any]:
+    """Arguments of a route.
+
+    Args:
+        good: its 200; the schema of that is the document which the endpoint says it returns.
+        kinds: the problems that it may end as, besides those of keys.
+        sentences, path: as of ``add_problems``.
+        more: what else the route is told.
+    """
+    told = add_problems({200: good}, *kinds, sentences=sentences, path=path)
+    named = {"operation_id": operation, "summary": summary, "tags": [tag]}
+    return {**named, "responses": told, "response_model_exclude_unset": True, **more}
+
+
+def classify(modality: str) -> dict[str, Any]:
+    """Arguments of the route that classifies a modality."""
+    kind, sentences = KINDS[modality], details(modality)
+    good = answer(kind.answer, None, "What became of every file; one was answered.")
+    good["content"]["application/json"] = {
         "examples": {name: {"value": one} for name, one in examples(modality).items()}
     }
-    kinds = details(modality).keys() - set(KEY_PROBLEMS)
-    return {200: ranked, **add_problems({}, *kinds, modality=modality)}
+    return about(
+        f"classify{modality.title()}",
+        f"Rank the labels of one or more {kind.many}",
+        "classify",
+        good | {"headers": refer("Server-Timing")},
+        *(sentences.keys() - set(KEY_PROBLEMS)),
+        sentences=sentences,
+        description="Every file of a request has a result or a problem of its own. 200 if any was "
+        "answered; else the first one's problem. With strict=true the first that fails ends the "
+        "request.",
+        openapi_extra=classify_extra(modality),
+    )
 
 
 def classify_extra(modality: str) -> dict[str, Any]:
     """Parameters and body of the operation that classifies a modality."""
-    known = {name: _PARAMETERS[name] for name in PARAMETERS[modality]}
+    known, types = PARAMETERS[modality].values(), media_types(modality)
     return {
-        "parameters": [_in_query(name, schema) for name, schema in known.items()],
+        "parameters": [in_query(one) for one in known],
         "requestBody": {
             "required": True,
             "description": f"The bytes of {KINDS[modality].files}, or a form with one or more "
             "parts named file. The type is decided by the bytes.",
             "content": {
-                "multipart/form-data": {"schema": _form(known)},
-                **{media_type: _BINARY for media_type in KINDS[modality].media_types},
-                "application/octet-stream": _BINARY,
+                "multipart/form-data": {
+                    "schema": _form(known),
+                    "encoding": {"file": {"contentType": ", ".join(types)}},
+                },
+                **dict.fromkeys((*types, "application/octet-stream"), BINARY),
             },
         },
     }
 
 
-def _in_query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "in": "query",
-        "required": False,
-        "description": schema["description"],
-        "schema": {key: value for key, value in schema.items() if key != "description"},
-    }
+def in_query(one: Parameter) -> dict[str, Any]:
+    """A parameter, where an address has it."""
+    told = {"in": "query", "required": False, "description": one.description}
+    return {"name": one.name, **told, "schema": one.schema}
 
 
-def _form(known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _form(known: Iterable[Parameter]) -> dict[str, Any]:
     file = {"type": "string", "format": "binary"}
+    texts = {one.name: {**one.schema, "description": one.description} for one in known}
     return {
         "type": "object",
         "required": ["file"],
         "additionalProperties": False,
-        "properties": {"file": {"type": "array", "minItems": 1, "items": file}, **known},
+        "properties": {"file": {"type": "array", "minItems": 1, "items": file}, **texts},
     }
 
 
-def answer(model: type[BaseModel], example: Any, description: str) -> dict[str, Any]:
-    """The entry of a 200 under ``responses``."""
-    return {
-        "model": model,
-        "description": description,
-        "content": {"application/json": {"example": example}},
-    }
+def example(value: Any, description: str) -> dict[str, Any]:
+    """An entry under ``responses``, where the schema is told elsewhere."""
+    return {"description": description, "content": {"application/json": {"example": value}}}
+
+
+def answer(model: type[BaseModel], value: Any, description: str) -> dict[str, Any]:
+    """The same with its schema."""
+    return {"model": model, **example(value, description)}
+
+
+def refer(*headers: str) -> dict[str, Any]:
+    """The ``headers`` of an answer."""
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
 
 
 def add_problems(
     responses: dict[int | str, dict[str, Any]], *kinds: type[Failure], modality: str = "image",
-    sentences: Mapping[type[Failure], str] | None = None,
+    sentences: Mapping[type[Failure], str] | None = None, path: str = "",
 ) -> dict[int | str, dict[str, Any]]:
     """Put problems under ``responses``: one entry per status, one example per problem.
 
     Args:
         sentences: what each says; else what it says to requests of the modality.
+        path: of the operation, which decides what its problems look like.
     """
     sentences = sentences or details(modality)
-    for kind in kinds:
+    schema = {"$ref": SCHEMAS + problems.shape(path).__name__}
+    for kind in (one for one in problems.PROBLEMS if one in kinds):
         problem = problems.PROBLEMS[kind]
-        entry = responses.setdefault(str(problem.status), _problem_entry())
-        example = problems.document(kind(sentences[kind]), ID)
-        shown = entry["content"][problems.CONTENT_TYPE]["examples"]
-        shown[problem.name] = {"summary": problem.title, "value": example}
+        empty = {"description": "", "content": {problems.CONTENT_TYPE: {"schema": schema}}}
+        entry = responses.setdefault(str(problem.status), empty)
+        shown = entry["content"][problems.CONTENT_TYPE].setdefault("examples", {})
+        value = problems.document(kind(sentences[kind]), ID, path)
+        shown[problem.name] = {"summary": problem.title, "value": value}
         entry["description"] = " ".join(filter(None, [entry["description"], problem.title]))
+        if kind in OF_PROBLEMS:
+            entry["headers"] = entry.get("headers", {}) | refer(OF_PROBLEMS[kind])
     return responses
 
 
-def _problem_entry() -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/ProblemDocument"}
-    return {
-        "description": "",
-        "content": {problems.CONTENT_TYPE: {"schema": schema, "examples": {}}},
+def whole(
+    app: FastAPI, more: Mapping[str, Any], public: frozenset[tuple[str, str]] | None
+) -> dict[str, Any]:
+    """FastAPI's document, with what it does not know.
+
+    Args:
+        more: schemas that bodies alone refer to.
+        public: method and path of what needs no key; None where no keys are set.
+    """
+    told = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    parts = told.setdefault("components", {})
+    parts["headers"] = {
+        name: {"description": text, "required": always, "schema": schema}
+        for name, (schema, always, text) in _HEADERS.items()
     }
+    schemas = parts.setdefault("schemas", {})
+    for model in (documents.ProblemDocument, InferenceProblem):
+        schema = model.model_json_schema(ref_template=SCHEMAS + "{model}")
+        schemas |= {**schema.pop("$defs"), model.__name__: schema}
+    schemas |= more
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    if public is not None:
+        parts["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        told["security"] = [{"bearer": []}]
+    for path, operations in told["paths"].items():
+        for method, operation in operations.items():
+            _finish(operation, path, public is not None and (method.upper(), path) not in public)
+            if public and (method.upper(), path) in public:
+                operation["security"] = []
+    return told
+
+
+def _finish(operation: dict[str, Any], path: str, wants_key: bool) -> None:
+    """What all operations have in common."""
+    responses = operation["responses"]
+    if "HTTPValidationError" in str(responses.get("422")):
+        del responses["422"]  # FastAPI's own, of texts in an address, none of which it refuses
+    if wants_key:
+        add_problems(responses, *KEY_PROBLEMS, path=path)
+    for response in responses.values():
+        response["headers"] = refer(*EVERYWHERE) | response.get("headers", {})

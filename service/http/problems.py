@@ -6,7 +6,6 @@ only a web server knows are declared here, along the path of a request; the othe
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from service.engine.failures import (
     DecodeTimeout,
     Draining,
     EmptyFile,
+    ExplanationTooLong,
     Failure,
     FileTooLarge,
     FolderFixed,
@@ -35,6 +35,8 @@ from service.engine.failures import (
     UnsupportedMedia,
     VersionInUse,
 )
+from service.http.documents import FileProblem, ProblemDocument
+from service.http.v2.documents import InferenceProblem
 from service.jobs.failures import (
     BrokenArchive,
     EmptyJob,
@@ -188,6 +190,9 @@ PROBLEMS: dict[type[Failure], Problem] = {
     UnknownVersion: Problem(404, "unknown-version", "The bundle answers with another version."),
     UnknownGrid: Problem(422, "unknown-grid", "The bundle does not have this grid."),
     NoEmbedding: Problem(422, "no-embedding", "The bundle has no embedding."),
+    ExplanationTooLong: Problem(
+        422, "explanation-too-long", "The explanation takes longer than the answer may."
+    ),
     CandidateRefused: Problem(409, "candidate-refused", "The version failed its proof."),
     VersionInUse: Problem(409, "version-in-use", "The version answers."),
     FolderFixed: Problem(409, "folder-fixed", "The folder of bundles cannot be changed."),
@@ -216,7 +221,7 @@ def problem_of(failure: Failure) -> Problem:
     return PROBLEMS[type(failure)]
 
 
-def members(failure: Failure) -> dict[str, Any]:
+def members(failure: Failure) -> FileProblem:
     """What is said of a failure, be it of a request or of one file."""
     problem = problem_of(failure)
     return {
@@ -229,13 +234,18 @@ def members(failure: Failure) -> dict[str, Any]:
 
 def document(failure: Failure, request_id: str, path: str = "") -> dict[str, Any]:
     """The members of the problem document; under /v2 with the one that the protocol asks for."""
-    told = members(failure) | {"id": request_id}
+    told = {**members(failure), "id": request_id}
     return told | ({"error": failure.detail} if speaks_v2(path) else {})
 
 
 def encode(failure: Failure, request_id: str, path: str = "") -> bytes:
     """The problem document as a body."""
-    return json.dumps(document(failure, request_id, path), ensure_ascii=False).encode()
+    return shape(path).encode(document(failure, request_id, path))
+
+
+def shape(path: str) -> type[ProblemDocument]:
+    """What problems of an address are."""
+    return InferenceProblem if speaks_v2(path) else ProblemDocument
 
 
 def speaks_v2(path: str) -> bool:

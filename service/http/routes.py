@@ -5,78 +5,62 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI, Response
-from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from media.spec import AXES
 from service.engine.engine import Engine
 from service.engine.model import ExaminedBundle
-from service.http import problems
 from service.http.admin import add_admin
 from service.http.direct_route import DirectRoute
-from service.http.documents import BundleDocument, BundleList, GridDocument, ProblemDocument
+from service.http.documents import BundleDocument, BundleList, GridDocument
 from service.http.endpoint import Classify
 from service.http.examples import BUNDLES_EXAMPLE
-from service.http.guard import ADMIN, WORK, public_requests
+from service.http.guard import ADMIN, CLASSIFY, public_requests
 from service.http.health import add_health
 from service.http.keys import Keys
-from service.http.openapi import (
-    KEY_PROBLEMS,
-    KINDS,
-    add_problems,
-    answer,
-    classify_extra,
-    classify_responses,
-)
-from service.http.v2.openapi import add_error
-from service.http.v2.openapi import schemas as v2_schemas
+from service.http.openapi import about, classify, example, whole
+from service.http.page.routes import add_page
+from service.http.prepare import add_prepare
+from service.http.v2.openapi import request_schemas
 from service.http.v2.routes import add_v2
+from service.http.versions import add_versions
 
 
 def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
     """Put every route on the application; the first to match is the hot one."""
-    for path, modality in WORK.items():
+    for path, modality in CLASSIFY.items():
         app.router.add_api_route(
             path,
             Classify(engine, modality),
             methods=["POST"],
-            operation_id=KINDS[modality].operation,
-            summary=KINDS[modality].summary,
-            description="Every file of a request has a result or a problem of its own. 200 if any "
-            "was answered; else the first one's problem. With strict=true the first that fails "
-            "ends the request.",
-            tags=["classify"],
             route_class_override=DirectRoute,
-            responses=classify_responses(modality),
-            openapi_extra=classify_extra(modality),
+            **classify(modality),
         )
+    add_prepare(app, engine)
     _add_bundles(app, engine)
+    add_versions(app, engine)
     add_admin(app, engine)
     add_health(app, engine)
     add_v2(app, engine)
     _add_metrics(app, engine)
+    add_page(app)
     app.openapi = lambda: _openapi(app, engine, keys)  # type: ignore[method-assign]
 
 
 def _add_bundles(app: FastAPI, engine: Engine) -> None:
-    @app.get(
-        "/v1/bundles",
-        operation_id="listBundles",
-        summary="List the bundles, also the refused ones",
-        tags=["bundles"],
-        response_model=None,
-        responses={200: answer(BundleList, BUNDLES_EXAMPLE, "Every bundle and its state.")},
-    )
-    async def list_bundles() -> JSONResponse:
+    summary = "List the bundles, also the refused ones"
+    good = example(BUNDLES_EXAMPLE, "Every bundle and its state.")
+    told = about("listBundles", summary, "bundles", good, response_model_exclude_unset=False)
+
+    @app.get("/v1/bundles", **told)
+    async def list_bundles() -> BundleList:
         catalog = engine.catalog
         served = [_bundle_document(one) for _, one in sorted(catalog.bundles.items())]
         found = catalog.defaults
         default = {
             modality: found[modality].name if modality in found else None for modality in AXES
         }
-        document = BundleList(ready=catalog.ready, default=default, bundles=served)
-        return JSONResponse(document.model_dump())
+        return BundleList(ready=catalog.ready, default=default, bundles=served)
 
 
 def _bundle_document(served: ExaminedBundle) -> BundleDocument:
@@ -103,63 +87,26 @@ def _bundle_document(served: ExaminedBundle) -> BundleDocument:
         device=served.device,
         encoding=manifest.encoding.name,
         precision=manifest.precision,
-        grids=[
-            GridDocument(
-                grid=entry.grid,
-                pixels=list(served.targets[entry.grid].pixels),
-                top1=entry.accuracy.top1,
-            )
-            for entry in manifest.grids
-        ],
+        grids=[GridDocument.of(manifest, entry) for entry in manifest.grids],
         labels=list(manifest.labels),
     )
 
 
 def _add_metrics(app: FastAPI, engine: Engine) -> None:
-    @app.get(
-        "/metrics",
-        operation_id="readMetrics",
-        summary="Prometheus text format",
-        tags=["metrics"],
-        response_model=None,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-    )
+    good = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+
+    @app.get("/metrics", **about("readMetrics", "Prometheus text format", "metrics", good))
     async def read_metrics() -> Response:
         return Response(engine.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _openapi(app: FastAPI, engine: Engine, keys: Keys) -> dict[str, Any]:
-    """FastAPI's document, with the schemas that only our own entries refer to, and the keys."""
+    """The document; addresses for admins are shown where there are any."""
     if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary=app.summary,
-            description=app.description,
-            routes=app.routes,
-        )
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schema = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= {**schema.pop("$defs"), "ProblemDocument": schema} | v2_schemas()
-        if keys:
-            _add_keys(document, public_requests(engine.settings))
-        app.openapi_schema = document
+        public = public_requests(engine.settings) if keys else None
+        app.openapi_schema = whole(app, request_schemas(), public)
     if keys.has("admin"):
         return app.openapi_schema
     paths = app.openapi_schema["paths"]
     shown = {path: paths[path] for path in paths if not path.startswith(ADMIN)}
     return app.openapi_schema | {"paths": shown}
-
-
-def _add_keys(document: dict[str, Any], public: frozenset[tuple[str, str]]) -> None:
-    """Every operation wants a bearer key and may be refused for it, but for the public ones."""
-    document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{"bearer": []}]
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            if (method.upper(), path) in public:
-                operation["security"] = []
-            else:
-                add_problems(operation["responses"], *KEY_PROBLEMS)
-                if problems.speaks_v2(path):
-                    add_error(operation["responses"])

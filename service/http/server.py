@@ -166,7 +166,7 @@ class Server(uvicorn.Server):
             log.info(news)
         else:
             key = '-H "Authorization: Bearer $KEY" ' if self.keys else ""
-            print(f"{news} (see {url}/docs)")
+            print(f"{news} (open it in a browser; the API is at {url}/docs)")
             for modality in ready:
                 sample = f"-F file=@{SAMPLES[modality]}"
                 print(f"Try: curl {key}{sample} {url}/v1/classify/{modality}")

@@ -80,7 +80,7 @@ async def _candidate(
     choice = Choice.of(targets.values() if one["grid"] == AUTO else [targets[one["grid"]]])
     if one["modality"] == "video":
         choice = choice.with_views(one["views"])
-    return Candidate(choice, one["top_k"], file_bytes, asked.want)
+    return Candidate(choice, one["top_k"], file_bytes, asked)
 
 
 async def _examined(engine: Engine, name: str, version: str) -> ExaminedBundle:

@@ -145,6 +145,7 @@ def test_new_members_are_kept_and_do_not_disturb(modality: str) -> None:
     answer["new"] = answer["results"][0]["new"] = {"deep": [1]}
     answer["results"][0]["predictions"][0]["new"] = None
     result = read_json(Answer, json.dumps(answer).encode()).results[0]
+    assert isinstance(result, Result)
     assert result.document["new"] == {"deep": [1]}
     assert result == read_json(Answer, json.dumps(ANSWERS[modality]).encode()).results[0]
 

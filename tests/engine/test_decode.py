@@ -79,7 +79,8 @@ while lengths := source.read(LENGTHS.size):
     if order == b"w": time.sleep(0.3)
     if order == b"W":
         time.sleep(0.3)
-        seen = b'{"orientation": "SPL", "spacing_mm": null, "size": [1, 2, 3]}'
+        seen = b'{"orientation": "SPL", "spacing_mm": null, "size": [1, 2, 3], '
+        seen += b'"box": [[0, 1], [-0.5, 2.5], [0, 3]]}'
         send(b'{"status": "ok", "grid": "2x3", "seen": ' + seen + b'}', bytes(288))
         continue
     if order == b"l": sink.write(LENGTHS.pack(20, 2**31)); sink.flush(); continue
@@ -503,7 +504,8 @@ def test_worker_is_limited_and_deaf_to_the_services_signals() -> None:
         worker.stdin.flush()
         status, body = read_reply(worker)
         assert 0 < status.pop("cpu") < SECONDS
-        assert status == {"status": "ok", "grid": "2x3", "seen": {}}
+        assert status.pop("seen").keys() == {"size", "turn", "box"}
+        assert status == {"status": "ok", "grid": "2x3"}
         assert len(body) == 288
         worker.stdin.close()
 

@@ -91,12 +91,14 @@ def test_batch_work_is_bounded_in_seconds_and_given_back(files: Any) -> None:
 def test_batch_work_with_a_deadline_enters_before_30_seconds_or_is_refused(
     inside: float, refused: bool
 ) -> None:
-    """Whatever an operator allows what is interactive."""
+    """Whatever an operator allows what is interactive, and whatever is inside that can wait."""
     admission = Admission(9, 9, Backlog({CPU: 1, DEVICE: 1}), max_wait=0.5)
-    before, asking = (Work(BATCH, {"run": {CPU: cost}}, cost) for cost in (inside, 1.0))
+    costs = inside, 1.0, 1000.0
+    before, asking, patient = (Work(BATCH, {"run": {CPU: cost}}, cost) for cost in costs)
     refusal = pytest.raises(Overloaded) if refused else contextlib.nullcontext()
-    with admission.work(before, math.inf), refusal:
-        admission.admit([asking], time.monotonic() + 3600)
+    due = time.monotonic() + 3600
+    with admission.work(before, due - 1), admission.work(patient, math.inf), refusal:
+        admission.admit([asking], due)
 
 
 def test_nothing_else_waits_for_room() -> None:

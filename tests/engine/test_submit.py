@@ -172,7 +172,7 @@ def test_every_want_of_a_file_is_that_of_its_pixels(
         for want in get_args(Want)
         if want != "embedding"
     }
-    assert got["labels"].predictions == rank(logits, LABELS, 3)
+    assert got["labels"].predictions == rank(softmax(logits), LABELS, 3)
     np.testing.assert_allclose(
         array(got["probabilities"].probabilities), softmax(logits), atol=1e-4
     )
@@ -184,10 +184,11 @@ def test_every_want_of_a_file_is_that_of_its_pixels(
     np.testing.assert_allclose(array(got["pixels"].pixels), pixels, rtol=1e-6)
     for want, outcome in got.items():
         assert outcome.target.grid == grid
-        assert bool(outcome.evidence) == (given == "file" and modality != "image")
+        assert bool(outcome.evidence) == (given == "file")
         held = [name for name in FIELDS if getattr(outcome, name) is not None]
         assert held == [want] * (want != "labels")
         assert bool(outcome.predictions) == (want == "labels")
+        assert (outcome.sureness is None) == (want not in ("labels", "probabilities"))
 
 
 def test_pixels_alone_do_not_touch_the_device(stage: Stage) -> None:
@@ -257,6 +258,7 @@ def test_each_mistake_in_a_job_has_a_failure_of_its_own(stage: Stage) -> None:
             with pytest.raises(DeadlinePassed, match="over before the work began"):
                 stage.submit(late)
     mistakes: dict[str, Any] = {"deadline": math.nan, "top_k": 0, "want": "", "job_class": "soon"}
+    mistakes |= {"abstain": math.nan}
     for name, value in mistakes.items():
         with pytest.raises(BadParameter, match=f"^{name}: expected "):
             Job(media, choice, **{name: value})

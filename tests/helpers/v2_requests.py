@@ -70,13 +70,26 @@ def infer(server: RunningServer, model: str, **request: Any) -> httpx.Response:
 
 
 def output(response: httpx.Response) -> np.ndarray:
-    """The only output of an answer, in JSON or behind it, as an array of its shape."""
+    """The only output of an answer, as an array of its shape."""
+    (only,) = outputs(response).values()
+    return only
+
+
+def outputs(response: httpx.Response) -> dict[str, np.ndarray]:
+    """Every output of an answer, in JSON or behind it, as an array of its shape."""
     assert response.status_code == 200, response.text
     size = int(response.headers.get(HEADER, len(response.content)))
-    (told,) = json.loads(response.content[:size])["outputs"]
-    raw = response.content[size:]
+    raw, found = response.content[size:], {}
+    for told in json.loads(response.content[:size])["outputs"]:
+        length = told.get("parameters", {}).get("binary_data_size", 0)
+        found[told["name"]] = _array(response, told, raw[:length])
+        raw = raw[length:]
+    assert not raw
+    return found
+
+
+def _array(response: httpx.Response, told: dict[str, Any], raw: bytes) -> np.ndarray:
     if "parameters" not in told:
-        assert not raw
         assert "data" in told
         values: Sequence[Any] = told["data"]
         return np.array(values).reshape(told["shape"])

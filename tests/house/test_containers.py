@@ -134,6 +134,20 @@ def test_locked_up_container_answers_pictures_clips_and_scans(alone: tuple[str, 
     assert modalities == {"image", "video", "volume"}
 
 
+def test_container_has_the_pages_and_all_their_files(alone: tuple[str, int]) -> None:
+    """What / and /docs ask for is in the image."""
+    _, port = alone
+    wait_until(lambda: answers(port), "the server to be ready", 60)
+    for path in ("/", "/docs"):
+        page = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=30)
+        files = re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)
+        assert page.status_code == 200
+        assert len(files) > 2
+        for file in files:
+            found = httpx.get(f"http://127.0.0.1:{port}/{file}", timeout=30)
+            assert found.status_code == 200, file
+
+
 def test_container_without_keys_stays_closed(engine: Engine) -> None:
     """Who says nothing about keys gets no server, and the way to one."""
     done = engine("run", "--rm", *HARDENED, IMAGE, check=False)

@@ -16,6 +16,7 @@ import yaml  # type: ignore[import-untyped]
 
 from deploy import dashboard
 from tests.helpers.effort import alone
+from tests.helpers.measured_grids import measured_grids
 from tests.helpers.service_fixtures import (
     picture,
     running,
@@ -43,7 +44,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     root = tmp_path_factory.mktemp("watched")
     for name in ("good", "bad", "prometheus"):
         (root / name).mkdir()
-    write_tiny_bundle(root / "good")
+    write_tiny_bundle(root / "good", grids=measured_grids())
     spoilt = write_tiny_bundle(root / "bad")
     (spoilt / "graphs" / "weights.bin").write_bytes(bytes(10))
     with ExitStack() as stack:

@@ -83,7 +83,7 @@ NEEDED = {
     "/%6detrics": "metrics",
     "/admin": "admin",
     "/admin/bundles": "admin",
-    "/docs": None,
+    "/openapi.json": None,
     "/nothing": None,
 }
 
@@ -142,7 +142,7 @@ def test_rate_of_a_key_is_its_own(bundles: Path, tmp_path: Path) -> None:
             assert server.classify(content=GOOD, headers=free).status_code == 200
         codes = [server.get("/v1/bundles", headers=two).status_code for _ in range(2)]
         assert codes == [200, 200]
-        check_problem(server.get("/docs", headers=slow), 429, "key-limited", "0.02")
+        check_problem(server.get("/openapi.json", headers=slow), 429, "key-limited", "0.02")
         assert server.get("/health/live", headers=slow).status_code == 200
         assert server.classify(content=GOOD).status_code == 401
         assert server.engine.admission.requests == 0

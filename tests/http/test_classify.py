@@ -255,7 +255,7 @@ def test_named_bundle_decides_what_a_file_is(all_bundles: Path, tmp_path: Path) 
     path.write_bytes(clip(2, frames=30))
     asked = (path, "--bundles", all_bundles)
     _, (line,) = classify(*asked)
-    assert (line["bundle"], "seen" in line) == ("image", False)
+    assert (line["bundle"], line["seen"].keys()) == ("image", {"size", "turn", "box"})
     _, (line,) = classify(*asked, "--bundle", "video", "--views", "3", "--grid", "16x1x1")
     assert (line["bundle"], line["grid"]) == ("video", "16x1x1")
     assert [len(view) for view in line["seen"]["seconds"]] == [16, 16, 16]

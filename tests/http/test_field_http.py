@@ -15,7 +15,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from service.http.body import PARAMETERS
+from service.engine.vocabulary import PARAMETERS
 from tests.helpers.service_fixtures import (
     RawConnection,
     RunningServer,

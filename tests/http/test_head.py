@@ -23,7 +23,7 @@ KEY = secrets.token_urlsafe(32)
 BEARER = {"Authorization": f"Bearer {KEY}"}
 READ = (
     "/health/live", "/health/ready", "/health/startup", "/metrics", "/v1/bundles", "/openapi.json",
-    "/docs", "/v2", "/v2/health/live", "/v2/health/ready",
+    "/", "/docs", "/v2", "/v2/health/live", "/v2/health/ready", "/v1/bundles/tiny/card",
 )  # fmt: skip
 #: What may differ between two answers to one question.
 CHANGING = ("date", "x-request-id")
@@ -47,7 +47,7 @@ def test_head_from_a_report_is_answered(server: RunningServer, field_dir: Path) 
     assert head.endswith(b"\r\n\r\n")
 
 
-@pytest.mark.parametrize("path", [*READ, "/docs/oauth2-redirect", "/nothing/here"])
+@pytest.mark.parametrize("path", [*READ, "/page/1/page.css", "/page/1/nothing", "/nothing/here"])
 @pytest.mark.parametrize("headers", [BEARER, {}], ids=["key", "no key"])
 def test_head_is_get_without_its_body(
     server: RunningServer, path: str, headers: dict[str, str]

@@ -90,11 +90,12 @@ def all_paths(server: RunningServer) -> set[str]:
     """Every address of the application, the framework's own too, and one that there is not."""
     paths = {getattr(route, "path", "") for route in server.app.routes}
     assert paths >= {"/docs", "/openapi.json", "/metrics", "/v1/bundles", *WORK}
-    return paths | {"/", "/nothing/here", "/v1/classify/image/"}
+    files = {"/page/{version}/{name}"}  # of the page, open to read: test_page_files.py
+    return paths - files | {"/nothing/here", "/v1/classify/image/", "/page", "/page{version}"}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_everything_but_health_needs_a_key(server: RunningServer, method: str) -> None:
+def test_everything_but_health_and_pages_needs_a_key(server: RunningServer, method: str) -> None:
     """Every route with every method, and what is no route, is 401 without a key and not with it."""
     with httpx.Client(base_url=server.url, timeout=30) as client:
         for path in sorted(all_paths(server)):
@@ -172,7 +173,9 @@ TARGETS = (
     "/health/live%0a", "/health/live%00", "/health/live%20", "/health/live;/v1/bundles",
     "/HEALTH/LIVE", "/v1%2fbundles", "/v1/bundles?/health/live", "/v1/bundles?path=/health/live",
     "/v1/bundles%0a", "/metrics?x", "/docs/", "/%6detrics", "//v1/bundles",
-    "http://test/v1/bundles", "http://health/live", "http://a@b/metrics", "https://test/docs",
+    "http://test/v1/bundles", "http://health/live", "http://a@b/metrics",
+    "https://test/openapi.json", "/page", "/page/../v1/bundles?", "/pages/1/page.css",
+    "/page/1/page.css/", "/page/1/%2e%2e", "/page/1/..%2fdocs", "/docs/oauth2-redirect",
     "/%68ealth/live/%2e%2e/%2e%2e/metrics", "/health/live%2f..%2f..%2fmetrics",
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from media import read
 from media.spec import Grid, VideoSpec
 from models.manifest import Tolerance
 from service.engine.decode.worker import ADDRESS_SPACE_BYTES
-from service.engine.job import rank
+from service.engine.job import rank, softmax
 from service.metrics import STAGES
 from service.settings import MIB, Settings, make_settings
 from tests.helpers.service_fixtures import (
@@ -70,7 +70,7 @@ def check_answer(
     assert (result["bundle"], result["version"], result["grid"]) == (modality, "1", grid)
     sample = read(media, tiny.input, Grid.parse(grid), tiny.patch, views)
     assert result.get("seen", {}) == sample.evidence
-    expected = rank(tiny_logits(media, grid, modality, views), LABELS, 5)
+    expected = rank(softmax(tiny_logits(media, grid, modality, views)), LABELS, 5)
     for one, other in zip(result["predictions"], expected, strict=True):
         assert one["label"] == other["label"]
         assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from service.engine.failures import (
     UnsupportedMedia,
     VersionInUse,
 )
-from service.http.documents import BundleList
+from service.http.documents import BundleList, GridDocument
 from service.http.examples import ANSWERS, BUNDLES_EXAMPLE, details
 from service.http.guard import WORK
 from service.http.openapi import KEY_PROBLEMS, KINDS
@@ -37,6 +38,7 @@ from service.http.problems import (
     MethodNotAllowed,
     NotFound,
     UnknownParameter,
+    members,
 )
 from service.http.v2.documents import IndexEntry, InferResponse, ModelMetadata
 from service.http.v2.models import INFER
@@ -44,7 +46,15 @@ from service.http.v2.openapi import INDEX_ENTRY, REQUEST, RESPONSE, TENSOR_METAD
 from service.http.v2.request import InferRequest
 from service.http.v2.routes import INDEX, INFER_PATHS
 from service.jobs.failures import UnknownJob
-from tests.helpers.service_fixtures import MEDIA, RunningServer, serving, write_tiny_bundle
+from tests.helpers.jobs import finish, form, make
+from tests.helpers.service_fixtures import (
+    MEDIA,
+    RunningServer,
+    picture,
+    serving,
+    write_tiny_bundle,
+)
+from tests.http.conftest import Start
 
 MODALITIES = tuple(AXES)
 
@@ -112,7 +122,12 @@ def test_every_route_is_documented_with_a_stable_name(document: dict[str, Any]) 
         "/v1/classify/image": {"post": "classifyImage"},
         "/v1/classify/video": {"post": "classifyVideo"},
         "/v1/classify/volume": {"post": "classifyVolume"},
+        "/v1/prepare/image": {"post": "prepareImage"},
+        "/v1/prepare/video": {"post": "prepareVideo"},
+        "/v1/prepare/volume": {"post": "prepareVolume"},
         "/v1/bundles": {"get": "listBundles"},
+        "/v1/bundles/{name}/versions": {"get": "listBundleVersions"},
+        "/v1/bundles/{name}/card": {"get": "readCard"},
         "/health/live": {"get": "isLive"},
         "/health/startup": {"get": "hasStarted"},
         "/health/ready": {"get": "isReady"},
@@ -169,8 +184,9 @@ def test_both_styles_of_body_and_all_parameters_are_documented(
     anything = {"multipart/form-data", "application/octet-stream"}
     assert set(content) == anything | media_types(modality)
     views = ["views"] if modality == "video" else []
-    arrays = ["want", "encoding_format"]
-    parameters = ["top_k", "bundle", "grid", "timeout_ms", *arrays, "strict", *views]
+    held = ["want", "encoding_format", "raw", "abstain"]
+    parameters = ["top_k", "bundle", "grid", "timeout_ms", *held, "strict"]
+    parameters += ["explain", "explain_label", *views]
     assert [one["name"] for one in operation["parameters"]] == parameters
     form = content["multipart/form-data"]["schema"]
     assert set(form["properties"]) == {"file", *parameters}
@@ -212,6 +228,77 @@ def test_examples_of_problems_are_what_is_said(server: RunningServer, modality: 
     if modality == "image":  # the files of the others would be as large as their limits
         told = server.classify(path, content=bytes(20 * 2**20 + 1)).json()["detail"]
         assert told == details(modality)[FileTooLarge]
+
+
+def test_every_answer_is_shown_with_its_headers(document: dict[str, Any]) -> None:
+    """The id of the request everywhere; when to come back, and how long each stage took."""
+    for item in document["paths"].values():
+        for operation in item.values():
+            for response in operation["responses"].values():
+                assert response["headers"].keys() >= {"X-Request-ID", "traceparent"}
+    responses = document["paths"]["/v1/classify/image"]["post"]["responses"]
+    assert "Server-Timing" in responses["200"]["headers"]
+    assert "Retry-After" in responses["429"]["headers"]
+    shown = {name for name in re.findall(r"#/components/headers/([\w-]+)", str(document))}
+    assert shown <= document["components"]["headers"].keys()
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_answers_are_the_json_of_their_members(modality: str) -> None:
+    """What the schema encodes is what was given, no member more and none less."""
+    answer = ANSWERS[modality]
+    failed = {"filename": "a.png", "error": members(UnknownParameter("text"))}
+    for told in (answer, answer | {"results": [failed, *answer["results"]]}):
+        assert json.loads(KINDS[modality].answer.encode(told)) == told
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"unheard_of": 1},
+        {"version": 1},
+        {"logits": [float("nan")]},
+        {"predictions": [{"label": "a", "index": 0, "probability": 1.5}]},
+        {"predictions": None},
+    ],
+    ids=["unknown", "type", "nan", "bound", "null"],
+)
+def test_what_the_schema_does_not_have_cannot_be_sent(change: dict[str, Any]) -> None:
+    """It would be a promise broken, and is answered as a mistake of ours."""
+    (result,) = ANSWERS["image"]["results"]
+    with pytest.raises(ValueError, match="validation error"):
+        KINDS["image"].answer.encode({"id": "a", "results": [result | change]})
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "allow"),
+    [
+        ("/v1/jobs", "PUT", "GET, HEAD, POST"),
+        ("/v1/jobs/a", "POST", "DELETE, GET, HEAD"),
+        ("/v1/bundles", "POST", "GET, HEAD"),
+        ("/v1/classify/image", "GET", "POST"),
+    ],
+)
+def test_another_method_is_told_all_that_there_are(
+    start: Start, tmp_path: Path, path: str, method: str, allow: str
+) -> None:
+    """Also where each of them is a route of its own."""
+    server, _ = start(jobs=tmp_path / "jobs")
+    refused = server.request(method, path)
+    assert (refused.status_code, refused.headers["allow"]) == (405, allow)
+    assert refused.json()["detail"] == f"expected {allow}"
+
+
+def test_lines_of_a_job_are_results(start: Start, tmp_path: Path) -> None:
+    """Beside the number and the name of the item, what a request would have had of the file."""
+    server, _ = start(jobs=tmp_path / "jobs")
+    job = make(server, files=form({"a.png": picture(), "b.png": b"text"}))
+    finish(server, job)
+    lines = server.get(job["results"]).text.splitlines()
+    results = [json.loads(line) for line in lines]
+    named = [(one.pop("item"), one.pop("file")) for one in results]
+    assert sorted(named) == [(1, "a.png"), (2, "b.png")]
+    assert b'"error"' in KINDS["image"].answer.encode({"id": job["id"], "results": results})
 
 
 def test_examples_of_the_protocol_fit_their_schemas(server: RunningServer) -> None:
@@ -256,9 +343,8 @@ def test_examples_are_those_of_the_bundle_that_is_shipped(repo_root: Path) -> No
     (example,) = BUNDLES_EXAMPLE["bundles"]
     manifest = read_bundle(repo_root / "bundles" / example["name"]).manifest
     assert tuple(example["labels"]) == manifest.labels
-    assert [(shown["grid"], shown["top1"]) for shown in example["grids"]] == [
-        (entry.grid, entry.accuracy.top1) for entry in manifest.grids
-    ]
+    grids = [GridDocument.of(manifest, entry).model_dump() for entry in manifest.grids]
+    assert example["grids"] == grids
 
 
 def test_examples_of_answers_are_of_bundles_that_are_shipped(repo_root: Path) -> None:

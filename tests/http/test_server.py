@@ -68,7 +68,7 @@ def check_problem(response: httpx.Response, status: int, name: str) -> dict[str,
 
 
 def expected_predictions(media: bytes, grid: str, top_k: int = 5) -> list[dict[str, Any]]:
-    return rank(tiny_logits(media, grid), LABELS, top_k)
+    return rank(softmax(tiny_logits(media, grid)), LABELS, top_k)
 
 
 def check_predictions(got: list[dict[str, Any]], media: bytes, grid: str, top_k: int = 5) -> None:

@@ -59,13 +59,16 @@ def test_goldens_get_the_answers_of_the_manifest(server: RunningServer, folder: 
 
 
 def post(server: RunningServer, bundle: Bundle, golden: str, grid: str) -> dict[str, float]:
-    """Label -> probability, in the order of the answer."""
+    """Label -> the network's own probability, in the order of the answer."""
     manifest = bundle.manifest
     answer = server.classify(
         f"/v1/classify/{manifest.modality}",
         content=bundle.path(golden).read_bytes(),
-        params={"bundle": manifest.name, "grid": grid, "top_k": str(len(manifest.labels))},
-    )
+        params={
+            "bundle": manifest.name, "grid": grid, "top_k": str(len(manifest.labels)),
+            "raw": "true",
+        },
+    )  # fmt: skip
     assert answer.status_code == 200, answer.text
     (result,) = answer.json()["results"]
     assert (result["bundle"], result["grid"]) == (manifest.name, grid)

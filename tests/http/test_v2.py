@@ -15,7 +15,8 @@ import pytest
 
 from media import read
 from media.spec import Grid
-from service.engine.job import rank
+from service.engine.job import rank, softmax
+from tests.helpers.measured_grids import TEMPERATURES, measured_grids
 from tests.helpers.service_fixtures import (
     LABELS,
     MEDIA,
@@ -35,6 +36,7 @@ from tests.helpers.v2_requests import (
     files_in_json,
     infer,
     output,
+    outputs,
     pixels_in_json,
 )
 from tests.http.conftest import Start
@@ -50,6 +52,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     root = tmp_path_factory.mktemp("bundles")
     for modality in MODALITIES:
         write_tiny_bundle(root, modality, modality)
+    with serving(root) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server whose bundles have temperatures."""
+    root = tmp_path_factory.mktemp("measured")
+    for modality in ("image", "video"):
+        write_tiny_bundle(root, modality, modality, grids=measured_grids(modality))
     with serving(root) as running:
         yield running
 
@@ -92,12 +104,15 @@ def test_bundle_is_a_model_and_a_twin(
     """One takes files; the other pixels of every grid: sides that differ between them are open."""
     told = server.get(f"/v2/models/{modality}").json()
     about = {"versions": ["1"], "platform": "onnxruntime_onnx"}
-    logits = [{"name": "logits", "datatype": "FP32", "shape": [-1, len(LABELS)]}]
+    outputs = [
+        {"name": name, "datatype": "FP32", "shape": [-1, len(LABELS)]}
+        for name in ("logits", "probabilities")
+    ]
     file = [{"name": "file", "datatype": "BYTES", "shape": [-1]}]
-    assert told == {"name": modality, **about, "inputs": file, "outputs": logits}
+    assert told == {"name": modality, **about, "inputs": file, "outputs": outputs}
     told = server.get(f"/v2/models/{modality}_tensor/versions/1").json()
     pixels = [{"name": "pixels", "datatype": datatype, "shape": shape}]
-    assert told == {"name": f"{modality}_tensor", **about, "inputs": pixels, "outputs": logits}
+    assert told == {"name": f"{modality}_tensor", **about, "inputs": pixels, "outputs": outputs}
 
 
 def test_model_is_ready_by_itself(tmp_path: Path) -> None:
@@ -237,7 +252,7 @@ def test_classification_names_the_best_labels(server: RunningServer, is_binary: 
     texts = output(infer(server, "image", **request))
     assert texts.shape == (2, 3)
     logits = tiny_logits(GOOD, "2x3")
-    best = rank(logits, LABELS, 3)
+    best = rank(softmax(logits), LABELS, 3)
     for text, one in zip(texts[0], best, strict=True):
         value, index, label = text.split(":", 2)
         assert (int(index), label) == (one["index"], one["label"])
@@ -245,6 +260,60 @@ def test_classification_names_the_best_labels(server: RunningServer, is_binary: 
     native = server.classify(content=GOOD, params={"top_k": "3"}).json()["results"][0]
     shown = [one["label"] for one in native["predictions"]]
     assert shown == [text.rpartition(":")[2] for text in texts[1]]
+
+
+@pytest.mark.parametrize("is_binary", [True, False])
+def test_probabilities_are_calibrated_beside_the_logits(
+    measured: RunningServer, is_binary: bool
+) -> None:
+    """By the grid that took each file, in the order that is asked for; logits alone by default."""
+    files = [picture(4, (30, 13)), picture(4, (13, 30))]
+    names = [{"name": name} for name in ("probabilities", "logits")]
+    said = {"grid": "auto", "binary_data_output": is_binary}
+    request = binary_files(*files, outputs=names, parameters=said)
+    found = outputs(infer(measured, "image", **request))
+    assert list(found) == ["probabilities", "logits"]
+    taken = set()
+    for row, file in enumerate(files):
+        grid = media_grid(measured, file)
+        temperature = TEMPERATURES[TINY["image"].grids.index(grid)]
+        logits = tiny_logits(file, grid)
+        np.testing.assert_allclose(found["logits"][row], logits, atol=1e-4)
+        expected = softmax(logits, temperature)
+        np.testing.assert_allclose(found["probabilities"][row], expected, atol=1e-5)
+        taken.add(grid)
+    assert taken == set(TINY["image"].grids)
+    assert list(outputs(infer(measured, "image", **binary_files(*files)))) == ["logits"]
+
+
+def test_twins_and_clips_have_calibrated_probabilities_too(measured: RunningServer) -> None:
+    """Of every prepared row by itself, of a clip of the mean over its views."""
+    wanted = {"outputs": [{"name": "probabilities"}]}
+    pixels = prepared("image", "3x2", 1, 2)
+    rows = output(infer(measured, "image_tensor", **binary_pixels(pixels, **wanted)))
+    expected = [softmax(row, TEMPERATURES[1]) for row in row_logits(pixels)]
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+    clip, grid = MEDIA["video"](3), TINY["video"].grids[0]
+    whole = output(infer(measured, "video", **binary_files(clip, **wanted)))
+    expected = [softmax(tiny_logits(clip, grid, "video"), TEMPERATURES[0])]
+    np.testing.assert_allclose(whole, expected, atol=1e-5)
+
+
+def test_classification_names_probabilities(measured: RunningServer) -> None:
+    """VALUE is what the output holds: here the ranking of the native address."""
+    named = {"name": "probabilities", "parameters": {"classification": 2}}
+    (texts,) = output(infer(measured, "image", json=files_in_json(GOOD, outputs=[named])))
+    native = measured.classify(content=GOOD, params={"top_k": "2"}).json()["results"][0]
+    for text, one in zip(texts, native["predictions"], strict=True):
+        value, index, label = text.split(":", 2)
+        assert (int(index), label) == (one["index"], one["label"])
+        assert float(value) == pytest.approx(one["probability"], abs=2e-6)
+
+
+def media_grid(server: RunningServer, file: bytes) -> str:
+    """The grid that a file takes by its size."""
+    answer = server.classify(content=file, params={"grid": "auto"}).json()
+    return str(answer["results"][0]["grid"])
 
 
 def test_answer_says_whose_it_is(server: RunningServer) -> None:

@@ -200,7 +200,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("image", wanting(shared_memory_region="x"), 422, "bad-parameter", "request.outputs[0].parame"),
     ("image", {"json": FILE | {"outputs": [{"name": "x"}]}}, 422, "bad-parameter", "outputs: expe"),
     ("image", {"json": FILE | {"outputs": [{"name": "logits"}] * 2}}, 422, "bad-parameter",
-     "outputs: expected logits, once, got 'logits', 'logits'"),
+     "outputs: expected logits or probabilities, each once, got 'logits', 'logits'"),
     ("image", saying(sequence_id=1), 422, "bad-parameter", "request.parameters: unknown key 'sequ"),
     ("image", saying(timeout=0), 422, "bad-parameter", "timeout: expected 1 to 30000000 microseco"),
     ("image", saying(timeout=10**9), 422, "bad-parameter", "timeout: expected 1 to 30000000 micro"),

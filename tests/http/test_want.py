@@ -32,7 +32,7 @@ from tests.helpers.service_fixtures import (
 
 MODALITIES = tuple(TINY)
 ARRAYS = WANTS[1:]
-COMMON = {"bundle", "version", "grid", "timing_ms"}
+COMMON = {"bundle", "version", "grid", "seen", "timing_ms"}
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,8 @@ def test_array_is_that_of_the_network(
     """
     media = MEDIA[modality](4)
     result = ask(server, media, modality, grid=grid, want=want)
-    seen = {"seen"} if modality != "image" else set()
-    assert set(result) == COMMON | seen | {want}
+    told = {"calibrated"} if want == "probabilities" else set()
+    assert set(result) == COMMON | told | {want}
     found = np.array(result[want])
     assert found.shape == ((288,) if want == "embedding" else (len(LABELS),))
     np.testing.assert_allclose(found, expected(want, media, grid, modality), atol=1e-4)
@@ -112,7 +112,7 @@ def test_labels_are_what_is_wanted_where_nothing_is_said(server: RunningServer) 
     """Saying it changes nothing."""
     said, unsaid = ask(server, picture(1), want="labels", top_k="2"), ask(server, picture(1))
     assert said["predictions"] == unsaid["predictions"][:2]
-    assert set(said) == set(unsaid) == COMMON | {"predictions"}
+    assert set(said) == set(unsaid) == COMMON | {"predictions", "calibrated"}
 
 
 def test_file_takes_its_grid_whatever_is_wanted(server: RunningServer) -> None:

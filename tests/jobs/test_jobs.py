@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from tests.helpers.jobs import finish, form, lines, look, make, problem, refused, tarred, zipped
+from tests.helpers.measured_grids import ABSTAIN, measured_grids
 from tests.helpers.service_fixtures import (
     picture,
     poison,
+    serving,
     tiny_logits,
     wait_until,
+    write_tiny_bundle,
 )
 from tests.jobs.conftest import Start
 
@@ -162,3 +165,24 @@ def test_idempotency_key_finds_its_job_again(start: Start) -> None:
         assert refused(server, **again)[:2] == (422, "key-reused")
     assert len(server.get("/v1/jobs").json()["jobs"]) == 1
     assert finish(server, job)["answered"] == 4
+
+
+def test_lines_are_as_sure_as_they_are_asked_to_be(tmp_path: Path) -> None:
+    """Calibrated, or raw, and withheld below the threshold of the job: as of the bundle alone."""
+    write_tiny_bundle(tmp_path / "bundles", grids=measured_grids(abstain=ABSTAIN))
+    with serving(tmp_path / "bundles", jobs=tmp_path / "jobs") as server:
+        asked: list[dict[str, str]] = [
+            {}, {"raw": "true"}, {"abstain": "0.99"}, {"abstain": "0", "raw": "true"},
+        ]  # fmt: skip
+        for said in asked:
+            job = make(server, files=form(FILES), params=said)
+            assert finish(server, job)["failed"] == 0
+            for line in lines(server, job):
+                media = FILES[line["file"]]
+                (alone,) = server.classify(content=media, params=said).json()["results"]
+                for key in ("predictions", "calibrated", "abstained", "coverage"):
+                    assert line.get(key) == alone.get(key)
+        wrong = refused(server, files=form(FILES), params={"abstain": "2"})
+        assert wrong == (
+            422, "bad-parameter", "abstain: expected a number from 0 to 1, got '2'",
+        )  # fmt: skip

@@ -1,7 +1,9 @@
 """What a reader says it saw of a file, checked: its process has touched untrusted bytes.
 
-Images say nothing. Clips: ``{"seconds": [[...], ...]}``, the time of every frame of every view.
-Scans: ``{"orientation": "SPL", "spacing_mm": [d, h, w] | null, "size": [d, h, w]}``.
+Images: ``{"size": [h, w], "turn": 1 to 8, "box": [[top, bottom], [left, right]]}``, or nothing.
+Clips: ``{"seconds": [[...], ...], "size": [h, w] | null, "box": [[...], [...]] | null}``, the time
+of every frame of every view. Scans: ``{"orientation": "SPL", "spacing_mm": [d, h, w] | null,
+"size": [d, h, w], "box": [[from, to], ...]}``. Boxes are in pixels, or voxels, of ``size``.
 """
 
 from __future__ import annotations
@@ -28,26 +30,52 @@ def check_evidence(modality: str, shape: tuple[int, ...], seen: object) -> Evide
 
 
 def _is_image(shape: tuple[int, ...], seen: Evidence) -> bool:
-    return not seen
+    if not seen:
+        return True
+    return (
+        set(seen) == {"size", "turn", "box"}
+        and type(seen["turn"]) is int
+        and 1 <= seen["turn"] <= 8
+        and _is_size(seen["size"], 2)
+        and _is_box(seen["box"], 2)
+    )
 
 
 def _is_clip(shape: tuple[int, ...], seen: Evidence) -> bool:
-    if set(seen) != {"seconds"} or not isinstance(seen["seconds"], list):
+    if set(seen) != {"seconds", "size", "box"} or not isinstance(seen["seconds"], list):
         return False
     views, frames = shape[:2]
-    return len(seen["seconds"]) == views and all(_is_row(v, frames) for v in seen["seconds"])
+    if len(seen["seconds"]) != views or not all(_is_row(v, frames) for v in seen["seconds"]):
+        return False
+    if seen["size"] is None:
+        return seen["box"] is None
+    return _is_size(seen["size"], 2) and _is_box(seen["box"], 2)
 
 
 def _is_scan(shape: tuple[int, ...], seen: Evidence) -> bool:
-    if set(seen) != {"orientation", "spacing_mm", "size"}:
+    if set(seen) != {"orientation", "spacing_mm", "size", "box"}:
         return False
-    orientation, spacing, size = seen["orientation"], seen["spacing_mm"], seen["size"]
+    orientation, spacing = seen["orientation"], seen["spacing_mm"]
     return (
         isinstance(orientation, str)
         and len(orientation) == 3
         and ORIENTATION_LETTERS.issuperset(orientation)
         and (spacing is None or (_is_row(spacing, 3) and min(spacing) > 0))
-        and (_is_row(size, 3) and min(size) > 0 and all(type(side) is int for side in size))
+        and _is_size(seen["size"], 3)
+        and _is_box(seen["box"], 3)
+    )
+
+
+def _is_size(value: object, axes: int) -> bool:
+    return _is_row(value, axes) and min(value) > 0 and all(type(side) is int for side in value)
+
+
+def _is_box(value: object, axes: int) -> bool:
+    """[from, to] of every axis; rounding may have left nothing between them."""
+    return (
+        isinstance(value, list)
+        and len(value) == axes
+        and all(_is_row(side, 2) and side[0] <= side[1] for side in value)
     )
 
 

@@ -1,10 +1,11 @@
-"""The schemas of the protocol's answers, for the OpenAPI page."""
+"""The protocol's answers: each class is what is sent, what checks it and what OpenAPI shows."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, NotRequired
 
 from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
 from service.http.documents import Document, ProblemDocument
 
@@ -63,26 +64,31 @@ class IndexEntry(Document):
     reason: str = Field(description="why it is not ready, or nothing")
 
 
-class TensorParameters(Document):
+class TensorParameters(TypedDict):
     """Of an output that comes behind the JSON."""
 
-    binary_data_size: int = Field(description="its bytes")
+    binary_data_size: Annotated[int, Field(description="its bytes")]
 
 
-class ResponseOutput(Document):
+class ResponseOutput(TypedDict):
     """An output, with data or with bytes behind the JSON."""
 
     name: str
     shape: list[int]
     datatype: str
-    data: list[Any] | None = Field(default=None, description="flat, in row-major order")
-    parameters: TensorParameters | None = None
+    data: NotRequired[
+        Annotated[
+            list[float] | list[str],
+            Field(union_mode="left_to_right", description="flat, in row-major order"),
+        ]
+    ]
+    parameters: NotRequired[TensorParameters]
 
 
 class InferResponse(Document):
     """The answer to an inference request."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=())  # the rest is inherited
 
     model_name: str
     model_version: str

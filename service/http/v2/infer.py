@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.engine.engine import Engine
 from service.engine.failures import BadParameter
-from service.engine.job import Job
+from service.engine.job import Job, Outcome, softmax
 from service.engine.model import Choice
 from service.engine.parameters import parse_views
-from service.http.endpoint import ClientWatch, encode_json
+from service.http.endpoint import ClientWatch
 from service.http.exchange import Exchange
-from service.http.v2.models import LOGITS, ServedModel, known_model
+from service.http.v2.documents import InferResponse
+from service.http.v2.models import LOGITS, OUTPUTS, ServedModel, known_model
 from service.http.v2.request import (
     JSON_LENGTH,
     InferRequest,
@@ -50,8 +53,7 @@ class Infer:
             jobs = [Job(one, choice, want="logits", deadline=deadline) for one in media]
             outcomes = await self.engine.submit_all(jobs)
         exchange.grid = ",".join(dict.fromkeys(one.target.grid for one in outcomes))
-        logits = np.stack([np.asarray(one.logits) for one in outcomes])  # [rows, classes]
-        return _answer(asked, name, choice, logits)
+        return _answer(asked, name, choice, outcomes)
 
     def _limit_time(self, exchange: Exchange, asked: InferRequest) -> None:
         """Let the answer be due when the client says; Overloaded if that cannot be met by now."""
@@ -97,9 +99,9 @@ def _check(asked: InferRequest, model: ServedModel) -> None:
             raise BadParameter(f"{what}: expected {expected}, got {got[:80]!a}")
     assert model.bundle.manifest is not None
     outputs, labels = [one.name for one in asked.outputs], len(model.bundle.manifest.labels)
-    if outputs not in ([], [LOGITS]):
-        shown = ", ".join(f"{one[:40]!a}" for one in outputs[:4])
-        raise BadParameter(f"outputs: expected {LOGITS}, once, got {shown}")
+    if not set(outputs) <= set(OUTPUTS) or len(set(outputs)) < len(outputs):
+        known, shown = " or ".join(OUTPUTS), ", ".join(f"{one[:40]!a}" for one in outputs[:4])
+        raise BadParameter(f"outputs: expected {known}, each once, got {shown}")
     for output in asked.outputs:
         classes = output.parameters.classification
         if classes is not None and not 1 <= classes <= labels:
@@ -110,7 +112,18 @@ def _check(asked: InferRequest, model: ServedModel) -> None:
         raise BadParameter("grid, views: not of prepared pixels, whose shape says what they are")
 
 
-def _answer(asked: InferRequest, name: str, choice: Choice, logits: np.ndarray) -> Response:
+def _values(output: str, outcomes: Sequence[Outcome]) -> np.ndarray:
+    """Of an output, float ``[rows, classes]``; probabilities by the grid that took each row."""
+    logits = [np.asarray(one.logits) for one in outcomes]
+    if output == LOGITS:
+        return np.stack(logits)
+    temperatures = [one.target.temperature for one in outcomes]
+    return np.stack(list(map(softmax, logits, temperatures)))
+
+
+def _answer(
+    asked: InferRequest, name: str, choice: Choice, outcomes: Sequence[Outcome]
+) -> Response:
     """The outputs that are wanted, as JSON, or behind it as bytes."""
     labels, documents, tails = choice.manifest.labels, [], []
     for output in asked.outputs or DEFAULT_OUTPUTS:
@@ -118,12 +131,13 @@ def _answer(asked: InferRequest, name: str, choice: Choice, logits: np.ndarray) 
         is_binary = wanted.binary_data
         if is_binary is None:
             is_binary = asked.parameters.binary_data_output
-        document, tail = write_output(output.name, logits, labels, wanted, is_binary)
+        values = _values(output.name, outcomes)
+        document, tail = write_output(output.name, values, labels, wanted, is_binary)
         documents.append(document)
         tails.append(tail)
     about = {"model_name": name, "model_version": choice.manifest.version}
     about |= {} if asked.id is None else {"id": asked.id}
-    head = encode_json({**about, "outputs": documents}).encode()
+    head = InferResponse.encode({**about, "outputs": documents})
     if not any(tails):
         return Response(head, media_type="application/json")
     headers = {JSON_LENGTH: str(len(head))}

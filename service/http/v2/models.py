@@ -1,6 +1,7 @@
 """The models of the protocol: of every bundle one that takes files, and a twin that takes arrays.
 
-The twin is the bundle's graph as it is: rows of prepared pixels in, a row of logits for each.
+The twin is the bundle's graph as it is: rows of prepared pixels in, a row of logits for each, and
+of probabilities where they are asked for.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from dataclasses import dataclass
 from service.engine.catalog import Catalog
 from service.engine.failures import BadParameter, NotReady, UnknownBundle
 from service.engine.model import Choice, ExaminedBundle
+from service.http.v2.documents import IndexEntry, ModelMetadata, TensorMetadata
 from service.http.v2.tensors import BYTES, DATATYPES, shown
 
 #: How the name of a twin ends.
 TENSOR = "_tensor"
 INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/[^/]+)?/infer")
-#: The input of a model that takes files, that of a twin, and the output of both.
-FILE, PIXELS, LOGITS = "file", "pixels", "logits"
+#: The input of a model that takes files, that of a twin, and the outputs of both.
+FILE, PIXELS, LOGITS, PROBABILITIES = "file", "pixels", "logits", "probabilities"
+OUTPUTS = (LOGITS, PROBABILITIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class ServedModel:
         known = " or ".join(f"[rows, {', '.join(map(str, one.shape[1:]))}]" for one in targets)
         raise BadParameter(f"inputs[0].shape: expected {known}, got rows of {shown(shape)}")
 
-    def metadata(self, catalog: Catalog, version: str | None) -> dict[str, object]:
+    def metadata(self, catalog: Catalog, version: str | None) -> ModelMetadata:
         """As the protocol describes a model; sides that differ between its grids are -1."""
         self.choose(catalog, version)
         manifest = self.bundle.manifest
@@ -70,24 +73,27 @@ class ServedModel:
         shapes = [target.shape[1:] for target in self.bundle.targets.values()]
         sides = [side[0] if len(set(side)) == 1 else -1 for side in zip(*shapes, strict=True)]
         shape = [-1, *sides] if self.is_tensor else [-1]
-        logits = [-1, len(manifest.labels)]
-        return {
-            "name": self.name,
-            "versions": [manifest.version],
-            "platform": "onnxruntime_onnx",
-            "inputs": [{"name": name, "datatype": datatype, "shape": shape}],
-            "outputs": [{"name": LOGITS, "datatype": "FP32", "shape": logits}],
-        }
+        classes = [-1, len(manifest.labels)]
+        return ModelMetadata(
+            name=self.name,
+            versions=[manifest.version],
+            platform="onnxruntime_onnx",
+            inputs=[TensorMetadata(name=name, datatype=datatype, shape=shape)],
+            outputs=[
+                TensorMetadata(name=output, datatype="FP32", shape=classes) for output in OUTPUTS
+            ],
+        )
 
-    def entry(self) -> dict[str, str]:
+    def entry(self) -> IndexEntry:
         """Of the index of the repository."""
         manifest, ready = self.bundle.manifest, self.bundle.state == "ready"
-        return {
-            "name": self.name,
-            **({"version": manifest.version} if manifest else {}),
-            "state": "READY" if ready else "UNAVAILABLE",
-            "reason": self.bundle.reason or "",
-        }
+        known = {"version": manifest.version} if manifest else {}
+        return IndexEntry(
+            name=self.name,
+            state="READY" if ready else "UNAVAILABLE",
+            reason=self.bundle.reason or "",
+            **known,
+        )
 
 
 def find_model(catalog: Catalog, name: str) -> ServedModel | None:

@@ -82,7 +82,9 @@ class RequestParameters:
 class InferRequest:
     """The whole request; ``id`` comes back with the answer."""
 
-    inputs: tuple[RequestInput, ...]
+    inputs: tuple[RequestInput, ...] = dataclasses.field(
+        metadata={"json_schema_extra": {"minItems": 1, "maxItems": 1}}
+    )
     outputs: tuple[RequestOutput, ...] = ()
     id: str | None = None
     model_name: str | None = None
