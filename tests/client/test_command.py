@@ -97,7 +97,8 @@ def test_folder_is_answered_into_a_file(
     out = tmp_path / "out.jsonl"
     assert classify(folder, f"{folder}/0.png", "--out", out) == 0
     check_lines(out, folder)
-    members = {"file", "bundle", "version", "grid", "predictions", "calibrated", "timing_ms"}
+    members = {"file", "bundle", "version", "grid", "seen", "predictions", "calibrated"}
+    members |= {"timing_ms"}
     assert all(line.keys() == members for line in lines_of(out))
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", "9 answered, 0 failed\n")

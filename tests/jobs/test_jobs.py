@@ -178,7 +178,7 @@ def test_lines_are_as_sure_as_they_are_asked_to_be(tmp_path: Path) -> None:
             job = make(server, files=form(FILES), params=said)
             assert finish(server, job)["failed"] == 0
             for line in lines(server, job):
-                media = FILES[line["file"]]
+                media = FILES[line["filename"]]
                 (alone,) = server.classify(content=media, params=said).json()["results"]
                 for key in ("predictions", "calibrated", "abstained", "coverage"):
                     assert line.get(key) == alone.get(key)
