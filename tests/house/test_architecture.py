@@ -41,8 +41,8 @@ ALLOWED = {
     "service/engine": {"numpy", "onnxruntime"},
     "service/jobs": set(),
     "service/engine/decode/warm.py": {"numpy", "PIL"},
-    "service/http": WEB | {"pydantic", "prometheus_client"},
-    "service/http/v2": WEB | {"pydantic", "numpy"},
+    "service/http": WEB | {"pydantic", "prometheus_client", "typing_extensions"},
+    "service/http/v2": WEB | {"pydantic", "numpy", "typing_extensions"},
     "service/cli": {"uvloop"},
     "client": {"httpx", "rich"},
 }  # fmt: skip

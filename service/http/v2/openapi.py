@@ -11,7 +11,7 @@ from service.http import problems
 from service.http.examples import details
 from service.http.openapi import BINARY, KEY_PROBLEMS, SCHEMAS, about, answer, example, refer
 from service.http.v2.documents import InferResponse
-from service.http.v2.request import JSON_LENGTH, InferRequest
+from service.http.v2.request import JSON_LENGTH, MAX_JSON_BYTES, InferRequest
 
 TAG = "open inference protocol v2"
 TENSOR_METADATA = {
@@ -82,7 +82,7 @@ def infer(operation: str, path: str) -> dict[str, Any]:
     }
     length = {
         "name": JSON_LENGTH, "in": "header", "required": False,
-        "schema": {"type": "integer", "minimum": 1},
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_JSON_BYTES},
         "description": "bytes of the JSON, where a tensor comes behind it",
     }  # fmt: skip
     told = answer(InferResponse, RESPONSE, "As the protocol says.")
