@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
@@ -44,7 +44,7 @@ class Upload:
     filename: str | None = None
 
 
-def read_query(query: bytes, known: tuple[str, ...]) -> Parameters:
+def read_query(query: bytes, known: Collection[str]) -> Parameters:
     """The parameters in an address; Failure (422) where one is wrong or not among the known."""
     parameters = Parameters(known)
     if len(query) > MAX_QUERY_BYTES:
@@ -109,7 +109,7 @@ def _content_type(scope: Scope) -> bytes:
 class Parameters(dict[str, str]):
     """What a request says besides its files, as text; only what its address knows, each once."""
 
-    def __init__(self, known: tuple[str, ...]) -> None:
+    def __init__(self, known: Collection[str]) -> None:
         super().__init__()
         self._known = known
 
