@@ -80,7 +80,7 @@ def test_program_reads_the_array(
 def test_picture_is_made_by_a_module_that_is_there(
     blocks: dict[str, list[str]], repo_root: Path
 ) -> None:
-    """Its command is run by tests/page/test_picture.py, where there is a browser."""
+    """Its command is run by tests/page/test_shipped.py, where there is a browser."""
     (line,) = [line for block in blocks[""] for line in block.splitlines() if "-m" in line.split()]
     module = line.split("-m ")[1]
     assert (repo_root / f"{module.replace('.', '/')}.py").is_file()

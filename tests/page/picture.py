@@ -52,26 +52,25 @@ def golden(bundle: str, name: str) -> bytes:
     return (BUNDLES / bundle / "golden" / name).read_bytes()
 
 
-def take_picture(browser: Any) -> bytes:
-    """A PNG of the page with three answers."""
+def take_picture(browser: Any, url: str) -> bytes:
+    """A PNG of the page of a server with those bundles, with three answers."""
     viewport = {"width": WIDTH, "height": HEIGHT}
-    with serving(BUNDLES) as server:
-        context = browser.new_context(viewport=viewport, device_scale_factor=1.5)
-        tab = Visit(context, server.url)
-        tab.page.locator(".state.good").wait_for()
-        tab.give(
-            ("aeroplane.png", plane()),
-            ("lung.mp4", golden("lung-ultrasound", "0.mp4")),
-            ("gland.nrrd", golden("adrenal", "1.nrrd")),
-        )
-        tab.page.locator("#files .small", has_text="%").nth(2).wait_for()
-        tab.page.locator(".seen canvas").first.wait_for()
-        tab.page.locator("#files canvas").nth(1).wait_for()
-        box = tab.page.locator(".result .two").bounding_box()
-        clip = {"x": 0, "y": 0, "width": WIDTH, "height": box["y"] + box["height"] + MARGIN}
-        encoded: bytes = tab.page.screenshot(clip=clip, full_page=True)
-        assert tab.complaints == []
-        context.close()
+    context = browser.new_context(viewport=viewport, device_scale_factor=1.5)
+    tab = Visit(context, url)
+    tab.page.locator(".state.good").wait_for()
+    tab.give(
+        ("aeroplane.png", plane()),
+        ("lung.mp4", golden("lung-ultrasound", "0.mp4")),
+        ("gland.nrrd", golden("adrenal", "1.nrrd")),
+    )
+    tab.page.locator("#files .small", has_text="%").nth(2).wait_for()
+    tab.page.locator(".seen canvas").first.wait_for()
+    tab.page.locator("#files canvas").nth(1).wait_for()
+    box = tab.page.locator(".result .two").bounding_box()
+    clip = {"x": 0, "y": 0, "width": WIDTH, "height": box["y"] + box["height"] + MARGIN}
+    encoded: bytes = tab.page.screenshot(clip=clip, full_page=True)
+    assert tab.complaints == []
+    context.close()
     return encoded
 
 
@@ -79,9 +78,9 @@ def main() -> None:
     """Write the picture."""
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 (tests skip without it)
 
-    with sync_playwright() as playwright:
+    with serving(BUNDLES) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
-        write_atomic(TO, take_picture(browser))
+        write_atomic(TO, take_picture(browser, server.url))
         browser.close()
     print(TO.relative_to(Path.cwd()))
 

@@ -86,6 +86,7 @@ function show(item) {
   for (const one of items) one.button.setAttribute("aria-current", one === item);
   for (const part of ["controls", "status", "seen", "answer"]) item.view[part]();
   find("#result").replaceChildren(item.view.root);
+  item.button.scrollIntoView({ block: "nearest", inline: "nearest" });
 }
 
 const isShown = (item) => item.view.root.isConnected;
