@@ -52,7 +52,7 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> Non
 def change_byte(folder: Path, file: str) -> None:
     path = folder / file
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[0] ^= 1  # of a manifest its brace: some digits of a golden's logits may change
     path.write_bytes(data)
 
 
