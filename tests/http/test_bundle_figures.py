@@ -66,7 +66,7 @@ def check_grids(shown: list[dict[str, Any]], modality: str, abstain: float | Non
 def test_list_shows_figures_of_every_grid(server: RunningServer) -> None:
     """Of bundles from before it says that nothing was fitted, and why."""
     document = server.get("/v1/bundles").json()
-    BundleList.model_validate(document)
+    BundleList.model_validate_json(json.dumps(document))
     by_name = {one["name"]: one["grids"] for one in document["bundles"]}
     check_grids(by_name["flat"], "video", None)
     for one in by_name["versions"]:
@@ -81,7 +81,7 @@ def test_list_shows_figures_of_every_grid(server: RunningServer) -> None:
 def test_versions_show_theirs(server: RunningServer) -> None:
     """Also one that does not answer, and one of which nothing can be told but why."""
     document = server.get("/v1/bundles/versions/versions").json()
-    VersionList.model_validate(document)
+    VersionList.model_validate_json(json.dumps(document))
     one, two, three = document["versions"]
     assert [each["version"] for each in document["versions"]] == ["1", "2", "3"]
     assert [each["answers"] for each in document["versions"]] == [True, False, False]

@@ -18,7 +18,7 @@ MODALITIES = ("image", "video", "volume")
 KINDS = {"image": "Image", "video": "Clip", "volume": "Scan"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     """Debian's Chromium."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed here")
@@ -52,7 +52,7 @@ def visit(browser: Any) -> Iterator[Open]:
         assert [one.unexpected() for one in visits] == [[] for _ in visits]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny bundles of every modality, another one of images, and one that is refused."""
     root = tmp_path_factory.mktemp("bundles")
@@ -63,7 +63,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(bundles: Path) -> Iterator[RunningServer]:
     """A server of theirs without keys."""
     with serving(bundles) as running:
