@@ -125,6 +125,27 @@ async def ask(pool: DecodePool, media: bytes, seconds: float = SECONDS) -> np.nd
     return decoded.pixels[0]
 
 
+def test_worn_workers_are_replaced_and_no_item_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many items each, one after another: there are never fewer, and none is a restart."""
+    monkeypatch.setattr(link, "MOST_ITEMS", 6)
+    restarts: list[None] = []
+    fewest = []
+
+    async def story(pool: DecodePool) -> None:
+        first = set(pool.process_ids)
+        assert len(first) == 2
+        while first & set(pool.process_ids):
+            numbers = range(1, 4)
+            found = await asyncio.gather(*(ask(pool, bytes([number])) for number in numbers))
+            assert [int(pixels[0, 0, 0]) for pixels in found] == [*numbers]
+            fewest.append(pool.ready)
+        assert pool.ready == 2
+
+    run(story, 2, OBEDIENT, lambda: restarts.append(None))
+    assert restarts == []
+    assert min(fewest) == 2
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
 def test_pool_gives_the_pixels_that_training_gets(kind: str) -> None:
     """A worker's pixels equal those of ``media`` called here."""

@@ -63,7 +63,12 @@ class Staff:
     def serve(self, modalities: Iterable[str]) -> None:
         """Be warm for further modalities: workers that are not are replaced, one by one."""
         self._modalities = tuple(sorted({*self._modalities, *modalities}))
-        if self._missing() and (self._replacing is None or self._replacing.done()):
+        self.renew()
+
+    def renew(self) -> None:
+        """Replace workers that are not as they should be, and those that are worn, one by one."""
+        is_idle = self._replacing is None or self._replacing.done()
+        if is_idle and self._missing() and not self.closing:
             self._replacing = self._in_background(self._replace_all())
 
     async def _replace_all(self) -> None:
@@ -77,8 +82,9 @@ class Staff:
         return [Place(self._modalities, kept and not number) for number in range(self.workers)]
 
     def _missing(self) -> list[Place]:
-        """Those for which no worker is ready or starting."""
-        taken = Counter((*(one.place for one in self.ready), *self._starting))
+        """Those for which no worker that is not worn is ready or starting."""
+        fresh = (one.place for one in self.ready if not one.is_worn)
+        taken = Counter((*fresh, *self._starting))
         return list((Counter(self._places()) - taken).elements())
 
     def lose(self, worker: Worker) -> bool:
@@ -97,7 +103,9 @@ class Staff:
         return True
 
     def let_go(self) -> None:
-        """End those that were replaced and have nothing left to do."""
+        """End those that were replaced and have nothing left to do; replace those that are worn."""
+        if any(one.is_worn for one in self.ready):
+            self.renew()
         for worker in self.leaving:
             if not worker.tasks:
                 worker.kill()
@@ -125,7 +133,7 @@ class Staff:
     def _retire(self, newest: Worker) -> None:
         """Let the worker go whose place another took, once its items are done."""
         wanted = self._places()
-        old = [one for one in self.ready if one.place not in wanted]
+        old = [one for one in self.ready if one.is_worn or one.place not in wanted]
         if old and len(self.ready) > self.workers:
             # Of the same sort where there is one: else a moment may have no worker for large files.
             is_other = {one: one.place.small_only != newest.place.small_only for one in old}
