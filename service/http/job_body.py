@@ -22,7 +22,7 @@ from service.http.problems import (
     UnknownParameter,
 )
 from service.jobs.failures import PathRefused
-from service.jobs.inputs import ARCHIVE, Collected
+from service.jobs.inputs import ARCHIVE, LISTING, Collected
 from service.jobs.spool import Incoming, Spool
 from service.settings import Settings
 
@@ -114,7 +114,8 @@ class JobBody:
         size = incoming.bytes - before
         if size and is_archive:
             path = incoming.folder / stored
-            await asyncio.to_thread(self.found.add_archive, path, self._most)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(LISTING, self.found.add_archive, path, self._most)
         elif size:
             self.found.add(name, stored)
         return size

@@ -28,7 +28,7 @@ from service.engine.failures import (
 )
 from service.engine.job import EncodingFormat
 from service.engine.parameters import Asked
-from service.jobs.inputs import Inputs
+from service.jobs.inputs import LISTING, Inputs
 from service.jobs.ledger import Ledger
 from service.jobs.store import Job, Line
 
@@ -83,11 +83,11 @@ class JobWork:
 
     async def _files(self, job: Job) -> AsyncGenerator[File, None]:
         """What has no line yet, each when there is room for one more."""
-        after, store = 0, self._ledger.store
+        after, store, loop = 0, self._ledger.store, asyncio.get_running_loop()
         while items := await self._ledger.call(store.unanswered, job, after, PAGE):
             for item in items:
                 await self._room.acquire()
-                size = await asyncio.to_thread(self._inputs.size, item)
+                size = await loop.run_in_executor(LISTING, self._inputs.size, item)
                 read = functools.partial(self._inputs.read, item)
                 yield File(item.number, item.name, size, read)
             after = items[-1].number

@@ -127,6 +127,9 @@ def test_too_many_items_are_refused(server: RunningServer, monkeypatch: pytest.M
     monkeypatch.setattr(inputs, "MAX_ITEMS", 1)
     sent = form({"a": GOOD, "b": GOOD})
     assert refused(server, files=sent) == (413, "job-too-large", "a job may have at most 1 files")
+    for packed, headers in ((zipped, ZIP), (tarred, TAR)):
+        told = refused(server, content=packed({"a": GOOD, "b": GOOD}), headers=headers)
+        assert told[:2] == (413, "job-too-large")
 
 
 def test_member_over_the_limit_of_files_fails_alone(start: Start) -> None:
