@@ -98,7 +98,7 @@ def _members(name: str, stream: BinaryIO, most: int) -> Iterator[tuple[Member, P
     with tarfile.open(fileobj=_Headers(stream), mode="r:", encoding="utf-8") as archive:
         count = name_bytes = 0
         while (entry := archive.next()) is not None:
-            archive.members.clear()  # it would keep every header that it has read
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header that it has read
             count, name_bytes = count + 1, name_bytes + len(entry.name)
             check_count(name, count, name_bytes, most)
             _check_plain(f"{name}: {entry.name!a}", entry, length)
