@@ -108,7 +108,7 @@ class JobWork:
             for _, answer in answers:
                 await self._check_own(answer)
             before = now
-            now = await self._write(job, [self._line(*one, encoding_format) for one in answers])
+            now = await self._write(job, answers, encoding_format)
             self._count(before, now)
             for _ in answers:
                 self._room.release()
@@ -136,8 +136,16 @@ class JobWork:
             told |= answer.document(encoding_format)
         return Line(file.number, json.dumps(told, allow_nan=False), "error" in told)
 
-    async def _write(self, job: Job, lines: list[Line]) -> Job | None:
-        """Until it is done: a disk may be full for a while."""
+    def _lines(
+        self, answers: list[tuple[File, Answer]], encoding_format: EncodingFormat
+    ) -> list[Line]:
+        return [self._line(file, answer, encoding_format) for file, answer in answers]
+
+    async def _write(
+        self, job: Job, answers: list[tuple[File, Answer]], encoding_format: EncodingFormat
+    ) -> Job | None:
+        """Until it is done: a disk may be full for a while. Arrays are encoded beside the loop."""
+        lines = await self._ledger.call(self._lines, answers, encoding_format)
         while True:
             try:
                 return await self._ledger.call(self._ledger.store.record, job, lines)

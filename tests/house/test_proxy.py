@@ -141,7 +141,7 @@ def test_body_that_no_bound_allows_is_a_problem_too(front: Front) -> None:
 
 
 def test_body_of_a_job_may_be_as_large_as_the_server_allows(front: Front) -> None:
-    """Above the bound of all else it is the server that begins to read it, for as long as it comes."""
+    """Above the bound of all else the server begins to read it, for as long as it comes."""
     with front.proxy.connect() as wrapped:
         wrapped.sendall(head(300 * MIB, "/v1/jobs") + bytes(2 * MIB))
         spool = front.server.engine.settings.jobs / "incoming"
