@@ -18,6 +18,8 @@ from media.sources.tree import LABELS, Tree, looks_like_split
 
 MAX_MEMBERS = 1_000_000
 MAX_MEMBER_BYTES = 512 * 2**20
+#: Of names, and what a directory says beside them, for each member that there may be.
+NAME_BYTES = 512
 
 Where = TypeVar("Where")  # the bytes of a member are
 
@@ -30,10 +32,14 @@ class Member(NamedTuple):
     is_folder: bool
 
 
-def check_count(archive: str, count: int) -> None:
-    """Refuse more members than anybody trains on."""
-    if count > MAX_MEMBERS:
-        raise SourceError(f"{archive}: expected at most {MAX_MEMBERS} members, got more")
+class TooManyMembers(SourceError):
+    """An archive with more in it than was to be read."""
+
+
+def check_count(archive: str, count: int, name_bytes: int, most: int) -> None:
+    """TooManyMembers above ``most``, or where their names are as long as those of more."""
+    if count > most or name_bytes > NAME_BYTES * most:
+        raise TooManyMembers(f"{archive}: expected at most {most} members, got more")
 
 
 def open_members(
@@ -51,7 +57,9 @@ def open_members(
     Raises:
         SourceError: a name or a size that cannot be used.
     """
-    places, folders, junk = sort_members(archive, members)
+    places, declared, junk = sort_members(archive, members, MAX_MEMBER_BYTES)
+    folders = {above for name in (*places, *declared) for above in _parents(name)}
+    folders = (folders | declared) - {""}  # without the root itself, "./"
     top = _common_top(places, folders)
     inside = {name: where for name, where in places.items() if name.startswith(top)}
     files = {name.removeprefix(top): where for name, where in inside.items()}
@@ -61,9 +69,12 @@ def open_members(
 
 
 def sort_members(
-    archive: str, members: Iterable[tuple[Member, Where]]
+    archive: str, members: Iterable[tuple[Member, Where]], most_bytes: int | None
 ) -> tuple[dict[str, Where], set[str], set[str]]:
-    """Files by their checked names, every folder above one or declared, and what is junk.
+    """Files by their checked names, the folders that are declared, and what is junk.
+
+    Args:
+        most_bytes: that a member may have; None where whoever reads it looks at that.
 
     Raises:
         SourceError: a name or a size that cannot be used.
@@ -73,9 +84,9 @@ def sort_members(
     junk: set[str] = set()
     for member, where in members:
         name = _clean(archive, member.name)
-        if member.size > MAX_MEMBER_BYTES:
+        if most_bytes is not None and member.size > most_bytes:
             raise SourceError(
-                f"{archive}: {name!r} has {member.size} bytes; expected at most {MAX_MEMBER_BYTES}"
+                f"{archive}: {name!r} has {member.size} bytes; expected at most {most_bytes}"
             )
         if name in places:
             raise SourceError(f"{archive}: {name!r} is there more than once")
@@ -87,8 +98,7 @@ def sort_members(
             folders.add(name)
         else:
             places[name] = where
-        folders |= _parents(name)
-    return places, folders - {""}, junk  # without the root itself, "./"
+    return places, folders, junk
 
 
 def damaged(reason: str) -> OSError:

@@ -25,29 +25,33 @@ class Packed(NamedTuple):
     read: Callable[[], bytes]
 
 
-def open_archive(path: Path) -> dict[str, Packed]:
+def open_archive(path: Path, most: int) -> dict[str, Packed]:
     """Every file of a zip or a tar by its name, in the archive's order; its bytes say which it is.
 
-    Left out are names that begin with a dot, and ``__MACOSX``.
+    Left out are names that begin with a dot, and ``__MACOSX``. A member may have any size.
+
+    Args:
+        most: files and folders that it may hold, those that are left out among them.
 
     Raises:
+        TooManyMembers: it holds more; they were not read.
         SourceError: it is neither, damaged, encrypted, or made to deceive.
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
     if head.startswith(b"PK"):
-        zipped = zips.list_zip(path, path.name)
+        zipped = zips.list_zip(path, path.name, most)
         members = [
             (one, Packed(one.size, partial(zips.read_member, path, place))) for one, place in zipped
         ]
     elif head[TAR_MAGIC] == b"ustar":
-        tarred = tars.list_tar(path, path.name)
+        tarred = tars.list_tar(path, path.name, most)
         members = [
             (one, Packed(one.size, partial(tars.read_member, path, place))) for one, place in tarred
         ]
     else:
         gzipped = "; a tar.gz is not read in place" if head.startswith(b"\x1f\x8b") else ""
         raise SourceError(f"{path.name}: expected the bytes of a zip or a tar{gzipped}")
-    files, _, _ = sort_members(path.name, members)
+    files, _, _ = sort_members(path.name, members, most_bytes=None)
     return files

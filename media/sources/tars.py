@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from media.sources.archive import Member, check_count, damaged, open_members
+from media.sources.archive import MAX_MEMBERS, Member, check_count, damaged, open_members
 from media.sources.items import SourceError
 from media.sources.tree import Tree
 
@@ -61,17 +61,18 @@ def _inflate(path: Path) -> bytes:
 
 
 def _open(path: Path, name: str, stream: Callable[[], BinaryIO]) -> Tree:
-    members = _list(path.name, name, stream)
+    members = _list(path.name, name, stream, MAX_MEMBERS)
     return open_members(name, members, lambda place: _read(stream, place))
 
 
-def list_tar(path: Path, name: str) -> list[tuple[Member, Place]]:
+def list_tar(path: Path, name: str, most: int) -> list[tuple[Member, Place]]:
     """Every entry, with where its bytes are; SourceError as ``open_tar``.
 
     Args:
         name: of the archive, before those of its members.
+        most: entries; TooManyMembers if there are more.
     """
-    return _list(path.name, name, lambda: path.open("rb"))
+    return _list(path.name, name, lambda: path.open("rb"), most)
 
 
 def read_member(path: Path, place: Place) -> bytes:
@@ -79,22 +80,27 @@ def read_member(path: Path, place: Place) -> bytes:
     return _read(lambda: path.open("rb"), place)
 
 
-def _list(shown: str, name: str, stream: Callable[[], BinaryIO]) -> list[tuple[Member, Place]]:
+def _list(
+    shown: str, name: str, stream: Callable[[], BinaryIO], most: int
+) -> list[tuple[Member, Place]]:
     try:
         with stream() as opened:
-            return list(_members(name, opened))
+            return list(_members(name, opened, most))
     except SourceError:
         raise
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise SourceError(f"{shown}: expected a whole tar: {error}") from error
 
 
-def _members(name: str, stream: BinaryIO) -> Iterator[tuple[Member, Place]]:
+def _members(name: str, stream: BinaryIO, most: int) -> Iterator[tuple[Member, Place]]:
     length = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     with tarfile.open(fileobj=_Headers(stream), mode="r:", encoding="utf-8") as archive:
-        for count, entry in enumerate(archive, start=1):
-            check_count(name, count)
+        count = name_bytes = 0
+        while (entry := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header that it has read
+            count, name_bytes = count + 1, name_bytes + len(entry.name)
+            check_count(name, count, name_bytes, most)
             _check_plain(f"{name}: {entry.name!a}", entry, length)
             place = Place(entry.offset_data, entry.size)
             yield Member(entry.name, entry.size, entry.isdir()), place

@@ -37,7 +37,8 @@ class ForeignMethod(ZipError):
 def read_directory(stream: BinaryIO) -> tuple[list[tuple[str, zipfile.ZipInfo]], int]:
     """Every entry behind its name, and where the directory begins.
 
-    Names without a mark of their encoding are UTF-8 where all can be, else cp437.
+    Names without a mark of their encoding are UTF-8 where all can be, else cp437. All of it is
+    read, however much that is: ``stream`` sees to it.
     """
     try:
         archive, utf_8 = zipfile.ZipFile(stream, metadata_encoding="utf-8"), UTF_8

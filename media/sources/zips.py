@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
-from media.sources.archive import Member, check_count, damaged, open_members
+from media.sources.archive import MAX_MEMBERS, Member, check_count, damaged, open_members
 from media.sources.items import SourceError
 from media.sources.tree import Tree
 from media.sources.zip_entries import ZipError, find_entries, read_directory
+
+ENTRY = b"PK\1\2"  # begins every one of the directory
+LONGEST_END = 2**16 + 22  # bytes after the directory, the comment included
 
 
 class Place(NamedTuple):
@@ -28,19 +32,21 @@ class Place(NamedTuple):
 def open_zip(path: Path) -> Tree:
     """Open a zip; SourceError for one that is damaged, encrypted or made to deceive."""
     name = path.name[: -len(".zip")]
-    return open_members(name, list_zip(path, name), lambda place: read_member(path, place))
+    members = list_zip(path, name, MAX_MEMBERS)
+    return open_members(name, members, lambda place: read_member(path, place))
 
 
-def list_zip(path: Path, name: str) -> list[tuple[Member, Place]]:
+def list_zip(path: Path, name: str, most: int) -> list[tuple[Member, Place]]:
     """Every entry, with where its bytes are; SourceError as ``open_zip``.
 
     Args:
         name: of the archive, before those of its members.
+        most: entries; TooManyMembers if there are more.
     """
     try:
         with path.open("rb") as stream:
-            entries, directory = read_directory(stream)
-            check_count(name, len(entries))
+            bounded = cast(BinaryIO, _Bounded(name, stream, most))
+            entries, directory = read_directory(bounded)
             return list(_members(name, stream, entries, directory))
     except SourceError:
         raise
@@ -88,3 +94,31 @@ def _inflate(data: bytes, size: int) -> bytes:
     if len(inflated) > size or not engine.eof:
         raise damaged(f"expected {size} bytes once inflated, as the zip declares")
     return inflated
+
+class _Bounded(io.BufferedIOBase):
+    """What zipfile reads a directory from, at once and whole: refused before that where it is long.
+
+    Its entries are counted before zipfile makes objects of them, whatever number the zip declares.
+    """
+
+    def __init__(self, name: str, stream: BinaryIO, most: int) -> None:
+        self._name = name
+        self._stream = stream
+        self._most = most
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """A part of the end, or the directory; TooManyMembers where that is of too many."""
+        if size is None or size < 0:  # what is after the last entry: all of it is a comment
+            size = LONGEST_END
+        check_count(self._name, 0, max(0, size - LONGEST_END), self._most)
+        data = self._stream.read(size)
+        check_count(self._name, data.count(ENTRY), 0, self._most)
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """As of the stream below."""
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of the stream below."""
+        return self._stream.tell()

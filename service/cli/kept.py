@@ -24,7 +24,7 @@ from service.http.problems import members
 from service.jobs.folder import take_folder
 from service.jobs.inputs import Collected, Inputs
 from service.jobs.ledger import Ledger
-from service.jobs.pins import find_again, write_down
+from service.jobs.pins import Versions, write_down
 from service.jobs.store import Item, Job
 from service.jobs.work import JobWork
 from service.settings import SettingsError
@@ -97,7 +97,7 @@ async def _job(
 
 async def _finish(engine: Engine, ledger: Ledger, inputs: Inputs, job: Job) -> None:
     if not job.has_ended:
-        candidates = await find_again(engine, job)
+        candidates = await Versions(engine).find_again(job)
         await JobWork(engine, ledger, inputs, members).finish(job, candidates)
 
 

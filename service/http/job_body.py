@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from service.http.problems import (
     UnknownParameter,
 )
 from service.jobs.failures import PathRefused
-from service.jobs.inputs import ARCHIVE, Collected
+from service.jobs.inputs import ARCHIVE, LISTING, Collected
 from service.jobs.spool import Incoming, Spool
 from service.settings import Settings
 
@@ -50,7 +51,7 @@ class JobBody:
 
     Attributes:
         found: the items that it names.
-        hashes: name and SHA-256 of every file or archive that came, in order; or the paths.
+        fingerprint: of every file, archive and path that came: what it is, its name, its bytes.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class JobBody:
         self._settings = settings
         self._most = spool.most
         self.found = Collected()
-        self.hashes: list[list[str]] = []
+        self.fingerprint = hashlib.sha256()
+        self._came = 0  # files and archives
 
     async def read(self, content_type: bytes) -> None:
         """All of it, by its Content-Type.
@@ -99,8 +101,9 @@ class JobBody:
     async def _store(
         self, media: AsyncIterator[bytes | bytearray], name: str, is_archive: bool
     ) -> int:
-        """One file or archive; its size in bytes."""
-        stored = f"{ARCHIVE if is_archive else FILE}-{len(self.hashes) + 1}"
+        """One file or archive; its size in bytes. An empty archive is not one."""
+        kind, self._came = ARCHIVE if is_archive else FILE, self._came + 1
+        stored = f"{kind}-{self._came}"
         before, incoming = self._incoming.bytes, self._incoming
         await asyncio.to_thread(incoming.begin, stored)
         buffer = bytearray()
@@ -110,14 +113,19 @@ class JobBody:
                 await asyncio.to_thread(incoming.write, buffer)
                 buffer = bytearray()
         await asyncio.to_thread(incoming.write, buffer)
-        self.hashes.append([name, await asyncio.to_thread(incoming.end)])
+        self._note(kind, name, await asyncio.to_thread(incoming.end))
         size = incoming.bytes - before
         if size and is_archive:
             path = incoming.folder / stored
-            await asyncio.to_thread(self.found.add_archive, path, self._most)
-        elif size:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(LISTING, self.found.add_archive, path, self._most)
+        elif not is_archive:
             self.found.add(name, stored)
         return size
+
+    def _note(self, *words: str) -> None:
+        """Let the fingerprint depend on words; no other ones are written the same."""
+        self.fingerprint.update(json.dumps(words).encode())
 
     async def _read_form(self, form: MultipartReader) -> None:
         """Parts named file are one item each, parts named archive a zip or a tar of them."""
@@ -129,10 +137,11 @@ class JobBody:
                     f"the part {part[:40]!a} of the form: expected {FILE} or {ARCHIVE}; parameters "
                     "of a job belong into its address"
                 )
-            number = len(self.hashes) + 1
+            number = self._came + 1
             name = shown_filename(options.get(b"filename", b"").decode("utf-8", "replace"))
             name = name or f"{part} {number}"
-            if not await self._store(_data(form), name, part == ARCHIVE):
+            # an empty file is an item, whose line says so
+            if not await self._store(_data(form), name, part == ARCHIVE) and part == ARCHIVE:
                 raise EmptyFile(f"{part} {number} of the form has no bytes")
 
     async def _read_paths(self, body: AsyncIterator[bytes]) -> None:
@@ -156,7 +165,8 @@ class JobBody:
         if not is_list or set(document) != {"paths"}:
             raise BrokenForm('expected JSON like {"paths": ["folder/scan.nii.gz", "folder"]}')
         self.found.add_paths(allowed, paths)
-        self.hashes = [[path, ""] for path in paths]
+        for path in paths:
+            self._note("path", path)
 
 
 async def _data(form: MultipartReader) -> AsyncIterator[bytearray]:

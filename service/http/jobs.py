@@ -6,7 +6,6 @@ They exist where ``--jobs`` names a folder. Of another key's job nobody is told 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import secrets
 import time
@@ -98,15 +97,15 @@ class Jobs:
             incoming = await asyncio.to_thread(spool.receive)
             try:
                 body = JobBody(exchange, incoming, spool, self._runner.settings)
+                body.fingerprint.update(json.dumps(sorted(parameters.items())).encode())
                 await body.read(request.headers.get("content-type", "").encode("latin-1"))
             except BaseException:
                 await asyncio.to_thread(incoming.drop)
                 raise
-            asked = json.dumps([sorted(parameters.items()), body.hashes])
             job = Job(
                 number=0, id=secrets.token_hex(12), owner=exchange.key or "", state="queued",
                 reason=None, created=time.time(), ended=None, key=key,
-                fingerprint=hashlib.sha256(asked.encode()).hexdigest(),
+                fingerprint=body.fingerprint.hexdigest(),
                 parameters=dict(parameters), candidates=written,
                 bytes=incoming.bytes, total=len(body.found.items), answered=0, failed=0,
             )  # fmt: skip
@@ -167,9 +166,17 @@ class Jobs:
 
     async def _lines(self, job: Job, after: int, left: int) -> AsyncIterator[bytes]:
         ledger = self._runner.ledger
-        while lines := await ledger.call(ledger.store.lines, job, after, min(left, PAGE)):
-            yield "".join(f"{line}\n" for line in lines).encode()
-            after, left = after + len(lines), left - len(lines)
+        while True:
+            count, lines = await ledger.call(self._page, job, after, min(left, PAGE))
+            if not count:
+                return
+            yield lines
+            after, left = after + count, left - count
+
+    def _page(self, job: Job, after: int, most: int) -> tuple[int, bytes]:
+        """Lines, how many and joined; in the ledger's thread, for they may be many megabytes."""
+        lines = self._runner.ledger.store.lines(job, after, most)
+        return len(lines), "".join(f"{line}\n" for line in lines).encode()
 
     async def _find(self, request: Request, id_: str) -> Job:
         ledger = self._runner.ledger

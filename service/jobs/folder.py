@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
-from service.jobs.spool import InUse, Spool
+from service.jobs.spool import InUse, NoJobs, Spool
 from service.jobs.store import Job, Store, StoreError
 from service.settings import GIB, Settings, SettingsError
 
@@ -30,9 +30,13 @@ def take_folder(settings: Settings) -> Folder:
     assert folder is not None
     try:
         spool = Spool(folder, int(settings.jobs_max_gib * GIB))
-        store = Store(folder)
+        store = Store(folder)  # before anything is removed: it tells whose folder this is
         jobs = store.open()
         spool.keep({job.id for job in jobs})
+    except NoJobs:
+        raise SettingsError(
+            f"jobs: expected an empty folder, or one that holds jobs; {folder} holds something else"
+        ) from None
     except InUse:
         raise SettingsError(f"jobs: another process works on those of {folder}") from None
     except (OSError, sqlite3.Error, StoreError) as error:

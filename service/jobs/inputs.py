@@ -11,8 +11,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from media.sources.archive import TooManyMembers
 from media.sources.items import SourceError
 from media.sources.packed import Packed, open_archive
 from service.engine.failures import EmptyFile, Failure, UnreadableFile
@@ -22,6 +24,8 @@ from service.jobs.store import LOCAL, Item
 MAX_ITEMS = 100_000
 MAX_PATH = 4096  # characters
 ARCHIVE = "archive"  # how the names of stored archives begin
+#: Where archives are listed, one after another: seconds each, which no other file shall wait for.
+LISTING = ThreadPoolExecutor(1, thread_name_prefix="archives")
 
 
 class Collected:
@@ -47,7 +51,9 @@ class Collected:
             JobTooLarge: there is too much in it.
         """
         try:
-            packed = open_archive(path)
+            packed = open_archive(path, MAX_ITEMS)
+        except TooManyMembers as error:
+            raise JobTooLarge(f"{error}: files, and folders with an entry of their own") from error
         except SourceError as error:
             raise BrokenArchive(str(error)) from error
         unpacked = sum(one.size for one in packed.values())
@@ -101,7 +107,7 @@ class Inputs:
         self._archives: dict[str, dict[str, Packed]] = {}
 
     def size(self, item: Item) -> int:
-        """Of its bytes; 0 where reading it will say what is wrong."""
+        """Of its bytes; 0 where reading it will say what is wrong. For ``LISTING``."""
         try:
             if item.origin.startswith(ARCHIVE):
                 return self._packed(item).size
@@ -137,7 +143,7 @@ class Inputs:
 
     def _packed(self, item: Item) -> Packed:
         if item.origin not in self._archives:
-            self._archives[item.origin] = open_archive(self._folder / item.origin)
+            self._archives[item.origin] = open_archive(self._folder / item.origin, MAX_ITEMS)
         return self._archives[item.origin][item.member]
 
     def _open(self, item: Item) -> Opened:

@@ -6,22 +6,26 @@ it has not ended they cannot be retired.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from models.bundle import BundleError
 from service.engine.candidates import Candidate, Candidates, RefusedDefault
+from service.engine.decode.wire import Preparation
 from service.engine.engine import Engine
 from service.engine.failures import BundleRefused, UnknownBundle
-from service.engine.model import AUTO, Choice, ExaminedBundle
+from service.engine.model import AUTO, Choice, ExaminedBundle, Model, Target
 from service.engine.parameters import Asked
 from service.jobs.store import FILE, Job, Store
 
 #: As they are written down: one JSON object each.
 Written = list[dict[str, Any]]
+Key = tuple[Path, str]  # of a version: where its bundle is, and its name
 
 
 def write_down(candidates: Candidates) -> Written:
@@ -60,42 +64,60 @@ def is_needed(folder: Path, name: str, version: str) -> bool:
         return any((name, version) in pinned(job.candidates) for job in store.open())
 
 
-async def find_again(engine: Engine, job: Job) -> Candidates:
-    """Who answers a job; a version that answers no more is opened for this.
+class Versions:
+    """Those that jobs need; each that answers no more is opened once, as long as a job has it."""
 
-    Raises:
-        UnknownBundle, BundleRefused: one of them cannot be had now.
-    """
-    asked = Asked.parse(job.parameters)
-    return [await _candidate(engine, one, asked) for one in job.candidates]
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._opened: WeakValueDictionary[Key, Model] = WeakValueDictionary()
+        self._asked: WeakKeyDictionary[Model, dict[str, Preparation]] = WeakKeyDictionary()
+        self._opening: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
+
+    async def find_again(self, job: Job) -> Candidates:
+        """Who answers a job; a version that answers no more is opened for this.
+
+        Raises:
+            UnknownBundle, BundleRefused: one of them cannot be had now.
+        """
+        asked = Asked.parse(job.parameters)
+        return [await self._candidate(one, asked) for one in job.candidates]
+
+    async def _candidate(
+        self, one: Mapping[str, Any], asked: Asked
+    ) -> Candidate | RefusedDefault:
+        file_bytes = self._engine.settings.limits(one["modality"]).file_bytes
+        if "refused" in one:
+            return RefusedDefault(one["refused"], one["modality"], file_bytes)
+        targets = await self._targets(one["bundle"], one["version"])
+        choice = Choice.of(targets.values() if one["grid"] == AUTO else [targets[one["grid"]]])
+        if one["modality"] == "video":
+            choice = choice.with_views(one["views"])
+        return Candidate(choice, one["top_k"], file_bytes, asked)
+
+    async def _targets(self, name: str, version: str) -> dict[str, Target]:
+        """Of a version that is ready, by grid: the one that answers, or opened beside it."""
+        one = self._engine.catalog.bundles.get(name)
+        if one is None or one.home is None:
+            raise UnknownBundle(f"bundle {name} is not served any more")
+        if one.manifest is not None and one.manifest.version == version:
+            return _ready(one, version)
+        key = one.home, version
+        async with self._opening.setdefault(key, asyncio.Lock()):
+            if (model := self._opened.get(key)) is None:
+                try:
+                    old = await self._engine.catalog.examine_version(name, one.home, version)
+                except BundleError as error:
+                    raise BundleRefused(str(error)) from error
+                targets = _ready(old, version)
+                model = self._opened[key] = next(iter(targets.values())).model
+                self._asked[model] = {grid: one.preparation for grid, one in targets.items()}
+            return {grid: Target(model, grid, asked) for grid, asked in self._asked[model].items()}
 
 
-async def _candidate(
-    engine: Engine, one: Mapping[str, Any], asked: Asked
-) -> Candidate | RefusedDefault:
-    file_bytes = engine.settings.limits(one["modality"]).file_bytes
-    if "refused" in one:
-        return RefusedDefault(one["refused"], one["modality"], file_bytes)
-    targets = (await _examined(engine, one["bundle"], one["version"])).targets
-    choice = Choice.of(targets.values() if one["grid"] == AUTO else [targets[one["grid"]]])
-    if one["modality"] == "video":
-        choice = choice.with_views(one["views"])
-    return Candidate(choice, one["top_k"], file_bytes, asked)
-
-
-async def _examined(engine: Engine, name: str, version: str) -> ExaminedBundle:
-    """A version that is ready: the one that answers, or opened beside it."""
-    one = engine.catalog.bundles.get(name)
-    if one is None or one.home is None:
-        raise UnknownBundle(f"bundle {name} is not served any more")
-    if one.manifest is None or one.manifest.version != version:
-        try:
-            one = await engine.catalog.examine_version(name, one.home, version)
-        except BundleError as error:
-            raise BundleRefused(str(error)) from error
+def _ready(one: ExaminedBundle, version: str) -> dict[str, Target]:
     if one.state != "ready" or one.manifest is None or one.manifest.version != version:
-        raise BundleRefused(f"bundle {name}: version {version} cannot answer: {one.reason}")
-    return one
+        raise BundleRefused(f"bundle {one.name}: version {version} cannot answer: {one.reason}")
+    return one.targets
 
 
 class Pins:

@@ -23,7 +23,7 @@ from service.engine.failures import Failure
 from service.jobs.folder import take_folder
 from service.jobs.inputs import Inputs
 from service.jobs.ledger import Ledger
-from service.jobs.pins import Pins, Written, find_again, write_down
+from service.jobs.pins import Pins, Versions, Written, write_down
 from service.jobs.spool import full_disk_told
 from service.jobs.store import Item, Job, State
 from service.jobs.work import Describe, JobWork
@@ -58,6 +58,7 @@ class JobRunner:
         self.engine = engine
         self.settings = engine.settings
         self.pins = Pins()
+        self._versions = Versions(engine)
         self._describe = describe
         self._open: dict[str, Job] = {}  # that have not ended, as far as is known here
         self.spool, store, jobs = take_folder(engine.settings)
@@ -190,8 +191,8 @@ class JobRunner:
     async def _run(self, job: Job) -> None:
         """Answer what has no line yet; where that cannot be, say why and try again later."""
         try:
-            candidates = await find_again(self.engine, job)
-            if await self.ledger.call(self.ledger.store.begin, job):
+            if await self.ledger.call(self.ledger.store.begin, job):  # before a version is opened
+                candidates = await self._versions.find_again(job)
                 inputs = Inputs(self.spool.place(job.id), self.settings.jobs_paths)
                 work = JobWork(self.engine, self.ledger, inputs, self._describe)
                 await work.finish(job, candidates)

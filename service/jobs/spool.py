@@ -1,7 +1,7 @@
 """The files of jobs on the disk: received, put in their place, read, given back.
 
-``DIR/files/ID/`` holds those of one job. What is still received lies in ``DIR/incoming/``, which is
-emptied at start. Every call may wait for the disk.
+``DIR/files/ID/`` holds those of one job. What is still received lies in ``DIR/incoming/``. What no
+job needs is removed at start; nothing is that was not made here. Every call may wait for the disk.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -21,16 +22,26 @@ from typing import BinaryIO
 
 from media.files import sync_directory, sync_tree
 from service.jobs.failures import JobsFull
+from service.jobs.store import FILE
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOCK, RECEIVED = "lock", "job-"
+#: How folders are called that are made here: of a job, of what is still received.
+OURS = re.compile(rf"[0-9a-f]{{24}}|{RECEIVED}[a-z0-9_]{{8}}")
+#: What a folder may hold before there are jobs: of a start that was killed, of a file system.
+BEFORE_JOBS = {LOCK, "lost+found"}
 
 
 class InUse(Exception):
     """Another process works on the jobs of this folder."""
 
 
+class NoJobs(Exception):
+    """The folder holds something, and no jobs."""
+
+
 class Spool:
-    """A folder of jobs, which this process alone works on until ``close``.
+    """A folder of jobs, which this process alone works on until ``close``; ``keep`` comes first.
 
     Args:
         most: bytes that the files of all jobs may have.
@@ -39,7 +50,7 @@ class Spool:
         used: bytes that they have.
 
     Raises:
-        InUse: see above.
+        InUse, NoJobs: see above.
         OSError: nothing can be written there.
     """
 
@@ -50,25 +61,28 @@ class Spool:
         self.used = 0
         self._counting = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        held = {path.name for path in folder.iterdir()}
+        if FILE not in held and held - BEFORE_JOBS:
+            raise NoJobs
+        self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
         except BlockingIOError:
             os.close(self._lock)
             raise InUse from None
-        self._files.mkdir(exist_ok=True)
-        shutil.rmtree(self._incoming, ignore_errors=True)
-        self._incoming.mkdir()
 
     def close(self) -> None:
         os.close(self._lock)
 
     def keep(self, jobs: Collection[str]) -> None:
         """Remove the files of all jobs but these, and count what is left."""
-        for folder in self._files.iterdir():
-            if folder.name not in jobs:
-                shutil.rmtree(folder)
-        self.used = sum(path.stat().st_size for path in self._files.rglob("*") if path.is_file())
+        for parent in (self._files, self._incoming):
+            parent.mkdir(exist_ok=True)
+            for folder in parent.iterdir():
+                if folder.name not in jobs and OURS.fullmatch(folder.name):
+                    shutil.rmtree(folder)
+        inside = (path for job in jobs for path in self.place(job).rglob("*"))
+        self.used = sum(path.stat().st_size for path in inside if path.is_file())
 
     def claim(self, size: int) -> None:
         """Count bytes that are about to be written; JobsFull where they are too many."""
@@ -87,7 +101,7 @@ class Spool:
     def receive(self) -> Incoming:
         """Where the files of a new job go; JobsFull where the disk is."""
         with full_disk_told():
-            return Incoming(self, Path(tempfile.mkdtemp(dir=self._incoming)))
+            return Incoming(self, Path(tempfile.mkdtemp(prefix=RECEIVED, dir=self._incoming)))
 
     def place(self, job: str) -> Path:
         """The folder of a job's files."""

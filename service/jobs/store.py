@@ -148,10 +148,10 @@ class Store:
             self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
+            self._make_tables()  # first: of another's database nothing is changed
             self._sql.execute("PRAGMA journal_mode = WAL")
             self._sql.execute("PRAGMA synchronous = FULL")  # a line that was read stays
             self._sql.execute("PRAGMA foreign_keys = ON")
-            self._make_tables()
         except BaseException:
             self._sql.close()
             raise
@@ -162,6 +162,8 @@ class Store:
             if version not in (0, SCHEMA):
                 raise StoreError(f"expected jobs of schema {SCHEMA}, got {version}")
             if version == 0:
+                if self._sql.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    raise StoreError(f"{FILE} holds other tables than those of jobs")
                 for statement in filter(str.strip, TABLES.split(";")):
                     self._sql.execute(statement)
                 self._sql.execute(f"PRAGMA user_version = {SCHEMA}")

@@ -28,7 +28,7 @@ from service.engine.failures import (
 )
 from service.engine.job import EncodingFormat
 from service.engine.parameters import Asked
-from service.jobs.inputs import Inputs
+from service.jobs.inputs import LISTING, Inputs
 from service.jobs.ledger import Ledger
 from service.jobs.store import Job, Line
 
@@ -83,11 +83,11 @@ class JobWork:
 
     async def _files(self, job: Job) -> AsyncGenerator[File, None]:
         """What has no line yet, each when there is room for one more."""
-        after, store = 0, self._ledger.store
+        after, store, loop = 0, self._ledger.store, asyncio.get_running_loop()
         while items := await self._ledger.call(store.unanswered, job, after, PAGE):
             for item in items:
                 await self._room.acquire()
-                size = await asyncio.to_thread(self._inputs.size, item)
+                size = await loop.run_in_executor(LISTING, self._inputs.size, item)
                 read = functools.partial(self._inputs.read, item)
                 yield File(item.number, item.name, size, read)
             after = items[-1].number
@@ -108,7 +108,7 @@ class JobWork:
             for _, answer in answers:
                 await self._check_own(answer)
             before = now
-            now = await self._write(job, [self._line(*one, encoding_format) for one in answers])
+            now = await self._write(job, answers, encoding_format)
             self._count(before, now)
             for _ in answers:
                 self._room.release()
@@ -136,8 +136,16 @@ class JobWork:
             told |= answer.document(encoding_format)
         return Line(file.number, json.dumps(told, allow_nan=False), "error" in told)
 
-    async def _write(self, job: Job, lines: list[Line]) -> Job | None:
-        """Until it is done: a disk may be full for a while."""
+    def _lines(
+        self, answers: list[tuple[File, Answer]], encoding_format: EncodingFormat
+    ) -> list[Line]:
+        return [self._line(file, answer, encoding_format) for file, answer in answers]
+
+    async def _write(
+        self, job: Job, answers: list[tuple[File, Answer]], encoding_format: EncodingFormat
+    ) -> Job | None:
+        """Until it is done: a disk may be full for a while. Arrays are encoded beside the loop."""
+        lines = await self._ledger.call(self._lines, answers, encoding_format)
         while True:
             try:
                 return await self._ledger.call(self._ledger.store.record, job, lines)

@@ -35,6 +35,8 @@ pytestmark = alone
 
 TEXT = (DEPLOY / "nginx" / "nginx.conf").read_text(encoding="utf-8")
 IMAGE = "/v1/classify/image"
+#: What is said of the bodies of jobs alone.
+OF_JOBS = TEXT[TEXT.index("location = /v1/jobs {") :].partition("}")[0]
 GOOD = picture()
 
 
@@ -52,21 +54,22 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     root, session = tmp_path_factory.mktemp("bundles"), TinySession()
     write_tiny_bundle(root)
     with ExitStack() as stack:
-        server = stack.enter_context(serving(root, lambda *_: session, max_body_mib=1.0))
+        jobs = tmp_path_factory.mktemp("jobs")
+        server = stack.enter_context(serving(root, lambda *_: session, max_body_mib=1.0, jobs=jobs))
         stack.callback(session.gate.set)
         folder = tmp_path_factory.mktemp("nginx")
         yield Front(server, session, stack.enter_context(proxy(folder, server.url)))
 
 
-def bound(name: str) -> float:
-    """A directive's number, in seconds or MiB."""
-    (found,) = re.findall(rf"^ +{name} (\d+)[sm];", TEXT, flags=re.M)
+def bound(name: str, text: str = TEXT.replace(OF_JOBS, "")) -> float:
+    """A directive's number, in seconds, minutes or MiB."""
+    (found,) = re.findall(rf"^ +{name} (\d+)[sm]?;", text, flags=re.M)
     return float(found)
 
 
-def head(length: int) -> bytes:
+def head(length: int, path: str = IMAGE) -> bytes:
     """Of a request with so many bytes of a body."""
-    return f"POST {IMAGE} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
 def body_of_problem(answer: httpx.Response) -> dict[str, Any]:
@@ -132,7 +135,20 @@ def test_body_that_no_bound_allows_is_a_problem_too(front: Front) -> None:
         wrapped.sendall(head(300 * MIB))
         status, headers, body = read_answer(wrapped.makefile("rb"))
     assert (status, headers["content-type"]) == (413, "application/problem+json")
-    assert json.loads(body)["type"] == "/problems/body-too-large"
+    told = json.loads(body)
+    assert told["type"] == "/problems/body-too-large"
+    assert told["error"] == told["detail"]  # which clients of /v2 read
+
+
+def test_body_of_a_job_may_be_as_large_as_the_server_allows(front: Front) -> None:
+    """Above the bound of all else the server begins to read it, for as long as it comes."""
+    with front.proxy.connect() as wrapped:
+        wrapped.sendall(head(300 * MIB, "/v1/jobs") + bytes(2 * MIB))
+        spool = front.server.engine.settings.jobs / "incoming"
+        wait_until(lambda: list(spool.rglob("file-1")), "the server to take it")
+    assert bound("client_max_body_size", OF_JOBS) == 0
+    for name in ("client_body_timeout", "proxy_send_timeout", "proxy_read_timeout"):
+        assert 60 * bound(name, OF_JOBS) > bound(name)
 
 
 def test_metrics_stay_inside(front: Front) -> None:
@@ -185,7 +201,9 @@ def test_server_that_is_not_there_is_not_ready(tmp_path: Path) -> None:
         answer = one.get("/health/ready")
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "5"
-    assert body_of_problem(answer)["type"] == "/problems/not-ready"
+    told = body_of_problem(answer)
+    assert told["type"] == "/problems/not-ready"
+    assert told["error"] == told["detail"]  # which clients of /v2 read
 
 
 def test_stranger_to_the_certificate_is_told(front: Front) -> None:

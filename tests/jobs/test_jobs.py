@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from service.http.jobs import Jobs
+from service.jobs.work import JobWork
 from tests.helpers.jobs import finish, form, lines, look, make, problem, refused, tarred, zipped
 from tests.helpers.measured_grids import ABSTAIN, measured_grids
 from tests.helpers.service_fixtures import (
@@ -100,6 +103,31 @@ def test_lines_may_hold_what_results_may(start: Start) -> None:
         )
         assert told == pytest.approx(expected, abs=1e-4)  # which were in another batch
     assert refused(server, files=form(FILES), params={"want": "all"})[:2] == (422, "bad-parameter")
+
+
+def test_lines_are_written_and_read_beside_the_loop(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may hold many megabytes of arrays: requests that somebody waits for go on meanwhile."""
+    threads: list[str] = []
+
+    def noting(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def noted(*arguments: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    noting(JobWork, "_line")
+    noting(Jobs, "_page")
+    server, _ = start()
+    job = make(server, files=form(FILES))
+    finish(server, job)
+    assert len(lines(server, job)) == 4
+    assert len(threads) >= 5
+    assert {name.partition("_")[0] for name in threads} == {"jobs"}
 
 
 def test_many_jobs_and_lines_come_a_page_at_a_time(start: Start) -> None:

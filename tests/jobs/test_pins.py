@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from service.engine.catalog import Catalog
+from service.engine.model import ExaminedBundle
 from service.http.keys import digest
 from service.jobs import runner
 from tests.helpers.jobs import finish, form, lines, make, problem
@@ -60,6 +62,31 @@ def test_version_of_a_job_answers_it_and_stays(
         wait_until(
             lambda: server.request("DELETE", version, **ADMIN).status_code == 200, "it to go"
         )
+
+
+def test_old_version_is_opened_once_for_all_its_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one has it, the others share it, however many begin at once; then it is given back."""
+    home = write_tiny_versions(tmp_path / "bundles", "tiny", "1")
+    settings: dict[str, Any] = {"jobs": tmp_path / "jobs"}
+    jobs = [left_behind(home.parent, monkeypatch, {}, **settings) for _ in range(3)]
+    write_tiny_bundle(tmp_path, "tiny", version="2").rename(home / "2")
+    session, opened = TinySession(), list[str]()
+    examine = Catalog.examine_version
+
+    async def counted(self: Catalog, name: str, at: Path, version: str) -> ExaminedBundle:
+        opened.append(version)
+        return await examine(self, name, at, version)
+
+    monkeypatch.setattr(Catalog, "examine_version", counted)
+    with serving(home.parent, lambda *_: session, **settings) as server:
+        for job in jobs:
+            assert finish(server, job)["state"] == "done"
+            assert {line["version"] for line in lines(server, job)} == {"1"}
+        versions = lambda: server.engine.catalog.open_versions("tiny")  # noqa: E731
+        wait_until(lambda: versions() == {"2"}, "the old version to be given back")
+    assert opened == ["1"]
 
 
 def test_command_keeps_the_version_of_a_job(

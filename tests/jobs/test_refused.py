@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from media.sources import archive
 from service.http.keys import digest
 from service.jobs import inputs, store
 from tests.helpers.jobs import (
@@ -83,7 +84,8 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
         {"content": tarred({"../a.png": GOOD}), "headers": TAR}, 422, "broken-archive", "../a",
     ),
     "link in a tar": ({"content": linked(), "headers": TAR}, 422, "broken-archive", "is a link"),
-    "empty file": ({"files": form({"a.png": b""})}, 400, "empty-file", "file 1"),
+    "empty archive": ({"files": form({"a": b""}, "archive")}, 400, "empty-file", "archive 1"),
+    "empty body of a zip": ({"headers": ZIP}, 400, "empty-body", "expected a file"),
     "part of another name": (
         {"files": form({"a.png": GOOD}, "image")}, 422, "unknown-parameter", "'image'",
     ),
@@ -127,6 +129,9 @@ def test_too_many_items_are_refused(server: RunningServer, monkeypatch: pytest.M
     monkeypatch.setattr(inputs, "MAX_ITEMS", 1)
     sent = form({"a": GOOD, "b": GOOD})
     assert refused(server, files=sent) == (413, "job-too-large", "a job may have at most 1 files")
+    for packed, headers in ((zipped, ZIP), (tarred, TAR)):
+        told = refused(server, content=packed({"a": GOOD, "b": GOOD}), headers=headers)
+        assert told[:2] == (413, "job-too-large")
 
 
 def test_member_over_the_limit_of_files_fails_alone(start: Start) -> None:
@@ -138,6 +143,39 @@ def test_member_over_the_limit_of_files_fails_alone(start: Start) -> None:
     (failed,) = (line for line in lines(server, job) if "error" in line)
     assert failed["filename"] == "zeros.png"
     assert failed["error"]["type"] == "/problems/file-too-large"
+
+
+def test_empty_file_fails_alone(start: Start) -> None:
+    """The others of its form are answered."""
+    server, _ = start()
+    job = make(server, files=form({"empty.png": b"", "good.png": GOOD}))
+    assert finish(server, job)["failed"] == 1
+    told = {line["filename"]: line.get("error", {}).get("type") for line in lines(server, job)}
+    assert told == {"empty.png": "/problems/empty-file", "good.png": None}
+
+
+def test_member_that_no_source_may_have_fails_alone(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file of an archive may be to be trained on bounds no job."""
+    monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", len(GOOD))
+    server, _ = start(max_file_mib=0.5)
+    packed = tarred({"good.png": GOOD, "zeros.png": bytes(2**20)})
+    job = make(server, content=packed, headers=TAR)
+    assert finish(server, job)["failed"] == 1
+
+
+def test_same_bytes_as_something_else_are_another_job(start: Start) -> None:
+    """A zip can be one scan or many files: its key of idempotency is not that of the other."""
+    server, _ = start()
+    packed, key = zipped({"a.png": GOOD}), {"Idempotency-Key": "once"}
+    make(server, content=packed, headers=key | ZIP)
+    assert refused(server, content=packed, headers=key)[:2] == (422, "key-reused")
+    key = {"Idempotency-Key": "twice"}
+    job = make(server, files=form({"all": packed}), headers=key)
+    again = refused(server, files=form({"all": packed}, "archive"), headers=key)
+    assert again[:2] == (422, "key-reused")
+    assert make(server, files=form({"all": packed}), headers=key)["id"] == job["id"]
 
 
 def test_job_belongs_to_its_key(start: Start) -> None:

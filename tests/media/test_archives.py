@@ -21,7 +21,9 @@ import pytest
 
 from media.contents import split_sha256
 from media.dataset import prepare_split
-from media.sources import Source, SourceError, archive, open_source, tars
+from media.sources import Source, SourceError, archive, open_source, tars, zips
+from media.sources.archive import TooManyMembers
+from media.sources.packed import open_archive
 from media.spec import Grid, InputSpec
 
 KINDS = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -539,11 +541,51 @@ def test_archive_with_too_many_members_is_refused(
 ) -> None:
     """The limit itself is allowed, one more is not."""
     path = pack(tmp_path / f"set{kind}", CLASSES)
-    monkeypatch.setattr(archive, "MAX_MEMBERS", 4)
+    for one in (zips, tars):
+        monkeypatch.setattr(one, "MAX_MEMBERS", 4)
     assert len(open_source(path).items) == 4
-    monkeypatch.setattr(archive, "MAX_MEMBERS", 3)
+    for one in (zips, tars):
+        monkeypatch.setattr(one, "MAX_MEMBERS", 3)
     with pytest.raises(SourceError, match="expected at most 3 members"):
         open_source(path)
+
+
+def many_folders(kind: str, declared: int | None = None) -> bytes:
+    """20,000 folders and no file; a zip may declare another number of entries."""
+    names = [f"{number:05}/" for number in range(20_000)]
+    if kind == ".tar":
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as target:
+            for name in names:
+                target.addfile(tar_entry(name, 0, tarfile.DIRTYPE))
+        return stream.getvalue()
+    data = bytearray(zipped(dict.fromkeys(names, b"")))
+    if declared is not None:
+        struct.pack_into("<2H", data, len(data) - 14, declared, declared)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(("kind", "declared"), [(".zip", None), (".zip", 1), (".tar", None)])
+def test_archive_is_refused_before_its_members_are_held(
+    tmp_path: Path, kind: str, declared: int | None
+) -> None:
+    """Whatever number it declares, no object is made for members that are too many."""
+    path = tmp_path / f"many{kind}"
+    path.write_bytes(many_folders(kind, declared))
+    with at_most(4 * 2**20), pytest.raises(TooManyMembers, match="at most 1000 members"):
+        open_archive(path, 1000)
+    assert open_archive(path, 20_000) == {}
+
+
+@pytest.mark.parametrize("kind", [".zip", ".tar"])
+def test_names_are_bounded_with_the_number_of_members(tmp_path: Path, kind: str) -> None:
+    """A few names as long as those of many, and as deep, make no folders in memory."""
+    path = pack(tmp_path / f"deep{kind}", {"a/" * 30_000 + "b.png": b"b"})
+    with at_most(4 * 2**20):
+        assert len(open_archive(path, 1000)) == 1
+        if kind == ".tar":
+            with pytest.raises(TooManyMembers):
+                open_archive(path, 100)
 
 
 @pytest.mark.parametrize("kind", KINDS)
