@@ -207,6 +207,8 @@ class Engine:
     def _on_examined(self, one: ExaminedBundle) -> None:
         self.backlog.rates[DEVICE] = self.devices.lanes  # which the first graph has decided
         self.metrics.bundle_info.labels(*_info(one)).set(1)
+        if one.modality is not None:
+            self.metrics.serve(one.modality)
         for grid, target in one.targets.items():
             self.metrics.grid_info.labels(one.name, target.manifest.version, grid).set(1)
             self.metrics.drift.begin(
