@@ -167,39 +167,39 @@ ROWS = {
             "Probability of the first label, mean of six hours",
             "percentunit",
             {
-                "{{bundle}} {{grid}}": "grid:liere_confidence:mean6h",
-                "{{bundle}} {{grid}} as measured": gauge("liere_measured_confidence"),
+                "{{bundle}}@{{version}} {{grid}}": "grid:liere_confidence:mean6h",
+                "{{bundle}}@{{version}} {{grid}} as measured": gauge("liere_measured_confidence"),
             },
             "Calibrated: as often as it says an answer should be right.",
         ),
         Chart(
             "Distance of the mix of labels from the measured one",
             "percentunit",
-            {"{{bundle}} {{grid}}": "grid:liere_mix:distance6h"},
+            {"{{bundle}}@{{version}} {{grid}}": "grid:liere_mix:distance6h"},
             "Share of the answers of six hours that would have to have another label.",
         ),
         Chart(
             "Answers that drift is told by, of six hours",
             "none",
-            {"{{bundle}} {{grid}}": "grid:liere_answers:increase6h"},
+            {"{{bundle}}@{{version}} {{grid}}": "grid:liere_answers:increase6h"},
             "Fewer than 500 set off no alert.",
         ),
         Chart(
             "First labels of six hours",
             "percentunit",
-            {"{{bundle}} {{grid}} {{label}}": "grid:liere_first_label:share6h"},
+            {"{{bundle}}@{{version}} {{grid}} {{label}}": "grid:liere_first_label:share6h"},
         ),
         Chart(
             "First labels of the measured split",
             "percentunit",
-            {"{{bundle}} {{grid}} {{label}}": gauge("liere_measured_mix")},
+            {"{{bundle}}@{{version}} {{grid}} {{label}}": gauge("liere_measured_mix")},
         ),
         Chart(
             "Answers by first label",
             "reqps",
             {
-                "{{bundle}} {{grid}} {{label}}": rate(
-                    "liere_first_label_total", "bundle, grid, label"
+                "{{bundle}}@{{version}} {{grid}} {{label}}": rate(
+                    "liere_first_label_total", "bundle, version, grid, label"
                 )
             },
             "Labels beyond 20 that are rare in the measured split are other.",

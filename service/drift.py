@@ -34,6 +34,7 @@ class Tally:
     """
 
     bundle: str
+    version: str
     grid: str
     names: list[str]
     figures: Figures | None
@@ -61,12 +62,13 @@ class Drift(Collector):
         self,
         key: Hashable,
         bundle: str,
+        version: str,
         grid: str,
         labels: Sequence[str],
         figures: Figures | None,
     ) -> None:
         """Count the answers of a grid from now on, under a key of its own."""
-        self._tallies[key] = Tally(bundle, grid, name_labels(labels, figures), figures)
+        self._tallies[key] = Tally(bundle, version, grid, name_labels(labels, figures), figures)
 
     def end(self, key: Hashable) -> None:
         """It answers no more but what is inside, which is not counted."""
@@ -83,26 +85,26 @@ class Drift(Collector):
         confidence = SummaryMetricFamily(
             "liere_confidence",
             "Calibrated probability of the first label, of files in the bundle's own views.",
-            labels=("bundle", "grid"),
+            labels=("bundle", "version", "grid"),
         )
         first = CounterMetricFamily(
             "liere_first_label",
             f"Files by their first label; beyond {NAMED} labels those that are rare in the "
             f"measured split count as {OTHER}.",
-            labels=("bundle", "grid", "label"),
+            labels=("bundle", "version", "grid", "label"),
         )
         measured = GaugeMetricFamily(
             "liere_measured_confidence",
             "Mean calibrated probability of the first label on the measured split.",
-            labels=("bundle", "grid"),
+            labels=("bundle", "version", "grid"),
         )
         mix = GaugeMetricFamily(
             "liere_measured_mix",
             "Share of the measured split that each label is the first of, as liere_first_label.",
-            labels=("bundle", "grid", "label"),
+            labels=("bundle", "version", "grid", "label"),
         )
         for one in self._tallies.values():
-            grid = (one.bundle, one.grid)
+            grid = (one.bundle, one.version, one.grid)
             confidence.add_metric(grid, sum(one.first.values()), one.confidence)
             if one.figures is not None:
                 measured.add_metric(grid, one.figures.confidence)

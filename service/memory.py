@@ -21,7 +21,7 @@ NO_LIMIT = 2**60
 class Memory(NamedTuple):
     """Of one control group, bytes."""
 
-    used: float  # without files that were read and can be dropped; NaN where nobody counts
+    used: float  # without the cache of files, which can be dropped; NaN where nobody counts
     limit: float  # infinite where there is none
 
 
@@ -39,12 +39,14 @@ def _read(group: Path) -> Memory | None:
     """None where a group does not count memory, as the one at the top of cgroup-v2."""
     unified = (group / "memory.current").exists()
     used, limit = ("current", "max") if unified else ("usage_in_bytes", "limit_in_bytes")
-    droppable = "inactive_file" if unified else "total_inactive_file"
+    total = "" if unified else "total_"
     try:
         held = int((group / f"memory.{used}").read_text())
         most = float((group / f"memory.{limit}").read_text().replace("max", "inf"))
         rows = (group / "memory.stat").read_text().split()
-        cached = int(rows[rows.index(droppable) + 1])
+        # Files that were used more than once, as archives of jobs, are active, and go as well.
+        names = (f"{total}inactive_file", f"{total}active_file")
+        cached = sum(int(rows[rows.index(name) + 1]) for name in names)
     except (OSError, ValueError):
         return None
     return Memory(held - cached, most if most < NO_LIMIT else math.inf)

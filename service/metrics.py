@@ -31,6 +31,8 @@ LAG_BUCKETS = (
     0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 )  # fmt: skip
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+#: Statuses that every modality may have to count.
+FORESEEN = (200, 500, 503, 504)
 
 
 class Metrics:
@@ -41,7 +43,7 @@ class Metrics:
         self.requests = Counter(
             "liere_requests",
             "Requests for work by answer; 499 is a client that left.",
-            ("modality", "code"),
+            ("modality", "code", "outcome"),
             registry=registry,
         )
         self.unauthorized = Counter(
@@ -59,7 +61,7 @@ class Metrics:
         )
         # Finding a series by its labels takes as long as all of a refusal else may.
         self._stages: dict[tuple[str, str], dict[str, Histogram]] = {}
-        self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._answers: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
         self._request_seconds = Histogram(
             "liere_request_seconds",
             "From the head of a request for work to its answer; no bundle where it was not known.",
@@ -216,13 +218,20 @@ class Metrics:
             self._stages[modality, bundle] = known
         return known
 
-    def request(self, modality: str, bundle: str, status: int, seconds: float) -> None:
+    def serve(self, modality: str) -> None:
+        """Let its foreseen answers be 0 before there are any: a rise from nothing is not seen."""
+        for status in FORESEEN:
+            self.requests.labels(modality, str(status), outcome_of(status))
+
+    def request(
+        self, modality: str, bundle: str, status: int, outcome: str, seconds: float
+    ) -> None:
         """One request for work and its answer."""
-        known = self._answers.get((modality, bundle, status))
+        known = self._answers.get((modality, bundle, status, outcome))
         if known is None:
-            count = self.requests.labels(modality, str(status))
-            known = count, self._request_seconds.labels(modality, bundle, outcome_of(status))
-            self._answers[modality, bundle, status] = known
+            count = self.requests.labels(modality, str(status), outcome)
+            known = count, self._request_seconds.labels(modality, bundle, outcome)
+            self._answers[modality, bundle, status, outcome] = known
         count, times = known
         count.inc()
         times.observe(seconds)
@@ -253,6 +262,6 @@ class Metrics:
 
 
 def outcome_of(status: int) -> str:
-    """What became of a request, in a word."""
+    """What became of a request, in a word, where nothing but its status is known."""
     known = {200: "ok", 429: "refused", 499: "left", 504: "expired"}
     return known.get(status, "bad" if status < 500 else "failed")

@@ -242,7 +242,7 @@ class Admission:
         self._on_refusal(kind, reason)
         wait = self.backlog.wait(kind)
         seconds = self._refusals.retry_seconds(time.monotonic(), wait)
-        return Overloaded(f"{what.format(wait=wait)}; try again later", seconds)
+        return Overloaded(f"{what.format(wait=wait)}; try again later", seconds, reason)
 
 
 def _is_patient(kind: str, deadline: float) -> bool:

@@ -207,10 +207,13 @@ class Engine:
     def _on_examined(self, one: ExaminedBundle) -> None:
         self.backlog.rates[DEVICE] = self.devices.lanes  # which the first graph has decided
         self.metrics.bundle_info.labels(*_info(one)).set(1)
+        if one.modality is not None:
+            self.metrics.serve(one.modality)
         for grid, target in one.targets.items():
-            self.metrics.grid_info.labels(one.name, target.manifest.version, grid).set(1)
+            version = target.manifest.version
+            self.metrics.grid_info.labels(one.name, version, grid).set(1)
             self.metrics.drift.begin(
-                target.key, one.name, grid, target.labels, target.entry.figures
+                target.key, one.name, version, grid, target.labels, target.entry.figures
             )
 
     def _on_change(self, before: ExaminedBundle | None, after: ExaminedBundle | None) -> None:

@@ -36,11 +36,13 @@ class Overloaded(Failure):
 
     Args:
         retry_seconds: when there should be room again; None where that was not measured.
+        reason: what there was too much of, as the refusals are counted.
     """
 
-    def __init__(self, detail: str, retry_seconds: int | None = None) -> None:
+    def __init__(self, detail: str, retry_seconds: int | None = None, reason: str = "") -> None:
         super().__init__(detail)
         self.retry_seconds = retry_seconds
+        self.reason = reason
 
 
 # --- who is asked, and for what --------------------------------------------------------------

@@ -52,6 +52,7 @@ class Classify:
             chosen = choose(self.engine, self.modality, parameters)
         choice, top_k = chosen
         explain = parse_explain(parameters, choice, len(files))
+        exchange.explained = explain is not None
         exchange.bundle, exchange.grid = choice.manifest.name, choice.grid
         if asked.strict:
             for file in files:

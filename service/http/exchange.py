@@ -61,15 +61,18 @@ class Exchange:
         account: what that key takes, where this request counts as part of it.
         span: this server's, where the request belongs to a trace.
         bundle, grid: who answers, once that is known.
+        explained: an explanation is wanted, which takes many times as long.
+        hurried: the client wants its answer before the server's own deadline.
+        refusal: what there was too much of, where it was refused for that.
         timeout: ends the request, at the latest at ``deadline``.
         upload: how long the body may take.
     """
 
     __slots__ = (
         "_receive", "_send", "account", "admission", "answered", "authorization", "bundle",
-        "client", "content_length", "deadline", "encoding", "grid", "held", "id", "key", "kind",
-        "limit", "path", "received", "span", "started", "status", "stranger", "timeout", "unread",
-        "upload", "uploaded",
+        "client", "content_length", "deadline", "encoding", "explained", "grid", "held", "hurried",
+        "id", "key", "kind", "limit", "path", "received", "refusal", "span", "started", "status",
+        "stranger", "timeout", "unread", "upload", "uploaded",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +96,8 @@ class Exchange:
         self.status = 0
         self.held = 0
         self.received = 0
-        self.stranger = False
+        self.stranger = self.explained = self.hurried = False
+        self.refusal = ""
         self.key: str | None = None
         self.client: str | None = None
         self.account: Account | None = None
@@ -161,7 +165,9 @@ class Exchange:
     def shorten(self, seconds: float) -> None:
         """Let the answer be due so long after the start of the request, if it was due later."""
         if self.upload is not None:
-            self.deadline = min(self.deadline, self.upload.began + seconds)
+            due = self.upload.began + seconds
+            self.hurried = self.hurried or due < self.deadline
+            self.deadline = min(self.deadline, due)
             self._reschedule()
 
     def _reschedule(self) -> None:

@@ -17,7 +17,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from media.spec import AXES
 from service.engine.engine import NO_ANSWER, Engine
-from service.engine.failures import DeadlinePassed, Draining, Failure, InternalError, NotReady
+from service.engine.failures import (
+    DeadlinePassed,
+    Draining,
+    Failure,
+    InternalError,
+    NotReady,
+    Overloaded,
+)
 from service.http.exchange import Exchange, UploadTime
 from service.http.keys import Keys
 from service.http.problems import (
@@ -30,6 +37,7 @@ from service.http.problems import (
 )
 from service.http.v2.models import modality_to_infer
 from service.logs import ACCESS
+from service.metrics import outcome_of
 from service.settings import Limits, Settings
 
 log = logging.getLogger(__name__)
@@ -183,6 +191,8 @@ class Guard:
             error = InternalError("the server made a mistake; it is in its log under this id")
         elif (status := problem_of(error).status) >= 500:
             log.warning("request %s: %s %s", exchange.id, status, error.detail, extra=traced)
+        if isinstance(error, Overloaded):
+            exchange.refusal = error.reason
         if exchange.status == 0:
             await exchange.refuse(error)
 
@@ -205,13 +215,24 @@ class Guard:
     def _count(self, modality: str, exchange: Exchange, seconds: float) -> None:
         """A request for work, in the metrics."""
         metrics, bundle = self.engine.metrics, exchange.bundle or ""
-        metrics.request(modality, bundle, exchange.status, seconds)
+        metrics.request(modality, bundle, exchange.status, _outcome(exchange), seconds)
         if exchange.uploaded:
             spent = exchange.uploaded - exchange.started
             metrics.stages(modality, bundle)["upload"].observe(spent)
         elif exchange.status in (408, 499):
             reason = "left" if exchange.status == 499 else "expired"
             metrics.dropped.labels(modality, "upload", reason).inc()
+
+
+def _outcome(exchange: Exchange) -> str:
+    """What became of a request, in a word: also whose affair it was, which no status says."""
+    if exchange.stranger and exchange.status < 500:
+        return "denied"
+    if exchange.hurried and (exchange.status == 504 or exchange.refusal == "deadline"):
+        return "hurried"
+    if exchange.explained and exchange.status == 200:
+        return "explained"
+    return outcome_of(exchange.status)
 
 
 def _as_get(scope: Scope) -> Scope:

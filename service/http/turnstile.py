@@ -67,7 +67,8 @@ class Turnstile:
         failure = self._failure(modality, head) if self._is_served(modality) else None
         if failure is None:
             return None
-        engine.metrics.request(modality, "", PROBLEMS[type(failure)].status, 0.0)
+        outcome = "denied" if isinstance(failure, KeyLimited) else "refused"
+        engine.metrics.request(modality, "", PROBLEMS[type(failure)].status, outcome, 0.0)
         closes = head.length > SMALL_BODY_BYTES
         answer = _answer(failure, head.headers, closes)
         return Refusal(answer, head.size + head.length, closes)

@@ -14,9 +14,11 @@ V1_MOUNTS = "33 31 0:29 {top} /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
 V1 = "4:memory:/docker/1\n0::/\n"
 
 
-def v2(used: str, limit: str, cached: int = 0, folder: str = "") -> dict[str, str]:
-    """The files of one group."""
-    stat = f"anon 5\ninactive_file {cached}\nactive_file 3\n"
+def v2(
+    used: str, limit: str, cached: int = 0, folder: str = "", again: int = 0
+) -> dict[str, str]:
+    """The files of one group; of what is cached some was read once, some ``again``."""
+    stat = f"anon 5\ninactive_file {cached}\nactive_file {again}\n"
     files = {"memory.current": f"{used}\n", "memory.max": f"{limit}\n", "memory.stat": stat}
     return {f"{folder}{name}": text for name, text in files.items()}
 
@@ -25,6 +27,7 @@ def v2(used: str, limit: str, cached: int = 0, folder: str = "") -> dict[str, st
     ("files", "used", "limit"),
     [
         (v2("1000", "4096", 300), 700, 4096),  # without files that can be dropped
+        (v2("1000", "1024", 100, again=800), 100, 1024),  # an archive that was read twice
         (v2("1000", "max"), 1000, math.inf),
         (v2("700", "max", 0, "a/b/") | v2("900", "2000", 0, "a/"), 900, 2000),  # the tightest
         (v2("700", "1000", 0, "a/b/") | v2("900", "2000", 0, "a/"), 700, 1000),
@@ -46,7 +49,8 @@ def test_memory_of_a_container_of_the_older_kind(tmp_path: Path) -> None:
     files = {
         "memory/memory.usage_in_bytes": "1000\n",
         "memory/memory.limit_in_bytes": "4096\n",
-        "memory/memory.stat": "cache 400\ninactive_file 1\ntotal_inactive_file 300\n",
+        "memory/memory.stat": "cache 400\ninactive_file 1\ntotal_inactive_file 100\n"
+        "active_file 1\ntotal_active_file 200\n",
     }
     mounts = V1_MOUNTS.format(top="/docker/1")
     assert read_memory(machine(tmp_path / "1", V1, mounts, files)) == (700, 4096)

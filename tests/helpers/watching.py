@@ -43,7 +43,7 @@ class Prometheus:
         (job,) = config["scrape_configs"]
         del job["dns_sd_configs"]
         job["static_configs"] = [{"targets": targets}]
-        rules = RULES.read_text().replace("for: 1m", "for: 1s")
+        rules = RULES.read_text().replace("for: 1m", "for: 1s").replace(":15s]", ":1s]")
         (folder / "rules.yml").write_text(rules)
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         self.folder = folder

@@ -94,12 +94,12 @@ def test_what_was_not_measured_so_is_not_counted(server: RunningServer) -> None:
 def test_measured_figures_stand_beside_the_counts(server: RunningServer) -> None:
     """From the first scrape on, all labels at 0; a bundle from before has counts alone."""
     text = server.get("/metrics").text
-    shown = r'^liere_measured_mix{bundle="image",grid="2x3",label="(\w+)"} (\S+)$'
+    shown = r'^liere_measured_mix{bundle="image",grid="2x3",label="(\w+)",version="1"} (\S+)$'
     mix = {label: float(share) for label, share in re.findall(shown, text, re.MULTILINE)}
     assert mix == dict(zip(LABELS, MIX, strict=True))
     labels = {"bundle": "image", "grid": GRID}
     assert server.metric("liere_measured_confidence", **labels) == CONFIDENCE
-    assert 'liere_first_label_total{bundle="older",grid="2x3",label="eel"} 0.0' in text
+    assert 'liere_first_label_total{bundle="older",grid="2x3",label="eel",version="1"} 0.0' in text
     assert 'liere_measured_mix{bundle="older"' not in text
     assert 'liere_measured_confidence{bundle="older"' not in text
     assert server.classify(content=picture(), params={"bundle": "older"}).status_code == 200
@@ -116,14 +116,15 @@ def test_version_that_answers_begins_anew(tmp_path: Path) -> None:
     labels = {"bundle": "tiny", "grid": GRID}
     with serving(home.parent, keys_file=keys) as server:
         assert server.classify(content=picture(), **boss).status_code == 200
-        assert server.metric("liere_confidence_count", **labels) == 1
+        assert server.metric("liere_confidence_count", **labels, version="1") == 1
         grids = measured_grids()
         write_tiny_bundle(tmp_path, "tiny", version="2", grids=grids).rename(home / "2")
         assert server.request("POST", "/admin/reload", **boss).status_code == 200
+        assert b'grid="2x3",version="1"' not in server.engine.metrics.render()
         assert server.metric("liere_confidence_count", **labels) == 0
         assert server.metric("liere_measured_confidence", **labels) == CONFIDENCE
         assert server.classify(content=picture(), **boss).status_code == 200
-        assert server.metric("liere_confidence_count", **labels) == 1
+        assert server.metric("liere_confidence_count", **labels, version="2") == 1
 
 
 # --- how many series -------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def test_many_labels_have_few_series() -> None:
     assert len(kept) == NAMED - 1
     assert {"label 7", "label 990"} < kept <= {"label 7", "label 990", *labels[100:200]}
     drift = Drift()
-    drift.begin(1, "many", "2x3", labels, told)
+    drift.begin(1, "many", "1", "2x3", labels, told)
     for label in (990, 0, 1):
         drift.count(1, label, 0.5)
     drift.count(2, 0, 0.5)  # of nobody who answers
@@ -161,7 +162,7 @@ def test_first_labels_have_series_where_the_mix_is_not_known() -> None:
     assert names == [*many_labels(NAMED - 1), OTHER, OTHER]
     assert name_labels(many_labels(NAMED), None) == list(many_labels(NAMED))
     drift = Drift()
-    drift.begin(1, "tiny", "2x3", ("ant", OTHER, "bee"), figures((0.5, 0.25, 0.25)))
+    drift.begin(1, "tiny", "1", "2x3", ("ant", OTHER, "bee"), figures((0.5, 0.25, 0.25)))
     assert samples(drift, "liere_measured_mix") == {"ant": 0.5, OTHER: 0.25, "bee": 0.25}
 
 

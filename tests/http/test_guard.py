@@ -411,8 +411,8 @@ def test_metrics_count_what_happened(start: Start) -> None:
         server.classify(content=body)
     text = server.get("/metrics").text
     for line in (
-        'liere_requests_total{code="200",modality="image"} 2.0',
-        'liere_requests_total{code="415",modality="image"} 1.0',
+        'liere_requests_total{code="200",modality="image",outcome="ok"} 2.0',
+        'liere_requests_total{code="415",modality="image",outcome="bad"} 1.0',
         *(
             f'liere_stage_seconds_count{{bundle="tiny",modality="image",stage="{stage}"}} {count}'
             for stage, count in (

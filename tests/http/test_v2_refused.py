@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.v2.request import MAX_JSON_BYTES, MAX_REST_BYTES
+from service.engine.failures import BadParameter
+from service.http.v2.request import MAX_JSON_BYTES, MAX_REST_BYTES, RequestInput
+from service.http.v2.tensors import read_pixels
 from tests.helpers.service_fixtures import RunningServer, picture, scan, serving, write_tiny_bundle
 from tests.helpers.v2_requests import (
     HEADER,
@@ -154,7 +157,18 @@ REFUSED: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("image_tensor", of_pixels(data=["1"] * 576), 422, "bad-parameter", "inputs[0].data: expected"),
     ("image_tensor", of_pixels(data=[None] * 576), 422, "bad-parameter", "inputs[0].data: expecte"),
     ("image_tensor", of_pixels(data=[True] * 576), 422, "bad-parameter", "inputs[0].data: expecte"),
-    ("image_tensor", of_pixels(data=[10**30] * 576), 422, "bad-parameter", "inputs[0].data: expec"),
+    ("image_tensor", of_pixels(data=[0] * 575 + [True]), 422, "bad-parameter",
+     "inputs[0].data: expected whole numbers from 0 to 255 for UINT8"),
+    ("image_tensor", of_pixels(data=[0] * 575 + ["x" * 10**6]), 422, "bad-parameter",
+     "inputs[0].data: expected whole numbers from 0 to 255 for UINT8"),
+    ("image_tensor", of_pixels(data=[[]] * 250_000), 422, "bad-parameter",
+     "inputs[0].data: expected 576 numbers, or lists of them for [2, 8, 12, 3]"),
+    ("image_tensor", of_pixels(data=[*PIXELS[:1].tolist(), 1]), 422, "bad-parameter",
+     "inputs[0].data: expected 576 numbers, or lists of them for [2, 8, 12, 3]"),
+    ("image_tensor", of_pixels(data=[10**30] * 576), 422, "bad-parameter",
+     "pixels: expected 0 to 255, got 1e+30 to 1e+30"),
+    ("image_tensor", of_pixels(data=[10**4000] * 200 + [0] * 376), 422, "bad-parameter",
+     "inputs[0].data: expected whole numbers from 0 to 255 for UINT8"),
     ("image_tensor", of_pixels(data=[256] * 576), 422, "bad-parameter", "pixels: expected 0 to 25"),
     ("image_tensor", of_pixels(data=[-1] * 576), 422, "bad-parameter", "pixels: expected 0 to 255"),
     ("volume_tensor", binary_pixels(VOXELS - 101), 422, "bad-parameter",
@@ -222,6 +236,21 @@ def test_refusal_says_what_was_expected(
     assert told == (status, f"/problems/{kind}", detail)
     assert problem["error"] == problem["detail"]
     assert len(problem["detail"]) < 400
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 12, 3), (200_000, 1, 1, 1)])
+def test_json_takes_the_memory_of_its_numbers_whatever_it_holds(shape: tuple[int, ...]) -> None:
+    """One long text among the numbers makes no array in which each is as long."""
+    count = int(np.prod(shape))
+    asked = RequestInput("pixels", shape, "UINT8", data=[0] * (count - 1) + ["x" * 500_000])
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadParameter, match="expected whole numbers"):
+            read_pixels(asked, bytearray())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * count + 2**16  # a pointer of a list is 8
 
 
 def test_header_that_comes_twice_is_refused(server: RunningServer) -> None:

@@ -10,6 +10,7 @@ import binascii
 import math
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ BYTES = "BYTES"
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 #: Of the length of an element of BYTES.
 LENGTH_BYTES = 4
-#: Kinds of numpy's numbers that JSON may hold for a datatype.
-KINDS = {"UINT8": "iu", "FP32": "iuf"}
+#: Of the numbers that JSON may hold for a datatype; a bool is none of them.
+TYPES: dict[str, set[type]] = {"UINT8": {int}, "FP32": {int, float}}
 assert sys.byteorder == "little", "tensors are sent as they lie in memory"
 
 
@@ -108,20 +109,35 @@ def read_pixels(asked: RequestInput, raw: bytearray) -> np.ndarray:
 
 
 def _from_json(asked: RequestInput, count: int) -> np.ndarray:
-    """The numbers in the JSON, flat or nested as the shape is; not yet of the datatype."""
-    try:
-        values = np.asarray(asked.data)
-    except (ValueError, OverflowError):  # lists of unequal lengths, or more than 64 deep
-        values = np.empty(0)
-    if values.shape not in ((count,), asked.shape):
+    """The numbers in the JSON, flat or nested as the shape is; float64, which has every pixel.
+
+    Looked at before numpy sees them: it makes an array of whatever comes, and of texts each is as
+    long as the longest.
+    """
+    assert asked.data is not None
+    leaves = _leaves(asked.data, asked.shape) or _leaves(asked.data, (count,))
+    if leaves is None:
         raise BadParameter(
             f"inputs[0].data: expected {count} numbers, or lists of them for "
             f"{shown(asked.shape)}"
         )
-    if values.dtype.kind not in KINDS[asked.datatype]:
-        what = "whole numbers" if asked.datatype == "UINT8" else "numbers"
-        raise BadParameter(f"inputs[0].data: expected {what} for {asked.datatype}")
-    return values
+    try:
+        if set(map(type, leaves)) <= TYPES[asked.datatype]:
+            return np.array(leaves, np.float64)
+    except OverflowError:
+        pass  # a whole number of hundreds of digits: told below
+    what = "whole numbers" if asked.datatype == "UINT8" else "numbers"
+    raise BadParameter(f"inputs[0].data: expected {what} from 0 to 255 for {asked.datatype}")
+
+
+def _leaves(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
+    """What stands in lists that are nested as a shape is, in its order; None if they are not."""
+    level: list[Any] = [data]
+    for side in shape:
+        if not all(type(one) is list and len(one) == side for one in level):
+            return None
+        level = list(chain.from_iterable(level))
+    return level
 
 
 def shown(shape: Sequence[int]) -> str:
