@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import subprocess
+import sys
 from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.helpers.service_fixtures import MEDIA, RunningServer
+from tests.helpers.service_fixtures import CLEAN, MEDIA, ROOT, RunningServer
 from tests.page.conftest import MODALITIES, Open
 
 pytestmark = pytest.mark.xdist_group("page")
@@ -36,9 +40,9 @@ def told(explanation: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_button_shows_the_map_of_the_server(
-    server: RunningServer, visit: Open, modality: str
+    server: RunningServer, visit: Open, tmp_path: Path, modality: str
 ) -> None:
-    """Its overlay as it is, the label it is of, where it counted most, and the request as code."""
+    """Its overlay as it is, the label it is of, where it counted most, and code that gets both."""
     tab, media = visit(server), MEDIA[modality](3)
     tab.give((NAMES[modality], media))
     tab.page.get_by_role("button", name="Where the model looked").click()
@@ -58,6 +62,17 @@ def test_button_shows_the_map_of_the_server(
     assert told(explanation) in tab.page.locator(".explanation").inner_text().splitlines()
     tab.page.get_by_label("Where it looked", exact=True).check()
     assert "explain=occlusion" in tab.page.locator(".code code").inner_text()
+    tab.page.get_by_label("Python", exact=True).check()
+    (tmp_path / NAMES[modality]).write_bytes(media)
+    code = tab.page.locator(".code code").inner_text()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=CLEAN | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    where = {name: tuple(place) for name, place in explanation["peak"]["where"].items()}
+    assert done.stdout == f"{explanation['label']} {where}\n"
+    overlay = base64.b64decode(explanation["overlay"])
+    assert (tmp_path / "overlay.png").read_bytes() == overlay
 
 
 @pytest.mark.parametrize("turn", [1, 6])
