@@ -14,16 +14,19 @@ from client.answers import (
     Bundle,
     BundleGrid,
     Bundles,
-    Coverage,
+    Explanation,
+    Pixels,
     Prediction,
+    Prepared,
     Result,
     Seen,
     TimingMs,
 )
 from client.asking import AsyncClient
 from client.blocking import Client
-from client.calls import File, Options
+from client.calls import File, Options, PrepareOptions
 from client.errors import BadAnswer, ClientError, NoAnswer, Problem, UnknownModality
+from client.figures import Calibration, Coverage, Figures
 from client.jobs import Job, JobLine, JobOptions
 
 __all__ = [
@@ -32,16 +35,22 @@ __all__ = [
     "Bundle",
     "BundleGrid",
     "Bundles",
+    "Calibration",
     "Client",
     "ClientError",
     "Coverage",
+    "Explanation",
+    "Figures",
     "File",
     "Job",
     "JobLine",
     "JobOptions",
     "NoAnswer",
     "Options",
+    "Pixels",
     "Prediction",
+    "PrepareOptions",
+    "Prepared",
     "Problem",
     "Result",
     "Seen",

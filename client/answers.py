@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from client.figures import Calibration, Coverage, Figures
+
 
 def whole() -> Any:
     """A field that holds the JSON object itself, as it came."""
@@ -48,13 +50,50 @@ class Floats(tuple[float, ...]):
     """An array of float32, which comes as a list of numbers or as base64 of its bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """What is left of the split that a bundle was measured on, at a threshold."""
+class Nested(tuple[Any, ...]):
+    """An array of numbers as tuples of tuples, one level for each axis."""
 
-    threshold: float  # of the first label's calibrated probability
-    share: float  # of the items that reach it, 0 to 1
-    accuracy: float | None  # share of those that are right; None where none reaches it
+
+@dataclass(frozen=True, slots=True)
+class ExplanationAxis:
+    """Where the cells of a map lie in the file, along one axis."""
+
+    name: str  # time or depth, height, width
+    unit: str  # px, s, mm, voxel or input px
+    cells: Nested  # [cells, from and to]; of time [views, cells, from and to]
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The cell that was worth most."""
+
+    value: float
+    index: tuple[int, ...]  # its place in the values
+    where: dict[str, tuple[float, ...]]  # of each axis: from and to
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where the model looked.
+
+    Attributes:
+        index: of the label in the bundle's list.
+        log_odds: of the label with nothing hidden.
+        masks: rows that were run with something hidden.
+        values: what the log odds lost where a cell was hidden: ``[height, width]``, of a scan
+            ``[depth, height, width]``, of a clip ``[views, time, height, width]``.
+        overlay: a PNG, what the model saw under the values.
+    """
+
+    method: str
+    label: str
+    index: int
+    log_odds: float
+    masks: int
+    axes: tuple[ExplanationAxis, ...]
+    values: Nested
+    peak: Peak
+    overlay: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +108,7 @@ class Result:
         abstained: whether the answer is that the model does not know; None where there is no
             threshold.
         coverage: what was measured at that threshold.
+        explanation: where the model looked; None where that was not asked for.
     """
 
     bundle: str
@@ -82,6 +122,7 @@ class Result:
     calibrated: bool | None = None
     abstained: bool | None = None
     coverage: Coverage | None = None
+    explanation: Explanation | None = None
     seen: Seen | None = None
     document: dict[str, Any] = whole()
 
@@ -112,12 +153,54 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedTiming:
+    """Milliseconds that the server took."""
+
+    decode: float  # upload to pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """An array; ``numpy.frombuffer(data, dtype).reshape(shape)`` is it."""
+
+    axes: tuple[str, ...]  # like view, height, width, channel
+    shape: tuple[int, ...]  # size of each
+    dtype: str  # uint8 or float32, little endian; values from 0 to 255
+    data: bytes = field(repr=False)  # in C order
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A file as the network would get it."""
+
+    bundle: str
+    version: str
+    grid: str
+    timing_ms: PreparedTiming
+    pixels: Pixels
+    seen: Seen | None = None
+    document: dict[str, Any] = whole()
+
+
+@dataclass(frozen=True, slots=True)
 class BundleGrid:
-    """A grid that a bundle can be asked for; ``pixels`` per axis, ``top1`` from 0 to 1."""
+    """A grid that a bundle can be asked for, and how good its answers are.
+
+    Attributes:
+        pixels: per axis.
+        top1: accuracy on the measured split, 0 to 1.
+        figures: None in bundles from before there were any.
+        abstain: threshold of a request that says no other; None is no threshold.
+    """
 
     grid: str
     pixels: tuple[int, ...]
     top1: float
+    split: str | None = None  # that was measured
+    items: int | None = None  # of it
+    figures: Figures | None = None
+    calibration: Calibration | None = None
+    abstain: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,16 @@ from typing import TypedDict, TypeVar, Unpack
 
 import httpx
 
-from client.answers import Answer, Bundles, FailedFile, Result
-from client.calls import Call, File, Options, classify_call, problem_of, problem_of_file
+from client.answers import Answer, Bundles, FailedFile, Prepared, Result
+from client.calls import (
+    Call,
+    File,
+    Options,
+    PrepareOptions,
+    file_call,
+    problem_of,
+    problem_of_file,
+)
 from client.errors import BadAnswer, ClientError, NoAnswer, Problem
 from client.jobs import AsyncJobs
 from client.reading import read_json
@@ -100,7 +108,7 @@ class AsyncClient:
             ClientError: Problem, NoAnswer, BadAnswer or UnknownModality.
             OSError: the file cannot be read.
         """
-        body = await self._send(await classify_call(file, dict(options)))
+        body = await self._send(await file_call("classify", file, dict(options)))
         results = read_json(Answer, body).results
         if len(results) != 1:
             raise BadAnswer(f"answer.results: expected one, got {len(results)}")
@@ -145,6 +153,11 @@ class AsyncClient:
             return file, await self.classify(file, **options)
         except (ClientError, OSError) as error:
             return file, error
+
+    async def prepare(self, file: File, **options: Unpack[PrepareOptions]) -> Prepared:
+        """A file as the network would get it; errors as for ``classify``."""
+        body = await self._send(await file_call("prepare", file, dict(options)))
+        return read_json(Prepared, body)
 
     async def bundles(self) -> Bundles:
         """What the server has; ClientError as for ``classify``."""

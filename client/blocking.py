@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iter
 from types import AsyncGeneratorType
 from typing import Any, Protocol, TypeVar, Unpack
 
-from client.answers import Bundles, Result
+from client.answers import Bundles, Prepared, Result
 from client.asking import DEFAULT_URL, AsyncClient, Outcome, Settings
-from client.calls import File, Options
+from client.calls import File, Options, PrepareOptions
 from client.jobs import AsyncJobs, Job, JobLine, JobOptions
 
 T = TypeVar("T")
@@ -68,6 +68,10 @@ class Client:
         return _each(
             self._run, self._client.classify_many(files, concurrency=concurrency, **options)
         )
+
+    def prepare(self, file: File, **options: Unpack[PrepareOptions]) -> Prepared:
+        """A file as the network would get it; see ``AsyncClient.prepare``."""
+        return self._run(self._client.prepare(file, **options))
 
     def bundles(self) -> Bundles:
         """What the server has."""

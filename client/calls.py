@@ -55,7 +55,18 @@ class Options(TypedDict, total=False):
     raw: bool  # the network's own probabilities
     abstain: float  # calibrated probability under which the model does not know, 0 to 1; 0 is never
     strict: bool  # of requests with several files
+    explain: Literal["occlusion"]  # also say where the model looked; slow
+    explain_label: str  # the label that is explained; else the most probable one
     timeout_ms: int  # when the server's answer is due; never later than the call's own deadline
+
+
+class PrepareOptions(TypedDict, total=False):
+    """What a call for the prepared input may say; see ``Options``."""
+
+    modality: Modality
+    bundle: str
+    grid: str
+    views: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +104,17 @@ class Call:
         )
 
 
-async def classify_call(file: File, options: dict[str, Any]) -> Call:
-    """The call for one file.
+async def file_call(
+    what: Literal["classify", "prepare"], file: File, options: dict[str, Any]
+) -> Call:
+    """The call that asks this of one file.
 
     Raises:
         OSError: it cannot be read.
         UnknownModality: nobody says what it is.
     """
     parameters = {name: text_of(value) for name, value in options.items() if name != "modality"}
-    path = f"/v1/classify/{options.get('modality') or modality_of(file)}"
+    path = f"/v1/{what}/{options.get('modality') or modality_of(file)}"
     if isinstance(file, bytes):
         return Call("POST", path, parameters, file, len(file))
     content, length = await asyncio.to_thread(_open, Path(file))

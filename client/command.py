@@ -58,7 +58,7 @@ def _answers(options: argparse.Namespace) -> Iterator[AnswerFile | None]:
         yield None
         return
     try:
-        answers = AnswerFile(options.out, options.resume, options.bundle, options.grid)
+        answers = AnswerFile(options.out, options.resume, _request(options))
     except WrongFile as error:
         raise Stop(str(error), WRONG_COMMAND) from error
     with contextlib.closing(answers):

@@ -36,6 +36,8 @@ class JobOptions(TypedDict, total=False):
     views: int  # of the clips among them
     want: str
     encoding_format: str
+    raw: bool
+    abstain: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from client.paths import walk
 from client.running import Stop, add_connection, check_there, connect, run, status_of
 from client.showing import printable
 
-PARAMETERS = ("bundle", "grid", "top_k", "views", "want", "encoding_format")
+PARAMETERS = ("bundle", "grid", "top_k", "views", "want", "encoding_format", "raw", "abstain")
 
 
 def main(arguments: list[str]) -> int:
@@ -165,6 +165,8 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     add("--views", metavar="V", help="of clips: sampled so often; else as the bundle says")
     add("--want", help="labels (default), probabilities, logits or embedding")
     add("--encoding-format", help="of arrays: float (default) or base64")
+    add("--raw", action="store_true", default=None, help="probabilities that are not calibrated")
+    add("--abstain", metavar="P", help="below this probability, 0 to 1, the model is not sure")
     once = "of your choice: the same command with it finds the job that it has made"
     add("--idempotency-key", metavar="KEY", help=once)
     add("--wait", action="store_true", help="stay until it has ended")

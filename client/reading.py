@@ -10,7 +10,7 @@ import struct
 import types
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from client.answers import Floats
+from client.answers import Floats, Nested
 from client.errors import BadAnswer
 
 T = TypeVar("T")
@@ -39,6 +39,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return _read_either(inner, value, where)
     if kind is Floats:
         return _read_floats(value, where)
+    if kind is Nested:
+        return _read_nested(value, where)
+    if kind is bytes:
+        return _read_bytes(value, where)
     if origin is tuple:
         items = _check(list, value, where)
         return tuple(_read(inner[0], one, f"{where}[{n}]") for n, one in enumerate(items))
@@ -69,6 +73,22 @@ def _read_floats(value: Any, where: str) -> Floats:
         return Floats(struct.unpack(f"<{len(data) // 4}f", data))
     except (ValueError, struct.error) as error:
         raise BadAnswer(f"{where}: expected base64 of float32, got {_shown(value)}") from error
+
+
+def _read_nested(value: Any, where: str) -> Nested:
+    """Lists of lists of numbers, or of numbers."""
+    items = _check(list, value, where)
+    return Nested(
+        _read(Nested if isinstance(one, list) else float, one, f"{where}[{n}]")
+        for n, one in enumerate(items)
+    )
+
+
+def _read_bytes(value: Any, where: str) -> bytes:
+    try:
+        return base64.b64decode(_check(str, value, where), validate=True)
+    except ValueError as error:
+        raise BadAnswer(f"{where}: expected base64, got {_shown(value)}") from error
 
 
 def _read_object(kind: Any, value: Any, where: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import json
 import threading
@@ -182,6 +183,9 @@ def test_documented_bundles_are_read() -> None:
     """The example of the interface's own page."""
     (bundle,) = read_json(Bundles, json.dumps(BUNDLES_EXAMPLE).encode()).bundles
     assert bundle.grids[2].top1 == 0.7318
+    (expected,) = BUNDLES_EXAMPLE["bundles"]
+    for grid, told in zip(bundle.grids, expected["grids"], strict=True):
+        assert json.loads(json.dumps(dataclasses.asdict(grid))) == told
 
 
 # --- errors ----------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def test_folder_is_answered_into_a_file(
     out = tmp_path / "out.jsonl"
     assert classify(folder, f"{folder}/0.png", "--out", out) == 0
     check_lines(out, folder)
-    members = {"file", "bundle", "version", "grid", "seen", "predictions", "calibrated"}
+    members = {"file", "asked", "bundle", "version", "grid", "seen", "predictions", "calibrated"}
     members |= {"timing_ms"}
     assert all(line.keys() == members for line in lines_of(out))
     told = capsys.readouterr()
@@ -113,9 +113,12 @@ def test_modality_takes_every_file(classify: Classify, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     assert classify(tmp_path / "scans", "--modality", "volume", "--out", out) == 0
     assert [line["bundle"] for line in lines_of(out)] == ["volume", "volume"]
-    clip = [tmp_path / "clip.gif", "--modality", "video", "--views", 3, "--resume", "--out", out]
-    assert classify(*clip) == 0
-    assert len(lines_of(out)[2]["seen"]["seconds"]) == 3
+    clip = [tmp_path / "clip.gif", "--modality", "video", "--out"]
+    assert classify(*clip, out, "--resume") == 0
+    assert lines_of(out)[2]["bundle"] == "video"
+    assert classify(*clip, tmp_path / "views.jsonl", "--views", 3) == 0
+    (line,) = lines_of(tmp_path / "views.jsonl")
+    assert len(line["seen"]["seconds"]) == 3
 
 
 def test_files_at_fault_fail_alone(
@@ -209,28 +212,53 @@ def test_out_is_never_written_over(
     out.write_text("notes of mine\n")
     assert classify(folder, "--out", out) == 2
     assert "is there already: --resume goes on with it" in capsys.readouterr().err
-    for text in ("notes of mine\n", "[]\n", '{"file": "a"}\n', "3\n"):
+    wrong = "notes of mine", "[]", "3", '{"file": "a"}', '{"file": "a", "asked": 3, "error": {}}'
+    for text in (f"{one}\n" for one in wrong):
         out.write_text(text)
         assert classify(folder, "--out", out, "--resume") == 2
         assert "line 1: expected an answer of this command" in capsys.readouterr().err
         assert out.read_text() == text
 
 
-@pytest.mark.parametrize(("option", "value"), [("--bundle", "other"), ("--grid", "3x2")])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--bundle", "other"], "bundle 'image' answered, not 'other'"),
+        (["--bundle", "image@2"], "version '1' answered, not '2'"),
+        (["--grid", "3x2"], "grid '2x3' answered, not '3x2'"),
+        (["--top-k", "2"], "a request without options answered, not --top-k '2'"),
+        (["--abstain", "0.5"], "a request without options answered, not --abstain '0.5'"),
+        (["--raw"], "a request without options answered, not --raw"),
+    ],
+)
 def test_answers_of_another_question_are_not_mixed(
     classify: Classify,
     folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    option: str,
-    value: str,
+    words: list[str],
+    told: str,
 ) -> None:
-    """Going on with another bundle or grid is refused, and nothing is sent."""
+    """Going on with another bundle, version, grid or option is refused, and nothing is sent."""
     out = tmp_path / "out.jsonl"
     assert classify(f"{folder}/0.png", "--out", out) == 0
-    assert classify(folder, "--out", out, "--resume", option, value) == 2
-    assert f"answered, not '{value}'" in capsys.readouterr().err
+    assert classify(folder, "--out", out, "--resume", *words) == 2
+    assert f"line 1: {told}\n" in capsys.readouterr().err
     assert len(lines_of(out)) == 1
+
+
+def test_the_same_question_goes_on_whatever_it_was(
+    classify: Classify, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With all of its options, and not without them."""
+    out = tmp_path / "out.jsonl"
+    asked = ["--out", out, "--bundle", "image@1", "--grid", "auto", "--top-k", "2", "--raw"]
+    assert classify(f"{folder}/0.png", *asked) == 0
+    assert classify(folder, "--out", out, "--resume") == 2
+    told = "line 1: --raw --top-k '2' answered, not a request without options\n"
+    assert told in capsys.readouterr().err
+    assert classify(folder, *asked, "--resume") == 0
+    assert len(lines_of(out)) == 9
 
 
 # --- wrong commands, and servers that go -----------------------------------------------------

@@ -227,3 +227,20 @@ def test_what_cannot_be_done_is_told(
     """In a line, with the status that --help explains."""
     assert command(*words) == status
     assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_jobs_are_asked_for_raw_answers_and_thresholds(
+    command: Command, client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From Python and from the command; at a threshold of 1 the model never knows."""
+    (tmp_path / "a.png").write_bytes(picture(1))
+    made = client.jobs.submit([tmp_path / "a.png"], raw=True, abstain=1.0)
+    (line,) = client.jobs.results(made.id, follow=True)
+    assert isinstance(line.outcome, Result)
+    assert (line.outcome.calibrated, line.outcome.abstained) == (False, True)
+    for words, abstained in ((["--raw", "--abstain", "1"], True), (["--abstain", "0"], None)):
+        assert command("submit", tmp_path / "a.png", *words, "--wait") == 0
+        assert command("results", capsys.readouterr().out.strip()) == 0
+        assert json.loads(capsys.readouterr().out).get("abstained") == abstained
+    assert command("submit", tmp_path / "a.png", "--abstain", "2") == 2
+    assert "abstain: expected a number from 0 to 1, got '2'" in capsys.readouterr().err

@@ -402,6 +402,7 @@ def test_grid_of_a_file_is_explained(stage: Stage) -> None:
         ("image", "2x5", 16, 1, (8, 8)),
         ("image", "24x37", 16, 1, (8, 8)),
         ("image", "6x6", 16, 1, (6, 6)),
+        ("image", "9x10", 16, 1, (6, 6)),
         ("image", "1x1", 3, 1, (3, 3)),
         ("video", "8x14x14", 2, 1, (5, 4, 4)),
         ("video", "4x4x4", 2, 4, (4, 4, 4)),
@@ -435,6 +436,21 @@ def test_masks_follow_the_patches_and_are_bounded(
         assert (np.diff(edges) > 0).all()
         if side // patch >= 6:
             assert all(edge % patch == 0 for edge in edges)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 16])
+def test_image_has_25_masks_at_least(patch: int) -> None:
+    """However many patches it has along each side; of one under 6 pixels every pixel is a cell."""
+    for height, width in product(range(2, 65), repeat=2):
+        pixels = (height * patch, width * patch)
+        asked = SimpleNamespace(
+            views=1, pixels=pixels, manifest=SimpleNamespace(patch=(patch, patch))
+        )
+        masks = Masks.of(cast(Target, asked))
+        if min(pixels) >= 6:
+            assert 25 <= len(masks) <= MOST_MASKS, (height, width)
+        for side, cells in zip(pixels, masks.cells, strict=True):
+            assert cells == side if side < 6 else cells >= 6, (height, width)
 
 
 # --- what it costs ---------------------------------------------------------------------------

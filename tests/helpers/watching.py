@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import socket
 import ssl
 import subprocess
@@ -13,24 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import yaml  # type: ignore[import-untyped]
 
 from tests.conftest import ROOT
 from tests.helpers.containers import free_port
+from tests.helpers.programs import tool
 from tests.helpers.service_fixtures import wait_until
 
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
-SANS_PATH = "/usr/sbin:/usr/bin:/bin"
-
-
-def tool(name: str) -> str:
-    """Where a program of Debian's lies; a test is skipped where it is not."""
-    path = shutil.which(name) or shutil.which(name, path=SANS_PATH)
-    if path is None:
-        pytest.skip(f"{name} is not installed: apt-get install prometheus nginx")
-    return path
 
 
 class Prometheus:

@@ -20,6 +20,7 @@ from service.http.problems import PROBLEMS
 from service.http.protocol import MAX_HEAD_BYTES
 from service.settings import MIB, make_settings
 from tests.helpers.effort import alone
+from tests.helpers.programs import tool
 from tests.helpers.service_fixtures import (
     RunningServer,
     TinySession,
@@ -29,7 +30,7 @@ from tests.helpers.service_fixtures import (
     wait_until,
     write_tiny_bundle,
 )
-from tests.helpers.watching import DEPLOY, Proxy, proxy, tool
+from tests.helpers.watching import DEPLOY, Proxy, proxy
 
 pytestmark = alone
 

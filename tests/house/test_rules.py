@@ -12,7 +12,8 @@ import yaml  # type: ignore[import-untyped]
 
 from deploy import dashboard
 from service.metrics import STAGE_BUCKETS, Metrics
-from tests.helpers.watching import DEPLOY, RULES, tool
+from tests.helpers.programs import tool
+from tests.helpers.watching import DEPLOY, RULES
 
 HERE = Path(__file__).parent
 

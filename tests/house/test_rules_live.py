@@ -17,6 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from deploy import dashboard
 from tests.helpers.effort import alone
 from tests.helpers.measured_grids import measured_grids
+from tests.helpers.programs import tool
 from tests.helpers.service_fixtures import (
     picture,
     running,
@@ -24,7 +25,7 @@ from tests.helpers.service_fixtures import (
     wait_until,
     write_tiny_bundle,
 )
-from tests.helpers.watching import RULES, Prometheus, prometheus, tool
+from tests.helpers.watching import RULES, Prometheus, prometheus
 
 pytestmark = alone
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.programs import do_without, tool
 from tests.helpers.service_fixtures import RunningServer, serving, write_tiny_bundle
 from tests.page.visit import Visit
 
@@ -21,10 +22,10 @@ KINDS = {"image": "Image", "video": "Clip", "volume": "Scan"}
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     """Debian's Chromium."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed here")
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("there is no chromium here: apt-get install chromium")
+    path = tool("chromium")
+    if importlib.util.find_spec("playwright") is None:
+        do_without("chromium", "playwright is not installed here")
+    sync_api = importlib.import_module("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser

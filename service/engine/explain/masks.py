@@ -2,7 +2,8 @@
 
 An axis is cut into at most ``MOST_CELLS`` cells whose edges lie between patches, since the network
 takes its input patch by patch: a mask that cut one in two would show it a picture of the mask's
-edge. Where an axis has few patches its cells are finer, or the map would have a handful of places.
+edge. Where an axis has few patches its cells are finer, or the map would have a handful of places;
+where equal cells would be too few, they differ by a patch.
 
 A mask hides a block of two cells along each axis. The blocks cover everything once, and a second
 time moved by one cell along all axes, where the outer ones are cut off. So every cell is hidden by
@@ -24,7 +25,8 @@ from media.spec import InputSpec
 from service.engine.model import Target
 
 MOST_CELLS = 8  # of an axis
-#: By the number of axes: an axis of fewer patches is cut between pixels. 6 by 6 cells are 25 masks.
+#: By the number of axes: an axis of fewer patches is cut between pixels, and of one of fewer pixels
+#: each is a cell. 6 by 6 cells are 25 masks.
 LEAST_CELLS = {2: 6, 3: 4}
 MOST_MASKS = 41  # of one view: of 8 by 8 cells; three axes have 5, 4 and 4 cells with 39
 MOST_ROWS = 160  # of one item: of a clip every view is masked for itself
@@ -52,7 +54,9 @@ class Masks:
             pixels // side if pixels // side >= least else pixels
             for pixels, side in zip(target.pixels, target.manifest.patch, strict=True)
         ]
-        cells = _bounded([_even(unit) for unit in units], target.views)
+        # Nine patches are 6 cells of one or two: 5 by 5 equal ones would be 18 masks.
+        wanted = [max(_even(unit), min(unit, least)) for unit in units]
+        cells = _bounded(wanted, target.views)
         return cls(
             tuple(
                 tuple(unit * cell // count * (pixels // unit) for cell in range(count + 1))

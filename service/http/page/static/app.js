@@ -14,7 +14,9 @@ const LABELS = 10, AT_ONCE = 2;
 const SOON_MS = 1500, LATER_MS = 15000;
 /** A file larger than this is sent a second time, for its pixels, only when somebody wants that. */
 const SEE_BYTES = 32e6;
-const items = [], chosen = {}, waiting = [];
+/** Files whose pixels are held at once; those of others are asked for again when they are shown. */
+const HELD = 8;
+const items = [], chosen = {}, waiting = [], held = [];
 let served = { bundles: [], default: {}, ready: false }, running = 0, again;
 
 // --- the server ------------------------------------------------------------------------------
@@ -53,6 +55,7 @@ async function take(files) {
   for (const item of added) {
     try {
       const kind = await kindOf(item.file);
+      if (!items.includes(item)) continue;  // cleared meanwhile
       if (kind) ask(item, { kind });
       else setState(item, "unknown");
     } catch {  // the browser's, of what is no file or was taken away
@@ -87,6 +90,36 @@ function show(item) {
   for (const part of ["controls", "status", "seen", "answer"]) item.view[part]();
   find("#result").replaceChildren(item.view.root);
   item.button.scrollIntoView({ block: "nearest", inline: "nearest" });
+  if (item.prepared) hold(item);
+  else if (item.answer && !item.seeing && !item.unseen && item.file.size <= SEE_BYTES) see(item);
+}
+
+/** Keep the pixels of this file, and let those go that were not shown for longest. */
+function hold(item) {
+  if (held.includes(item)) held.splice(held.indexOf(item), 1);
+  held.push(item);
+  while (held.length > HELD) {
+    const [other] = held.splice(held.findIndex((one) => !isShown(one)), 1);
+    other.prepared = undefined;
+    other.view.seen();
+  }
+}
+
+/** All files go, and what is held of them. */
+function clear() {
+  for (const item of items.splice(0)) {
+    const { abort } = item;
+    item.abort = undefined;  // what still comes is nobody's
+    abort?.abort(new Problem({ title: "Cleared.", detail: "" }));
+    URL.revokeObjectURL(item.picture.src);
+    item.button.parentElement.remove();
+  }
+  held.length = 0;
+  find("#result").replaceChildren();
+  find("#files").hidden = true;
+  document.body.classList.remove("busy");
+  find("#file").focus();
+  announce("All files are cleared");
 }
 
 const isShown = (item) => item.view.root.isConnected;
@@ -180,7 +213,9 @@ async function see(item) {
   if (isShown(item)) item.view.seen();
   try {
     const { document } = await send(address(`v1/prepare/${item.kind}`, query), item.file, { signal: abort.signal });
-    if (item.abort === abort) item.prepared = document;
+    if (item.abort !== abort) return;
+    item.prepared = document;
+    hold(item);
     if (!item.picture.isConnected) item.button.firstChild.replaceChildren(thumbnail(document));
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;
@@ -237,6 +272,7 @@ document.addEventListener("drop", (event) => {
   document.body.classList.remove("over");
   take(event.dataTransfer.files);
 });
+find("#clear").onclick = clear;
 find("#key").onclick = async () => {
   if (await askForKey("Another key takes the place of the one of this tab.")) look();
 };

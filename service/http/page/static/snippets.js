@@ -15,52 +15,41 @@ function curl(path, name, query) {
   return `curl${key} --data-binary ${file} ${shell(address(path, query).href)}`;
 }
 
-/** With the client of docs/client.md. */
-function classify(kind, name, query) {
+/** With the client of docs/client.md: a call, and what is done with what comes back. */
+function withClient(call, kind, name, query, { imports = [], result, then }) {
   const key = storedKey();
   const options = said({ modality: kindOfName(name) === kind ? undefined : kind, ...query });
   const args = [python(name), ...options.map(([option, value]) => `${option}=${python(value)}`)].join(", ");
   return [
-    key && "import os\n", "from client import Client", "",
+    ...(key ? ["import os", ""] : []), ...imports.flatMap((line) => [line, ""]), "from client import Client", "",
     `with Client(${python(base.href.replace(/\/$/, ""))}${key ? ', key=os.environ["LIERE_KEY"]' : ""}) as client:`,
-    `    result = client.classify(${args})`,
-    "    for one in result.predictions:",
-    '        print(f"{one.label}: {one.probability:.1%}")',
-  ].filter((line) => line !== null).join("\n");
-}
-
-/** With the standard library: what the answer is read by comes after. */
-function plainly(path, name, query, ...reading) {
-  const key = storedKey();
-  return [
-    `import base64, json, ${key ? "os, " : ""}pathlib, urllib.request`, "",
-    `file = pathlib.Path(${python(name)}).read_bytes()`,
-    `url = ${python(address(path, query).href)}`,
-    `request = urllib.request.Request(url, file${key ? ', {"Authorization": f"Bearer {os.environ[\'LIERE_KEY\']}"}' : ""})`,
-    "answer = json.load(urllib.request.urlopen(request))",
-    ...reading,
+    `    ${result[0]} = client.${call}(${args})${result[1] ?? ""}`, ...then.map((line) => `    ${line}`),
   ].join("\n");
 }
 
-const READ_PIXELS = [
-  "", "import numpy as np", "", 'pixels = answer["pixels"]',
-  'array = np.frombuffer(base64.b64decode(pixels["data"]), pixels["dtype"]).reshape(pixels["shape"])',
-  "print(array.shape, array.dtype)",
-];
-const READ_MAP = [
-  'explanation = answer["results"][0]["explanation"]',
-  'pathlib.Path("overlay.png").write_bytes(base64.b64decode(explanation["overlay"]))',
-  'print(explanation["label"], explanation["peak"]["where"])',
-];
+const READ_ANSWER = {
+  result: ["result"],
+  then: ["for one in result.predictions:", '    print(f"{one.label}: {one.probability:.1%}")'],
+};
+const READ_PIXELS = {
+  imports: ["import numpy as np"],
+  result: ["pixels", ".pixels"],
+  then: ["array = np.frombuffer(pixels.data, pixels.dtype).reshape(pixels.shape)", "print(array.shape, array.dtype)"],
+};
+const READ_MAP = {
+  imports: ["from pathlib import Path"],
+  result: ["explanation", ".explanation"],
+  then: ['Path("overlay.png").write_bytes(explanation.overlay)', "print(explanation.label, explanation.peak.where)"],
+};
 
 /** Texts by what was asked for and by language. */
 function snippets(kind, name, query) {
   const { top_k, ...prepared } = query, explained = { ...query, explain: "occlusion" };
   const paths = [`v1/classify/${kind}`, `v1/prepare/${kind}`];
   return {
-    answer: { curl: curl(paths[0], name, query), python: classify(kind, name, query) },
-    input: { curl: curl(paths[1], name, prepared), python: plainly(paths[1], name, prepared, ...READ_PIXELS) },
-    map: { curl: curl(paths[0], name, explained), python: plainly(paths[0], name, explained, ...READ_MAP) },
+    answer: { curl: curl(paths[0], name, query), python: withClient("classify", kind, name, query, READ_ANSWER) },
+    input: { curl: curl(paths[1], name, prepared), python: withClient("prepare", kind, name, prepared, READ_PIXELS) },
+    map: { curl: curl(paths[0], name, explained), python: withClient("classify", kind, name, explained, READ_MAP) },
   };
 }
 
