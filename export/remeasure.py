@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -20,6 +20,9 @@ from media.spec import Grid
 from models.bundle import Bundle, BundleError
 from models.figures import FittedOn
 from models.manifest import Accuracy, GridEntry, Manifest
+
+#: What a temperature may be off by at most, relative.
+MOST = 0.25
 
 
 def remeasure(
@@ -65,7 +68,7 @@ def _ask(
         raise BundleError(f"expected labels {list(source.labels)}, got {list(manifest.labels)}")
     prepared = prepare_split(
         source, split, manifest.input, grid, manifest.patch, workers=workers,
-        skip_unreadable=isinstance(known, FittedOn),  # as training was told; their number is known
+        skip_unreadable=not isinstance(known, Accuracy),  # of validation, as training was told
     )  # fmt: skip
     found = (prepared.sha256, len(prepared.ids))
     if known is not None and found != (known.split_sha256, known.items):
@@ -136,15 +139,19 @@ def _calibration(validation: Callable[[], Answers], entry: GridEntry) -> Proof:
     if not stated.calibrated:
         return Proof(name, None, f"{unfitted}; from these data it would be {found:.6g}")
     off = abs(found - stated.temperature)
-    others = [_refitted(other) for other in wobbled(answers, entry.parity)]
-    allowed = allowed_move(found, others, unit=found)
+    allowed = _allowed(found, wobbled(answers, entry.parity))
     told = f"temperature {found:.6g} of {len(answers.labels)} items of {answers.split}"
     return Proof(name, off <= allowed, f"{told}, {stated.temperature:.6g} stated", off, allowed)
 
 
-def _refitted(answers: Answers) -> float:
-    """Infinite where nothing can be fitted: then it may be anything."""
-    try:
-        return fit_temperature(answers)
-    except NoTemperature:
-        return math.inf
+def _allowed(found: float, others: Iterable[Answers]) -> float:
+    """What a temperature may be off by.
+
+    Others that give none say nothing of how far it moves. Near the ends of what can be fitted it
+    moves without bounds, so a part of it is the most in any case.
+    """
+    moved = [found]
+    for other in others:
+        with contextlib.suppress(NoTemperature):
+            moved.append(fit_temperature(other))
+    return min(allowed_move(found, moved, unit=found), MOST * found)
