@@ -22,6 +22,7 @@ from export.__main__ import main
 from export.answers import Answers, reliability
 from export.make import Options, make_bundle
 from export.parity import graph_logits, open_graph
+from media.contents import split_sha256
 from media.dataset import prepare_split
 from media.sources import SourceError, open_source
 from media.spec import Grid, InputSpec
@@ -236,6 +237,64 @@ def test_unreadable_validation_items_are_left_out_as_in_training(
     assert verify([made.root, "--data", table], capsys)[0] == 0
 
 
+def test_validation_items_that_are_measured_too_are_left_out(
+    data: Path, tmp_path: Path, capsys: Chatter
+) -> None:
+    """Of a run from before anybody looked for them; manifest, card and proof count them."""
+    table = tmp_path / "data" / "labels.csv"
+    shutil.copytree(data.parent, table.parent)
+    for number in (0, 7, 8):  # of val; 40 and 41 are of test
+        shutil.copyfile(table.parent / f"{40 + number % 2}.png", table.parent / f"{number}.png")
+    made = exported(save(tmp_path / "run", make_model(), table), tmp_path / "out")
+    fitted_on = entry_of(made).calibration.fitted_on
+    assert fitted_on is not None
+    assert (fitted_on.items, fitted_on.left_out) == (21, 3)
+    told = "which was fitted on 21 items of val; 3 more lie in the measured split too."
+    assert told in made.path("README.md").read_text()
+    assert verify([made.root, "--data", table], capsys)[0] == 0
+    stating(lambda m: m["grids"][0]["calibration"]["fitted_on"].update(items=24, left_out=0))(
+        made.root
+    )
+    status, _, err = verify([made.root, "--data", table], capsys)
+    assert status == 1
+    assert "expected 24 items of val (sha256" in err and "got 21 items of val; 3 more" in err
+
+
+@pytest.mark.parametrize(
+    ("trained", "reason"),
+    [
+        (None, "and nobody knows whether its items were trained on"),
+        ([5, 9, 9], "and 2 of its items were trained on"),
+        ([], None),
+    ],
+    ids=["no train split", "two of val", "none of val"],
+)
+def test_items_that_may_have_been_trained_on_have_no_say(
+    trained: list[int] | None, reason: str | None, data: Path, tmp_path: Path, capsys: Chatter
+) -> None:
+    """Of another validation split than the run's own; the bundle says so and is verified."""
+    table = tmp_path / "data" / "labels.csv"
+    shutil.copytree(data.parent, table.parent)
+    checkpoint = save(tmp_path / "run", make_model(), table)
+    known = load_checkpoint(checkpoint)[1].notes["data"] | {"val": {"items": 3, "sha256": "1" * 64}}
+    if trained is not None:
+        Image.new("RGB", (13, 17), "red").save(table.parent / "train0.png")
+        for number, original in enumerate(trained, 1):
+            shutil.copyfile(table.parent / f"{original}.png", table.parent / f"train{number}.png")
+        with table.open("a") as rows:
+            for number in range(len(trained) + 1):
+                rows.write(f"train{number}.png,{LABELS[0]},train,\n")
+        sha256 = split_sha256(open_source(table), "train")
+        known |= {"train": {"items": len(trained) + 1, "sha256": sha256}}
+    made = exported(noting(checkpoint, data=known), tmp_path / "out", allow_duplicates=True)
+    calibration = entry_of(made).calibration
+    assert calibration.calibrated is (reason is None)
+    if reason:
+        assert calibration.reason == f"split val is not the one that the run held out, {reason}"
+        assert f"**not calibrated**: {calibration.reason}." in made.path("README.md").read_text()
+    assert verify([made.root, "--data", table], capsys)[0] == 0
+
+
 def test_nothing_was_fitted_and_an_item_is_unreadable(
     data: Path, tmp_path: Path, capsys: Chatter
 ) -> None:
@@ -319,7 +378,10 @@ MUTANTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         change("figures", "coverage", 2, "accuracy", by=lambda _: 1.0), "figures", "coverage"),
     "another validation split": (
         change("calibration", "fitted_on", "split_sha256", by=lambda _: "0" * 64),
-        "calibration 4x5", "is not the one fitted on: expected 24 items"),
+        "calibration 4x5", "not the ones fitted on: expected 24 items of val (sha256 0000"),
+    "items left out": (
+        change("calibration", "fitted_on", "left_out", by=lambda _: 1),
+        "calibration 4x5", "expected 24 items of val; 1 more lie in the measured split too"),
     "fitted on what is measured": (
         change("calibration", "fitted_on", "split", by=lambda _: "test"),
         "statements", "was fitted on the split that is measured"),
