@@ -104,7 +104,8 @@ class Result:
         predictions: descending.
         probabilities, logits: ``[labels]``, in the order of the bundle's labels.
         embedding: ``[width]``.
-        calibrated: whether the probabilities are; None where there are none.
+        calibrated: whether the probabilities are, which they are not in other views of a clip than
+            the bundle's own; None where there are none.
         abstained: whether the answer is that the model does not know; None where there is no
             threshold.
         coverage: what was measured at that threshold.

@@ -25,7 +25,8 @@ class Answers:
         logits: of the items, float [N, C].
         labels: the right classes, int64 [N].
         groups: what each item belongs to, "" for an item of its own; N.
-        sha256: of the split's ids, labels and contents, in order.
+        sha256: of the split's ids, labels and contents, in order, of all its items.
+        digests: of each item's bytes, uint8 [N, 16].
     """
 
     logits: np.ndarray
@@ -33,6 +34,7 @@ class Answers:
     groups: tuple[str, ...]
     split: str
     sha256: str
+    digests: np.ndarray
 
     @classmethod
     def of(cls, source: Source, split: str, prepared: Prepared, logits: np.ndarray) -> Self:
@@ -40,7 +42,18 @@ class Answers:
         group_of = {item.id: item.group for item in source.split(split)}
         groups = tuple(group_of[id_] for id_ in prepared.ids)
         means = prepared.of_items(logits)  # [N, C]
-        return cls(means, prepared.labels, groups, split, prepared.sha256)
+        return cls(means, prepared.labels, groups, split, prepared.sha256, prepared.digests)
+
+    def without(self, digests: np.ndarray) -> Self:
+        """The items whose bytes are not among those, uint8 [M, 16]."""
+        kept = np.flatnonzero(~shared(self.digests, digests))
+        return dataclasses.replace(
+            self,
+            logits=self.logits[kept],
+            labels=self.labels[kept],
+            groups=tuple(self.groups[index] for index in kept),
+            digests=self.digests[kept],
+        )
 
     def likelihoods(self, temperature: float) -> np.ndarray:
         """Logarithms of softmax(logits / temperature), float64 [N, C]."""
@@ -52,6 +65,12 @@ class Answers:
         """Top-1 of the logits."""
         right = self.logits.argmax(1) == self.labels
         return Accuracy(self.split, len(right), float(right.mean()), self.sha256)
+
+
+def shared(digests: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which digests, uint8 [N, 16], are among the others, [M, 16]: bool [N]."""
+    known = {other.tobytes() for other in others}
+    return np.array([digest.tobytes() in known for digest in digests], bool)
 
 
 def reliability(answers: Answers, temperature: float) -> Reliability:

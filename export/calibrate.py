@@ -45,13 +45,27 @@ def calibrate(validation: Callable[[], Answers], measured: Answers) -> Calibrati
     """
     before = reliability(measured, 1)
     try:
-        answers = validation()
-        temperature = fit_temperature(answers)
+        temperature, fitted_on = fit_apart(validation(), measured)
     except NoTemperature as error:
         return Calibration(reason=str(error), before=before)
-    fitted_on = FittedOn(answers.split, len(answers.labels), answers.sha256)
     after = reliability(measured, temperature)
     return Calibration(True, temperature, "", fitted_on, before, after)
+
+
+def fit_apart(answers: Answers, measured: Answers) -> tuple[float, FittedOn]:
+    """The temperature from what is not measured too, and on what it was fitted."""
+    kept = answers.without(measured.digests)
+    items, left_out = len(kept.labels), len(answers.labels) - len(kept.labels)
+    try:
+        temperature = fit_temperature(kept)
+    except NoTemperature as error:
+        raise NoTemperature(f"{error}{in_both(left_out)}") from error
+    return temperature, FittedOn(answers.split, items, answers.sha256, left_out)
+
+
+def in_both(left_out: int) -> str:
+    """What is said of items that were left out, after what is said of the others."""
+    return f"; {left_out} more lie in the measured split too" if left_out else ""
 
 
 def fit_temperature(answers: Answers) -> float:
@@ -63,7 +77,7 @@ def fit_temperature(answers: Answers) -> float:
     Raises:
         NoTemperature: too few items, or the likelihood has no largest value.
     """
-    units = int(number_units(answers.groups, len(answers.labels)).max()) + 1
+    units = int(number_units(answers.groups, len(answers.labels)).max(initial=-1)) + 1
     if units < FEW:
         what = "groups of items" if any(answers.groups) else "items"
         raise NoTemperature(f"{answers.split} has {units} {what}, and {FEW} are needed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from export.calibrate import in_both
 from models.figures import Coverage, Estimate, Figures, Reliability
 from models.manifest import GridEntry
 
@@ -83,7 +84,8 @@ def _temperatures(entries: Sequence[GridEntry]) -> str:
         if fitted_on := calibration.fitted_on:
             told.append(
                 f"At {entry.grid} logits are divided by {calibration.temperature:.4g}, which was "
-                f"fitted on {fitted_on.items} items of {fitted_on.split}."
+                f"fitted on {fitted_on.items} items of {fitted_on.split}"
+                f"{in_both(fitted_on.left_out)}."
             )
         else:
             told.append(

@@ -13,13 +13,20 @@ from onnxruntime import InferenceSession
 from rich.console import Console
 from rich.progress import Progress
 
-from export.answers import Answers, figures
-from export.calibrate import VALIDATION, calibrate, check_validation
+from export.answers import Answers, figures, shared
+from export.calibrate import (
+    VALIDATION,
+    NoTemperature,
+    calibrate,
+    check_validation,
+    in_both,
+)
 from export.freeze import FrozenTransformer
 from export.options import Options
 from export.parity import batch_of, compare, fp16_bound, graph_logits, open_graph
 from export.plan import Plan
 from export.reference import rounded_logits, torch_logits
+from media.contents import split_contents
 from media.dataset import Prepared, prepare_split
 from media.sources import SPLITS, Source
 from media.spec import Grid
@@ -81,10 +88,23 @@ class Measurer:
         check_validation(self.source, self.options.split)
         skip = self.description.notes.get("config", {}).get("skip_unreadable", False)
         prepared = self._prepare(VALIDATION, grid, skip_unreadable=skip)
+        self._check_held_out(prepared)
         if prepared.skipped:
             self.console.print(f"left out of {VALIDATION}, unreadable: {len(prepared.skipped)}")
         logits = self._logits(grid, session, prepared)
         return Answers.of(self.source, VALIDATION, prepared, logits)
+
+    def _check_held_out(self, validation: Prepared) -> None:
+        """NoTemperature unless it is the run's own, or nothing of it was trained on."""
+        own = self.description.notes["data"]["val"].get("sha256")
+        if validation.sha256 == own:
+            return
+        other = f"split {VALIDATION} is not the one that the run held out, and"
+        if "train" not in self.source.present():
+            raise NoTemperature(f"{other} nobody knows whether its items were trained on")
+        trained = split_contents(self.source, "train").digests  # as the run had it: it was checked
+        if count := int(shared(validation.digests, trained).sum()):
+            raise NoTemperature(f"{other} {count} of its items were trained on")
 
     def _logits(self, grid: Grid, session: InferenceSession, prepared: Prepared) -> np.ndarray:
         """[N * V, classes], of every view."""
@@ -147,7 +167,8 @@ def _lines(entry: GridEntry) -> Iterator[str]:
     if before and after and fitted_on:
         yield (
             f"temperature {calibration.temperature:.4g} from {fitted_on.items} items of "
-            f"{fitted_on.split}; calibration error {before.ece:.4f} before, {after.ece:.4f} after"
+            f"{fitted_on.split}{in_both(fitted_on.left_out)}; "
+            f"calibration error {before.ece:.4f} before, {after.ece:.4f} after"
         )
     else:
         yield f"no temperature was fitted: {calibration.reason}"

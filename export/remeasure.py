@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
 
 from export.answers import Answers
-from export.calibrate import VALIDATION, NoTemperature, check_validation, fit_temperature
+from export.calibrate import (
+    VALIDATION,
+    NoTemperature,
+    check_validation,
+    fit_apart,
+    fit_temperature,
+    in_both,
+)
 from export.parity import batch_of, fp16_bound, graph_logits, open_graph
 from export.proof import Proof, failed, tried
 from export.refigure import allowed_move, refigure, wobbled
@@ -20,6 +27,9 @@ from media.spec import Grid
 from models.bundle import Bundle, BundleError
 from models.figures import FittedOn
 from models.manifest import Accuracy, GridEntry, Manifest
+
+#: What a temperature may be off by at most, relative.
+MOST = 0.25
 
 
 def remeasure(
@@ -45,10 +55,9 @@ def remeasure(
 
     def validation() -> Answers:
         check_validation(source, name)
-        asked = ask(VALIDATION, entry.calibration.fitted_on)
-        return Answers.of(source, VALIDATION, *asked)
+        return Answers.of(source, VALIDATION, *ask(VALIDATION, None))
 
-    yield tried("calibration", entry, partial(_calibration, validation))
+    yield tried("calibration", entry, partial(_calibration, validation, measured))
 
 
 def _ask(
@@ -57,22 +66,24 @@ def _ask(
     workers: int,
     entry: GridEntry,
     split: str,
-    known: Accuracy | FittedOn | None,
+    measured: Accuracy | None,
 ) -> tuple[Prepared, np.ndarray]:
-    """A split, which must be the one that is known, and the graph's logits of its views."""
+    """A split, which must be the one that was measured, and the graph's logits of its views.
+
+    None is validation, which is compared when the temperature is.
+    """
     manifest, grid = bundle.manifest, Grid.parse(entry.grid)
     if source.labels != manifest.labels:
         raise BundleError(f"expected labels {list(source.labels)}, got {list(manifest.labels)}")
     prepared = prepare_split(
         source, split, manifest.input, grid, manifest.patch, workers=workers,
-        skip_unreadable=isinstance(known, FittedOn),  # as training was told; their number is known
+        skip_unreadable=measured is None,  # as training was told; how many are used is known
     )  # fmt: skip
     found = (prepared.sha256, len(prepared.ids))
-    if known is not None and found != (known.split_sha256, known.items):
-        what = "measured" if isinstance(known, Accuracy) else "fitted on"
+    if measured is not None and found != (measured.split_sha256, measured.items):
         raise BundleError(
-            f"split {split!r} of {source.name} is not the one {what}: expected "
-            f"{known.items} items of sha256 {known.split_sha256[:12]}..., got "
+            f"split {split!r} of {source.name} is not the one measured: expected "
+            f"{measured.items} items of sha256 {measured.split_sha256[:12]}..., got "
             f"{len(prepared.ids)} of {prepared.sha256[:12]}..."
         )
     session = open_graph(bundle.path(entry.graph))
@@ -122,29 +133,46 @@ def _figures(measured: Answers, entry: GridEntry) -> Proof:
     return Proof(f"figures {entry.grid}", ratio <= 1, told, ratio, 1)
 
 
-def _calibration(validation: Callable[[], Answers], entry: GridEntry) -> Proof:
+def _calibration(
+    validation: Callable[[], Answers], measured: Answers, entry: GridEntry
+) -> Proof:
     stated, name = entry.calibration, f"calibration {entry.grid}"
     unfitted = f"no temperature was fitted: {stated.reason}"
     if stated.before is None:
         return Proof(name, None, unfitted)
     try:
         answers = validation()
-        found = fit_temperature(answers)
+        found, fitted_on = fit_apart(answers, measured)
     except NoTemperature as error:
         lost = f"temperature {stated.temperature:.6g} is stated, and none is found: {error}"
         return Proof(name, not stated.calibrated, lost if stated.calibrated else unfitted)
     if not stated.calibrated:
         return Proof(name, None, f"{unfitted}; from these data it would be {found:.6g}")
+    if fitted_on != stated.fitted_on:
+        told = f"expected {_told(stated.fitted_on)}, got {_told(fitted_on)}"
+        return Proof(name, False, f"these items are not the ones fitted on: {told}")
     off = abs(found - stated.temperature)
-    others = [_refitted(other) for other in wobbled(answers, entry.parity)]
-    allowed = allowed_move(found, others, unit=found)
-    told = f"temperature {found:.6g} of {len(answers.labels)} items of {answers.split}"
+    others = wobbled(answers.without(measured.digests), entry.parity)
+    allowed = _allowed(found, others)
+    told = f"temperature {found:.6g} of {fitted_on.items} items of {fitted_on.split}"
     return Proof(name, off <= allowed, f"{told}, {stated.temperature:.6g} stated", off, allowed)
 
 
-def _refitted(answers: Answers) -> float:
-    """Infinite where nothing can be fitted: then it may be anything."""
-    try:
-        return fit_temperature(answers)
-    except NoTemperature:
-        return math.inf
+def _told(fitted_on: FittedOn | None) -> str:
+    if fitted_on is None:
+        return "none"
+    told = f"{fitted_on.items} items of {fitted_on.split}{in_both(fitted_on.left_out)}"
+    return f"{told} (sha256 {fitted_on.split_sha256[:12]}...)"
+
+
+def _allowed(found: float, others: Iterable[Answers]) -> float:
+    """What a temperature may be off by.
+
+    Others that give none say nothing of how far it moves. Near the ends of what can be fitted it
+    moves without bounds, so a part of it is the most in any case.
+    """
+    moved = [found]
+    for other in others:
+        with contextlib.suppress(NoTemperature):
+            moved.append(fit_temperature(other))
+    return min(allowed_move(found, moved, unit=found), MOST * found)

@@ -18,7 +18,7 @@ import numpy as np
 
 from media import Media, MediaError, read
 from media.cache import Add, cache_key, cached
-from media.contents import Contents, Hashes, contents_of, read_pieces
+from media.contents import DIGEST_BYTES, Contents, Hashes, contents_of, read_pieces
 from media.sources import Item, Source, SourceError
 from media.spec import Grid, InputSpec
 
@@ -42,6 +42,7 @@ class Prepared:
         ids: N item ids, in order.
         sha256: of ids, labels and contents, in order: the same data give the same hash.
         skipped: (id, reason) of the unreadable items that were left out on request.
+        digests: of the N items' bytes, as ``Contents`` has them; empty of what was made, not read.
     """
 
     pixels: np.ndarray
@@ -49,6 +50,9 @@ class Prepared:
     ids: tuple[str, ...]
     sha256: str
     skipped: tuple[tuple[str, str], ...] = ()
+    digests: np.ndarray = dataclasses.field(
+        default_factory=lambda: np.empty((0, DIGEST_BYTES), np.uint8)
+    )
 
     @property
     def views(self) -> int:
@@ -98,12 +102,14 @@ def prepare_split(
         contents = contents_of(source, items)
 
     def build(add: Add) -> Notes:
+        nonlocal contents
         hashes = Hashes()
         skipped = wanted.decode(add, hashes, workers, advance)
-        found = hashes.contents(items).sha256
-        if contents and contents.sha256 != found:
+        found = hashes.contents(items)
+        if contents and contents.sha256 != found.sha256:
             raise SourceError(f"{source.name}: split {split!r} changed while it was read")
-        return {"sha256": found, "skipped": skipped}
+        contents = found
+        return {"sha256": found.sha256, "skipped": skipped}
 
     if cache and contents:
         key = cache_key(contents.sha256, spec, grid.pixels(patch))
@@ -115,7 +121,9 @@ def prepare_split(
     kept = [item for item in items if item.id not in skipped]
     labels = np.array([item.label for item in kept], dtype=np.int64)
     ids = tuple(item.id for item in kept)
-    return Prepared(pixels, labels, ids, notes["sha256"], tuple(skipped.items()))
+    assert contents  # a cache asks for them, and who decodes makes them
+    digests = contents.digests[[item.id not in skipped for item in items]]  # [N, 16]
+    return Prepared(pixels, labels, ids, notes["sha256"], tuple(skipped.items()), digests)
 
 
 @dataclasses.dataclass(frozen=True)

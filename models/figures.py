@@ -80,11 +80,18 @@ class Reliability:
 
 @dataclasses.dataclass(frozen=True)
 class FittedOn:
-    """The split that a temperature was fitted on."""
+    """The split that a temperature was fitted on.
+
+    Attributes:
+        items: that it was fitted on.
+        split_sha256: of ids, labels and contents, in order, of the whole split.
+        left_out: readable items of the split whose bytes lie in the measured split too.
+    """
 
     split: str
     items: int
-    split_sha256: str  # of ids, labels and contents, in order
+    split_sha256: str
+    left_out: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,7 +120,7 @@ class Sureness:
     """How far the probabilities of an outcome can be believed.
 
     Attributes:
-        calibrated: whether a temperature that was fitted is in them.
+        calibrated: whether a temperature is in them that was fitted to as many views of a clip.
         abstained: whether the answer is that the model does not know; None where nobody asks.
         coverage: what was left of the measured split at that threshold, where that was measured.
     """
@@ -133,14 +133,14 @@ class Sureness:
     def of(cls, job: Job, target: Target, highest: float) -> Sureness:
         """``highest``: calibrated probability of the first label, which decides, also of raw ones.
 
-        What was measured holds for as many views of a clip as the bundle takes by itself.
+        What was fitted and measured holds for as many views as the bundle takes by itself.
         """
-        entry = target.entry
-        calibrated = entry.calibration.calibrated and not job.raw
+        entry, as_measured = target.entry, target.is_as_measured
+        calibrated = entry.calibration.calibrated and as_measured and not job.raw
         threshold = entry.abstain if job.abstain is None else job.abstain
         if not threshold:
             return cls(calibrated)
-        rows = entry.figures.coverage if entry.figures and target.is_as_measured else ()
+        rows = entry.figures.coverage if entry.figures and as_measured else ()
         known = (row for row in rows if row.threshold == threshold)
         return cls(calibrated, highest < threshold, next(known, None))
 

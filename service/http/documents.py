@@ -53,7 +53,8 @@ _PROBABILITIES = "with want=probabilities: [labels], softmax, as the bundle orde
 _LOGITS = "with want=logits: [labels], of a clip the mean over its views" + _FLOAT32
 _EMBEDDING = "with want=embedding: [width], before the head, of a clip the mean too" + _FLOAT32
 _CALIBRATED = "with want=labels and want=probabilities: whether probabilities are calibrated; "
-_CALIBRATED += "false with raw=true, and where no temperature was fitted"
+_CALIBRATED += "false with raw=true, where no temperature was fitted, and with "
+_CALIBRATED += "other views of a clip than the bundle's own"
 _ABSTAINED = "where there is a threshold: whether the calibrated probability of the first label "
 _ABSTAINED += "is under it, so that the answer is that the model does not know"
 _COVERAGE = "beside abstained: what is left of the measured split at this threshold; not there "

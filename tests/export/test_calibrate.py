@@ -12,12 +12,13 @@ from scipy.optimize import minimize_scalar
 from export.answers import Answers, figures, reliability
 from export.calibrate import NoTemperature, calibrate, fit_temperature
 from models.coverage import THRESHOLDS
-from models.figures import Reliability
+from models.figures import FittedOn, Reliability
 
 
 def answers(logits: object, labels: object, groups: tuple[str, ...] = ()) -> Answers:
     array, right = np.array(logits, np.float32), np.array(labels)
-    return Answers(array, right, groups or ("",) * len(right), "val", "0" * 64)
+    digests = np.random.default_rng().integers(0, 256, (len(right), 16), np.uint8)
+    return Answers(array, right, groups or ("",) * len(right), "val", "0" * 64, digests)
 
 
 def split(items: int, classes: int, temperature: float, seed: int = 0) -> Answers:
@@ -161,6 +162,29 @@ def test_measured_split_has_no_say() -> None:
     told = [calibrate(lambda: validation, split(60, 3, scale, seed=1)) for scale in (0.2, 9.0)]
     assert {one.temperature for one in told} == {fit_temperature(validation)}
     assert told[0].after != told[1].after
+
+
+def test_items_that_are_measured_have_no_say_either() -> None:
+    """Those of validation with the same bytes are left out, with their groups, and counted."""
+    measured = split(60, 3, 0.5, seed=1)
+    validation = dataclasses.replace(split(80, 3, 3.0), groups=tuple("abcde" * 16))
+    digests = validation.digests.copy()
+    digests[[3, *range(20, 50)]] = measured.digests[:31]
+    kept = np.delete(np.arange(80), [3, *range(20, 50)])
+    alone = answers(validation.logits[kept], validation.labels[kept])
+    mixed = dataclasses.replace(validation, digests=digests, groups=("",) * 80)
+    told = calibrate(lambda: mixed, measured)
+    assert told.temperature == fit_temperature(alone) != fit_temperature(mixed)
+    assert told.fitted_on == FittedOn("val", 49, "0" * 64, 31)
+    grouped = dataclasses.replace(mixed, groups=tuple("abcdefghijk"[i % 11] for i in range(80)))
+    few = dataclasses.replace(grouped, digests=np.where(
+        (np.arange(80) % 11 < 2)[:, None], measured.digests[0], grouped.digests
+    ))  # fmt: skip
+    assert calibrate(lambda: few, measured).reason.startswith("val has 9 groups of items")
+    same = dataclasses.replace(measured, split="val")
+    assert calibrate(lambda: same, measured).reason == (
+        "val has 0 items, and 10 are needed; 60 more lie in the measured split too"
+    )
 
 
 # --- figures --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -21,6 +22,7 @@ from export.__main__ import main
 from export.answers import Answers, reliability
 from export.make import Options, make_bundle
 from export.parity import graph_logits, open_graph
+from media.contents import split_sha256
 from media.dataset import prepare_split
 from media.sources import SourceError, open_source
 from media.spec import Grid, InputSpec
@@ -98,6 +100,19 @@ def answered(bundle: Bundle, data: Path) -> Callable[[str], Answers]:
         return Answers.of(source, split, prepared, logits)
 
     return ask
+
+
+def noting(checkpoint: Path, **notes: Any) -> Path:
+    """The same checkpoint, with other notes."""
+    model, known = load_checkpoint(checkpoint)
+    save_checkpoint(checkpoint, model, known.input, known.labels, known.notes | notes)
+    return checkpoint
+
+
+def skipping(checkpoint: Path) -> Path:
+    """Training was told to go on without what cannot be read."""
+    config = load_checkpoint(checkpoint)[1].notes["config"]
+    return noting(checkpoint, config=config | {"skip_unreadable": True})
 
 
 def entry_of(bundle: Bundle) -> GridEntry:
@@ -204,27 +219,96 @@ def test_without_a_validation_split_nothing_is_fitted(
 
 @pytest.mark.parametrize("skip", [True, False])
 def test_unreadable_validation_items_are_left_out_as_in_training(
-    skip: bool, checkpoint: Path, data: Path, tmp_path: Path, capsys: Chatter
+    skip: bool, data: Path, tmp_path: Path, capsys: Chatter
 ) -> None:
     """Where training was told to go on without them; else they are named, and nothing is made."""
     shutil.copytree(data.parent, tmp_path / "data")
     table = tmp_path / "data" / "labels.csv"
     (tmp_path / "data" / "3.png").write_bytes(b"no picture")
-    model, known = load_checkpoint(checkpoint)
-    config = known.notes["config"] | {"skip_unreadable": skip}
-    (tmp_path / "run").mkdir()
-    save_checkpoint(
-        tmp_path / "run", model, known.input, known.labels, known.notes | {"config": config}
-    )
+    trained = save(tmp_path / "run", make_model(), table)
     if not skip:
         with pytest.raises(SourceError, match=r"1 of 24 items in split 'val'.*3\.png"):
-            exported(tmp_path / "run", tmp_path / "out", data=table)
+            exported(trained, tmp_path / "out")
         return
-    made = exported(tmp_path / "run", tmp_path / "out", data=table)
+    made = exported(skipping(trained), tmp_path / "out")
     fitted_on = entry_of(made).calibration.fitted_on
     assert fitted_on is not None
     assert fitted_on.items == 23
     assert verify([made.root, "--data", table], capsys)[0] == 0
+
+
+def test_validation_items_that_are_measured_too_are_left_out(
+    data: Path, tmp_path: Path, capsys: Chatter
+) -> None:
+    """Of a run from before anybody looked for them; manifest, card and proof count them."""
+    table = tmp_path / "data" / "labels.csv"
+    shutil.copytree(data.parent, table.parent)
+    for number in (0, 7, 8):  # of val; 40 and 41 are of test
+        shutil.copyfile(table.parent / f"{40 + number % 2}.png", table.parent / f"{number}.png")
+    made = exported(save(tmp_path / "run", make_model(), table), tmp_path / "out")
+    fitted_on = entry_of(made).calibration.fitted_on
+    assert fitted_on is not None
+    assert (fitted_on.items, fitted_on.left_out) == (21, 3)
+    told = "which was fitted on 21 items of val; 3 more lie in the measured split too."
+    assert told in made.path("README.md").read_text()
+    assert verify([made.root, "--data", table], capsys)[0] == 0
+    stating(lambda m: m["grids"][0]["calibration"]["fitted_on"].update(items=24, left_out=0))(
+        made.root
+    )
+    status, _, err = verify([made.root, "--data", table], capsys)
+    assert status == 1
+    assert "expected 24 items of val (sha256" in err and "got 21 items of val; 3 more" in err
+
+
+@pytest.mark.parametrize(
+    ("trained", "reason"),
+    [
+        (None, "and nobody knows whether its items were trained on"),
+        ([5, 9, 9], "and 2 of its items were trained on"),
+        ([], None),
+    ],
+    ids=["no train split", "two of val", "none of val"],
+)
+def test_items_that_may_have_been_trained_on_have_no_say(
+    trained: list[int] | None, reason: str | None, data: Path, tmp_path: Path, capsys: Chatter
+) -> None:
+    """Of another validation split than the run's own; the bundle says so and is verified."""
+    table = tmp_path / "data" / "labels.csv"
+    shutil.copytree(data.parent, table.parent)
+    checkpoint = save(tmp_path / "run", make_model(), table)
+    known = load_checkpoint(checkpoint)[1].notes["data"] | {"val": {"items": 3, "sha256": "1" * 64}}
+    if trained is not None:
+        Image.new("RGB", (13, 17), "red").save(table.parent / "train0.png")
+        for number, original in enumerate(trained, 1):
+            shutil.copyfile(table.parent / f"{original}.png", table.parent / f"train{number}.png")
+        with table.open("a") as rows:
+            for number in range(len(trained) + 1):
+                rows.write(f"train{number}.png,{LABELS[0]},train,\n")
+        sha256 = split_sha256(open_source(table), "train")
+        known |= {"train": {"items": len(trained) + 1, "sha256": sha256}}
+    made = exported(noting(checkpoint, data=known), tmp_path / "out", allow_duplicates=True)
+    calibration = entry_of(made).calibration
+    assert calibration.calibrated is (reason is None)
+    if reason:
+        assert calibration.reason == f"split val is not the one that the run held out, {reason}"
+        assert f"**not calibrated**: {calibration.reason}." in made.path("README.md").read_text()
+    assert verify([made.root, "--data", table], capsys)[0] == 0
+
+
+def test_nothing_was_fitted_and_an_item_is_unreadable(
+    data: Path, tmp_path: Path, capsys: Chatter
+) -> None:
+    """Training went on without it, so did the export, and so does the proof."""
+    shutil.copytree(data.parent, tmp_path / "data")
+    table = tmp_path / "data" / "labels.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join([lines[0], *lines[1:10], *lines[25:]]))  # 9 of val
+    (tmp_path / "data" / "3.png").write_bytes(b"no picture")
+    made = exported(skipping(save(tmp_path / "run", make_model(), table)), tmp_path / "out")
+    assert entry_of(made).calibration.reason == "val has 5 groups of items, and 10 are needed"
+    status, out, err = verify([made.root, "--data", table], capsys)
+    assert (status, err) == (0, "")
+    assert "ok     calibration 4x5: no temperature was fitted: val has 5 groups" in out
 
 
 @pytest.mark.parametrize("given", ["0", "1", "-0.5", "70", "nan", "much"])
@@ -294,7 +378,10 @@ MUTANTS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         change("figures", "coverage", 2, "accuracy", by=lambda _: 1.0), "figures", "coverage"),
     "another validation split": (
         change("calibration", "fitted_on", "split_sha256", by=lambda _: "0" * 64),
-        "calibration 4x5", "is not the one fitted on: expected 24 items"),
+        "calibration 4x5", "not the ones fitted on: expected 24 items of val (sha256 0000"),
+    "items left out": (
+        change("calibration", "fitted_on", "left_out", by=lambda _: 1),
+        "calibration 4x5", "expected 24 items of val; 1 more lie in the measured split too"),
     "fitted on what is measured": (
         change("calibration", "fitted_on", "split", by=lambda _: "test"),
         "statements", "was fitted on the split that is measured"),
@@ -322,6 +409,39 @@ def test_mutant_is_refused(
     assert status == 1
     failed = [line.partition("not verified: ")[2] for line in err.splitlines()]
     assert [line for line in failed if line.startswith(proof) and words in line], err
+
+
+def rightly(answers: Answers) -> Answers:
+    """No answer is wrong: the colder the likelier."""
+    return dataclasses.replace(answers, labels=answers.logits.argmax(1))
+
+
+def hotter(answers: Answers) -> Answers:
+    """The same answers, 300 times as sure."""
+    return dataclasses.replace(answers, logits=300 * answers.logits)
+
+
+@pytest.mark.parametrize("other", [rightly, hotter])
+@pytest.mark.parametrize(("factor", "passes"), [(1, True), (2, False), (0.5, False), (500, False)])
+def test_no_temperature_passes_because_another_processor_finds_none(
+    other: Callable[[Answers], Answers],
+    factor: float,
+    passes: bool,
+    bundle: Bundle,
+    data: Path,
+    tmp_path: Path,
+    capsys: Chatter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or one that is far away: what it may be off by stays a part of it."""
+    root = shutil.copytree(bundle.root, tmp_path / "squares")
+    change("calibration", "temperature", by=lambda stated: factor * stated)(root)
+    known = export.remeasure.wobbled
+    monkeypatch.setattr(
+        export.remeasure, "wobbled", lambda *given: [other(one) for one in known(*given)]
+    )
+    _, out, _ = verify([root, "--data", data], capsys)
+    assert ("ok     calibration 4x5" if passes else "FAILED calibration 4x5") in out
 
 
 @pytest.mark.parametrize(("noise", "passes"), [(1e-6, True), (3e-2, False)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -15,6 +15,8 @@ from rich.console import Console
 
 from export.freeze import FrozenTransformer
 from export.make import Options, make_bundle
+from media.contents import split_contents
+from media.sources import open_source
 from media.spec import Grid, InputSpec
 from models.bundle import Bundle, read_bundle
 from models.checkpoint import save_checkpoint
@@ -49,12 +51,21 @@ def save(folder: Path, model: VisionTransformer, data: Path) -> Path:
         "data": {
             "name": "squares",
             "train": {"items": 9, "sha256": "0" * 64},
-            "val": {"items": 3, "sha256": "1" * 64},
+            "val": held_out(data),
             "skipped": [[str(data / "lost.png"), "truncated"]],
         },
     }
     save_checkpoint(folder, model, InputSpec(), LABELS, notes)
     return folder
+
+
+def held_out(data: Path) -> dict[str, Any]:
+    """What a run's notes say of its validation split: that of the data, where there is one."""
+    source = open_source(data)
+    if "val" not in source.present():
+        return {"items": 3, "sha256": "1" * 64}
+    contents = split_contents(source, "val")
+    return {"items": len(contents.ids), "sha256": contents.sha256}
 
 
 def write_pictures(root: Path) -> Path:

@@ -16,6 +16,7 @@ from models.bundle import Bundle, read_bundle
 from models.checkpoint import save_checkpoint
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
+from tests.helpers.export_bundles import held_out
 from tests.helpers.made_once import made_once
 
 LABELS = ("falls", "rests", "rises")
@@ -78,7 +79,7 @@ def save(folder: Path, model: VisionTransformer, spec: InputSpec, data: Path) ->
         "data": {
             "name": "noise",
             "train": {"items": 9, "sha256": "0" * 64},
-            "val": {"items": 3, "sha256": "1" * 64},
+            "val": held_out(data),
         },
     }
     save_checkpoint(folder, model, spec, LABELS, notes)

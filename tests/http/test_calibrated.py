@@ -200,13 +200,16 @@ def test_raw_probabilities_change_nothing_about_knowing(server: RunningServer) -
 
 
 def test_figures_are_those_of_the_bundles_own_views(server: RunningServer) -> None:
-    """Nothing was measured of other numbers of them."""
+    """Nothing was fitted to other numbers of them, nor measured: they are not called calibrated."""
     said = {"bundle": "unsure-clips", "grid": TINY["video"].grids[0]}
     own = ask(server, MEDIA["video"](1), "video", views="2", **said)
     other = ask(server, MEDIA["video"](1), "video", views="3", **said)
     assert own["coverage"]["threshold"] == ABSTAIN
     assert other["abstained"] in (True, False)
     assert "coverage" not in other
+    assert (own["calibrated"], other["calibrated"]) == (True, False)
+    whole = ask(server, MEDIA["video"](1), "video", views="3", want="probabilities", **said)
+    assert whole["calibrated"] is False
 
 
 @pytest.mark.parametrize(
