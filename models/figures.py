@@ -8,6 +8,15 @@ from typing import Literal
 
 from media.spec import SpecError
 
+#: By so much an interval may miss a figure that all of its draws are equal to.
+ROUNDING = 1e-9
+
+
+def check_range(name: str, value: float | None, most: float = 1.0) -> None:
+    """SpecError for a value below 0 or above the most that it can be; None is not stated."""
+    if value is not None and not 0 <= value <= most:
+        raise SpecError(f"{name}: expected 0 to {most:g}, got {value:g}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -38,6 +47,11 @@ class Coverage:
     share: float
     accuracy: float | None
 
+    def __post_init__(self) -> None:
+        check_range("threshold", self.threshold)
+        check_range("share", self.share)
+        check_range("accuracy", self.accuracy)
+
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
@@ -61,6 +75,27 @@ class Figures:
     mix: tuple[float, ...]
     coverage: tuple[Coverage, ...]
 
+    def __post_init__(self) -> None:
+        for name in ("top1", "top5", "balanced_accuracy", "roc_auc"):
+            if (one := getattr(self, name)) is not None:
+                _check_estimate(name, one)
+        for name, share in (("confidence", self.confidence), *(("mix", one) for one in self.mix)):
+            check_range(name, share)
+
+
+def _check_estimate(name: str, one: Estimate) -> None:
+    """SpecError for a share whose interval is not around it."""
+    check_range(name, one.value)
+    check_range(f"{name}.low", one.low)
+    check_range(f"{name}.high", one.high)
+    if one.low is None and one.high is None:
+        return
+    if one.value is None or one.low is None or one.high is None:
+        raise SpecError(f"{name}: expected value, low and high, or no interval")
+    if not one.low - ROUNDING <= one.value <= one.high + ROUNDING:
+        told = f"{one.value:g} in {one.low:g} to {one.high:g}"
+        raise SpecError(f"{name}: expected low <= value <= high, got {told}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
@@ -76,6 +111,11 @@ class Reliability:
     ece: float
     nll: float
     brier: float
+
+    def __post_init__(self) -> None:
+        check_range("ece", self.ece)
+        check_range("nll", self.nll, math.inf)
+        check_range("brier", self.brier, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)

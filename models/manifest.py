@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from media.spec import AXES, Grid, InputSpec, SpecError
 from media.strict_json import from_json
-from models.figures import Calibration, Figures
+from models.figures import Calibration, Figures, check_range
 from models.spec import EncodingSpec, encoding_from_schema_1, of_known_schema
 
 SCHEMA = 2
@@ -54,6 +54,9 @@ class Accuracy:
     items: int  # a clip is one, its views' logits averaged
     top1: float  # fraction in [0, 1]
     split_sha256: str  # of ids, labels and contents, in order
+
+    def __post_init__(self) -> None:
+        check_range("top1", self.top1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -183,18 +183,28 @@ def test_graph_that_leaves_the_bundle_is_refused(bundle: Bundle) -> None:
 
 #: Of a grid, as a manifest states them.
 ONE = {"value": 0.5, "low": 0.25, "high": 0.75, "draws": 1000, "reason": ""}
+ROW = {"threshold": 0.5, "share": 0.75, "accuracy": None}
 FIGURES: dict[str, Any] = {
     "top1": ONE, "top5": None, "balanced_accuracy": ONE, "roc_auc": ONE, "drawn": "items",
     "units": 4, "confidence": 0.7, "mix": [0.25, 0.25, 0.5],
-    "coverage": [{"threshold": 0.5, "share": 0.75, "accuracy": None}],
+    "coverage": [ROW],
+}  # fmt: skip
+BEFORE = {"ece": 0.1, "nll": 1.0, "brier": 0.5}
+CALIBRATION: dict[str, Any] = {
+    "calibrated": False, "temperature": 1.0, "reason": "none was fitted", "fitted_on": None,
+    "before": BEFORE, "after": None,
 }  # fmt: skip
 MEASURED: dict[str, Any] = {
     "figures": FIGURES,
-    "calibration": {"calibrated": False, "temperature": 1.0, "reason": "none was fitted",
-                    "fitted_on": None, "before": {"ece": 0.1, "nll": 1.0, "brier": 0.5},
-                    "after": None},
+    "calibration": CALIBRATION,
     "abstain": 0.5,
-}  # fmt: skip
+}
+
+
+def measure(change: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Let the first grid state what was measured, with a change."""
+    manifest["grids"][0].update(MEASURED | change)
+
 
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown key": (lambda m: m.update(code="print()"), "unknown key 'code'"),
@@ -283,11 +293,46 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda m: m["grids"][0].update(MEASURED | {"figures": FIGURES | {"drawn": "lots"}}),
         r"grids\[0\]\.figures\.drawn: expected one of items, groups",
     ),
+    "share of accuracy": (
+        lambda m: m["grids"][0]["accuracy"].update(top1=88.5),
+        r"grids\[0\]\.accuracy: top1: expected 0 to 1, got 88\.5",
+    ),
+    **{
+        f"{name} of figures": (
+            partial(measure, {"figures": FIGURES | change}),
+            rf"grids\[0\]\.figures{told}",
+        )
+        for name, change, told in (
+            ("threshold", {"coverage": [ROW | {"threshold": 1.5}]},
+             r"\.coverage\[0\]: threshold: expected 0 to 1, got 1\.5"),
+            ("share left", {"coverage": [ROW, ROW | {"share": -0.1}]},
+             r"\.coverage\[1\]: share: expected 0 to 1, got -0\.1"),
+            ("accuracy left", {"coverage": [ROW | {"accuracy": 75}]},
+             r"\.coverage\[0\]: accuracy: expected 0 to 1, got 75"),
+            ("mix", {"mix": [0.5, -0.5, 1.0]}, r": mix: expected 0 to 1, got -0\.5"),
+            ("confidence", {"confidence": 70.0}, ": confidence: expected 0 to 1, got 70"),
+            ("value", {"roc_auc": ONE | {"value": 1.1}}, r": roc_auc: expected 0 to 1, got 1\.1"),
+            ("high", {"top5": ONE | {"high": 9.0}}, r": top5\.high: expected 0 to 1, got 9"),
+            ("low above value", {"top1": ONE | {"low": 0.6}},
+             r": top1: expected low <= value <= high, got 0\.5 in 0\.6 to 0\.75"),
+            ("high below value", {"balanced_accuracy": ONE | {"high": 0.4}},
+             ": balanced_accuracy: expected low <= value <= high"),
+            ("half an interval", {"top1": ONE | {"high": None}},
+             ": top1: expected value, low and high, or no interval"),
+        )
+    },
+    **{
+        f"{name} of calibration": (
+            partial(measure, {"calibration": CALIBRATION | {"before": BEFORE | {name: value}}}),
+            rf"calibration\.before: {name}: expected 0 to {most}, got {value:g}",
+        )
+        for name, value, most in (("ece", 1.5, 1), ("nll", -1.0, "inf"), ("brier", 2.5, 2))
+    },
     "infinite": (
         lambda m: m["tolerances"][0].update(atol=float("inf")),
         "expected a finite number",
     ),
-}
+}  # fmt: skip
 
 
 def test_bundle_that_states_no_bound_was_held_to_the_first_one(bundle: Bundle) -> None:
