@@ -66,6 +66,7 @@ def take_picture(browser: Any, url: str) -> bytes:
     tab.page.locator("#files .small", has_text="%").nth(2).wait_for()
     tab.page.locator(".seen canvas").first.wait_for()
     tab.page.locator("#files canvas").nth(1).wait_for()
+    tab.page.get_by_role("button", name="Where the model looked").wait_for()
     box = tab.page.locator(".result .two").bounding_box()
     clip = {"x": 0, "y": 0, "width": WIDTH, "height": box["y"] + box["height"] + MARGIN}
     encoded: bytes = tab.page.screenshot(clip=clip, full_page=True)
