@@ -149,8 +149,9 @@ def guide_commands(root: Path, heading: str, guide: str = "containers") -> list[
     """The commands of the fenced blocks below a heading, up to the next one; joined lines."""
     text = (root / "docs" / f"{guide}.md").read_text(encoding="utf-8")
     (section,) = re.findall(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", text, flags=re.M | re.S)
-    blocks = re.findall(r"^```\n(.*?)^```$", section, flags=re.M | re.S)
-    return [line for block in blocks for line in block.replace("\\\n", "").splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", section, flags=re.M | re.S)
+    plain = [block for language, block in blocks if not language]
+    return [line for block in plain for line in block.replace("\\\n", "").splitlines()]
 
 
 def free_port() -> int:
