@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from service.jobs.failures import KeyReused, TooManyJobs
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "jobs.sqlite"
 #: That an owner may have, those that have ended and not expired among them.
 MAX_JOBS = 1000
@@ -41,6 +41,7 @@ CREATE TABLE jobs (
     total INTEGER NOT NULL,
     answered INTEGER NOT NULL DEFAULT 0,
     failed INTEGER NOT NULL DEFAULT 0,
+    starts INTEGER NOT NULL DEFAULT 0,
     UNIQUE (owner, key)
 );
 CREATE TABLE items (
@@ -80,6 +81,7 @@ class Job:
         parameters: what was asked beside the files, as text.
         candidates: who answers, see ``service.jobs.pins``.
         bytes: of its files, under the folder of jobs.
+        starts: of the work on it since its last line, none of which came to an orderly end.
     """
 
     number: int
@@ -97,6 +99,7 @@ class Job:
     total: int
     answered: int
     failed: int
+    starts: int = 0
 
     @property
     def has_ended(self) -> bool:
@@ -159,14 +162,16 @@ class Store:
     def _make_tables(self) -> None:
         with self._transaction():
             (version,) = self._sql.execute("PRAGMA user_version").fetchone()
-            if version not in (0, SCHEMA):
+            if version not in (0, 1, SCHEMA):
                 raise StoreError(f"expected jobs of schema {SCHEMA}, got {version}")
+            if version == 1:
+                self._sql.execute("ALTER TABLE jobs ADD COLUMN starts INTEGER NOT NULL DEFAULT 0")
             if version == 0:
                 if self._sql.execute("SELECT 1 FROM sqlite_master").fetchone():
                     raise StoreError(f"{FILE} holds other tables than those of jobs")
                 for statement in filter(str.strip, TABLES.split(";")):
                     self._sql.execute(statement)
-                self._sql.execute(f"PRAGMA user_version = {SCHEMA}")
+            self._sql.execute(f"PRAGMA user_version = {SCHEMA}")
 
     def close(self) -> None:
         self._sql.close()
@@ -255,6 +260,16 @@ class Store:
         """Say that a job is worked on; False where it has ended meanwhile."""
         return self._change(job, "state = 'running', reason = NULL")
 
+    def start(self, job: Job) -> int:
+        """Count a start of the work on a job, before it: how many since its last line."""
+        self._change(job, "starts = starts + 1")
+        now = self.get(job.id)
+        return now.starts if now is not None else 0
+
+    def settle(self, job: Job) -> None:
+        """The work on a job came to an orderly end: its starts say nothing against its items."""
+        self._change(job, "starts = 0")
+
     def wait(self, job: Job, reason: str) -> bool:
         """Say that a job cannot go on, and why; False where it has ended meanwhile."""
         return self._change(job, "state = 'queued', reason = ?", reason)
@@ -310,7 +325,8 @@ class Store:
             done = answered == now.total
             state, ended = ("done", time.time()) if done else (now.state, None)
             self._sql.execute(
-                "UPDATE jobs SET answered = ?, failed = ?, state = ?, ended = ? WHERE number = ?",
+                "UPDATE jobs SET answered = ?, failed = ?, state = ?, ended = ?, starts = 0 "
+                "WHERE number = ?",
                 (answered, failed, state, ended, job.number),
             )
             return self.get(job.id)
