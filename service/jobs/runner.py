@@ -139,6 +139,7 @@ class JobRunner:
                 await self._forget(job)
         expired = time.time() - HOUR * self.settings.jobs_keep_hours
         await self.ledger.call(store.remove_ended, expired)
+        await self.ledger.call(store.reserve)
         self._tell(list(jobs.values()), await self.ledger.call(store.counts))
         if self.engine.catalog.examined and not self.engine.died:
             self._begin(list(jobs.values()))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +22,10 @@ from service.jobs.failures import KeyReused, TooManyJobs
 
 SCHEMA = 2
 FILE = "jobs.sqlite"
+#: Room on the disk that is given up where it is full, so that a job can be cancelled still.
+RESERVE, RESERVE_BYTES = "reserve", 2**20
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # as a disk says it
+MAX_LOG_BYTES = 2**22  # of the database's log, once it is in the database
 #: That an owner may have, those that have ended and not expired among them.
 MAX_JOBS = 1000
 #: Another process may be writing, for so long.
@@ -147,14 +153,17 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
+        self._reserve = folder / RESERVE
         self._sql = sqlite3.connect(
             self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
+            self._sql.execute("PRAGMA auto_vacuum = FULL")  # of a new one: it shrinks too
             self._make_tables()  # first: of another's database nothing is changed
             self._sql.execute("PRAGMA journal_mode = WAL")
             self._sql.execute("PRAGMA synchronous = FULL")  # a line that was read stays
             self._sql.execute("PRAGMA foreign_keys = ON")
+            self._sql.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
         except BaseException:
             self._sql.close()
             raise
@@ -275,9 +284,31 @@ class Store:
         return self._change(job, "state = 'queued', reason = ?", reason)
 
     def cancel(self, job: Job) -> Job | None:
-        """No line is added any more; a job that has ended stays as it is. None if it is gone."""
-        self._change(job, "state = 'cancelled', reason = NULL, ended = ?", time.time())
+        """No line is added any more; a job that has ended stays as it is. None if it is gone.
+
+        Where the disk is full, the reserve makes room for this.
+        """
+        what = "state = 'cancelled', reason = NULL, ended = ?"
+        try:
+            self._change(job, what, time.time())
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._reserve.exists():
+                raise
+            self._reserve.unlink()
+            self._change(job, what, time.time())
         return self.get(job.id)
+
+    def reserve(self) -> None:
+        """Have the reserve of the disk again, unless that is full."""
+        if self._reserve.exists():
+            return
+        try:
+            with self._reserve.open("xb") as stream:
+                os.posix_fallocate(stream.fileno(), 0, RESERVE_BYTES)
+        except OSError as error:
+            self._reserve.unlink(missing_ok=True)
+            if error.errno not in FULL:
+                raise
 
     def _change(self, job: Job, what: str, *values: object) -> bool:
         """Of a job that has not ended."""
