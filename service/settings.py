@@ -222,7 +222,8 @@ class Settings(BaseSettings):
         "server may work on it at a time. Without it there are no jobs",
     )
     jobs_max_gib: float = Field(
-        16.0, gt=0, description="bytes that the files of all jobs may have, in GiB; more is 507"
+        16.0, gt=0,
+        description="bytes that the files and answers of all jobs may have, in GiB; more is 507",
     )
     jobs_keep_hours: float = Field(
         168.0, ge=0, description="hours after its end in which a job's answers can be read"

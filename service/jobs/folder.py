@@ -32,7 +32,8 @@ def take_folder(settings: Settings) -> Folder:
         spool = Spool(folder, int(settings.jobs_max_gib * GIB))
         store = Store(folder)  # before anything is removed: it tells whose folder this is
         jobs = store.open()
-        spool.keep({job.id for job in jobs})
+        spool.keep({job.id for job in jobs}, store.size)
+        store.reserve()
     except NoJobs:
         raise SettingsError(
             f"jobs: expected an empty folder, or one that holds jobs; {folder} holds something else"

@@ -26,7 +26,7 @@ from service.jobs.ledger import Ledger
 from service.jobs.pins import Pins, Versions, Written, write_down
 from service.jobs.spool import full_disk_told
 from service.jobs.store import Item, Job, State
-from service.jobs.work import Describe, JobWork
+from service.jobs.work import SUSPECT_STARTS, Describe, JobWork
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +139,7 @@ class JobRunner:
                 await self._forget(job)
         expired = time.time() - HOUR * self.settings.jobs_keep_hours
         await self.ledger.call(store.remove_ended, expired)
+        await self.ledger.call(store.reserve)
         self._tell(list(jobs.values()), await self.ledger.call(store.counts))
         if self.engine.catalog.examined and not self.engine.died:
             self._begin(list(jobs.values()))
@@ -164,13 +165,20 @@ class JobRunner:
         del self._open[job.id]
 
     def _begin(self, jobs: list[Job]) -> None:
-        """Work on the oldest ones; of owners whose jobs run already, after the others."""
+        """Work on the oldest ones; of owners whose jobs run already, after the others.
+
+        One that may have ended the process is begun when nothing else runs: so no other is blamed.
+        """
         now = time.monotonic()
         waiting = [
             job
             for job in jobs
             if job.id not in self._running and self._waits_until.get(job.id, 0.0) <= now
         ]
+        if any(job.starts > SUSPECT_STARTS for job in jobs if job.id in self._running):
+            return  # which runs alone until its first line
+        if suspects := [job for job in waiting if job.starts >= SUSPECT_STARTS]:
+            waiting = [] if self._running else suspects[:1]
         while waiting and len(self._running) < MAX_RUNNING:
             job = min(waiting, key=lambda one: (self._owners[one.owner], one.number))
             waiting.remove(job)

@@ -7,7 +7,6 @@ job needs is removed at start; nothing is that was not made here. Every call may
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -16,15 +15,14 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from media.files import sync_directory, sync_tree
 from service.jobs.failures import JobsFull
-from service.jobs.store import FILE
+from service.jobs.store import FILE, FULL
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK, RECEIVED = "lock", "job-"
 #: How folders are called that are made here: of a job, of what is still received.
 OURS = re.compile(rf"[0-9a-f]{{24}}|{RECEIVED}[a-z0-9_]{{8}}")
@@ -44,10 +42,10 @@ class Spool:
     """A folder of jobs, which this process alone works on until ``close``; ``keep`` comes first.
 
     Args:
-        most: bytes that the files of all jobs may have.
+        most: bytes that the files and answers of all jobs may have.
 
     Attributes:
-        used: bytes that they have.
+        used: bytes that the files have.
 
     Raises:
         InUse, NoJobs: see above.
@@ -59,6 +57,7 @@ class Spool:
         self.most = most
         self._files, self._incoming = folder / "files", folder / "incoming"
         self.used = 0
+        self._answers: Callable[[], int] = int
         self._counting = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         held = {path.name for path in folder.iterdir()}
@@ -74,8 +73,13 @@ class Spool:
     def close(self) -> None:
         os.close(self._lock)
 
-    def keep(self, jobs: Collection[str]) -> None:
-        """Remove the files of all jobs but these, and count what is left."""
+    def keep(self, jobs: Collection[str], answers: Callable[[], int]) -> None:
+        """Remove the files of all jobs but these, and count what is left.
+
+        Args:
+            answers: bytes that those of all jobs have by now; from any thread.
+        """
+        self._answers = answers
         for parent in (self._files, self._incoming):
             parent.mkdir(exist_ok=True)
             for folder in parent.iterdir():
@@ -87,10 +91,10 @@ class Spool:
     def claim(self, size: int) -> None:
         """Count bytes that are about to be written; JobsFull where they are too many."""
         with self._counting:
-            if self.used + size > self.most:
+            free = max(0, self.most - self.used - self._answers())
+            if size > free or not free:
                 raise JobsFull(
-                    f"the files of all jobs may have {self.most} bytes; {self.most - self.used} "
-                    "are free"
+                    f"the files and answers of all jobs may have {self.most} bytes; {free} are free"
                 )
             self.used += size
 
@@ -101,6 +105,7 @@ class Spool:
     def receive(self) -> Incoming:
         """Where the files of a new job go; JobsFull where the disk is."""
         with full_disk_told():
+            self.claim(0)  # a job of paths has no files, and answers as any
             return Incoming(self, Path(tempfile.mkdtemp(prefix=RECEIVED, dir=self._incoming)))
 
     def place(self, job: str) -> Path:

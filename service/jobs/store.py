@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,8 +20,12 @@ from typing import Any, Literal, NamedTuple
 
 from service.jobs.failures import KeyReused, TooManyJobs
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "jobs.sqlite"
+#: Room on the disk that is given up where it is full, so that a job can be cancelled still.
+RESERVE, RESERVE_BYTES = "reserve", 2**20
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # as a disk says it
+MAX_LOG_BYTES = 2**22  # of the database's log, once it is in the database
 #: That an owner may have, those that have ended and not expired among them.
 MAX_JOBS = 1000
 #: Another process may be writing, for so long.
@@ -41,6 +47,7 @@ CREATE TABLE jobs (
     total INTEGER NOT NULL,
     answered INTEGER NOT NULL DEFAULT 0,
     failed INTEGER NOT NULL DEFAULT 0,
+    starts INTEGER NOT NULL DEFAULT 0,
     UNIQUE (owner, key)
 );
 CREATE TABLE items (
@@ -80,6 +87,7 @@ class Job:
         parameters: what was asked beside the files, as text.
         candidates: who answers, see ``service.jobs.pins``.
         bytes: of its files, under the folder of jobs.
+        starts: of the work on it since its last line, none of which came to an orderly end.
     """
 
     number: int
@@ -97,6 +105,7 @@ class Job:
     total: int
     answered: int
     failed: int
+    starts: int = 0
 
     @property
     def has_ended(self) -> bool:
@@ -144,14 +153,17 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
+        self._reserve = folder / RESERVE
         self._sql = sqlite3.connect(
             self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
+            self._sql.execute("PRAGMA auto_vacuum = FULL")  # of a new one: it shrinks too
             self._make_tables()  # first: of another's database nothing is changed
             self._sql.execute("PRAGMA journal_mode = WAL")
             self._sql.execute("PRAGMA synchronous = FULL")  # a line that was read stays
             self._sql.execute("PRAGMA foreign_keys = ON")
+            self._sql.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
         except BaseException:
             self._sql.close()
             raise
@@ -159,14 +171,16 @@ class Store:
     def _make_tables(self) -> None:
         with self._transaction():
             (version,) = self._sql.execute("PRAGMA user_version").fetchone()
-            if version not in (0, SCHEMA):
+            if version not in (0, 1, SCHEMA):
                 raise StoreError(f"expected jobs of schema {SCHEMA}, got {version}")
+            if version == 1:
+                self._sql.execute("ALTER TABLE jobs ADD COLUMN starts INTEGER NOT NULL DEFAULT 0")
             if version == 0:
                 if self._sql.execute("SELECT 1 FROM sqlite_master").fetchone():
                     raise StoreError(f"{FILE} holds other tables than those of jobs")
                 for statement in filter(str.strip, TABLES.split(";")):
                     self._sql.execute(statement)
-                self._sql.execute(f"PRAGMA user_version = {SCHEMA}")
+            self._sql.execute(f"PRAGMA user_version = {SCHEMA}")
 
     def close(self) -> None:
         self._sql.close()
@@ -255,14 +269,46 @@ class Store:
         """Say that a job is worked on; False where it has ended meanwhile."""
         return self._change(job, "state = 'running', reason = NULL")
 
+    def start(self, job: Job) -> int:
+        """Count a start of the work on a job, before it: how many since its last line."""
+        self._change(job, "starts = starts + 1")
+        now = self.get(job.id)
+        return now.starts if now is not None else 0
+
+    def settle(self, job: Job) -> None:
+        """The work on a job came to an orderly end: its starts say nothing against its items."""
+        self._change(job, "starts = 0")
+
     def wait(self, job: Job, reason: str) -> bool:
         """Say that a job cannot go on, and why; False where it has ended meanwhile."""
         return self._change(job, "state = 'queued', reason = ?", reason)
 
     def cancel(self, job: Job) -> Job | None:
-        """No line is added any more; a job that has ended stays as it is. None if it is gone."""
-        self._change(job, "state = 'cancelled', reason = NULL, ended = ?", time.time())
+        """No line is added any more; a job that has ended stays as it is. None if it is gone.
+
+        Where the disk is full, the reserve makes room for this.
+        """
+        what = "state = 'cancelled', reason = NULL, ended = ?"
+        try:
+            self._change(job, what, time.time())
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._reserve.exists():
+                raise
+            self._reserve.unlink()
+            self._change(job, what, time.time())
         return self.get(job.id)
+
+    def reserve(self) -> None:
+        """Have the reserve of the disk again, unless that is full."""
+        if self._reserve.exists():
+            return
+        try:
+            with self._reserve.open("xb") as stream:
+                os.posix_fallocate(stream.fileno(), 0, RESERVE_BYTES)
+        except OSError as error:
+            self._reserve.unlink(missing_ok=True)
+            if error.errno not in FULL:
+                raise
 
     def _change(self, job: Job, what: str, *values: object) -> bool:
         """Of a job that has not ended."""
@@ -310,7 +356,8 @@ class Store:
             done = answered == now.total
             state, ended = ("done", time.time()) if done else (now.state, None)
             self._sql.execute(
-                "UPDATE jobs SET answered = ?, failed = ?, state = ?, ended = ? WHERE number = ?",
+                "UPDATE jobs SET answered = ?, failed = ?, state = ?, ended = ?, starts = 0 "
+                "WHERE number = ?",
                 (answered, failed, state, ended, job.number),
             )
             return self.get(job.id)

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 #: Items of one job that were begun and have no line yet; that are looked up together.
 MAX_BEGUN, PAGE = 256, 512
+#: Starts that ended with the process and without a line: after so many of them items are begun one
+#: at a time, after so many in all the item whose turn it was is at fault.
+SUSPECT_STARTS, FAULT_STARTS = 3, 5
 #: What cannot be written is tried again after so long.
 AGAIN_SECONDS = 1.0
 #: Not the item's own: it is answered later, maybe by another process.
@@ -62,7 +65,29 @@ class JobWork:
         Raises:
             Failure: nothing can be answered for now.
         """
-        beginning = asyncio.create_task(self._begin_all(job, candidates))
+        starts = await self._ledger.call(self._ledger.store.start, job)
+        try:
+            if starts > FAULT_STARTS:
+                await self._blame(job)
+            await self._finish(job, candidates, starts > SUSPECT_STARTS)
+        finally:
+            if not self._engine.died:
+                await self._ledger.call(self._ledger.store.settle, job)
+
+    async def _blame(self, job: Job) -> None:
+        """Let the first item without a line have one: alone, it has ended the process each time."""
+        for item in await self._ledger.call(self._ledger.store.unanswered, job, 0, 1):
+            log.error("job %s: item %d has ended the process, again and again", job.id, item.number)
+            file = File(item.number, item.name, 0, functools.partial(self._inputs.read, item))
+            failure = InferenceFailed("the server has ended each time that it answered this file")
+            self._count(job, await self._write(job, [(file, failure)], "float"))
+
+    async def _finish(self, job: Job, candidates: Candidates, singly: bool) -> None:
+        now = await self._ledger.call(self._ledger.store.get, job.id)
+        if now is None or now.has_ended:
+            return
+        job, self._room = now, asyncio.Semaphore(1 if singly else MAX_BEGUN)
+        beginning = asyncio.create_task(self._begin_all(job, candidates, singly))
         recording = asyncio.create_task(self._record_all(job))
         try:
             await asyncio.wait((beginning, recording), return_when=asyncio.FIRST_COMPLETED)
@@ -75,11 +100,17 @@ class JobWork:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _begin_all(self, job: Job, candidates: Candidates) -> None:
+    async def _begin_all(self, job: Job, candidates: Candidates, singly: bool) -> None:
+        count = 0
         async with aclosing(self._files(job)) as files:
             async for file, task in begin_each(self._engine, files, candidates):
                 self._begun.add(task)
                 task.add_done_callback(functools.partial(self._on_answer, file))
+                count += 1
+                if singly and count > MAX_BEGUN:  # of those that had been begun none is left
+                    singly = False
+                    for _ in range(MAX_BEGUN - 1):
+                        self._room.release()
 
     async def _files(self, job: Job) -> AsyncGenerator[File, None]:
         """What has no line yet, each when there is room for one more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -114,3 +115,41 @@ def test_full_disk_refuses_a_job_and_loses_none(start: Start, disk: Path) -> Non
         assert finish(server, job)["state"] == "done"
         make(server, files=form({"b.png": GOOD}))
         server.stop()
+
+
+@alone
+def test_full_disk_is_freed_by_a_cancel(start: Start, disk: Path) -> None:
+    """Without room for another byte a job is cancelled, and its files are given back."""
+    with small_disk(disk, 8 * 2**20):
+        server, session = start(jobs=disk / "jobs")
+        session.gate.clear()
+        job = make(server, files=form({"a.png": GOOD, "b.png": bytes(2**20)}))
+        wait_until(lambda: look(server, job)["state"] == "running", "the work to begin")
+        fill(disk / "other")
+        assert refused(server, files=FILES)[:2] == (507, "jobs-full")
+        answer = server.request("DELETE", f"/v1/jobs/{job['id']}")
+        assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+        files = disk / "jobs" / "files"
+        wait_until(lambda: not list(files.iterdir()), "its files to be given back")
+        wait_until((disk / "jobs" / "reserve").exists, "the reserve for the next one")
+        session.gate.set()
+        server.stop()
+
+
+def fill(path: Path) -> None:
+    """Write until there is no room for another byte."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as stream:
+        while stream.write(bytes(4096)):
+            pass
+
+
+def test_answers_count_among_what_jobs_may_have(start: Start, tmp_path: Path) -> None:
+    """Of paths too, whose files take nothing here: no job is taken that has no room for a line."""
+    (tmp_path / "a.png").write_bytes(GOOD)
+    server, _ = start(jobs_paths=tmp_path)
+    finish(server, make(server, files=FILES))
+    server.stop()
+    size = sum(path.stat().st_size for path in (tmp_path / "jobs").glob("jobs.sqlite*"))
+    server, _ = start(jobs_paths=tmp_path, jobs_max_gib=size / 2**30)
+    assert refused(server, files=FILES)[:2] == (507, "jobs-full")
+    assert refused(server, json={"paths": ["a.png"]})[:2] == (507, "jobs-full")
