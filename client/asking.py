@@ -23,7 +23,7 @@ from client.calls import (
     problem_of,
     problem_of_file,
 )
-from client.errors import BadAnswer, ClientError, NoAnswer, Problem
+from client.errors import BadAnswer, ClientError, NoAnswer, Problem, is_passing
 from client.jobs import AsyncJobs
 from client.reading import read_json
 
@@ -34,10 +34,6 @@ RETRIES = 5
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 30.0
 CONNECT_SECONDS = 10.0
 KEEP_SECONDS = 4.0  # a server closes idle connections after 5
-#: Asking again may help, since what was asked for changes nothing at the server.
-PASSING = {429, 502, 503}
-#: But for a 503 until an operator does something, and a 429 until a job expires.
-LASTING = {"/problems/bundle-refused", "/problems/too-many-jobs"}
 
 F = TypeVar("F", bound=File)
 #: What became of one file of many.
@@ -47,7 +43,8 @@ Outcome = Result | ClientError | OSError
 class Settings(TypedDict, total=False):
     """How a server is asked.
 
-    ``deadline`` are seconds for a whole call with all its tries and waits, None is no end;
+    ``deadline`` are seconds for a whole call with all its tries and waits, None is no end; where it
+    is not given, the files of a job have no end, and all else has ``DEADLINE_SECONDS``.
     ``retries`` counts tries after the first. ``verify`` is whom TLS trusts; ``transport`` takes the
     place of the network.
     """
@@ -80,6 +77,7 @@ class AsyncClient:
     def __init__(self, url: str = DEFAULT_URL, **settings: Unpack[Settings]) -> None:
         key = settings.get("key")
         self.deadline = settings.get("deadline", DEADLINE_SECONDS)
+        self._of_bodies = settings.get("deadline")  # as long as their files are
         self.retries = settings.get("retries", RETRIES)
         self._http = httpx.AsyncClient(
             base_url=_check_url(url),
@@ -167,13 +165,14 @@ class AsyncClient:
 
     async def _send(self, call: Call) -> bytes:
         """The body of an answer that is none of a failure."""
-        end = math.inf if self.deadline is None else time.monotonic() + self.deadline
+        deadline = self._of_bodies if call.is_long else self.deadline
+        end = math.inf if deadline is None else time.monotonic() + deadline
         for retry in itertools.count():
             try:
                 return await self._try(call, end)
             except (Problem, NoAnswer) as error:
                 wait = _wait(error, retry)
-                if not _is_passing(error) or retry >= self.retries:
+                if not is_passing(error) or retry >= self.retries:
                     raise
                 if time.monotonic() + wait >= end:
                     raise
@@ -192,13 +191,6 @@ class AsyncClient:
         if not response.is_success:
             raise problem_of(response)
         return response.content
-
-
-def _is_passing(error: Problem | NoAnswer) -> bool:
-    """Whether asking again may help."""
-    if isinstance(error, NoAnswer):
-        return True
-    return error.status in PASSING and error.type not in LASTING
 
 
 def _wait(error: Problem | NoAnswer, retry: int) -> float:

@@ -22,6 +22,8 @@ from client.reading import read_json
 File = str | os.PathLike[str] | bytes
 Modality = Literal["image", "video", "volume"]
 PIECE_BYTES = 256 * 1024
+#: Seconds in which a piece of a long body goes out, and in which its answer comes after the last.
+STILL = httpx.Timeout(None, connect=10.0, write=120.0, read=600.0)
 #: What the endings of names mean; a GIF may also be a clip, for whoever says so.
 ENDINGS: dict[Modality, tuple[str, ...]] = {
     "image": (
@@ -77,6 +79,7 @@ class Call:
         content: the body; a path is read anew each time, piece by piece; or what gives the pieces.
         length: bytes of the body.
         headers: beside those that every call has.
+        is_long: it takes as long as its body is, and ends where nothing moves any more.
     """
 
     method: str
@@ -85,6 +88,7 @@ class Call:
     content: bytes | Path | Callable[[], AsyncIterator[bytes]] = b""
     length: int = 0
     headers: dict[str, str] = field(default_factory=dict)
+    is_long: bool = False
 
     def request(self, http: httpx.AsyncClient, seconds: float | None) -> httpx.Request:
         """What is sent where so many seconds are left."""
@@ -101,6 +105,7 @@ class Call:
             params=parameters,
             content=content() if callable(content) else content,
             headers=self.headers | headers,
+            timeout=STILL if self.is_long else httpx.USE_CLIENT_DEFAULT,
         )
 
 

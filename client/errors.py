@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+#: Asking again may help, since what was asked for changes nothing at the server.
+PASSING = {429, 502, 503}
+#: But for a 503 until an operator does something, and a 429 until a job expires.
+LASTING = {"/problems/bundle-refused", "/problems/too-many-jobs"}
+
 
 class ClientError(Exception):
     """A call without an answer that can be used."""
@@ -49,3 +54,10 @@ class BadAnswer(ClientError):
 
 class UnknownModality(ClientError):
     """The name of a file does not say whether it is an image, a clip or a scan."""
+
+
+def is_passing(error: Problem | NoAnswer) -> bool:
+    """Whether asking again may help."""
+    if isinstance(error, NoAnswer):
+        return True
+    return error.status in PASSING and error.type not in LASTING

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from functools import partial
+from typing import Any, TypedDict, TypeVar, Unpack
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from client.answers import Result, whole
 from client.calls import Call, File, text_of
-from client.errors import Problem
+from client.errors import NoAnswer, Problem, is_passing
 from client.forms import Form
 from client.reading import read_json
 
@@ -25,6 +27,10 @@ JOBS = "/v1/jobs"
 LISTED, PAGE = 100, 1000
 #: Between two looks at a job, doubled each time.
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.1, 5.0
+#: That a server may be away whose job was seen: a restart, another version.
+AWAY_SECONDS = 600.0
+
+T = TypeVar("T")
 
 
 class JobOptions(TypedDict, total=False):
@@ -143,7 +149,7 @@ class AsyncJobs:
             call = Call("POST", JOBS, parameters, body, len(body), headers)
         else:
             headers["Content-Type"] = form.content_type
-            call = Call("POST", JOBS, parameters, form.pieces, form.length, headers)
+            call = Call("POST", JOBS, parameters, form.pieces, form.length, headers, True)
         return read_json(Job, await self._send(call))
 
     async def show(self, id: str) -> Job:
@@ -172,32 +178,48 @@ class AsyncJobs:
 
         Args:
             after: lines to pass over.
-            follow: whether to wait for those that are still to come, until the job has ended.
+            follow: whether to wait for those that are still to come, until the job has ended, also
+                while the server is away, as ``wait``.
         """
+        ended = not follow or (await self.show(id)).has_ended
         for seconds in _looks():
-            ended = not follow or (await self.show(id)).has_ended
-            while lines := await self._lines(id, after):
+            while lines := await self._patiently(partial(self._lines, id, after), follow):
                 after += len(lines)
                 for line in lines:
                     yield line
             if ended:
                 return
             await asyncio.sleep(seconds)
+            ended = (await self._patiently(partial(self.show, id))).has_ended
 
     async def wait(self, id: str, on_look: Callable[[Job], object] | None = None) -> Job:
         """The job once it has ended, however long that takes.
 
+        A server that has shown it may be away for ``AWAY_SECONDS`` at a time.
+
         Args:
             on_look: called with the job as it is, now and then.
         """
+        job = await self.show(id)
         for seconds in _looks():
-            job = await self.show(id)
             if on_look is not None:
                 on_look(job)
             if job.has_ended:
                 return job
             await asyncio.sleep(seconds)
+            job = await self._patiently(partial(self.show, id))
         raise AssertionError("there is always another look")
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]], patient: bool = True) -> T:
+        """What is asked for, once the server is there again; its last error if that is too long."""
+        end = time.monotonic() + AWAY_SECONDS
+        while True:
+            try:
+                return await ask()
+            except (Problem, NoAnswer) as error:
+                if not patient or not is_passing(error) or time.monotonic() > end:
+                    raise
+            await asyncio.sleep(LAST_LOOK_SECONDS)
 
     async def _lines(self, id: str, after: int) -> Sequence[JobLine]:
         parameters = {"after": str(after), "limit": str(PAGE)}

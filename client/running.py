@@ -59,10 +59,11 @@ def connect(options: argparse.Namespace) -> AsyncClient:
     try:
         key = options.key_file.read_text().strip() if options.key_file else None
         trusted = ssl.create_default_context(cafile=options.ca_file) if options.ca_file else True
+        given = {} if options.deadline is None else {"deadline": options.deadline}
         return AsyncClient(
             options.url,
             key=key,
-            deadline=options.deadline,
+            **given,
             retries=options.retries,
             verify=trusted,
         )
@@ -99,9 +100,9 @@ def add_connection(parser: argparse.ArgumentParser, what: str) -> None:
     add(
         "--deadline",
         type=_seconds,
-        default=DEADLINE_SECONDS,
         metavar="SECONDS",
-        help=f"for {what}, with all its tries and waits (%(default)g)",
+        help=f"for {what}, with all its tries and waits ({DEADLINE_SECONDS:g}; none for the files "
+        "of a job)",
     )
     add("--retries", type=count, default=RETRIES, metavar="N", help=f"of {what} (%(default)s)")
 

@@ -63,7 +63,7 @@ SENTENCES: dict[type[failures.Failure], str] = {
     of_jobs.BrokenArchive: "archive-1: expected a whole zip: File is not a zip file",
     of_jobs.PathRefused: "'scans/latest' cannot be read: it is no file, or a link leads to it",
     of_jobs.JobTooLarge: "a job may have at most 100000 files",
-    of_jobs.JobsFull: "the files of all jobs may have 17179869184 bytes; 1024 are free",
+    of_jobs.JobsFull: "the files and answers of all jobs may have 17179869184 bytes; 1024 are free",
     of_jobs.TooManyJobs: "at most 1000 jobs are kept; the oldest expire first",
     of_jobs.KeyReused: "this Idempotency-Key was sent before, with other files or parameters",
     failures.UnknownBundle: "unknown bundle 'nope'; known: cifar10-liere8",
@@ -71,7 +71,7 @@ SENTENCES: dict[type[failures.Failure], str] = {
     failures.UnknownGrid: "unknown grid '9x9' for bundle digits; known: 8x8, auto",
     failures.BundleRefused: "bundle digits is not served: graphs/weights.bin is listed and missing",
     failures.BadParameter: "top_k: expected a whole number from 1 to 10, got '0'",
-    failures.EmptyFile: "file 1 of the form has no bytes",
+    failures.EmptyFile: "archive 1 of the form has no bytes",
     failures.NotReady: "the bundles are still being checked",
     failures.Draining: "the server is shutting down; connect again",
     problems.UnknownParameter: (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from service.jobs.failures import BrokenArchive, EmptyJob, JobTooLarge, PathRefu
 from service.jobs.store import LOCAL, Item
 
 MAX_ITEMS = 100_000
+MAX_LOOKED = 10 * MAX_ITEMS  # names in the folders of a job, also those that are passed over
 MAX_PATH = 4096  # characters
 ARCHIVE = "archive"  # how the names of stored archives begin
 #: Where archives are listed, one after another: seconds each, which no other file shall wait for.
@@ -33,6 +34,7 @@ class Collected:
 
     def __init__(self) -> None:
         self.items: list[Item] = []
+        self._looked = 0  # at names in folders
 
     def add(self, name: str, origin: str, member: str = "") -> None:
         """One more; JobTooLarge after ``MAX_ITEMS``."""
@@ -74,12 +76,18 @@ class Collected:
 
         Raises:
             PathRefused: one is a link, leads outside, or to nothing that can be read.
+            JobTooLarge: more names lie there than ``MAX_LOOKED``, files or not.
         """
         for path in paths:
-            for file in _files_of(allowed, path):
+            for file in _files_of(allowed, path, self._look):
                 if not is_text(file):
                     raise PathRefused(f"expected names in UTF-8, got {file[:80]!a}")
                 self.add(file, "", file)
+
+    def _look(self) -> None:
+        self._looked += 1
+        if self._looked > MAX_LOOKED:
+            raise JobTooLarge(f"the folders of a job may hold at most {MAX_LOOKED} names")
 
     def add_local(self, path: str) -> None:
         """A file of this machine, by whatever path; PathRefused for a name that is no text."""
@@ -174,8 +182,9 @@ class Opened:
         os.close(self.number)
 
 
-def _files_of(allowed: Path, path: str) -> Iterator[str]:
-    """The regular files that a path means, relative to ``allowed``."""
+def _files_of(allowed: Path, path: str, look: Callable[[], None]) -> Iterator[str]:
+    """The regular files that a path means, relative to ``allowed``; ``look`` comes at each name."""
+    look()
     parts = Path(path).parts
     if not path or len(path) > MAX_PATH or "\0" in path or path.startswith("/") or ".." in parts:
         raise PathRefused(
@@ -187,7 +196,7 @@ def _files_of(allowed: Path, path: str) -> Iterator[str]:
             if kind == stat.S_IFREG:
                 yield "/".join(parts)
             elif kind == stat.S_IFDIR:
-                yield from _walk("/".join(parts), opened.number)
+                yield from _walk("/".join(parts), opened.number, look)
             else:
                 raise PathRefused(f"{path[:80]!a} is neither a file nor a folder")
     except OSError as error:
@@ -196,10 +205,11 @@ def _files_of(allowed: Path, path: str) -> Iterator[str]:
         raise PathRefused(f"{path[:80]!a} cannot be read: {why}") from error
 
 
-def _walk(start: str, folder: int) -> Iterator[str]:
+def _walk(start: str, folder: int, look: Callable[[], None]) -> Iterator[str]:
     """Files below an open folder, in order; names that begin with a dot are passed over."""
     for place, below, names, at in os.fwalk(".", onerror=_refuse, dir_fd=folder):
         for name in sorted((*below, *names)):
+            look()
             if name.startswith("."):
                 continue
             inner = (Path(start) / place / name).as_posix()

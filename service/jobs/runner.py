@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 MAX_RUNNING = 4
 #: Between two looks at what others have written, and at what has expired.
 LOOK_SECONDS = 0.5
-#: A job that cannot go on is tried again after so long.
-AGAIN_SECONDS = 30.0
+#: A job that cannot go on is tried again after so long; one of which nothing can be written.
+AGAIN_SECONDS, DISK_AGAIN_SECONDS = 30.0, 1.0
 HOUR = 3600.0
 
 
@@ -192,7 +192,9 @@ class JobRunner:
         self._news.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("job %s does not go on for now", job.id, exc_info=error)
-            self._waits_until[job.id] = time.monotonic() + AGAIN_SECONDS
+            of_disk = isinstance(error, (sqlite3.Error, OSError))
+            seconds = DISK_AGAIN_SECONDS if of_disk else AGAIN_SECONDS
+            self._waits_until[job.id] = time.monotonic() + seconds
 
     # --- one of them -------------------------------------------------------------------------
 

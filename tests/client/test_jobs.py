@@ -6,11 +6,13 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from client import AsyncClient, Client, Job, Problem, Result, jobs
+from client import AsyncClient, Client, Job, NoAnswer, Problem, Result, asking, jobs
 from client.__main__ import main
 from tests.client.relay import relaying
 from tests.helpers.jobs import tarred
@@ -127,6 +129,55 @@ def test_lines_come_while_the_job_runs(
 
     with serving(bundles, lambda *_: session, jobs=tmp_path / "jobs") as server:
         asyncio.run(follow(server.url))
+
+
+@pytest.mark.parametrize("how", ["wait", "results"])
+def test_server_may_be_away_for_a_while(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Who waits for a job goes on with it after a restart; not for ever."""
+    monkeypatch.setattr(jobs, "LAST_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(jobs.AsyncJobs, "show", first_running(jobs.AsyncJobs.show))
+    with relaying(server.port) as relay, Client(relay.url, verify=False, retries=0) as client:
+        job = client.jobs.submit([picture()])
+        relay.spoil_after(relay.connections + 2, 6)
+        if how == "wait":
+            assert client.jobs.wait(job.id).has_ended
+        else:
+            assert [line.item for line in client.jobs.results(job.id, follow=True)] == [1]
+        monkeypatch.setattr(jobs, "AWAY_SECONDS", 0.0)
+        monkeypatch.setattr(jobs.AsyncJobs, "show", first_running(jobs.AsyncJobs.show))
+        relay.spoil_after(relay.connections + 1, 50)
+        with pytest.raises(NoAnswer):
+            client.jobs.wait(job.id)
+
+
+def first_running(show: Any) -> Any:
+    """``show`` which says that the job runs, the first two times."""
+    seen: list[Job] = []
+
+    async def shown(self: jobs.AsyncJobs, id: str) -> Job:
+        job: Job = await show(self, id)
+        seen.append(job)
+        return replace(job, state="running") if len(seen) < 3 else job
+
+    return shown
+
+
+def test_body_of_a_job_has_no_deadline_unless_given(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes as long as its files are; all else has the usual one."""
+    monkeypatch.setattr(asking, "DEADLINE_SECONDS", 1e-6)
+    with Client(server.url, verify=False) as client:
+        job = client.jobs.submit([picture()])
+        with pytest.raises(NoAnswer, match="no answer within"):
+            client.jobs.show(job.id)
+    with (
+        Client(server.url, verify=False, deadline=1e-6) as client,
+        pytest.raises(NoAnswer, match="no answer within"),
+    ):
+        client.jobs.submit([picture()])
 
 
 def test_cancelled_job_has_ended(bundles: Path, tmp_path: Path) -> None:

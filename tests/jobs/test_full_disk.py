@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import pytest
 
 from service.jobs import folder, spool, work
-from service.jobs.store import Store
+from service.jobs.store import Job, Store
 from tests.helpers.disks import small_disk
 from tests.helpers.effort import alone
 from tests.helpers.jobs import finish, form, lines, look, make, problem, refused
@@ -87,6 +87,22 @@ def test_answers_wait_for_room(
     assert finish(server, job)["failed"] == 0
     counts = Counter(line["filename"] for line in lines(server, job))
     assert counts == dict.fromkeys(sent, 1)
+
+
+def test_job_that_cannot_be_begun_goes_on_soon(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that was full when its turn came is asked again before long."""
+    starts: list[Any] = [full_database, full_database, Store.start]
+
+    def start_work(self: Store, job: Job) -> int:
+        count: int = (starts.pop(0) if len(starts) > 1 else starts[0])(self, job)
+        return count
+
+    monkeypatch.setattr(Store, "start", start_work)
+    server, _ = start()
+    assert finish(server, make(server, files=FILES))["failed"] == 0
+    assert len(starts) == 1
 
 
 def test_job_that_cannot_be_cancelled_goes_on(

@@ -134,6 +134,16 @@ def test_too_many_items_are_refused(server: RunningServer, monkeypatch: pytest.M
         assert told[:2] == (413, "job-too-large")
 
 
+def test_folders_that_hold_too_many_names_are_refused(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where none of them is a file, and where one folder is named again and again."""
+    monkeypatch.setattr(inputs, "MAX_LOOKED", 5)
+    assert refused(server, json={"paths": ["empty"] * 5})[:2] == (422, "empty-job")
+    told = refused(server, json={"paths": ["empty"] * 6})
+    assert told[:2] == (413, "job-too-large")
+
+
 def test_member_over_the_limit_of_files_fails_alone(start: Start) -> None:
     """It is never inflated; the others of its archive are answered."""
     server, _ = start(max_file_mib=0.5)
