@@ -24,6 +24,9 @@ from tests.helpers.scan_files import nifti
 from tests.helpers.service_fixtures import clip, picture
 from training.__main__ import main as training
 
+#: Exports trace graphs, which takes long where others work too.
+pytestmark = pytest.mark.timeout(600)
+
 SPLITS = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
 #: The only differences between what the guide says and what runs here: less of everything.
 SHORTER = ("epochs=1", "batch=4", "warmup_steps=1", "workers=1", "precision=fp32")
