@@ -33,7 +33,7 @@ class Prometheus:
         (job,) = config["scrape_configs"]
         del job["dns_sd_configs"]
         job["static_configs"] = [{"targets": targets}]
-        rules = RULES.read_text().replace("for: 1m", "for: 1s").replace(":15s]", ":1s]")
+        rules = re.sub(r":(5m|30m)\]", ":1s]", RULES.read_text().replace("for: 1m", "for: 1s"))
         (folder / "rules.yml").write_text(rules)
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
         self.folder = folder

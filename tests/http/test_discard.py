@@ -81,11 +81,15 @@ async def meet(sent: bytes) -> AsyncIterator[tuple[Ending, socket.socket]]:
         await loop.sock_sendall(client, b"x")
         while not made:
             await asyncio.sleep(0.005)
-        await loop.sock_sendall(client, sent)
-        while made[0].discard._left == SIZE:
-            await asyncio.sleep(0.005)
-        yield made[0], client
-    server.close()
+        try:
+            await loop.sock_sendall(client, sent)
+            while made[0].discard._left == SIZE:
+                await asyncio.sleep(0.005)
+            yield made[0], client
+        finally:  # also of a test that took too long: a loop of libuv waits for what is open
+            server.close()
+            made[0].transport.abort()
+            await made[0].lost
 
 
 @pytest.mark.parametrize(
