@@ -88,8 +88,9 @@ async def meet(sent: bytes) -> AsyncIterator[tuple[Ending, socket.socket]]:
             yield made[0], client
         finally:  # also of a test that took too long: a loop of libuv waits for what is open
             server.close()
-            made[0].transport.abort()
-            await made[0].lost
+            if not made[0].lost.done():
+                made[0].transport.abort()
+                await made[0].lost
 
 
 @pytest.mark.parametrize(
