@@ -72,7 +72,9 @@ def test_axes_are_depth_height_width() -> None:
     array = numbered(SHAPE, np.uint8)
     for data in (npy(array), npy(array[..., None]), npz(scan=array[..., None])):
         np.testing.assert_array_equal(prepared(data, SHAPE, window=(0, 255)), array)
-        assert seen(data) == {"orientation": "SPL", "spacing_mm": None, "size": list(SHAPE)}
+        told = seen(data)
+        assert told.pop("box") == [[0.0, side] for side in SHAPE]
+        assert told == {"orientation": "SPL", "spacing_mm": None, "size": list(SHAPE)}
 
 
 def test_plain_array_is_not_copied() -> None:
