@@ -56,7 +56,7 @@ def test_every_operation_does_what_openapi_says(server: RunningServer, tmp_path:
         Path(sys.executable).with_name("schemathesis"), "--config-file",
         HERE / "schemathesis.toml", "run", server.url + "/openapi.json",
         "--header", f"Authorization: {BEARER['Authorization']}",
-        "--max-examples", str(effort(3, 25)), "--workers", "2", "--no-color",
+        "--max-examples", str(effort(3, 25)), "--no-color",
     ]  # fmt: skip
     hooks = {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": str(HERE / "schemathesis_media.py")}
     done = subprocess.run(
