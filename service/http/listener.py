@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import socket
 import struct
 import sys
+
+log = logging.getLogger(__name__)
 
 #: Of Linux; Python has no names for them.
 SO_ATTACH_FILTER = 26
@@ -34,7 +37,8 @@ async def hear_out(listener: socket.socket) -> None:
     """Let the loop accept all who have come and read what they say; nobody comes any more."""
     try:
         _drop_newcomers(listener)
-    except OSError:  # a kernel without such filters: there is no end of those who come
+    except OSError as error:  # a kernel without such filters: there is no end of those who come
+        log.warning("who connects while the port is closed may be reset: %s", error.strerror)
         return
     for _ in range(MAX_ROUNDS):
         await asyncio.sleep(QUIET_SECONDS)

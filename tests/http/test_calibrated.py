@@ -12,7 +12,6 @@ import pytest
 
 from models.coverage import THRESHOLDS
 from service.engine.job import softmax
-from service.http.openapi import KINDS
 from tests.helpers.measured_grids import ABSTAIN, TEMPERATURES, coverage, measured_grids
 from tests.helpers.service_fixtures import (
     LABELS,
@@ -26,6 +25,7 @@ from tests.helpers.service_fixtures import (
     tiny_logits,
     write_tiny_bundle,
 )
+from tests.http.test_want import ask
 
 MODALITIES = tuple(TINY)
 EACH_GRID = [
@@ -53,15 +53,6 @@ def server(bundles: Path) -> Iterator[RunningServer]:
     names = ("image", "video", "volume")
     with serving(bundles, default_bundle=names) as running:
         yield running
-
-
-def ask(server: RunningServer, media: bytes, modality: str = "image", **said: str) -> Any:
-    """The only result."""
-    answer = server.classify(f"/v1/classify/{modality}", content=media, params=said)
-    assert answer.status_code == 200, answer.text
-    KINDS[modality].answer.model_validate(answer.json())
-    (result,) = answer.json()["results"]
-    return result
 
 
 def told(result: Any) -> list[float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.http.page.files import VERSION, Files, read_files
+from service.http.page.files import ASK, VERSION, Files, read_files
 from tests.helpers.service_fixtures import RunningServer, serving
 
 MOST_BYTES = 60_000  # of the page in all, as it is sent
@@ -77,10 +77,11 @@ def test_version_changes_with_any_file(tmp_path: Path) -> None:
     """Of one byte more in one file the address of all is another one."""
     for folder in ("static", "swagger"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "static" / "a.html").write_bytes(b"<p>" + VERSION)
+    (tmp_path / "static" / "a.html").write_bytes(b"<p>" + VERSION + ASK)
+    (tmp_path / "static" / "ask.html").write_bytes(b"<dialog>")
     (tmp_path / "static" / "b.js").write_bytes(b"1;")
     before = Files(tmp_path)
-    assert before["a.html"].body == b"<p>" + before.version.encode()
+    assert before["a.html"].body == b"<p>" + before.version.encode() + b"<dialog>"
     (tmp_path / "static" / "b.js").write_bytes(b"2;")
     after = Files(tmp_path)
     assert before.version != after.version

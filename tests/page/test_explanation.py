@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import subprocess
 import sys
 from decimal import ROUND_HALF_UP, Decimal
@@ -25,7 +26,9 @@ WORDS = {"time": "in time", "depth": "along the body", "height": "down", "width"
 
 
 def told(explanation: dict[str, Any]) -> str:
-    """Where the peak is, in the page's words."""
+    """Where the peak is, in the page's words, if anything spoke for the label."""
+    if explanation["peak"]["value"] <= 0:
+        return "No part spoke for it: hiding any of them helped, or changed nothing."
     parts = []
     for axis in explanation["axes"]:
         name, unit = axis["name"], axis["unit"]
@@ -105,3 +108,23 @@ def test_there_is_no_button_where_nothing_is_explained(server: RunningServer, vi
         tab.give(("a.png", MEDIA["image"](1)))
     tab.page.locator(".seen canvas").wait_for()
     assert tab.page.get_by_role("button", name="Where the model looked").count() == 0
+
+
+def test_map_of_nothing_that_spoke_for_the_label_says_so(
+    server: RunningServer, visit: Open
+) -> None:
+    """Its greatest value is no part that counted."""
+
+    def without(route: Any) -> None:
+        answer = route.fetch()
+        document = answer.json()
+        document["results"][0]["explanation"]["peak"]["value"] = -0.1
+        route.fulfill(response=answer, json=document)
+
+    tab = visit(server)
+    tab.page.route(re.compile("explain=occlusion"), without)
+    tab.give(("a.png", MEDIA["image"](3)))
+    tab.page.get_by_role("button", name="Where the model looked").click()
+    said = tab.page.get_by_text("No part spoke for it")
+    said.wait_for()
+    assert "It counted most" not in tab.page.locator(".explanation").inner_text()

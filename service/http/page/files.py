@@ -16,8 +16,8 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-#: Stands for the version in what is written.
-VERSION = b"{version}"
+#: Stand in a page for the version of all files, and for what asks for a key: both pages do.
+VERSION, ASK = b"{version}", b"{ask}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,12 @@ class Files:
         read = {path.name: path.read_bytes() for path in paths if path.suffix in TYPES}
         of_all = hashlib.sha256(b"".join(name.encode() + body for name, body in read.items()))
         self.version = of_all.hexdigest()[:12]
+        self._ask = read["ask.html"]
         self._files = {name: self._make(name, body) for name, body in read.items()}
 
     def _make(self, name: str, body: bytes) -> File:
         if name.endswith(".html"):
-            body = body.replace(VERSION, self.version.encode())
+            body = body.replace(ASK, self._ask).replace(VERSION, self.version.encode())
         etag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
         return File(body, gzip.compress(body, mtime=0), TYPES[Path(name).suffix], etag)
 

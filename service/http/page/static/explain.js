@@ -11,7 +11,10 @@ function explained() {
   kinds ??= read("openapi.json").then(
     ({ paths }) => ["image", "video", "volume"].filter((kind) =>
       paths[`/v1/classify/${kind}`]?.post.parameters.some((one) => one.name === "explain")),
-    () => [],
+    () => {
+      kinds = undefined; // asked again for the next answer
+      return [];
+    },
   );
   return kinds;
 }
@@ -21,6 +24,7 @@ const about = { height: "down", width: "across", depth: "along the body", time: 
 /** The strongest part in words: from where to where along each axis. */
 function peak({ peak: strongest, axes }) {
   if (!strongest || !axes) return undefined;
+  if (strongest.value <= 0) return el("p", { class: "small" }, "No part spoke for it: hiding any of them helped, or changed nothing.");
   const where = axes.map(({ name, unit }) => {
     const [from, to] = strongest.where[name].map((one) => one.toFixed(unit === "s" ? 2 : 0));
     return `${from} to ${to} ${unit} ${about[name]}`;
