@@ -11,6 +11,7 @@ from service.engine.vocabulary import OF_JOBS
 from service.http import problems
 from service.http.documents import Document
 from service.http.job_body import ARCHIVES, MAX_PATHS_BYTES
+from service.http.job_lines import lines_content
 from service.http.openapi import BINARY, add_problems, answer, in_query, refer
 from service.jobs import failures as of_jobs
 from service.jobs.inputs import MAX_ITEMS
@@ -116,7 +117,7 @@ def results_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
     lines = {
         "description": "A JSON object a line: item, the number of the file in the request, then "
         "as results of /v1/classify: filename, and the answer or an error.",
-        "content": {media_type: {"schema": {"type": "string"}}},
+        "content": lines_content(media_type),
     }
     kinds = (of_jobs.UnknownJob, failures.BadParameter)
     return {200: lines, **add_problems({}, *kinds, sentences=SENTENCES)}

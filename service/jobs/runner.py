@@ -26,7 +26,7 @@ from service.jobs.ledger import Ledger
 from service.jobs.pins import Pins, Versions, Written, write_down
 from service.jobs.spool import full_disk_told
 from service.jobs.store import Item, Job, State
-from service.jobs.work import SUSPECT_STARTS, Describe, JobWork
+from service.jobs.work import SUSPECT_STARTS, Encode, JobWork
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class JobRunner:
     """The jobs of a folder, and the work on them.
 
     Args:
-        describe: an item's failure as JSON.
+        encode: what became of an item, as the line that clients read.
 
     Attributes:
         ledger: what is written down of jobs.
@@ -54,12 +54,12 @@ class JobRunner:
         SettingsError: the folder cannot be used.
     """
 
-    def __init__(self, engine: Engine, describe: Describe) -> None:
+    def __init__(self, engine: Engine, encode: Encode) -> None:
         self.engine = engine
         self.settings = engine.settings
         self.pins = Pins()
         self._versions = Versions(engine)
-        self._describe = describe
+        self._encode = encode
         self._open: dict[str, Job] = {}  # that have not ended, as far as is known here
         self.spool, store, jobs = take_folder(engine.settings)
         self.ledger = Ledger(store)
@@ -204,7 +204,7 @@ class JobRunner:
             if await self.ledger.call(self.ledger.store.begin, job):  # before a version is opened
                 candidates = await self._versions.find_again(job)
                 inputs = Inputs(self.spool.place(job.id), self.settings.jobs_paths)
-                work = JobWork(self.engine, self.ledger, inputs, self._describe)
+                work = JobWork(self.engine, self.ledger, inputs, self._encode)
                 await work.finish(job, candidates)
         except Failure as failure:
             log.warning("job %s waits: %s", job.id, failure.detail)

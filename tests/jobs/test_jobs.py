@@ -63,14 +63,14 @@ def options_of(kind: str, files: dict[str, bytes], folder: Path) -> dict[str, An
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "form of a zip", "form of a tar", "paths"])
 def test_archives_and_folders_are_their_files(start: Start, tmp_path: Path, kind: str) -> None:
-    """Each of their files is an item, whatever is in it."""
+    """Each of their files is an item, whatever is in it; whatever its name, its line is one."""
     folder = tmp_path / "allowed"
     folder.mkdir()
     server, _ = start(jobs_paths=folder)
-    job = make(server, **options_of(kind, FILES | {"readme.txt": b"words"}, folder))
+    job = make(server, **options_of(kind, FILES | {"read\u2028me.txt": b"words"}, folder))
     assert finish(server, job)["failed"] == 1
     found = {line["filename"].removeprefix("sent/") for line in lines(server, job)}
-    assert found == {*FILES, "readme.txt"}
+    assert found == {*FILES, "read\u2028me.txt"}
 
 
 def test_lines_are_there_while_the_job_runs(start: Start) -> None:
