@@ -12,8 +12,6 @@ from service.engine.bulk import Answer
 from service.engine.failures import Failure
 from service.engine.job import EncodingFormat
 from service.http.documents import Answerer, Document, FileProblem, Wanted
-from service.http.examples import examples
-from service.http.openapi import SCHEMAS
 from service.http.problems import members
 from service.http.seen_documents import SeenClip, SeenImage, SeenScan
 
@@ -58,26 +56,3 @@ def encode_line(
         told |= answer.document(encoding_format)
     # in ASCII: names and labels may hold what some readers take for the end of a line
     return json.dumps(JOB_LINE.validate_python(told), allow_nan=False)
-
-
-def line_schemas() -> dict[str, Any]:
-    """Those that no document refers to by itself."""
-    line = JOB_LINE.json_schema(ref_template=SCHEMAS + "{model}")
-    return {**line.pop("$defs"), "JobLine": line}
-
-
-def lines_content(media_type: str) -> dict[str, Any]:
-    """The ``content`` of lines.
-
-    OpenAPI 3.1 has no word for a sequence of JSON documents: an object in the place of the schema
-    would be that of the whole body, which is none. So the body is a text, and what is in it is said
-    in JSON Schema's words: as OpenAPI 3.2 sees such a sequence, an array whose items are lines.
-    """
-    answered, failed = examples("image")["one of two files is broken"]["results"]
-    lines = json.dumps({"item": 1} | answered), json.dumps({"item": 2} | failed)
-    schema = {
-        "type": "string",
-        "contentMediaType": media_type,
-        "contentSchema": {"type": "array", "items": {"$ref": SCHEMAS + "JobLine"}},
-    }
-    return {media_type: {"schema": schema, "example": "".join(f"{line}\n" for line in lines)}}

@@ -17,7 +17,7 @@ from service.http.endpoint import Classify
 from service.http.examples import BUNDLES_EXAMPLE
 from service.http.guard import ADMIN, CLASSIFY, public_requests
 from service.http.health import add_health
-from service.http.job_lines import line_schemas
+from service.http.job_documents import line_schemas
 from service.http.keys import Keys
 from service.http.openapi import about, classify, example, whole
 from service.http.page.routes import add_page
