@@ -14,6 +14,7 @@ from service.http.documents import Document
 from service.http.examples import examples
 from service.http.job_body import ARCHIVES, MAX_PATHS_BYTES
 from service.http.job_lines import JOB_LINE
+from service.http.job_query import CURSOR
 from service.http.openapi import BINARY, SCHEMAS, add_problems, answer, in_query, refer
 from service.jobs import failures as of_jobs
 from service.jobs.inputs import MAX_ITEMS
@@ -110,8 +111,7 @@ def seen_responses() -> dict[int | str, dict[str, Any]]:
 def listed_responses() -> dict[int | str, dict[str, Any]]:
     """What listing jobs may end as."""
     listed = answer(JobList, {"jobs": [JOB_EXAMPLE], "next": None}, "Your jobs, newest first.")
-    kinds = (of_jobs.UnknownJob, failures.BadParameter)
-    return {200: listed, **add_problems({}, *kinds, sentences=SENTENCES)}
+    return {200: listed, **add_problems({}, failures.BadParameter, sentences=SENTENCES)}
 
 
 def results_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
@@ -174,8 +174,8 @@ def body_extra() -> dict[str, Any]:
 
 def listed_extra() -> dict[str, Any]:
     """The parameters of the operation that lists jobs."""
-    text = "The id of a job: those that came before it."
-    before = _parameter("query", "before", text, {"type": "string"})
+    text = "Where the list goes on, as next of its last page has it."
+    before = _parameter("query", "before", text, {"type": "string", "pattern": f"^{CURSOR}$"})
     limit = _parameter("query", "limit", "How many at most.", _LIMIT | {"default": LISTED})
     return {"parameters": [before, limit]}
 

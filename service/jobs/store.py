@@ -112,6 +112,13 @@ class Job:
         return self.state in ENDED
 
 
+class Place(NamedTuple):
+    """Where a job stands among the others, as long as it was there: no two have the same."""
+
+    created: float
+    id: str
+
+
 class Item(NamedTuple):
     """One file to answer.
 
@@ -241,17 +248,19 @@ class Store:
         found = self._jobs("id = ?", id_)
         return found[0] if found else None
 
-    def of_owner(self, owner: str | None, older: Job | None = None, most: int = -1) -> list[Job]:
+    def of_owner(
+        self, owner: str | None, before: Place | None = None, most: int = -1
+    ) -> list[Job]:
         """The jobs of one owner, or of all; newest first.
 
         Args:
-            older: than this one, where it is given.
+            before: the place that they are behind of, where it is given.
             most: of them; all where it is negative.
         """
-        number = older.number if older is not None else None
-        where = "(? IS NULL OR owner = ?) AND (? IS NULL OR number < ?)"
-        ranked = f"{where} ORDER BY number DESC LIMIT ?"
-        return self._jobs(ranked, owner, owner, number, number, most)
+        created, id_ = before or (None, None)
+        where = "(? IS NULL OR owner = ?) AND (? IS NULL OR (created, id) < (?, ?))"
+        ranked = f"{where} ORDER BY created DESC, id DESC LIMIT ?"
+        return self._jobs(ranked, owner, owner, created, created, id_, most)
 
     def open(self) -> list[Job]:
         """What has not ended; oldest first."""

@@ -200,6 +200,10 @@ def test_job_belongs_to_its_key(start: Start) -> None:
         assert problem(answer)[:2] == (404, "unknown-job")
     assert server.get("/v1/jobs", **otto).json()["jobs"] == []
     assert server.get("/v1/jobs").status_code == 401
+    make(server, files=form({"b.png": GOOD}), **anna)
+    rest = server.get("/v1/jobs?limit=1", **anna).json()["next"]
+    assert [one["id"] for one in server.get(rest, **anna).json()["jobs"]] == [job["id"]]
+    assert server.get(rest, **otto).json() == {"jobs": [], "next": None}
     session.gate.set()
     assert finish(server, job, **anna)["state"] == "done"
     assert len(lines(server, job, **anna)) == 1
