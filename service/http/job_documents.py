@@ -74,6 +74,10 @@ SENTENCES: dict[type[failures.Failure], str] = {
     failures.UnknownVersion: "bundle digits: there is no version '2'; version 1 answers",
     failures.UnknownGrid: "unknown grid '9x9' for bundle digits; known: 8x8, auto",
     failures.BundleRefused: "bundle digits is not served: graphs/weights.bin is listed and missing",
+    failures.NoEmbedding: (
+        "want: bundle digits has no embedding at grid 8x8; bundles have one since their graphs are "
+        "exported with it"
+    ),
     failures.BadParameter: "top_k: expected a whole number from 1 to 10, got '0'",
     failures.EmptyFile: "archive 1 of the form has no bytes",
     failures.NotReady: "the bundles are still being checked",
