@@ -11,10 +11,12 @@ from service.engine.decode.wire import Preparation
 from service.engine.engine import Engine
 from service.engine.explain.explanation import Explain, parse_explain
 from service.engine.failures import (
+    BadParameter,
     Failure,
     FileTooLarge,
     NoEmbedding,
     UnknownBundle,
+    UnknownGrid,
     UnsupportedMedia,
 )
 from service.engine.job import Job, Outcome
@@ -26,8 +28,8 @@ log = logging.getLogger(__name__)
 
 #: In this order: images and scans begin with a signature, videos are found by looking further in.
 OFFERED = ("image", "volume", "video")
-
-
+#: What a default is told where it is another's that is meant.
+UNFIT = (UnknownGrid, BadParameter)
 #: The least that a reader can be asked for: only whether it knows the type of a file.
 PROBES = {
     "image": InputSpec(),
@@ -91,6 +93,8 @@ def largest(candidates: Candidates) -> int:
 def find_candidates(engine: Engine, parameters: Mapping[str, str]) -> Candidates:
     """The bundle that is named, else the default of every modality.
 
+    Those that fit what is said come first: a GIF is a clip where only clips have such a grid.
+
     Args:
         parameters: as ``choose``, ``Asked.parse`` and ``parse_explain`` take them.
 
@@ -99,6 +103,7 @@ def find_candidates(engine: Engine, parameters: Mapping[str, str]) -> Candidates
             alone is in the way.
     """
     candidates: list[Candidate | UnableDefault] = []
+    unfit: list[UnableDefault] = []
     problems: list[Failure] = []
     of_clips, asked = "views" in parameters, Asked.parse(parameters)
     for modality in _modalities(engine, parameters.get("bundle")):
@@ -110,12 +115,12 @@ def find_candidates(engine: Engine, parameters: Mapping[str, str]) -> Candidates
             candidates.append(Candidate(choice, top_k, file_bytes, asked, explain))
         except Failure as problem:
             problems.append(problem)
-            if modality == "video" or not of_clips:
-                unable = UnableDefault(type(problem), problem.detail, modality, file_bytes)
-                candidates.append(unable)
+            is_unfit = isinstance(problem, UNFIT) or (of_clips and modality != "video")
+            unable = UnableDefault(type(problem), problem.detail, modality, file_bytes)
+            (unfit if is_unfit else candidates).append(unable)
     if not any(isinstance(one, Candidate) for one in candidates):
         raise next((one for one in problems if isinstance(one, NoEmbedding)), problems[0])
-    return candidates
+    return [*candidates, *unfit]
 
 
 def _modalities(engine: Engine, bundle: str | None) -> Sequence[str]:
