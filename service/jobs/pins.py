@@ -27,7 +27,8 @@ from service.engine.failures import (
 )
 from service.engine.model import AUTO, Choice, ExaminedBundle, Model, Target
 from service.engine.parameters import Asked
-from service.jobs.store import FILE, Job, Store
+from service.jobs.database import FILE
+from service.jobs.store import Job, Store
 
 #: Why a default may be unable to answer, as it is written down; jobs from before had but one.
 UNABLE = {one.__name__: one for one in (BundleRefused, UnknownGrid, BadParameter, NoEmbedding)}

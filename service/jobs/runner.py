@@ -139,7 +139,7 @@ class JobRunner:
                 await self._forget(job)
         expired = time.time() - HOUR * self.settings.jobs_keep_hours
         await self.ledger.call(store.remove_ended, expired)
-        await self.ledger.call(store.reserve)
+        await self.ledger.call(store.database.reserve.take)
         self._tell(list(jobs.values()), await self.ledger.call(store.counts))
         if self.engine.catalog.examined and not self.engine.died:
             self._begin(list(jobs.values()))
@@ -150,7 +150,7 @@ class JobRunner:
         for state in get_args(State):
             metrics.jobs.labels(state).set(counts.get(state, 0))
         metrics.job_items_waiting.set(sum(job.total - job.answered for job in jobs))
-        metrics.job_bytes.set(self.spool.used + self.ledger.store.size())
+        metrics.job_bytes.set(self.spool.used + self.ledger.store.database.size())
         queued = [job.created for job in jobs if job.state == "queued"]
         metrics.job_oldest_seconds.set(time.time() - min(queued) if queued else 0)
 
