@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, TypedDict, TypeVar, Unpack
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from client.answers import Result, whole
+from client.answers import FileProblem, Result, whole
 from client.calls import Call, File, text_of
 from client.errors import NoAnswer, Problem, is_passing
 from client.forms import Form
@@ -77,22 +77,12 @@ class JobPage:
 
 
 @dataclass(frozen=True, slots=True)
-class ItemProblem:
-    """What a line says of a file that failed."""
-
-    status: int
-    type: str
-    title: str = ""
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class LineHead:
     """What every line has."""
 
     item: int
     filename: str
-    error: ItemProblem | None = None
+    error: FileProblem | None = None
 
 
 @dataclass(frozen=True, slots=True)

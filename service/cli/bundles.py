@@ -39,8 +39,8 @@ from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceError, check_device
 from service.engine.engine import Engine
 from service.engine.folders import NoBundles, bundle_folders, name_bundles
+from service.jobs.database import StoreError
 from service.jobs.pins import is_needed
-from service.jobs.store import StoreError
 from service.logs import printable
 from service.settings import Settings, SettingsError, make_settings
 

@@ -15,8 +15,9 @@ from contextlib import closing
 from typing import Any
 
 from service.cli.exit_status import FAILED, OK, WRONG_COMMAND, complain
+from service.jobs.database import FILE, StoreError
 from service.jobs.pins import pinned
-from service.jobs.store import FILE, Job, Store, StoreError
+from service.jobs.store import Job, Store
 from service.logs import printable
 from service.settings import SettingsError, make_settings
 

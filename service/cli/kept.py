@@ -20,7 +20,7 @@ from typing import Any
 
 from service.engine.candidates import Candidates
 from service.engine.engine import Engine
-from service.http.problems import members
+from service.http.job_lines import encode_line
 from service.jobs.folder import take_folder
 from service.jobs.inputs import Collected, Inputs
 from service.jobs.ledger import Ledger
@@ -98,7 +98,7 @@ async def _job(
 async def _finish(engine: Engine, ledger: Ledger, inputs: Inputs, job: Job) -> None:
     if not job.has_ended:
         candidates = await Versions(engine).find_again(job)
-        await JobWork(engine, ledger, inputs, members).finish(job, candidates)
+        await JobWork(engine, ledger, inputs, encode_line).finish(job, candidates)
 
 
 def _new_job(

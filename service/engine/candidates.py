@@ -11,10 +11,12 @@ from service.engine.decode.wire import Preparation
 from service.engine.engine import Engine
 from service.engine.explain.explanation import Explain, parse_explain
 from service.engine.failures import (
-    BundleRefused,
+    BadParameter,
     Failure,
     FileTooLarge,
+    NoEmbedding,
     UnknownBundle,
+    UnknownGrid,
     UnsupportedMedia,
 )
 from service.engine.job import Job, Outcome
@@ -26,8 +28,8 @@ log = logging.getLogger(__name__)
 
 #: In this order: images and scans begin with a signature, videos are found by looking further in.
 OFFERED = ("image", "volume", "video")
-
-
+#: What a default is told where it is another's that is meant.
+UNFIT = (UnknownGrid, BadParameter)
 #: The least that a reader can be asked for: only whether it knows the type of a file.
 PROBES = {
     "image": InputSpec(),
@@ -58,15 +60,16 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedDefault:
-    """Keeps the place of a refused default: its files get the reason, and no other answer."""
+class UnableDefault:
+    """Keeps the place of a default that cannot answer: its files get the reason, nothing else."""
 
+    kind: type[Failure]
     reason: str
     modality: str
     file_bytes: int
 
     async def answer(self, engine: Engine, media: bytes) -> Outcome:
-        """BundleRefused for a file of its modality, UnsupportedMedia for others."""
+        """Its reason for a file of its modality, UnsupportedMedia for others."""
         spec, one = PROBES[self.modality], (1,) * len(AXES[self.modality])
         seconds = engine.settings.limits(self.modality).decode_seconds
         asked = Preparation.make(spec, [Grid(one)], one, 1, seconds)
@@ -76,10 +79,10 @@ class RefusedDefault:
             raise
         except Failure:
             log.debug("a file of modality %s is damaged too", self.modality)
-        raise BundleRefused(self.reason)
+        raise self.kind(self.reason)
 
 
-Candidates = Sequence[Candidate | RefusedDefault]
+Candidates = Sequence[Candidate | UnableDefault]
 
 
 def largest(candidates: Candidates) -> int:
@@ -88,30 +91,36 @@ def largest(candidates: Candidates) -> int:
 
 
 def find_candidates(engine: Engine, parameters: Mapping[str, str]) -> Candidates:
-    """The bundle that is named, else the default of every modality that fits the parameters.
+    """The bundle that is named, else the default of every modality.
+
+    Those that fit what is said come first: a GIF is a clip where only clips have such a grid.
 
     Args:
         parameters: as ``choose``, ``Asked.parse`` and ``parse_explain`` take them.
 
     Raises:
-        Failure: there is none; what is wrong with the first one.
+        Failure: none can answer; what is wrong with the first one, or with the first whose graph
+            alone is in the way.
     """
-    candidates: list[Candidate | RefusedDefault] = []
-    problems = []
+    candidates: list[Candidate | UnableDefault] = []
+    unfit: list[UnableDefault] = []
+    problems: list[Failure] = []
     of_clips, asked = "views" in parameters, Asked.parse(parameters)
     for modality in _modalities(engine, parameters.get("bundle")):
         file_bytes = engine.settings.limits(modality).file_bytes
         try:
             choice, top_k = choose(engine, modality, parameters)
             explain = parse_explain(parameters, choice, 1)
+            engine.check_want(asked.want, choice)
             candidates.append(Candidate(choice, top_k, file_bytes, asked, explain))
         except Failure as problem:
             problems.append(problem)
-            if isinstance(problem, BundleRefused) and not (of_clips and modality != "video"):
-                candidates.append(RefusedDefault(problem.detail, modality, file_bytes))
+            is_unfit = isinstance(problem, UNFIT) or (of_clips and modality != "video")
+            unable = UnableDefault(type(problem), problem.detail, modality, file_bytes)
+            (unfit if is_unfit else candidates).append(unable)
     if not any(isinstance(one, Candidate) for one in candidates):
-        raise problems[0]
-    return candidates
+        raise next((one for one in problems if isinstance(one, NoEmbedding)), problems[0])
+    return [*candidates, *unfit]
 
 
 def _modalities(engine: Engine, bundle: str | None) -> Sequence[str]:

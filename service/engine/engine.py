@@ -18,8 +18,8 @@ from service.engine.device.session import DeviceDied, DeviceError, OpenSession, 
 from service.engine.device.station import DeviceStation
 from service.engine.failures import Failure
 from service.engine.folders import NoBundles, bundle_folders, modality_of
-from service.engine.job import Job, Outcome
-from service.engine.model import ExaminedBundle
+from service.engine.job import Job, Outcome, Want
+from service.engine.model import Choice, ExaminedBundle
 from service.engine.pipeline import Pipeline
 from service.engine.proof import Prover
 from service.engine.rollout import Rollout
@@ -155,6 +155,10 @@ class Engine:
     def died(self) -> bool:
         """Whether the device did, which only a new process may mend."""
         return isinstance(self.failure, DeviceDied)
+
+    def check_want(self, want: Want, choice: Choice) -> None:
+        """NoEmbedding if that is wanted of a graph without it: no file need be looked at."""
+        self.pipeline.check_want(want, choice)
 
     async def submit(self, job: Job) -> Outcome:
         """What is wanted of one file; cancel the call, at any time, to end its work.

@@ -20,8 +20,8 @@ from service.engine.device.queues import Row
 from service.engine.explain.explanation import Explanation
 from service.engine.explain.occlusion import Explainer, check_time
 from service.engine.failures import DeadlinePassed, Failure, NoEmbedding
-from service.engine.job import Job, Outcome, Timing, softmax, wanted
-from service.engine.model import Target
+from service.engine.job import Job, Outcome, Timing, Want, softmax, wanted
+from service.engine.model import Choice, Target
 from service.engine.schedule import CPU, DEVICE, Charge
 from service.metrics import Metrics
 
@@ -60,7 +60,7 @@ class Pipeline:
     def _admit(self, jobs: Sequence[Job]) -> tuple[list[Way], list[Course]]:
         """The way of every job, which begins once it is awaited; Failure if they may not enter."""
         for job in jobs:
-            self._check_embedding(job)
+            self.check_want(job.want, job.choice)
         works, deadline = [self.predict(job) for job in jobs], jobs[0].deadline
         courses = [Course(self._metrics, *one) for one in zip(jobs, works, strict=True)]
         if deadline <= time.monotonic():
@@ -71,11 +71,11 @@ class Pipeline:
         self._admission.admit(works, deadline)
         return list(map(self._answer, jobs, works, courses)), courses
 
-    def _check_embedding(self, job: Job) -> None:
-        """NoEmbedding if that is wanted of a graph without it: before anything was decoded."""
-        if job.want != "embedding":
+    def check_want(self, want: Want, choice: Choice) -> None:
+        """What ``Engine.check_want`` says."""
+        if want != "embedding":
             return
-        lacking = [one for one in job.choice.targets.values() if not self._devices.embeds(one.key)]
+        lacking = [one for one in choice.targets.values() if not self._devices.embeds(one.key)]
         if lacking:
             raise NoEmbedding(
                 f"want: bundle {lacking[0].bundle} has no embedding at grid {lacking[0].grid}; "

@@ -15,9 +15,10 @@ from service.engine.engine import Engine
 from service.engine.failures import InternalError
 from service.http.cors import Cors
 from service.http.guard import Guard
+from service.http.job_lines import encode_line
 from service.http.jobs import add_jobs
 from service.http.keys import read_keys
-from service.http.problems import NOTHING_HERE, MethodNotAllowed, NotFound, members
+from service.http.problems import NOTHING_HERE, MethodNotAllowed, NotFound
 from service.http.routes import add_routes
 from service.jobs.runner import JobRunner
 from service.settings import Settings
@@ -40,7 +41,7 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
         SettingsError: the keys cannot be read, or the folder of jobs cannot be used.
     """
     engine, keys = Engine(settings, opener), read_keys(settings)
-    jobs = JobRunner(engine, members) if settings.jobs is not None else None
+    jobs = JobRunner(engine, encode_line) if settings.jobs is not None else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -13,6 +13,7 @@ from models.figures import Calibration, Figures
 from models.manifest import GridEntry, Manifest
 from service.engine.status import BundleStatus
 from service.http.explain_documents import Explanation
+from service.http.seen_documents import OfClip, OfImage, OfScan
 
 
 class Document(BaseModel):
@@ -69,11 +70,20 @@ class CoverageAt(TypedDict):
     accuracy: Annotated[float | None, Field(description="of those; null where there are none")]
 
 
-class Result(TypedDict):
+# A result is put together from these, in the order in which it is sent.
+
+
+class Named(TypedDict):
     filename: NotRequired[Filename]
+
+
+class Answerer(TypedDict):
     bundle: str
     version: str
     grid: Annotated[str, Field(description="tokens per axis, like 8x8; with auto the one taken")]
+
+
+class Wanted(TypedDict):
     predictions: NotRequired[Annotated[list[Prediction], Field(description=_RANKED)]]
     probabilities: NotRequired[Annotated[Array, Field(description=_PROBABILITIES)]]
     logits: NotRequired[Annotated[Array, Field(description=_LOGITS)]]
@@ -85,48 +95,16 @@ class Result(TypedDict):
     timing_ms: TimingMs
 
 
-_SECONDS = "for every view, when each of its frames is shown, from the start of the clip"
-_AXES = "where depth, height and width run to: S superior, P posterior, L left"
-_SPACING = "between two voxels of depth, height and width as the network saw them; null where the "
-_SPACING += "file does not say"
+class ImageResult(Named, Answerer, OfImage, Wanted):
+    pass
 
 
-_SEEN_BOX = "what the network saw of a frame: top and bottom, left and right, pixels; null where "
-_SEEN_BOX += "frames change their size"
-_SEEN_VOXELS = "from where to where the network saw along each axis, in those voxels; what lies "
-_SEEN_VOXELS += "beyond the scan was filled"
-Box = list[list[float]]
+class ClipResult(Named, Answerer, OfClip, Wanted):
+    pass
 
 
-class SeenImage(TypedDict):
-    size: Annotated[list[int], Field(description="height and width of the upright original")]
-    turn: Annotated[int, Field(description="EXIF orientation that made it upright", ge=1, le=8)]
-    box: Annotated[Box, Field(description="what was seen of it: top and bottom, left and right")]
-
-
-class SeenClip(TypedDict):
-    seconds: Annotated[list[list[float]], Field(description=_SECONDS)]
-    size: Annotated[list[int] | None, Field(description="height and width of upright frames")]
-    box: Annotated[Box | None, Field(description=_SEEN_BOX)]
-
-
-class SeenScan(TypedDict):
-    orientation: Annotated[str, Field(description=_AXES)]
-    spacing_mm: Annotated[list[float] | None, Field(description=_SPACING)]
-    size: Annotated[list[int], Field(description="voxels of the scan per axis, before resampling")]
-    box: Annotated[Box, Field(description=_SEEN_VOXELS)]
-
-
-class ImageResult(Result):
-    seen: Annotated[SeenImage, Field(description="which part of the picture the network saw")]
-
-
-class ClipResult(Result):
-    seen: Annotated[SeenClip, Field(description="which frames the network saw")]
-
-
-class ScanResult(Result):
-    seen: Annotated[SeenScan, Field(description="how the network saw the scan")]
+class ScanResult(Named, Answerer, OfScan, Wanted):
+    pass
 
 
 class FileProblem(TypedDict):
@@ -138,32 +116,29 @@ class FileProblem(TypedDict):
     detail: str
 
 
-class FailedFile(TypedDict):
-    filename: NotRequired[Filename]
+class FailedFile(Named):
     error: FileProblem
 
 
 #: How a place of ``results`` is read: nearly all were answered.
 _IN_ORDER = Field(union_mode="left_to_right")
+_RESULTS: Any = Field(description="one per file, in the order sent; at least one is answered")
 
 
 class Answer(Document):
     id: str = Field(description="of the request, as in the header X-Request-ID")
-    results: list[Annotated[Result | FailedFile, _IN_ORDER]] = Field(
-        description="one per file, in the order sent; at least one is answered"
-    )
 
 
 class ImageAnswer(Answer):
-    results: list[Annotated[ImageResult | FailedFile, _IN_ORDER]]  # type: ignore[assignment]
+    results: list[Annotated[ImageResult | FailedFile, _IN_ORDER]] = _RESULTS
 
 
 class ClipAnswer(Answer):
-    results: list[Annotated[ClipResult | FailedFile, _IN_ORDER]]  # type: ignore[assignment]
+    results: list[Annotated[ClipResult | FailedFile, _IN_ORDER]] = _RESULTS
 
 
 class ScanAnswer(Answer):
-    results: list[Annotated[ScanResult | FailedFile, _IN_ORDER]]  # type: ignore[assignment]
+    results: list[Annotated[ScanResult | FailedFile, _IN_ORDER]] = _RESULTS
 
 
 #: Of each modality.

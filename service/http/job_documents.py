@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import Field
@@ -10,8 +11,11 @@ from service.engine import failures
 from service.engine.vocabulary import OF_JOBS
 from service.http import problems
 from service.http.documents import Document
+from service.http.examples import examples
 from service.http.job_body import ARCHIVES, MAX_PATHS_BYTES
-from service.http.openapi import BINARY, add_problems, answer, in_query, refer
+from service.http.job_lines import JOB_LINE
+from service.http.job_query import CURSOR
+from service.http.openapi import BINARY, SCHEMAS, add_problems, answer, in_query, refer
 from service.jobs import failures as of_jobs
 from service.jobs.inputs import MAX_ITEMS
 
@@ -70,6 +74,10 @@ SENTENCES: dict[type[failures.Failure], str] = {
     failures.UnknownVersion: "bundle digits: there is no version '2'; version 1 answers",
     failures.UnknownGrid: "unknown grid '9x9' for bundle digits; known: 8x8, auto",
     failures.BundleRefused: "bundle digits is not served: graphs/weights.bin is listed and missing",
+    failures.NoEmbedding: (
+        "want: bundle digits has no embedding at grid 8x8; bundles have one since their graphs are "
+        "exported with it"
+    ),
     failures.BadParameter: "top_k: expected a whole number from 1 to 10, got '0'",
     failures.EmptyFile: "archive 1 of the form has no bytes",
     failures.NotReady: "the bundles are still being checked",
@@ -107,8 +115,7 @@ def seen_responses() -> dict[int | str, dict[str, Any]]:
 def listed_responses() -> dict[int | str, dict[str, Any]]:
     """What listing jobs may end as."""
     listed = answer(JobList, {"jobs": [JOB_EXAMPLE], "next": None}, "Your jobs, newest first.")
-    kinds = (of_jobs.UnknownJob, failures.BadParameter)
-    return {200: listed, **add_problems({}, *kinds, sentences=SENTENCES)}
+    return {200: listed, **add_problems({}, failures.BadParameter, sentences=SENTENCES)}
 
 
 def results_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
@@ -116,10 +123,33 @@ def results_responses(media_type: str) -> dict[int | str, dict[str, Any]]:
     lines = {
         "description": "A JSON object a line: item, the number of the file in the request, then "
         "as results of /v1/classify: filename, and the answer or an error.",
-        "content": {media_type: {"schema": {"type": "string"}}},
+        "content": _lines_content(media_type),
     }
     kinds = (of_jobs.UnknownJob, failures.BadParameter)
     return {200: lines, **add_problems({}, *kinds, sentences=SENTENCES)}
+
+
+def _lines_content(media_type: str) -> dict[str, Any]:
+    """The ``content`` of lines.
+
+    OpenAPI 3.1 has no word for a sequence of JSON documents: an object in the place of the schema
+    would be that of the whole body, which is none. So the body is a text, and what is in it is said
+    in JSON Schema's words: as OpenAPI 3.2 sees such a sequence, an array whose items are lines.
+    """
+    answered, failed = examples("image")["one of two files is broken"]["results"]
+    lines = json.dumps({"item": 1} | answered), json.dumps({"item": 2} | failed)
+    schema = {
+        "type": "string",
+        "contentMediaType": media_type,
+        "contentSchema": {"type": "array", "items": {"$ref": SCHEMAS + "JobLine"}},
+    }
+    return {media_type: {"schema": schema, "example": "".join(f"{line}\n" for line in lines)}}
+
+
+def line_schemas() -> dict[str, Any]:
+    """Those that no document refers to by itself."""
+    line = JOB_LINE.json_schema(ref_template=SCHEMAS + "{model}")
+    return {**line.pop("$defs"), "JobLine": line}
 
 
 def body_extra() -> dict[str, Any]:
@@ -148,8 +178,8 @@ def body_extra() -> dict[str, Any]:
 
 def listed_extra() -> dict[str, Any]:
     """The parameters of the operation that lists jobs."""
-    text = "The id of a job: those that came before it."
-    before = _parameter("query", "before", text, {"type": "string"})
+    text = "Where the list goes on, as next of its last page has it."
+    before = _parameter("query", "before", text, {"type": "string", "pattern": f"^{CURSOR}$"})
     limit = _parameter("query", "limit", "How many at most.", _LIMIT | {"default": LISTED})
     return {"parameters": [before, limit]}
 

@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from service.engine.candidates import find_candidates
-from service.engine.failures import BadParameter, Draining, NotReady
+from service.engine.failures import Draining, NotReady
 from service.http.exchange import Exchange
 from service.http.job_body import JobBody, JobParameters, request_key
 from service.http.job_documents import (
@@ -31,6 +31,7 @@ from service.http.job_documents import (
     results_responses,
     seen_responses,
 )
+from service.http.job_query import cursor_of, parse_count, parse_cursor, parse_limit
 from service.jobs.failures import UnknownJob
 from service.jobs.inputs import MAX_ITEMS
 from service.jobs.pins import pinned
@@ -137,12 +138,13 @@ class Jobs:
 
     async def list(self, request: Request) -> JSONResponse:
         """Those of this key, a page at a time."""
-        ledger, limit = self._runner.ledger, _parse_limit(request, LISTED)
-        before = request.query_params.get("before")
-        older = None if before is None else await self._find(request, before)
+        ledger, limit = self._runner.ledger, parse_limit(request, LISTED)
+        before = parse_cursor(request)
         # one more than is shown, which says whether there are others
-        jobs = await ledger.call(ledger.store.of_owner, _owner(request), older, limit + 1)
-        rest = f"{JOBS}?limit={limit}&before={jobs[limit - 1].id}" if len(jobs) > limit else None
+        jobs = await ledger.call(ledger.store.of_owner, _owner(request), before, limit + 1)
+        rest = None
+        if len(jobs) > limit:
+            rest = f"{JOBS}?limit={limit}&before={cursor_of(jobs[limit - 1])}"
         shown = [self._document(job) for job in jobs[:limit]]
         return JSONResponse({"jobs": shown, "next": rest})
 
@@ -159,8 +161,8 @@ class Jobs:
 
     async def results(self, request: Request, id: str) -> StreamingResponse:
         """The lines that there are, in the order in which they came."""
-        after = _parse_count("after", request.query_params.get("after", "0"))
-        limit = _parse_limit(request, MAX_ITEMS)
+        after = parse_count("after", request.query_params.get("after", "0"))
+        limit = parse_limit(request, MAX_ITEMS)
         job = await self._find(request, id)
         return StreamingResponse(self._lines(job, after, limit), media_type=JSON_LINES)
 
@@ -209,20 +211,6 @@ def _owner(request: Request) -> str:
 
 def _unknown(id_: str) -> UnknownJob:
     return UnknownJob(f"there is no job {id_[:40]!a} of yours; it may have expired")
-
-
-def _parse_limit(request: Request, unless_said: int) -> int:
-    """How many are wanted; at least 1."""
-    limit = _parse_count("limit", request.query_params.get("limit", str(unless_said)))
-    if not 1 <= limit <= MAX_ITEMS:
-        raise BadParameter(f"limit: expected a whole number from 1 to {MAX_ITEMS}, got {limit}")
-    return limit
-
-
-def _parse_count(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
-        raise BadParameter(f"{name}: expected a whole number, got {text[:20]!a}")
-    return int(text)
 
 
 def _date(seconds: float) -> str:

@@ -196,7 +196,7 @@ def whole(
     """FastAPI's document, with what it does not know.
 
     Args:
-        more: schemas that bodies alone refer to.
+        more: schemas that only bodies and texts refer to.
         public: method and path of what needs no key; None where no keys are set.
     """
     told = get_openapi(

@@ -11,9 +11,10 @@ from media.spec import AXES
 from service.engine import failures
 from service.engine.vocabulary import PARAMETERS
 from service.http import problems
-from service.http.documents import Document, SeenClip, SeenImage, SeenScan
+from service.http.documents import Document
 from service.http.examples import ANSWERS, ID, details
 from service.http.openapi import KEY_PROBLEMS, about, answer, classify_extra, refer
+from service.http.seen_documents import SeenClip, SeenImage, SeenScan
 
 #: Modality -> name -> what its requests may say.
 KNOWN = {

@@ -17,6 +17,7 @@ from service.http.endpoint import Classify
 from service.http.examples import BUNDLES_EXAMPLE
 from service.http.guard import ADMIN, CLASSIFY, public_requests
 from service.http.health import add_health
+from service.http.job_documents import line_schemas
 from service.http.keys import Keys
 from service.http.openapi import about, classify, example, whole
 from service.http.page.routes import add_page
@@ -104,7 +105,8 @@ def _openapi(app: FastAPI, engine: Engine, keys: Keys) -> dict[str, Any]:
     """The document; addresses for admins are shown where there are any."""
     if app.openapi_schema is None:
         public = public_requests(engine.settings) if keys else None
-        app.openapi_schema = whole(app, request_schemas(), public)
+        lines = line_schemas() if engine.settings.jobs is not None else {}
+        app.openapi_schema = whole(app, request_schemas() | lines, public)
     if keys.has("admin"):
         return app.openapi_schema
     paths = app.openapi_schema["paths"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from pathlib import Path
 
 from fastapi import FastAPI, Response
@@ -22,6 +23,8 @@ from service.http.documents import Document, GridDocument
 from service.http.examples import BUNDLES_EXAMPLE
 from service.http.openapi import add_problems, answer
 from service.http.problems import NotFound
+
+log = logging.getLogger(__name__)
 
 CARD, MAX_CARD_BYTES = "README.md", 2**20
 
@@ -119,7 +122,8 @@ def _versions(home: Path | None, answers: Manifest | None) -> list[VersionDocume
     """What the folder has by now; of the version that answers, what answers."""
     try:
         names = versions_in(home) if home else ()
-    except (BundleError, OSError):
+    except (BundleError, OSError) as error:
+        log.warning("the versions in %s cannot be listed: %s", home, error)
         names = (answers.version,) if answers else ()
     return [_version(home, name, answers) for name in names]
 
@@ -140,13 +144,16 @@ def _version(home: Path | None, name: str, answers: Manifest | None) -> VersionD
 
 def _card(home: Path | None, manifest: Manifest) -> bytes:
     """The card that the bundle was exported with; NotFound where there is none, or another."""
-    try:
-        if home is not None:
+    if home is not None and (expected := manifest.files.get(CARD)) is not None:
+        why: OSError | str = "it is not the one that the bundle was exported with"
+        try:
             folder = home / manifest.version if has_versions(home) else home
             with (folder / CARD).open("rb") as stream:
                 card = stream.read(MAX_CARD_BYTES)
-            if hashlib.sha256(card).hexdigest() == manifest.files.get(CARD):
+            if hashlib.sha256(card).hexdigest() == expected:
                 return card
-    except OSError:
-        pass  # told below, as what is not there
+        except OSError as error:
+            why = error
+        which = manifest.name, manifest.version
+        log.warning("the card of bundle %s %s is not told: %s", *which, why)
     raise NotFound(f"bundle {manifest.name} has no card, or not the one that it was exported with")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
+from service.jobs.database import StoreError
 from service.jobs.spool import InUse, NoJobs, Spool
-from service.jobs.store import Job, Store, StoreError
+from service.jobs.store import Job, Store
 from service.settings import GIB, Settings, SettingsError
 
 
@@ -32,8 +33,8 @@ def take_folder(settings: Settings) -> Folder:
         spool = Spool(folder, int(settings.jobs_max_gib * GIB))
         store = Store(folder)  # before anything is removed: it tells whose folder this is
         jobs = store.open()
-        spool.keep({job.id for job in jobs}, store.size)
-        store.reserve()
+        spool.keep({job.id for job in jobs}, store.database.size)
+        store.database.reserve.take()
     except NoJobs:
         raise SettingsError(
             f"jobs: expected an empty folder, or one that holds jobs; {folder} holds something else"

@@ -15,14 +15,23 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from models.bundle import BundleError
-from service.engine.candidates import Candidate, Candidates, RefusedDefault
+from service.engine.candidates import Candidate, Candidates, UnableDefault
 from service.engine.decode.wire import Preparation
 from service.engine.engine import Engine
-from service.engine.failures import BundleRefused, UnknownBundle
+from service.engine.failures import (
+    BadParameter,
+    BundleRefused,
+    NoEmbedding,
+    UnknownBundle,
+    UnknownGrid,
+)
 from service.engine.model import AUTO, Choice, ExaminedBundle, Model, Target
 from service.engine.parameters import Asked
-from service.jobs.store import FILE, Job, Store
+from service.jobs.database import FILE
+from service.jobs.store import Job, Store
 
+#: Why a default may be unable to answer, as it is written down; jobs from before had but one.
+UNABLE = {one.__name__: one for one in (BundleRefused, UnknownGrid, BadParameter, NoEmbedding)}
 #: As they are written down: one JSON object each.
 Written = list[dict[str, Any]]
 Key = tuple[Path, str]  # of a version: where its bundle is, and its name
@@ -33,9 +42,9 @@ def write_down(candidates: Candidates) -> Written:
     return [_written(one) for one in candidates]
 
 
-def _written(one: Candidate | RefusedDefault) -> dict[str, Any]:
-    if isinstance(one, RefusedDefault):
-        return {"modality": one.modality, "refused": one.reason}
+def _written(one: Candidate | UnableDefault) -> dict[str, Any]:
+    if isinstance(one, UnableDefault):
+        return {"modality": one.modality, "refused": one.reason, "kind": one.kind.__name__}
     first = next(iter(one.choice.targets.values()))
     return {
         "modality": one.choice.manifest.modality,
@@ -84,10 +93,11 @@ class Versions:
 
     async def _candidate(
         self, one: Mapping[str, Any], asked: Asked
-    ) -> Candidate | RefusedDefault:
+    ) -> Candidate | UnableDefault:
         file_bytes = self._engine.settings.limits(one["modality"]).file_bytes
         if "refused" in one:
-            return RefusedDefault(one["refused"], one["modality"], file_bytes)
+            kind = UNABLE[one.get("kind", BundleRefused.__name__)]
+            return UnableDefault(kind, one["refused"], one["modality"], file_bytes)
         targets = await self._targets(one["bundle"], one["version"])
         choice = Choice.of(targets.values() if one["grid"] == AUTO else [targets[one["grid"]]])
         if one["modality"] == "video":

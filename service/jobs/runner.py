@@ -26,7 +26,7 @@ from service.jobs.ledger import Ledger
 from service.jobs.pins import Pins, Versions, Written, write_down
 from service.jobs.spool import full_disk_told
 from service.jobs.store import Item, Job, State
-from service.jobs.work import SUSPECT_STARTS, Describe, JobWork
+from service.jobs.work import SUSPECT_STARTS, Encode, JobWork
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class JobRunner:
     """The jobs of a folder, and the work on them.
 
     Args:
-        describe: an item's failure as JSON.
+        encode: what became of an item, as the line that clients read.
 
     Attributes:
         ledger: what is written down of jobs.
@@ -54,12 +54,12 @@ class JobRunner:
         SettingsError: the folder cannot be used.
     """
 
-    def __init__(self, engine: Engine, describe: Describe) -> None:
+    def __init__(self, engine: Engine, encode: Encode) -> None:
         self.engine = engine
         self.settings = engine.settings
         self.pins = Pins()
         self._versions = Versions(engine)
-        self._describe = describe
+        self._encode = encode
         self._open: dict[str, Job] = {}  # that have not ended, as far as is known here
         self.spool, store, jobs = take_folder(engine.settings)
         self.ledger = Ledger(store)
@@ -139,7 +139,7 @@ class JobRunner:
                 await self._forget(job)
         expired = time.time() - HOUR * self.settings.jobs_keep_hours
         await self.ledger.call(store.remove_ended, expired)
-        await self.ledger.call(store.reserve)
+        await self.ledger.call(store.database.reserve.take)
         self._tell(list(jobs.values()), await self.ledger.call(store.counts))
         if self.engine.catalog.examined and not self.engine.died:
             self._begin(list(jobs.values()))
@@ -150,7 +150,7 @@ class JobRunner:
         for state in get_args(State):
             metrics.jobs.labels(state).set(counts.get(state, 0))
         metrics.job_items_waiting.set(sum(job.total - job.answered for job in jobs))
-        metrics.job_bytes.set(self.spool.used + self.ledger.store.size())
+        metrics.job_bytes.set(self.spool.used + self.ledger.store.database.size())
         queued = [job.created for job in jobs if job.state == "queued"]
         metrics.job_oldest_seconds.set(time.time() - min(queued) if queued else 0)
 
@@ -204,7 +204,7 @@ class JobRunner:
             if await self.ledger.call(self.ledger.store.begin, job):  # before a version is opened
                 candidates = await self._versions.find_again(job)
                 inputs = Inputs(self.spool.place(job.id), self.settings.jobs_paths)
-                work = JobWork(self.engine, self.ledger, inputs, self._describe)
+                work = JobWork(self.engine, self.ledger, inputs, self._encode)
                 await work.finish(job, candidates)
         except Failure as failure:
             log.warning("job %s waits: %s", job.id, failure.detail)

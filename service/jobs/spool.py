@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from media.files import sync_directory, sync_tree
+from service.jobs.database import FILE, FULL
 from service.jobs.failures import JobsFull
-from service.jobs.store import FILE, FULL
 
 LOCK, RECEIVED = "lock", "job-"
 #: How folders are called that are made here: of a job, of what is still received.

@@ -7,70 +7,23 @@ Nothing here knows of an engine or the web; every call may wait for the disk.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import json
-import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from service.jobs.database import Database
 from service.jobs.failures import KeyReused, TooManyJobs
 
-SCHEMA = 2
-FILE = "jobs.sqlite"
-#: Room on the disk that is given up where it is full, so that a job can be cancelled still.
-RESERVE, RESERVE_BYTES = "reserve", 2**20
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # as a disk says it
-MAX_LOG_BYTES = 2**22  # of the database's log, once it is in the database
 #: That an owner may have, those that have ended and not expired among them.
 MAX_JOBS = 1000
-#: Another process may be writing, for so long.
-BUSY_SECONDS = 10.0
-TABLES = """
-CREATE TABLE jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    owner TEXT NOT NULL,
-    state TEXT NOT NULL,
-    reason TEXT,
-    created REAL NOT NULL,
-    ended REAL,
-    key TEXT,
-    fingerprint TEXT NOT NULL,
-    parameters TEXT NOT NULL,
-    candidates TEXT NOT NULL,
-    bytes INTEGER NOT NULL,
-    total INTEGER NOT NULL,
-    answered INTEGER NOT NULL DEFAULT 0,
-    failed INTEGER NOT NULL DEFAULT 0,
-    starts INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (owner, key)
-);
-CREATE TABLE items (
-    job INTEGER NOT NULL REFERENCES jobs ON DELETE CASCADE,
-    number INTEGER NOT NULL,
-    name TEXT NOT NULL,
-    origin TEXT NOT NULL,
-    member TEXT NOT NULL,
-    place INTEGER,
-    line TEXT,
-    PRIMARY KEY (job, number)
-) WITHOUT ROWID;
-CREATE UNIQUE INDEX lines ON items (job, place) WHERE place IS NOT NULL;
-"""
-
 State = Literal["queued", "running", "done", "cancelled"]
 ENDED = ("done", "cancelled")
 #: The origin of an item that is a path of this machine; no stored file is called so.
 LOCAL = "/"
-
-
-class StoreError(Exception):
-    """The database is of another version, or none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,6 +65,13 @@ class Job:
         return self.state in ENDED
 
 
+class Place(NamedTuple):
+    """Where a job stands among the others, as long as it was there: no two have the same."""
+
+    created: float
+    id: str
+
+
 class Item(NamedTuple):
     """One file to answer.
 
@@ -146,56 +106,20 @@ class Store:
 
     One thread at a time may use it; several processes may have it open.
 
+    Attributes:
+        database: its file, and the reserve of the disk.
+
     Raises:
         StoreError: it cannot be used.
         OSError, sqlite3.Error: it cannot be opened.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
-        self._reserve = folder / RESERVE
-        self._sql = sqlite3.connect(
-            self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        try:
-            self._sql.execute("PRAGMA auto_vacuum = FULL")  # of a new one: it shrinks too
-            self._make_tables()  # first: of another's database nothing is changed
-            self._sql.execute("PRAGMA journal_mode = WAL")
-            self._sql.execute("PRAGMA synchronous = FULL")  # a line that was read stays
-            self._sql.execute("PRAGMA foreign_keys = ON")
-            self._sql.execute(f"PRAGMA journal_size_limit = {MAX_LOG_BYTES}")
-        except BaseException:
-            self._sql.close()
-            raise
-
-    def _make_tables(self) -> None:
-        with self._transaction():
-            (version,) = self._sql.execute("PRAGMA user_version").fetchone()
-            if version not in (0, 1, SCHEMA):
-                raise StoreError(f"expected jobs of schema {SCHEMA}, got {version}")
-            if version == 1:
-                self._sql.execute("ALTER TABLE jobs ADD COLUMN starts INTEGER NOT NULL DEFAULT 0")
-            if version == 0:
-                if self._sql.execute("SELECT 1 FROM sqlite_master").fetchone():
-                    raise StoreError(f"{FILE} holds other tables than those of jobs")
-                for statement in filter(str.strip, TABLES.split(";")):
-                    self._sql.execute(statement)
-            self._sql.execute(f"PRAGMA user_version = {SCHEMA}")
+        self.database = Database(folder)
+        self._sql, self._transaction = self.database.sql, self.database.transaction
 
     def close(self) -> None:
-        self._sql.close()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All of the block, or nothing of it; nobody else writes meanwhile."""
-        self._sql.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._sql.execute("COMMIT")
-        except BaseException:
-            if self._sql.in_transaction:  # a full disk may have ended it
-                self._sql.execute("ROLLBACK")
-            raise
+        self.database.close()
 
     # --- jobs --------------------------------------------------------------------------------
 
@@ -241,17 +165,19 @@ class Store:
         found = self._jobs("id = ?", id_)
         return found[0] if found else None
 
-    def of_owner(self, owner: str | None, older: Job | None = None, most: int = -1) -> list[Job]:
+    def of_owner(
+        self, owner: str | None, before: Place | None = None, most: int = -1
+    ) -> list[Job]:
         """The jobs of one owner, or of all; newest first.
 
         Args:
-            older: than this one, where it is given.
+            before: the place that they are behind of, where it is given.
             most: of them; all where it is negative.
         """
-        number = older.number if older is not None else None
-        where = "(? IS NULL OR owner = ?) AND (? IS NULL OR number < ?)"
-        ranked = f"{where} ORDER BY number DESC LIMIT ?"
-        return self._jobs(ranked, owner, owner, number, number, most)
+        created, id_ = before or (None, None)
+        where = "(? IS NULL OR owner = ?) AND (? IS NULL OR (created, id) < (?, ?))"
+        ranked = f"{where} ORDER BY created DESC, id DESC LIMIT ?"
+        return self._jobs(ranked, owner, owner, created, created, id_, most)
 
     def open(self) -> list[Job]:
         """What has not ended; oldest first."""
@@ -292,23 +218,11 @@ class Store:
         try:
             self._change(job, what, time.time())
         except sqlite3.Error as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._reserve.exists():
+            is_full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+            if not is_full or not self.database.reserve.give_up():
                 raise
-            self._reserve.unlink()
             self._change(job, what, time.time())
         return self.get(job.id)
-
-    def reserve(self) -> None:
-        """Have the reserve of the disk again, unless that is full."""
-        if self._reserve.exists():
-            return
-        try:
-            with self._reserve.open("xb") as stream:
-                os.posix_fallocate(stream.fileno(), 0, RESERVE_BYTES)
-        except OSError as error:
-            self._reserve.unlink(missing_ok=True)
-            if error.errno not in FULL:
-                raise
 
     def _change(self, job: Job, what: str, *values: object) -> bool:
         """Of a job that has not ended."""
@@ -369,11 +283,6 @@ class Store:
             (job.number, after, most),
         )
         return [line for (line,) in rows]
-
-    def size(self) -> int:
-        """Bytes of the database on the disk, its log included; from any thread."""
-        beside = (self._path, self._path.with_name(f"{FILE}-wal"))
-        return sum(path.stat().st_size for path in beside if path.exists())
 
 
 def _job(row: tuple[Any, ...]) -> Job:

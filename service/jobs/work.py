@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
 
 from service.engine.bulk import Answer, File, begin_each
 from service.engine.candidates import Candidates
@@ -23,6 +21,7 @@ from service.engine.failures import (
     Draining,
     Failure,
     InferenceFailed,
+    InternalError,
     NotReady,
     Overloaded,
 )
@@ -43,18 +42,19 @@ SUSPECT_STARTS, FAULT_STARTS = 3, 5
 AGAIN_SECONDS = 1.0
 #: Not the item's own: it is answered later, maybe by another process.
 NOT_ITS_OWN = (NotReady, Draining, Overloaded, DeadlinePassed)
-#: An item's failure as JSON.
-Describe = Callable[[Failure], Mapping[str, Any]]
+#: Number and name of an item, what became of it, and how arrays are told -> its line, JSON;
+#: ValueError where that is none.
+Encode = Callable[[int, str, Answer, EncodingFormat], str]
 
 
 class JobWork:
     """Answers what has no line yet; for one call of ``finish``."""
 
-    def __init__(self, engine: Engine, ledger: Ledger, inputs: Inputs, describe: Describe) -> None:
+    def __init__(self, engine: Engine, ledger: Ledger, inputs: Inputs, encode: Encode) -> None:
         self._engine = engine
         self._ledger = ledger
         self._inputs = inputs
-        self._describe = describe
+        self._encode = encode
         self._room = asyncio.Semaphore(MAX_BEGUN)
         self._begun: set[asyncio.Task[Answer]] = set()
         self._answered: asyncio.Queue[tuple[File, Answer]] = asyncio.Queue()
@@ -159,24 +159,28 @@ class JobWork:
             metrics.job_items_answered.inc(now.answered - before.answered - failed)
             metrics.job_items_failed.inc(failed)
 
-    def _line(self, file: File, answer: Answer, encoding_format: EncodingFormat) -> Line:
-        told: dict[str, Any] = {"item": file.number, "filename": file.name}
-        if isinstance(answer, Failure):
-            told["error"] = self._describe(answer)
-        else:
-            told |= answer.document(encoding_format)
-        return Line(file.number, json.dumps(told, allow_nan=False), "error" in told)
+    def _line(
+        self, job: Job, file: File, answer: Answer, encoding_format: EncodingFormat
+    ) -> Line:
+        try:
+            text = self._encode(file.number, file.name, answer, encoding_format)
+        except ValueError as error:
+            told = job.id, file.number
+            log.error("job %s: the answer to item %d is no line", *told, exc_info=error)
+            answer = InternalError("an unexpected error; the log says more")
+            text = self._encode(file.number, file.name, answer, encoding_format)
+        return Line(file.number, text, isinstance(answer, Failure))
 
     def _lines(
-        self, answers: list[tuple[File, Answer]], encoding_format: EncodingFormat
+        self, job: Job, answers: list[tuple[File, Answer]], encoding_format: EncodingFormat
     ) -> list[Line]:
-        return [self._line(file, answer, encoding_format) for file, answer in answers]
+        return [self._line(job, file, answer, encoding_format) for file, answer in answers]
 
     async def _write(
         self, job: Job, answers: list[tuple[File, Answer]], encoding_format: EncodingFormat
     ) -> Job | None:
         """Until it is done: a disk may be full for a while. Arrays are encoded beside the loop."""
-        lines = await self._ledger.call(self._lines, answers, encoding_format)
+        lines = await self._ledger.call(self._lines, job, answers, encoding_format)
         while True:
             try:
                 return await self._ledger.call(self._ledger.store.record, job, lines)

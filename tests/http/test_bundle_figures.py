@@ -117,20 +117,41 @@ def test_what_is_not_there_is_told(server: RunningServer) -> None:
     assert detail.startswith("bundle refused is not served: graphs/weights.bin has sha256")
 
 
-def test_card_that_was_changed_is_not_told(tmp_path: Path) -> None:
-    """What lies there now may be anything: a link too."""
+def test_card_that_was_changed_is_not_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What lies there now may be anything, a link too; the log says why, the answer does not."""
     folder = write_tiny_bundle(tmp_path)
     (tmp_path / "secret").write_text("a secret")
+    another = "it is not the one that the bundle was exported with"
     with serving(tmp_path) as server:
-        for change in (
-            lambda: (folder / CARD).write_text("another"),
-            (folder / CARD).unlink,
-            lambda: (folder / CARD).symlink_to(tmp_path / "secret"),
+        for change, why in (
+            (lambda: (folder / CARD).write_text("another"), another),
+            ((folder / CARD).unlink, "No such file or directory"),
+            ((folder / CARD).mkdir, "Is a directory"),
+            ((folder / CARD).rmdir, "No such file or directory"),
+            (lambda: (folder / CARD).symlink_to(tmp_path / "secret"), another),
         ):
             change()
+            caplog.clear()
             status, kind, detail = problem(server, "/v1/bundles/tiny/card")
             assert (status, kind) == (404, "/problems/not-found")
             assert detail == "bundle tiny has no card, or not the one that it was exported with"
+            (told,) = [one.message for one in caplog.records if "the card of" in one.message]
+            assert told.startswith("the card of bundle tiny 1 is not told: ")
+            assert why in told
+
+
+def test_versions_that_cannot_be_listed_are_told_to_the_operator(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one that answers is shown, and why there are no others is in the log alone."""
+    folder = write_tiny_bundle(tmp_path)
+    with serving(tmp_path) as server:
+        (folder / "manifest.json").write_text("{")
+        (one,) = server.get("/v1/bundles/tiny/versions").json()["versions"]
+        assert (one["version"], one["reason"]) == ("1", None)
+        assert f"the versions in {folder} cannot be listed: " in caplog.text
 
 
 def test_bundle_that_may_still_come_is_not_unknown(start: Start) -> None:

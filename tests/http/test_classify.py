@@ -259,8 +259,12 @@ def test_named_bundle_decides_what_a_file_is(all_bundles: Path, tmp_path: Path) 
     _, (line,) = classify(*asked, "--bundle", "video", "--views", "3", "--grid", "16x1x1")
     assert (line["bundle"], line["grid"]) == ("video", "16x1x1")
     assert [len(view) for view in line["seen"]["seconds"]] == [16, 16, 16]
-    _, (line,) = classify(*asked, "--views", "1")  # that says it is a clip
-    assert line["bundle"] == "video"
+    (tmp_path / "photo").write_bytes(picture(3))
+    for words in (("--views", "1"), ("--grid", "16x1x1")):  # that says it is a clip
+        _, (line, other) = classify(path, tmp_path / "photo", *asked[1:], *words)
+        assert line["bundle"] == "video"
+        assert words[0].removeprefix("--") in other["error"]["detail"]
+        assert "bundle image" in other["error"]["detail"]
     done, (line,) = classify(*asked, "--bundle", "volume")
     assert done.returncode == 1
     assert line["error"]["detail"].startswith("expected NIfTI")

@@ -84,11 +84,15 @@ def keys(value: Any) -> Any:
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_example_has_the_keys_of_a_real_answer(server: RunningServer, modality: str) -> None:
-    """A real answer has exactly the names and types of its example, and both fit its model."""
+    """A real answer has exactly the names and types of its example, in their order, and both fit
+    its model.
+    """
     path = f"/v1/classify/{modality}"
     media = MEDIA[modality]() if modality != "volume" else with_spacing()
     answer = server.classify(path, content=media).json()
     assert keys(answer) == keys(ANSWERS[modality])
+    (result,), (shown,) = answer["results"], ANSWERS[modality]["results"]
+    assert list(result) == list(shown)  # in this order too
     KINDS[modality].answer.model_validate(answer)
     KINDS[modality].answer.model_validate(ANSWERS[modality])
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from service.engine.job import Outcome
 from service.http.job_documents import JOB_EXAMPLE
+from service.http.job_lines import JOB_LINE
 from service.http.problems import CONTENT_TYPE, PROBLEMS
 from service.jobs.failures import EmptyJob
 from service.settings import read_settings
-from tests.helpers.jobs import finish, form, make, zipped
+from tests.helpers.jobs import finish, form, lines, make, zipped
 from tests.helpers.service_fixtures import picture, run
 from tests.jobs.conftest import Start
 
@@ -84,3 +88,40 @@ def test_openapi_shows_every_address_and_problem(start: Start) -> None:
     }
     of_jobs = {one.name for kind, one in PROBLEMS.items() if kind.__module__ == EmptyJob.__module__}
     assert shown >= of_jobs - {"unknown-job"}
+
+
+def test_openapi_has_the_schema_of_a_line(start: Start) -> None:
+    """It is that which lines are checked by when they are written: of answers and of problems."""
+    server, _ = start()
+    document = server.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    results = document["paths"]["/v1/jobs/{id}/results"]["get"]["responses"]["200"]["content"]
+    schema = results["application/jsonl"]["schema"]
+    assert (schema["type"], schema["contentMediaType"]) == ("string", "application/jsonl")
+    assert schema["contentSchema"]["items"] == {"$ref": "#/components/schemas/JobLine"}
+    names = [one["$ref"].rpartition("/")[2] for one in schemas["JobLine"]["anyOf"]]
+    job = make(server, files=form({"a.png": picture(), "b.png": b"text"}))
+    finish(server, job)
+    shown = results["application/jsonl"]["example"].splitlines()
+    told = [*lines(server, job), *map(json.loads, shown)]
+    for line in told:
+        JOB_LINE.validate_python(line)
+        one = schemas[names["error" in line]]
+        assert set(one["required"]) <= line.keys()
+        assert list(line) == [name for name in one["properties"] if name in line]
+    assert {"error" in line for line in told[:2]} == {True, False}
+
+
+@pytest.mark.parametrize("change", [{"unheard_of": 1}, {"version": 1}, {"logits": [math.nan]}])
+def test_line_that_is_none_is_a_mistake_of_ours(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, change: Any
+) -> None:
+    """Its file has failed, the log says why, and the job goes on."""
+    document = Outcome.document
+    monkeypatch.setattr(Outcome, "document", lambda *said: document(*said) | change)
+    server, _ = start()
+    job = make(server, files=form({"a.png": picture(), "b.png": b"text"}))
+    assert finish(server, job)["failed"] == 2
+    told = {line["item"]: line["error"]["type"] for line in lines(server, job)}
+    assert told == {1: "/problems/internal-error", 2: "/problems/unsupported-media"}
+    assert f"job {job['id']}: the answer to item 1 is no line" in caplog.text

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from service.jobs.database import FILE
 from service.jobs.folder import take_folder
-from service.jobs.store import FILE
 from service.settings import SettingsError, make_settings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from service.http.jobs import Jobs
+from service.jobs.store import Store
 from service.jobs.work import JobWork
 from tests.helpers.jobs import finish, form, lines, look, make, problem, refused, tarred, zipped
 from tests.helpers.measured_grids import ABSTAIN, measured_grids
@@ -63,14 +65,14 @@ def options_of(kind: str, files: dict[str, bytes], folder: Path) -> dict[str, An
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "form of a zip", "form of a tar", "paths"])
 def test_archives_and_folders_are_their_files(start: Start, tmp_path: Path, kind: str) -> None:
-    """Each of their files is an item, whatever is in it."""
+    """Each of their files is an item, whatever is in it; whatever its name, its line is one."""
     folder = tmp_path / "allowed"
     folder.mkdir()
     server, _ = start(jobs_paths=folder)
-    job = make(server, **options_of(kind, FILES | {"readme.txt": b"words"}, folder))
+    job = make(server, **options_of(kind, FILES | {"read\u2028me.txt": b"words"}, folder))
     assert finish(server, job)["failed"] == 1
     found = {line["filename"].removeprefix("sent/") for line in lines(server, job)}
-    assert found == {*FILES, "readme.txt"}
+    assert found == {*FILES, "read\u2028me.txt"}
 
 
 def test_lines_are_there_while_the_job_runs(start: Start) -> None:
@@ -146,7 +148,45 @@ def test_many_jobs_and_lines_come_a_page_at_a_time(start: Start) -> None:
     assert [len(lines(server, done, params={"after": n, "limit": 3})) for n in (0, 3)] == [3, 1]
     for limit in ("0", "-1", "many", "100001"):
         assert problem(server.get("/v1/jobs", params={"limit": limit}))[1] == "bad-parameter"
-    assert problem(server.get("/v1/jobs", params={"before": "none"}))[:2] == (404, "unknown-job")
+
+
+def test_list_goes_on_whatever_became_of_its_jobs(start: Start, tmp_path: Path) -> None:
+    """``next`` is good where the job that it is behind has expired since, and all before it."""
+    server, _ = start()
+    jobs = [make(server, files=form({"a.png": picture()}))["id"] for _ in range(4)]
+    first = server.get("/v1/jobs?limit=2").json()
+    assert [job["id"] for job in first["jobs"]] == jobs[:1:-1]
+    for id_ in jobs[2:]:
+        finish(server, {"id": id_})
+    with closing(Store(tmp_path / "jobs")) as store, store._sql as database:
+        database.execute("DELETE FROM jobs WHERE id IN (?, ?)", jobs[2:])
+    rest = server.get(first["next"]).json()
+    assert [job["id"] for job in rest["jobs"]] == jobs[1::-1]
+    assert rest["next"] is None
+
+
+def test_list_goes_on_among_jobs_of_one_moment(start: Start, tmp_path: Path) -> None:
+    """Also where a clock told several the same time."""
+    server, _ = start()
+    jobs = {make(server, files=form({"a.png": picture()}))["id"] for _ in range(3)}
+    with closing(Store(tmp_path / "jobs")) as store, store._sql as database:
+        database.execute("UPDATE jobs SET created = 0.5")
+    listed, page = [], "/v1/jobs?limit=1"
+    while page:
+        answer = server.get(page).json()
+        listed += [job["id"] for job in answer["jobs"]]
+        page = answer["next"]
+    assert (len(listed), set(listed)) == (3, jobs)
+
+
+def test_place_in_the_list_that_is_none_is_refused(start: Start) -> None:
+    """It says what was expected; the id of a job is none either."""
+    server, _ = start()
+    no_number, wrong_length = "7ff8" + "0" * 36, ("4" * 39, "4" * 41, "4" * 24)
+    for before in ("", "none", "f" * 40, no_number, *wrong_length, "4" * 40 + "\n", "A" * 40):
+        told = problem(server.get("/v1/jobs", params={"before": before}))
+        assert told[:2] == (422, "bad-parameter")
+        assert told[2].startswith("before: expected what next of a list has there, got ")
 
 
 def test_metrics_tell_how_far_jobs_are(start: Start) -> None:

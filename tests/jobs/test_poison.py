@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from service.jobs import runner, work
-from service.jobs.store import FILE, Store
+from service.jobs.database import FILE
+from service.jobs.store import Store
 from service.jobs.work import JobWork
 from tests.helpers.effort import alone, effort
 from tests.helpers.jobs import finish, form, lines, make

@@ -14,6 +14,7 @@ import pytest
 from media.sources import archive
 from service.http.keys import digest
 from service.jobs import inputs, store
+from service.jobs.spool import Spool
 from tests.helpers.jobs import (
     finish,
     form,
@@ -25,7 +26,14 @@ from tests.helpers.jobs import (
     tarred,
     zipped,
 )
-from tests.helpers.service_fixtures import RunningServer, picture, serving, wait_until
+from tests.helpers.service_fixtures import (
+    RunningServer,
+    picture,
+    scan,
+    serving,
+    wait_until,
+    write_tiny_bundle,
+)
 from tests.jobs.conftest import Start
 
 GOOD = picture(1)
@@ -124,6 +132,71 @@ def test_bad_job_is_told_what_is_wrong_with_it(server: RunningServer, name: str)
     assert server.get("/v1/jobs").json()["jobs"] == []
 
 
+#: What requests may say wrongly, and what the answer begins with.
+WRONG = {
+    "top_k=0": "top_k: expected a whole number from 1 to 5, got '0'",
+    "top_k=6": "top_k: expected a whole number from 1 to 5, got '6'",
+    "top_k=1&want=logits": "top_k: only of want=labels",
+    "grid=9x9": "unknown grid '9x9' for bundle tiny; known: 2x3, 3x2, auto",
+    "bundle=tiny@2": "bundle tiny: there is no version '2'",
+    "bundle=tiny&views=2": "views: of clips only; bundle tiny is for image",
+    "bundle=clips&views=0": "views: expected a whole number from 1 to",
+    "bundle=clips&views=1000": "views: expected a whole number from 1 to",
+    "want=all": "want: expected one of labels,",
+    "want=embedding": "want: bundle tiny has no embedding at grid 2x3",
+    "want=embedding&grid=auto": "want: bundle tiny has no embedding at grid 2x3",
+    "want=embedding&grid=4x1x4": "want: bundle clips has no embedding at grid 4x1x4",
+    "want=embedding&bundle=clips&views=1": "want: bundle clips has no embedding at grid 4x1x4",
+    "encoding_format=hex&want=logits": "encoding_format: expected one of float,",
+    "encoding_format=base64": "encoding_format: only of arrays",
+    "raw=yes": "raw: expected one of false, true",
+    "raw=true&want=logits": "raw: only of probabilities",
+    "abstain=1.5": "abstain: expected a number from 0 to 1",
+    "abstain=0.5&want=logits": "abstain: only of probabilities",
+    "explain=occlusion": "unknown parameter 'explain'",
+    "explain_label=ant": "unknown parameter 'explain_label'",
+    "timeout_ms=1": "unknown parameter 'timeout_ms'",
+    "strict=true": "unknown parameter 'strict'",
+}
+
+
+def test_wrong_parameters_are_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever can be known of them without the files: before these are taken to the disk."""
+    write_tiny_bundle(tmp_path / "bundles", "tiny")
+    write_tiny_bundle(tmp_path / "bundles", "clips", "video")
+    monkeypatch.setattr(Spool, "receive", lambda _: pytest.fail("the body is taken"))
+    with serving(tmp_path / "bundles", jobs=tmp_path / "jobs") as server:
+        for said, expected in WRONG.items():
+            answer = server.request("POST", f"/v1/jobs?{said}", files=form({"a": GOOD}))
+            assert answer.status_code in (404, 422), said
+            assert problem(answer)[2].startswith(expected), said
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "words"),
+    [
+        ({"want": "embedding"}, "no-embedding", "want: bundle image has no embedding at grid 2x3"),
+        ({"grid": "2x3x6"}, "unknown-grid", "unknown grid '2x3x6' for bundle image"),
+    ],
+)
+def test_default_that_cannot_answer_tells_its_files(
+    tmp_path: Path, said: dict[str, str], kind: str, words: str
+) -> None:
+    """Where another default can, the type of a file decides; no file is told of the other one."""
+    write_tiny_bundle(tmp_path / "bundles", "image")
+    write_tiny_bundle(tmp_path / "bundles", "volume", "volume", embeds=True)
+    with serving(tmp_path / "bundles", jobs=tmp_path / "jobs") as server:
+        job = make(server, files=form({"a.png": GOOD, "b.npy": scan()}), params=said)
+        assert job["bundles"] == ["volume@1"]
+        assert finish(server, job)["failed"] == 1
+        told = {line["filename"]: line for line in lines(server, job)}
+        assert told["a.png"]["error"]["type"] == f"/problems/{kind}"
+        assert told["a.png"]["error"]["detail"].startswith(words)
+        assert told["b.npy"]["grid"] == "2x3x6"
+
+
 def test_too_many_items_are_refused(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before any of them is answered."""
     monkeypatch.setattr(inputs, "MAX_ITEMS", 1)
@@ -200,6 +273,10 @@ def test_job_belongs_to_its_key(start: Start) -> None:
         assert problem(answer)[:2] == (404, "unknown-job")
     assert server.get("/v1/jobs", **otto).json()["jobs"] == []
     assert server.get("/v1/jobs").status_code == 401
+    make(server, files=form({"b.png": GOOD}), **anna)
+    rest = server.get("/v1/jobs?limit=1", **anna).json()["next"]
+    assert [one["id"] for one in server.get(rest, **anna).json()["jobs"]] == [job["id"]]
+    assert server.get(rest, **otto).json() == {"jobs": [], "next": None}
     session.gate.set()
     assert finish(server, job, **anna)["state"] == "done"
     assert len(lines(server, job, **anna)) == 1
