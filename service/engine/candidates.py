@@ -12,6 +12,7 @@ from service.engine.engine import Engine
 from service.engine.explain.explanation import Explain, parse_explain
 from service.engine.failures import (
     BadParameter,
+    BundleRefused,
     Failure,
     FileTooLarge,
     NoEmbedding,
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 OFFERED = ("image", "volume", "video")
 #: What a default is told where it is another's that is meant.
 UNFIT = (UnknownGrid, BadParameter)
+#: Why a default may be unable to answer and stay so; of whatever else nothing is begun.
+UNABLE = (*UNFIT, BundleRefused, NoEmbedding)
 #: The least that a reader can be asked for: only whether it knows the type of a file.
 PROBES = {
     "image": InputSpec(),
@@ -99,8 +102,8 @@ def find_candidates(engine: Engine, parameters: Mapping[str, str]) -> Candidates
         parameters: as ``choose``, ``Asked.parse`` and ``parse_explain`` take them.
 
     Raises:
-        Failure: none can answer; what is wrong with the first one, or with the first whose graph
-            alone is in the way.
+        Failure: none can answer, and what is wrong with the first one, or with the first whose
+            graph alone is in the way; or bundles are still being checked.
     """
     candidates: list[Candidate | UnableDefault] = []
     unfit: list[UnableDefault] = []
@@ -113,7 +116,7 @@ def find_candidates(engine: Engine, parameters: Mapping[str, str]) -> Candidates
             explain = parse_explain(parameters, choice, 1)
             engine.check_want(asked.want, choice)
             candidates.append(Candidate(choice, top_k, file_bytes, asked, explain))
-        except Failure as problem:
+        except UNABLE as problem:
             problems.append(problem)
             is_unfit = isinstance(problem, UNFIT) or (of_clips and modality != "video")
             unable = UnableDefault(type(problem), problem.detail, modality, file_bytes)

@@ -15,23 +15,17 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from models.bundle import BundleError
-from service.engine.candidates import Candidate, Candidates, UnableDefault
+from service.engine.candidates import UNABLE, Candidate, Candidates, UnableDefault
 from service.engine.decode.wire import Preparation
 from service.engine.engine import Engine
-from service.engine.failures import (
-    BadParameter,
-    BundleRefused,
-    NoEmbedding,
-    UnknownBundle,
-    UnknownGrid,
-)
+from service.engine.failures import BundleRefused, UnknownBundle
 from service.engine.model import AUTO, Choice, ExaminedBundle, Model, Target
 from service.engine.parameters import Asked
 from service.jobs.database import FILE
 from service.jobs.store import Job, Store
 
-#: Why a default may be unable to answer, as it is written down; jobs from before had but one.
-UNABLE = {one.__name__: one for one in (BundleRefused, UnknownGrid, BadParameter, NoEmbedding)}
+#: Why a default cannot answer, as it is written down; jobs from before had but one reason.
+KINDS = {one.__name__: one for one in UNABLE}
 #: As they are written down: one JSON object each.
 Written = list[dict[str, Any]]
 Key = tuple[Path, str]  # of a version: where its bundle is, and its name
@@ -96,7 +90,7 @@ class Versions:
     ) -> Candidate | UnableDefault:
         file_bytes = self._engine.settings.limits(one["modality"]).file_bytes
         if "refused" in one:
-            kind = UNABLE[one.get("kind", BundleRefused.__name__)]
+            kind = KINDS[one.get("kind", BundleRefused.__name__)]
             return UnableDefault(kind, one["refused"], one["modality"], file_bytes)
         targets = await self._targets(one["bundle"], one["version"])
         choice = Choice.of(targets.values() if one["grid"] == AUTO else [targets[one["grid"]]])
