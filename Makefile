@@ -87,9 +87,10 @@ train-env: .venv/train  ## only set up what training, export, lint and bench nee
 
 triton-env: .venv/tritonclient/.installed  ## the environment of the tests with NVIDIA's client: its pins are not ours
 
-images: container-engine  ## build the container images liere-serve and liere-train
+images: container-engine  ## build the container images liere-serve, liere-train and liere-proxy
 	$(call build,serve,liere-serve$(if $(filter gpu,$(EXTRA)),-gpu))
 	$(call build,train,liere-train)
+	$(call build,proxy,liere-proxy)
 
 test-containers: images .venv/serve-test  ## build the images and run them, and the retraining of docs/containers.md
 	CONTAINER_ENGINE=$(ENGINE) .venv/serve-test/bin/python -m pytest -v $(ARGS) \
