@@ -92,9 +92,10 @@ images: container-engine  ## build the container images liere-serve, liere-train
 	$(call build,train,liere-train)
 	$(call build,proxy,liere-proxy)
 
-test-containers: images .venv/serve-test  ## build the images and run them, and the retraining of docs/containers.md
+test-containers: images .venv/serve-test  ## build the images and run them, as docs/containers.md and docs/dashboards.md say
 	CONTAINER_ENGINE=$(ENGINE) .venv/serve-test/bin/python -m pytest -v $(ARGS) \
-		tests/house/test_containers.py tests/house/test_containers_retrain.py
+		tests/house/test_containers.py tests/house/test_containers_retrain.py \
+		tests/house/test_containers_dashboards.py
 
 test-gpu-libs: .venv/serve-gpu  ## install the GPU environment (gigabytes) and load all of CUDA but its driver
 	.venv/serve-gpu/bin/python -m tests.house.gpu_libraries
