@@ -1,5 +1,5 @@
 # Images from one file: `serve` answers, `train` trains and exports, `proxy` speaks TLS where
-# compose is asked for it. `make images` builds the first two and gives them their version; docker, podman
+# compose is asked for it. `make images` builds them and gives them their version; docker, podman
 # and buildah do it alone too, without a version: `docker build --target serve --tag liere-serve .`
 
 # --- what both stand on ----------------------------------------------------------------------

@@ -87,13 +87,15 @@ train-env: .venv/train  ## only set up what training, export, lint and bench nee
 
 triton-env: .venv/tritonclient/.installed  ## the environment of the tests with NVIDIA's client: its pins are not ours
 
-images: container-engine  ## build the container images liere-serve and liere-train
+images: container-engine  ## build the container images liere-serve, liere-train and liere-proxy
 	$(call build,serve,liere-serve$(if $(filter gpu,$(EXTRA)),-gpu))
 	$(call build,train,liere-train)
+	$(call build,proxy,liere-proxy)
 
-test-containers: images .venv/serve-test  ## build the images and run them, and the retraining of docs/containers.md
+test-containers: images .venv/serve-test  ## build the images and run them, as docs/containers.md and docs/dashboards.md say
 	CONTAINER_ENGINE=$(ENGINE) .venv/serve-test/bin/python -m pytest -v $(ARGS) \
-		tests/house/test_containers.py tests/house/test_containers_retrain.py
+		tests/house/test_containers.py tests/house/test_containers_retrain.py \
+		tests/house/test_containers_dashboards.py
 
 test-gpu-libs: .venv/serve-gpu  ## install the GPU environment (gigabytes) and load all of CUDA but its driver
 	.venv/serve-gpu/bin/python -m tests.house.gpu_libraries

@@ -74,6 +74,7 @@ class Compose:
         self.engine = engine
         self.words = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
         self.port, self.prometheus_port = free_port(), free_port()
+        self.grafana_port, self.tls_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.project = f"{NAME}-{folder.name}".lower()
         (folder / "debian.yml").write_text(f"services: {{prometheus: {{image: {PROMETHEUS}}}}}\n")
@@ -88,6 +89,8 @@ class Compose:
                 "ENGINE": engine.name,
                 "PORT": str(self.port),
                 "PROMETHEUS_PORT": str(self.prometheus_port),
+                "GRAFANA_PORT": str(self.grafana_port),
+                "TLS_PORT": str(self.tls_port),
             }
         )
 
@@ -126,7 +129,8 @@ class Compose:
             self.environment["COMPOSE_FILE"] = before
 
     def down(self) -> None:
-        self("--profile", "train", "down", "--volumes", "--remove-orphans", "--timeout", "5")
+        profiles = [word for name in ("train", "grafana", "tls") for word in ("--profile", name)]
+        self(*profiles, "down", "--volumes", "--remove-orphans", "--timeout", "5")
 
 
 def run(

@@ -274,9 +274,9 @@ def test_dockerfile_needs_no_particular_builder(repo_root: Path) -> None:
     assert not re.search(r"<<|^# *syntax *=|--mount|--link|--chmod", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("target", ["serve", "train"])
+@pytest.mark.parametrize("target", ["serve", "train", "proxy"])
 def test_images_run_as_a_numbered_user(dockerfile: list[list[str]], target: str) -> None:
-    """Neither image runs as root, which a cluster can only check where the user is a number."""
+    """No image runs as root, which a cluster can only check where the user is a number."""
     user, group = _argument(_stage(dockerfile, target), "USER").split(":")
     assert int(user) > 1000
     assert int(group) > 1000
@@ -316,9 +316,9 @@ def test_images_carry_the_version_which_stands_in_one_place(repo_root: Path, ext
     words = ["make", "--dry-run", "images", "ENGINE=docker", f"EXTRA={extra}"]
     told = subprocess.run(words, cwd=repo_root, capture_output=True, text=True, check=True).stdout
     server = "liere-serve-gpu" if extra == "gpu" else "liere-serve"
-    for name in (server, "liere-train"):
+    for name in (server, "liere-train", "liere-proxy"):
         assert f"--tag {name}:{version} --tag {name}:latest ." in told
-    assert told.count(f"--label org.opencontainers.image.version={version} ") == 2
+    assert told.count(f"--label org.opencontainers.image.version={version} ") == 3
     for file in ("Dockerfile", "docker-compose.yml", "Makefile"):
         text = (repo_root / file).read_text(encoding="utf-8")
         assert not re.search(rf"(?<![\w.]){re.escape(version)}(?![\w.])", text)

@@ -204,7 +204,7 @@ def test_images_are_tagged_with_the_version(engine: Engine, repo_root: Path) -> 
     """The version of the project names the image that was built last, and its label says it."""
     project = tomllib.loads((repo_root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     label = '{{index .Config.Labels "org.opencontainers.image.version"}}'
-    for name in ("liere-serve", "liere-train"):
+    for name in ("liere-serve", "liere-train", "liere-proxy"):
         tagged = f"{name}:{project['version']}"
         assert (
             engine("image", "inspect", "--format", label, tagged).stdout.strip()

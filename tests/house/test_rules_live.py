@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,13 +23,15 @@ from tests.helpers.effort import alone
 from tests.helpers.measured_grids import measured_grids
 from tests.helpers.programs import tool
 from tests.helpers.service_fixtures import (
+    CLEAN,
+    ROOT,
     picture,
     running,
     serving,
     wait_until,
     write_tiny_bundle,
 )
-from tests.helpers.watching import RULES, Prometheus, prometheus
+from tests.helpers.watching import DEPLOY, RULES, Prometheus, documented, prometheus
 
 pytestmark = alone
 
@@ -117,14 +123,14 @@ def test_server_that_leaves_or_is_killed_is_not_ready(watched: Watched) -> None:
     wait_until(lambda: watched.prometheus.firing("LiereNotReady") == both, "not ready")
 
 
-def test_committed_dashboard_is_what_the_code_makes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``python -m deploy.dashboard`` would change nothing."""
-    committed = dashboard.PATH.read_text(encoding="utf-8")
-    monkeypatch.setattr(dashboard, "PATH", tmp_path / "liere.json")
-    dashboard.write()
-    assert (tmp_path / "liere.json").read_text(encoding="utf-8") == committed
+def test_committed_dashboard_is_what_the_code_makes(tmp_path: Path) -> None:
+    """The guide's command, in a copy without the file, writes the one that is committed."""
+    copy = tmp_path / dashboard.PATH.relative_to(ROOT)
+    copy.parent.mkdir(parents=True)
+    shutil.copy(DEPLOY / "dashboard.py", tmp_path / "deploy")
+    _, *words = shlex.split(documented(".venv/train/bin/python"))
+    subprocess.run([sys.executable, *words], cwd=tmp_path, env=CLEAN, check=True)
+    assert copy.read_bytes() == dashboard.PATH.read_bytes()
 
 
 def test_panels_have_places_and_queries_of_their_own() -> None:
