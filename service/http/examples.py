@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from models.figures import Calibration
+from models.figures import Calibration, Coverage, Estimate, Figures, FittedOn, Reliability
 from service.engine import failures
 from service.engine.vocabulary import PARAMETERS
 from service.http import problems
@@ -30,7 +30,7 @@ def _answer(
         "grid": grid,
         "seen": seen,
         "predictions": [dict(zip(names, one, strict=True)) for one in ranked],
-        "calibrated": False,
+        "calibrated": True,
         "timing_ms": dict(zip(("decode", "queue", "inference"), timing_ms, strict=True)),
     }
     return {"id": ID, "results": [result]}
@@ -68,14 +68,35 @@ ANSWERS = {
     ),
 }
 
-#: Of a grid that was exported before there were figures.
-_MEASURED = {
-    "split": "test",
-    "items": 10_000,
-    "figures": None,
-    "calibration": asdict(Calibration()),
-    "abstain": None,
-}
+_MEASURED = Figures(
+    top1=Estimate(0.778, 0.7702975, 0.7867025, 1000),
+    top5=Estimate(0.9859, 0.9836975, 0.9881, 1000),
+    balanced_accuracy=Estimate(0.7779999999999999, 0.7702950703679696, 0.786204484945119, 1000),
+    roc_auc=Estimate(0.9725759333333333, 0.9708000596271814, 0.9743431762871207, 1000),
+    drawn="items",
+    units=10_000,
+    confidence=0.7983406735008021,
+    mix=(0.1067, 0.104, 0.0984, 0.0863, 0.0983, 0.1061, 0.1042, 0.0968, 0.0989, 0.1003),
+    coverage=(
+        Coverage(0.5, 0.8805, 0.8307779670641681),
+        Coverage(0.6, 0.7982, 0.8634427461789025),
+        Coverage(0.7, 0.7097, 0.8938988304917571),
+        Coverage(0.8, 0.6142, 0.9220123738196028),
+        Coverage(0.9, 0.4702, 0.9593789876648234),
+        Coverage(0.95, 0.3315, 0.9782805429864253),
+        Coverage(0.99, 0.0196, 1.0),
+    ),
+)
+_CALIBRATION = Calibration(
+    calibrated=True,
+    temperature=0.7887797087408384,
+    reason="",
+    fitted_on=FittedOn(
+        "val", 2500, "d09f93900d5ada7922bee8075f6e14aae10326380130c063055e2ce9387f3ab1", 0
+    ),
+    before=Reliability(0.05680968383188508, 0.6896041227444722, 0.31624958382277046),
+    after=Reliability(0.02390003096189861, 0.6620857573601951, 0.31380148969107013),
+)
 BUNDLES_EXAMPLE: dict[str, Any] = {
     "ready": True,
     "default": {"image": "cifar10-liere8", "video": "lung-ultrasound", "volume": "adrenal"},
@@ -94,9 +115,16 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
             "encoding": "liere",
             "precision": "fp32",
             "grids": [
-                {"grid": "8x8", "pixels": [32, 32], "top1": 0.7864, **_MEASURED},
-                {"grid": "6x6", "pixels": [24, 24], "top1": 0.7262, **_MEASURED},
-                {"grid": "10x10", "pixels": [40, 40], "top1": 0.7318, **_MEASURED},
+                {
+                    "grid": "8x8",
+                    "pixels": [32, 32],
+                    "top1": 0.778,
+                    "split": "test",
+                    "items": 10_000,
+                    "figures": asdict(_MEASURED),
+                    "calibration": asdict(_CALIBRATION),
+                    "abstain": None,
+                }
             ],
             "labels": [
                 *("airplane", "automobile", "bird", "cat", "deer"),
