@@ -102,7 +102,7 @@ def test_jpeg_is_scaled_as_far_as_the_part_allows(
     read_part(jpeg(smooth(960, 640)), STRETCH, SIZE, part)
     assert sizes == [(640 // scaled, 960 // scaled)]
     left = min(a / b for a, b in zip(sides(part, (960, 640)), SIZE, strict=True)) / scaled
-    assert 2 <= left and (scaled == 8 or left < 4)
+    assert left >= 2 and (scaled == 8 or left < 4)
 
 
 def test_whole_is_what_is_served() -> None:
