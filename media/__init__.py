@@ -14,6 +14,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from media.part import Part
 from media.sample import Media, Sample
 from media.spec import Grid, InputSpec
 
@@ -23,11 +24,13 @@ __all__ = [
     "Media",
     "MediaError",
     "MediaTooLarge",
+    "Part",
     "Sample",
     "UnsupportedMedia",
     "prepare",
     "read",
     "read_fitting",
+    "read_part",
     "reader",
 ]
 
@@ -44,7 +47,12 @@ class Reader(Protocol):
     """What a module of ``INPUTS`` offers."""
 
     def read(
-        self, media: Media, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int
+        self,
+        media: Media,
+        spec: InputSpec,
+        sizes: Sequence[tuple[int, ...]],
+        views: int,
+        part: Part | None = None,
     ) -> Sample:
         """One item as arrays of one of ``sizes``, pixels per axis; MediaError if that cannot be.
 
@@ -93,6 +101,11 @@ def read_fitting(
     sizes = {grid.pixels(patch): grid for grid in grids}
     sample = reader(spec.modality).read(media, spec, list(sizes), views or spec.views)
     return sample, sizes[sample.pixels.shape[1:-1]]
+
+
+def read_part(media: Media, spec: InputSpec, size: tuple[int, ...], part: Part) -> np.ndarray:
+    """A part of one item, ``[*size, channels]``; raises as ``read`` does."""
+    return reader(spec.modality).read(media, spec, [size], 1, part).pixels[0]
 
 
 def prepare(media: Media, spec: InputSpec, grid: Grid, patch: tuple[int, ...]) -> np.ndarray:

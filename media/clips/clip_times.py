@@ -17,7 +17,7 @@ FINEST_SECONDS = 10**6  # parts of a second
 
 
 def view_times(
-    duration: Fraction, stride: float, frames: int, views: int
+    duration: Fraction, stride: float, frames: int, views: int, moment: float | None = None
 ) -> list[list[Fraction]]:
     """The moments of each view, ``frames`` of them, all within [0, duration].
 
@@ -29,6 +29,8 @@ def view_times(
             many equal parts of the room that they have; one window lies in the middle of the
             clip. Where a clip is shorter than the window, the moments outside are moved to its
             first or its last moment.
+        moment: of a single view, where in each part, or of a window in its room, it lies instead
+            of the middle: 0 to 1.
 
     Raises:
         MediaTooLarge: more frames than a clip may give.
@@ -39,6 +41,9 @@ def view_times(
             f"{views} times {frames} were asked for"
         )
     turns = [Fraction(2 * view + 1, 2 * views) for view in range(views)]
+    if moment is not None:
+        assert views == 1
+        turns = [Fraction(moment).limit_denominator(FINEST_SECONDS)]
     if stride == 0:
         return [[(frame + turn) * duration / frames for frame in range(frames)] for turn in turns]
     step = Fraction(stride).limit_denominator(FINEST_SECONDS)

@@ -26,6 +26,7 @@ from media.clips.clip_times import frame_at, moments_within, view_times
 from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from media.fitting import fitting
 from media.images import image
+from media.part import Part
 from media.sample import Media, Sample
 from media.spec import InputSpec, VideoSpec
 
@@ -33,12 +34,13 @@ from media.spec import InputSpec, VideoSpec
 class Boxes:
     """Which part of its frames a clip was seen in, where that is the same of all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: Part | None) -> None:
+        self._part = part
         self._all: list[dict[str, Any]] = []  # that differ
 
     def see(self, frame: np.ndarray, spec: InputSpec, size: tuple[int, ...]) -> np.ndarray:
         """A frame, upright and of square pixels, as uint8 ``[*size, channels]``."""
-        pixels, seen = image.see(frame, spec, size)
+        pixels, seen = image.see(frame, spec, size, part=self._part)
         if seen not in self._all[:1]:
             self._all.append(seen)
         return pixels
@@ -51,7 +53,11 @@ class Boxes:
 
 
 def read(
-    media: Media, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int
+    media: Media,
+    spec: InputSpec,
+    sizes: Sequence[tuple[int, ...]],
+    views: int,
+    part: Part | None = None,
 ) -> Sample:
     """One clip as the network's input.
 
@@ -62,6 +68,7 @@ def read(
         sizes: frames, height and width of a view; of several the one that fits the clip: its
             moments (``moments_within``) and the upright size of its frames.
         views: at how many moments each frame of the input is looked for.
+        part: of every frame, the same one, and its moments; with a single view.
 
     Returns:
         uint8 ``[views, frames, height, width, channels]``; ``seconds``: when each frame began, a
@@ -72,10 +79,10 @@ def read(
         MediaError: see its subclasses.
     """
     if isinstance(media, np.ndarray):
-        return _read_array(media, spec, sizes, views)
+        return _read_array(media, spec, sizes, views, part)
     try:
         with open_clip(media) as clip:
-            return read_clip(clip, spec, sizes, views)[0]
+            return read_clip(clip, spec, sizes, views, part)[0]
     except MediaError:
         raise
     except MemoryError as error:
@@ -85,16 +92,21 @@ def read(
 
 
 def read_clip(
-    clip: Clip, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int
+    clip: Clip,
+    spec: InputSpec,
+    sizes: Sequence[tuple[int, ...]],
+    views: int,
+    part: Part | None = None,
 ) -> tuple[Sample, Decoded]:
     """``read`` for a clip that is open, and what it took."""
     painter = Painter(clip.pixel_aspect)
-    pixels, boxes = _fitting(clip, painter, _video(spec).stride, sizes), Boxes()
+    pixels, boxes = _fitting(clip, painter, _video(spec).stride, sizes), Boxes(part)
 
     def shape(frame: VideoFrame) -> np.ndarray:
         return boxes.see(painter.picture(frame), spec, pixels[1:])  # [height, width, C]
 
-    times = view_times(clip.duration, _video(spec).stride, pixels[0], views)
+    moment = part and part.moment
+    times = view_times(clip.duration, _video(spec).stride, pixels[0], views, moment)
     wanted = [
         [clip.starts[frame_at(time, clip.starts, clip.tick)] for time in view] for view in times
     ]
@@ -121,7 +133,11 @@ def _fitting(
 
 
 def _read_array(
-    array: np.ndarray, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int
+    array: np.ndarray,
+    spec: InputSpec,
+    sizes: Sequence[tuple[int, ...]],
+    views: int,
+    part: Part | None,
 ) -> Sample:
     """Frames that are decoded already, as if each lasted a second."""
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
@@ -133,9 +149,9 @@ def _read_array(
         raise UnsupportedMedia("a stride in seconds needs a file with times; got an array")
     count = len(array)
     pixels = fitting(array.shape[:3], sizes)
-    times = view_times(Fraction(count), 0, pixels[0], views)
+    times = view_times(Fraction(count), 0, pixels[0], views, part and part.moment)
     places = [[frame_at(time, list(range(count)), Fraction(1)) for time in view] for view in times]
-    boxes = Boxes()
+    boxes = Boxes(part)
     shaped = {
         place: boxes.see(array[place], spec, pixels[1:])
         for place in {place for view in places for place in view}

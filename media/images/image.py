@@ -28,6 +28,7 @@ from media.images.opened import Opened
 from media.images.png import SIGNATURE, open_png
 from media.images.webp import open_webp
 from media.limits import MAX_PIXELS, check_size
+from media.part import Part, of_shape
 from media.sample import Media, Sample
 from media.spec import InputSpec
 
@@ -77,6 +78,7 @@ class Upright(NamedTuple):
         size: height and width of the source, unscaled.
         turn: the EXIF orientation that was undone, 1 to 8.
         target: height and width that it shall get.
+        part: of the source that is wanted; None for what the InputSpec says.
     """
 
     image: Image.Image
@@ -84,17 +86,22 @@ class Upright(NamedTuple):
     size: tuple[int, int]
     turn: int
     target: tuple[int, ...]
+    part: Box | None = None
 
 
 def read(
-    media: Media, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int = 1
+    media: Media,
+    spec: InputSpec,
+    sizes: Sequence[tuple[int, ...]],
+    views: int = 1,
+    part: Part | None = None,
 ) -> Sample:
     """``prepare`` as every modality offers it; an image has one view: [1, height, width, C].
 
     It has seen, of an upright original of ``size`` pixels (height, width), the ``box``: from top to
     bottom and from left to right; ``turn`` is the EXIF orientation that made it upright.
     """
-    pixels, seen = see(media, spec, *sizes)
+    pixels, seen = see(media, spec, *sizes, part=part)
     return Sample(pixels[np.newaxis], seen)
 
 
@@ -104,7 +111,7 @@ def prepare(media: Media, spec: InputSpec, *sizes: tuple[int, ...]) -> np.ndarra
 
 
 def see(
-    media: Media, spec: InputSpec, *sizes: tuple[int, ...]
+    media: Media, spec: InputSpec, *sizes: tuple[int, ...], part: Part | None = None
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """One image as the network's input, and what that is of it; a frame of a clip comes so too.
 
@@ -112,6 +119,8 @@ def see(
         media: an encoded file, or a decoded uint8 / uint16 array ``[h, w]`` or ``[h, w, 1|3|4]``.
         spec: colour, background and geometry.
         sizes: target (height, width); of several the one that fits the upright picture.
+        part: of it, instead of its centre or all of it: with fit ``crop`` its whole has the shape
+            of the target and the area of the picture, with ``stretch`` it is the picture.
 
     Returns:
         uint8 ``[height, width, channels]``, and the evidence of ``read``.
@@ -119,10 +128,13 @@ def see(
     Raises:
         MediaError: see its subclasses.
     """
-    picture = _from_array(media, sizes) if isinstance(media, np.ndarray) else _decode(media, sizes)
+    load = _from_array if isinstance(media, np.ndarray) else _decode
+    picture = load(media, sizes, spec.fit, part)
     image, box = _flatten(picture.image, spec), picture.box
     height, width = picture.target
-    if spec.fit == "crop":
+    if picture.part:
+        box = _loaded_box(picture, picture.part)
+    elif spec.fit == "crop":
         box = _centre_box(box, (width, height))
     image = image.resize((width, height), FILTERS[spec.interpolation], box=box)
     array = np.asarray(image, dtype=np.uint8)
@@ -132,19 +144,39 @@ def see(
 
 def _seen(picture: Upright, box: Box) -> dict[str, Any]:
     """What a box of the loaded picture is of the source: see ``read``."""
-    height, width = picture.size
-    left, top, right, bottom = picture.box
-    across, down = width / (right - left), height / (bottom - top)  # source pixels per loaded one
+    left, top, _, _ = picture.box
+    across, down = _scales(picture)
     rows = [(box[1] - top) * down, (box[3] - top) * down]
     columns = [(box[0] - left) * across, (box[2] - left) * across]
     sides = [[round(edge, BOX_DIGITS) for edge in side] for side in (rows, columns)]
-    return {"size": [height, width], "turn": picture.turn, "box": sides}
+    return {"size": list(picture.size), "turn": picture.turn, "box": sides}
 
 
-def _decode(data: bytes, sizes: Sequence[tuple[int, ...]]) -> Upright:
-    """Bytes -> a loaded, upright image and its target.
+def _loaded_box(picture: Upright, box: Box) -> Box:
+    """Where a box of the source lies in the loaded picture."""
+    left, top, right, bottom = picture.box
+    across, down = _scales(picture)
+    return (
+        left + box[0] / across,
+        top + box[1] / down,
+        min(left + box[2] / across, right),
+        min(top + box[3] / down, bottom),
+    )
 
-    The target is chosen by the header alone, since that may decide how pixels are loaded.
+
+def _scales(picture: Upright) -> tuple[float, float]:
+    """Source pixels per loaded one, across and down."""
+    height, width = picture.size
+    left, top, right, bottom = picture.box
+    return width / (right - left), height / (bottom - top)
+
+
+def _decode(
+    data: bytes, sizes: Sequence[tuple[int, ...]], fit: str, part: Part | None
+) -> Upright:
+    """Bytes -> a loaded, upright image, its target, and the part of it that is wanted.
+
+    Both are chosen by the header alone, since they may decide how pixels are loaded.
     """
     kind = next((kind for kind, begins in SIGNATURES.items() if begins(data)), None)
     if kind is None:
@@ -157,7 +189,9 @@ def _decode(data: bytes, sizes: Sequence[tuple[int, ...]]) -> Upright:
             width, height = opened.image.size
             size = (width, height) if opened.turn >= 5 else (height, width)
             target = fitting(size, sizes)
-            return Upright(*_load(opened, at_least=2 * max(target)), size, opened.turn, target)
+            box = _part_box(size, target, fit, part)
+            loaded = _load(opened, 2 * _shrinking(size, target, box))
+            return Upright(*loaded, size, opened.turn, target, box)
     except MediaError:
         raise
     except Image.DecompressionBombError as error:
@@ -166,14 +200,31 @@ def _decode(data: bytes, sizes: Sequence[tuple[int, ...]]) -> Upright:
         raise BrokenMedia("the image is truncated or corrupt and cannot be decoded") from error
 
 
-def _load(opened: Opened, at_least: int) -> tuple[Image.Image, Box]:
+def _part_box(
+    size: tuple[int, int], target: tuple[int, ...], fit: str, part: Part | None
+) -> Box | None:
+    """The part of a picture of ``size`` that is wanted, in its own pixels."""
+    if part is None:
+        return None
+    whole = of_shape(size, target) if fit == "crop" else size
+    (top, bottom), (left, right) = part.spans(size, whole)
+    return left, top, right, bottom
+
+
+def _shrinking(size: tuple[int, int], target: tuple[int, ...], box: Box | None) -> float:
+    """How much smaller the target is than what becomes it; of a whole picture, at the most."""
+    if box is None:
+        return max(target) / min(size)
+    return max(target[0] / (box[3] - box[1]), target[1] / (box[2] - box[0]))
+
+
+def _load(opened: Opened, ratio: float) -> tuple[Image.Image, Box]:
     """Loaded, settled and turned upright.
 
-    JPEGs may be scaled down in the DCT, never below at_least. A side that is no multiple of the
+    JPEGs may be scaled down in the DCT, never below ``ratio``. A side that is no multiple of the
     scale then ends in a pixel that the source covers in part only.
     """
     image = opened.image
-    ratio = at_least / min(image.size)
     wanted = (int(image.width * ratio), int(image.height * ratio))
     scaled = image.draft(None, wanted) if ratio < 1 else None  # JPEG only
     image.load()
@@ -195,7 +246,9 @@ def _upright_box(
     return left, top, upright[0] - (right - left), upright[1] - (bottom - top)
 
 
-def _from_array(array: np.ndarray, sizes: Sequence[tuple[int, ...]]) -> Upright:
+def _from_array(
+    array: np.ndarray, sizes: Sequence[tuple[int, ...]], fit: str, part: Part | None
+) -> Upright:
     """A decoded array as an image; [h, w], [h, w, 1] are grey, [h, w, 3|4] RGB(A)."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]  # [h, w]
@@ -208,7 +261,9 @@ def _from_array(array: np.ndarray, sizes: Sequence[tuple[int, ...]]) -> Upright:
         )
     height, width = size = array.shape[:2]
     image = Image.fromarray(array)
-    return Upright(image, (0, 0, width, height), size, 1, fitting(size, sizes))
+    target = fitting(size, sizes)
+    box = _part_box((height, width), target, fit, part)
+    return Upright(image, (0, 0, width, height), size, 1, target, box)
 
 
 def _flatten(image: Image.Image, spec: InputSpec) -> Image.Image:
@@ -219,7 +274,8 @@ def _flatten(image: Image.Image, spec: InputSpec) -> Image.Image:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, (*spec.background, 255))
         image = Image.alpha_composite(canvas, image)
-    image = image.convert("RGB")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     return image if spec.channels == 3 else image.convert("L")
 
 

@@ -83,18 +83,21 @@ FILTERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def axis_weights(size: int, target: int, step: float, interpolation: str) -> np.ndarray:
-    """What each voxel of an axis gives to each of ``target`` voxels around the same centre.
+def axis_weights(
+    size: int, target: int, step: float, middle: float, interpolation: str
+) -> np.ndarray:
+    """What each voxel of an axis gives to each of ``target`` voxels.
 
     Args:
         size: voxels of the scan along the axis.
         step: of the target, in voxels of the scan; ``size / target`` stretches the whole axis.
+        middle: of the target, in voxels of the scan; ``size / 2`` is that of the scan.
         interpolation: a key of ``FILTERS``.
 
     Returns:
         float32 ``[target, size]``; each row sums to 1, or to 0 where it lies outside the scan.
     """
-    centres = (np.arange(target) + 0.5 - target / 2) * step + size / 2
+    centres = (np.arange(target) + 0.5 - target / 2) * step + middle
     places = np.arange(size) + 0.5
     weights = FILTERS[interpolation]((places - centres[:, None]) / max(step, 1.0))
     weights[(centres < -EDGE) | (centres > size + EDGE)] = 0
@@ -102,9 +105,9 @@ def axis_weights(size: int, target: int, step: float, interpolation: str) -> np.
     return np.divide(weights, sums, where=sums != 0, out=weights).astype(np.float32)
 
 
-def span(size: int, target: int, step: float) -> list[float]:
+def span(target: int, step: float, middle: float) -> list[float]:
     """Where the voxels of ``axis_weights`` begin and end, in voxels of the scan; told, not used."""
-    middle, half = size / 2, target * step / 2
+    half = target * step / 2
     return [round(middle - half, DIGITS), round(middle + half, DIGITS)]
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from media.fitting import fitting
+from media.part import Part
 from media.sample import Media, Sample
 from media.scans import arrays, geometry, inflate, intensity, metaimage, nifti, nrrd
 from media.scans.scan import Scan
@@ -55,7 +56,11 @@ TYPES = (
 
 
 def read(
-    media: Media, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int = 1
+    media: Media,
+    spec: InputSpec,
+    sizes: Sequence[tuple[int, ...]],
+    views: int = 1,
+    part: Part | None = None,
 ) -> Sample:
     """One scan as the network's input.
 
@@ -64,6 +69,8 @@ def read(
         spec: window, spacing and interpolation.
         sizes: target (depth, height, width); of several the one that fits ``_extent``.
         views: there is one of a scan.
+        part: of what is seen otherwise; where the voxels have a spacing it may lie anywhere in the
+            scan, and with a share of 1 and no shape of its own it keeps that spacing.
 
     Returns:
         ``pixels`` is [1, depth, height, width, 1] of the InputSpec's dtype, from 0 to 255. Of it
@@ -79,20 +86,43 @@ def read(
     size = oriented.voxels.shape
     pixels = fitting(_extent(oriented, volume.spacing), sizes)
     steps, seen_spacing = _steps(oriented, volume.spacing, pixels)
+    middles = [side / 2 for side in size]
+    if part:
+        steps, middles = _cut(part, size, pixels, steps)
+        own = oriented.spacing
+        seen_spacing = own and [mm * step for mm, step in zip(own, steps, strict=True)]
     weights = [
         geometry.axis_weights(*axis, spec.interpolation)
-        for axis in zip(size, pixels, steps, strict=True)
+        for axis in zip(size, pixels, steps, middles, strict=True)
     ]
     window = intensity.window(scan, volume)
     values = np.clip(geometry.resample(oriented.voxels, weights, window), 0, 255)
     if spec.dtype == "uint8":
         values = np.floor(values + HALF).astype(np.uint8)
     spacing = seen_spacing and [float(f"{step:.5g}") for step in seen_spacing]  # mm; told, not used
-    box = [geometry.span(*axis) for axis in zip(size, pixels, steps, strict=True)]
+    box = [geometry.span(*axis) for axis in zip(pixels, steps, middles, strict=True)]
     seen = {
         "orientation": geometry.ORIENTATION, "spacing_mm": spacing, "size": list(size), "box": box,
     }  # fmt: skip
     return Sample(values[np.newaxis, ..., np.newaxis], seen)
+
+
+def _cut(
+    part: Part, size: tuple[int, ...], pixels: tuple[int, ...], steps: list[float]
+) -> tuple[list[float], list[float]]:
+    """Steps and middles of a part, in voxels of the scan.
+
+    Its place is drawn in the scan, or in what is seen of it where that reaches beyond.
+    """
+    whole = [target * step for target, step in zip(pixels, steps, strict=True)]
+    room = [max(side, one) for side, one in zip(size, whole, strict=True)]
+    spans = part.spans(room, whole)
+    finer = [(end - start) / target for (start, end), target in zip(spans, pixels, strict=True)]
+    middles = [
+        (start + end) / 2 + (side - most) / 2
+        for (start, end), side, most in zip(spans, size, room, strict=True)
+    ]
+    return finer, middles
 
 
 def load(data: bytes) -> Scan:

@@ -85,7 +85,7 @@ def test_frames_of_a_clip_have_one_box_or_none() -> None:
     sample = read(clip(size=(23, 17)), TINY["video"].input, Grid((4, 1, 4)), (1, 2, 3))
     assert sample.evidence["size"] == [17, 23]
     assert sample.evidence["box"] == [[6.5833, 10.4167], [0, 23]]
-    boxes = Boxes()
+    boxes = Boxes(None)
     for height in (17, 17, 19):
         boxes.see(np.zeros((height, 23, 3), np.uint8), CROP, (2, 12))
     assert boxes.evidence == {"size": None, "box": None}
