@@ -158,8 +158,8 @@ class _Listing:
             )
         if lacking := [row[0] for key, row in self.media.items() if key not in self.labels]:
             raise SourceError(
-                f"{self.path.name}: {lacking[0]!r} has no label: expected a .cls of the same key, or "
-                'a .json with "label"'
+                f"{self.path.name}: {lacking[0]!r} has no label: expected a .cls of the same key, "
+                'or a .json with "label"'
             )
         keys, rows = list(self.media), list(self.media.values())
         labels = dict.fromkeys(self.labels.values())
