@@ -35,7 +35,8 @@ def open_npz(path: Path) -> Source:
         for name, target, where in _rows(arrays, split, path.name):
             items.append(Item(f"{split}/{name}", target, split))
             places[items[-1].id] = where._replace(file=len(held))
-        held.append(arrays.get(f"{split}_images", arrays.get(f"{split}_jpeg")))
+        decoded = f"{split}_images" in arrays
+        held.append(arrays[f"{split}_images" if decoded else f"{split}_jpeg"])
     read = Reading(Held(tuple(held)), places.__getitem__)
     return make_source(path.stem, _labels(arrays, items), items, read)
 

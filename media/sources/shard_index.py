@@ -114,7 +114,7 @@ def _packed(index: ShardIndex, stamp: list[int]) -> bytes:
 def _load(path: Path, stamp: list[int]) -> ShardIndex | None:
     """None where there is none, or one that does not fit the shard."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
             if kept["stamp"].tolist() != stamp:
                 return None
             told = json.loads(kept["told"].tobytes())

@@ -63,7 +63,7 @@ class _Walk:
         self.size: int | None = None
         #: A header and the block after it, which holds all of a short file.
         self.blocks = np.empty((AHEAD, 2 * BLOCK), np.uint8)
-        self.rows = [memoryview(row) for row in self.blocks]
+        self.rows = [row.data for row in self.blocks]
 
     def entries(self) -> Iterator[Entry]:
         while not self.ended:
