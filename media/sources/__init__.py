@@ -5,6 +5,8 @@
     CSV      header path,label with optional split,group; paths relative to the CSV
     zip, tar, tar.gz   a folder packed, with or without one folder around everything: the same
              rules, the same ids. Files are read in place, nothing is unpacked to disk
+    tars     a folder of tar shards, or a pattern that names them: webdataset's convention
+             (``media.sources.shards``)
     npz      SPLIT_labels with SPLIT_images, or with SPLIT_jpeg (all encoded files end to end,
              uint8) and SPLIT_offsets [N + 1]; optional SPLIT_names, classes. SPLIT_images are
              pictures [N, H, W(, C)], clips [N, T, H, W, C] or scans [N, D, H, W]
@@ -26,10 +28,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from media.limits import STRANGER, SourceLimits
 from media.sources.items import FIRST, RULE, SPLITS, Item, Source, SourceError
 from media.sources.names import summary
 from media.sources.npz import open_npz
 from media.sources.rules import assign_splits, with_splits
+from media.sources.shards import as_source, find_shards, list_shards
 from media.sources.table import COLUMNS, open_csv
 from media.sources.tars import open_tar, open_tar_gz
 from media.sources.tree import Tree, open_folder, open_tree
@@ -50,7 +54,7 @@ __all__ = [
     "with_splits",
 ]
 
-ARCHIVES: dict[str, Callable[[Path], Tree]] = {
+ARCHIVES: dict[str, Callable[[Path, SourceLimits], Tree]] = {
     ".zip": open_zip,
     ".tar": open_tar,
     ".tar.gz": open_tar_gz,
@@ -59,19 +63,25 @@ ARCHIVES: dict[str, Callable[[Path], Tree]] = {
 ENDINGS = (".csv", ".npz", *ARCHIVES)
 
 
-def open_source(path: Path, rule: int = RULE) -> Source:
+def open_source(path: Path, rule: int = RULE, limits: SourceLimits = STRANGER) -> Source:
     """Open a folder, or a file by its ending, with a split for every item.
 
     Args:
         rule: that of whoever made splits of these data before; the newest by default.
+        limits: of archives.
 
     Raises:
         SourceError: what is wrong with the data.
     """
-    return with_splits(list_source(path, rule), rule)
+    return with_splits(list_source(path, rule, limits=limits), rule)
 
 
-def list_source(path: Path, rule: int = RULE, extra_columns: bool = False) -> Source:
+def list_source(
+    path: Path,
+    rule: int = RULE,
+    extra_columns: bool = False,
+    limits: SourceLimits = STRANGER,
+) -> Source:
     """The items as the data give them; ``split`` is empty where they give none.
 
     Args:
@@ -80,6 +90,8 @@ def list_source(path: Path, rule: int = RULE, extra_columns: bool = False) -> So
     Raises:
         SourceError: what is wrong with the data.
     """
+    if shards := find_shards(path):
+        return as_source(list_shards(shards))
     if path.is_dir():
         return open_folder(path, rule, extra_columns)
     name = path.name.lower()
@@ -89,5 +101,6 @@ def list_source(path: Path, rule: int = RULE, extra_columns: bool = False) -> So
         return open_npz(path)
     for ending, open_archive in ARCHIVES.items():
         if path.is_file() and name.endswith(ending):
-            return open_tree(open_archive(path), rule)
-    raise SourceError(f"expected a folder or a {', '.join(ENDINGS)} file, got {path}")
+            return open_tree(open_archive(path, limits), rule)
+    known = ", ".join(ENDINGS)
+    raise SourceError(f"expected a folder, a pattern of shards or a {known} file, got {path}")

@@ -6,22 +6,21 @@ a size could be used for otherwise is refused before the first member is read.
 
 from __future__ import annotations
 
-import errno
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple, TypeVar
 
+from media.limits import SourceLimits
 from media.sources.items import SourceError
 from media.sources.names import is_junk, kind_of, kind_of_junk
+from media.sources.stores import Reading, Store, Where
 from media.sources.tree import LABELS, Tree, looks_like_split
 
-MAX_MEMBERS = 1_000_000
-MAX_MEMBER_BYTES = 512 * 2**20
 #: Of names, and what a directory says beside them, for each member that there may be.
 NAME_BYTES = 512
 
-Where = TypeVar("Where")  # the bytes of a member are
+Place = TypeVar("Place")  # where the bytes of a member are
 
 
 class Member(NamedTuple):
@@ -45,19 +44,20 @@ def check_count(archive: str, count: int, name_bytes: int, most: int) -> None:
 def open_members(
     archive: str,
     members: Iterable[tuple[Member, Where]],
-    read: Callable[[Where], bytes],
+    store: Store,
+    limits: SourceLimits,
 ) -> Tree:
     """The tree that lies in an archive.
 
     Args:
         archive: its name without the ending.
         members: what it declares, in any order, each with where its bytes are.
-        read: the bytes of one file; OSError where they are not what was declared.
+        store: what reads the bytes of one file.
 
     Raises:
         SourceError: a name or a size that cannot be used.
     """
-    places, declared, junk = sort_members(archive, members, MAX_MEMBER_BYTES)
+    places, declared, junk = sort_members(archive, members, limits.member_bytes)
     folders = {above for name in (*places, *declared) for above in _parents(name)}
     folders = (folders | declared) - {""}  # without the root itself, "./"
     top = _common_top(places, folders)
@@ -65,12 +65,12 @@ def open_members(
     files = {name.removeprefix(top): where for name, where in inside.items()}
     inner = frozenset(name.removeprefix(top) for name in folders if f"{name}/" != top)
     left_out = Counter(map(kind_of_junk, junk)) + Counter(map(kind_of, places.keys() - inside))
-    return Tree(archive, frozenset(files), inner, lambda name: read(files[name]), left_out)
+    return Tree(archive, frozenset(files), inner, Reading(store, files.__getitem__), left_out)
 
 
 def sort_members(
-    archive: str, members: Iterable[tuple[Member, Where]], most_bytes: int | None
-) -> tuple[dict[str, Where], set[str], set[str]]:
+    archive: str, members: Iterable[tuple[Member, Place]], most_bytes: int | None
+) -> tuple[dict[str, Place], set[str], set[str]]:
     """Files by their checked names, the folders that are declared, and what is junk.
 
     Args:
@@ -79,11 +79,11 @@ def sort_members(
     Raises:
         SourceError: a name or a size that cannot be used.
     """
-    places: dict[str, Where] = {}
+    places: dict[str, Place] = {}
     folders: set[str] = set()
     junk: set[str] = set()
     for member, where in members:
-        name = _clean(archive, member.name)
+        name = clean(archive, member.name)
         if most_bytes is not None and member.size > most_bytes:
             raise SourceError(
                 f"{archive}: {name!r} has {member.size} bytes; expected at most {most_bytes}"
@@ -101,12 +101,7 @@ def sort_members(
     return places, folders, junk
 
 
-def damaged(reason: str) -> OSError:
-    """A member that cannot be read, told like a file that cannot be."""
-    return OSError(errno.EIO, reason)
-
-
-def _clean(archive: str, name: str) -> str:
+def clean(archive: str, name: str) -> str:
     """``./a//b`` -> ``a/b``; SourceError for a name that could mean a place outside."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     outside = name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in parts

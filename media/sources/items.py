@@ -80,19 +80,23 @@ def make_source(
     left_out: Mapping[str, int] | None = None,
 ) -> Source:
     """A source as its data say it, whose items have passed what is asked of every kind."""
-    if not items:
+    _check_ids(name, items)
+    check_classes(name, labels, Counter(item.label for item in items))
+    return Source(name, labels, tuple(items), read, left_out or {})
+
+
+def check_classes(name: str, labels: tuple[str, ...], counts: Mapping[int, int]) -> None:
+    """SourceError where there are no two classes, or one has no items; counts are by label."""
+    if not counts:
         raise SourceError(f"{name}: expected media of at least two classes, got none")
     if len(labels) < 2:
         raise SourceError(f"{name}: expected at least two classes, got {list(labels)}")
-    _check_ids(name, items)
-    counts = Counter(item.label for item in items)
     unknown = [label for label in counts if not 0 <= label < len(labels)]
     if unknown:
         raise SourceError(f"{name}: label {unknown[0]} is outside the {len(labels)} classes")
-    empty = [label for index, label in enumerate(labels) if not counts[index]]
+    empty = [label for index, label in enumerate(labels) if not counts.get(index)]
     if empty:
         raise SourceError(f"{name}: class {empty[0]!r} has no items")
-    return Source(name, labels, tuple(items), read, left_out or {})
 
 
 def _check_ids(name: str, items: list[Item]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from media.sources.items import SPLITS, Item, Source, SourceError, make_source
+from media.sources.stores import WHOLE, Held, Reading, Where
 
 Arrays = dict[str, np.ndarray]
 
@@ -28,18 +29,20 @@ def open_npz(path: Path) -> Source:
     if not splits:
         raise SourceError(f"{path.name}: expected train_labels, got keys {list(arrays)[:8]}")
     items: list[Item] = []
-    media: dict[str, bytes | np.ndarray] = {}
+    held: list[np.ndarray] = []
+    places: dict[str, Where] = {}
     for split in splits:
-        for name, target, medium in _rows(arrays, split, path.name):
+        for name, target, where in _rows(arrays, split, path.name):
             items.append(Item(f"{split}/{name}", target, split))
-            media[items[-1].id] = medium
-    return make_source(path.stem, _labels(arrays, items), items, media.__getitem__)
+            places[items[-1].id] = where._replace(file=len(held))
+        decoded = f"{split}_images" in arrays
+        held.append(arrays[f"{split}_images" if decoded else f"{split}_jpeg"])
+    read = Reading(Held(tuple(held)), places.__getitem__)
+    return make_source(path.stem, _labels(arrays, items), items, read)
 
 
-def _rows(
-    arrays: Arrays, split: str, file: str
-) -> Iterable[tuple[str, int, bytes | np.ndarray]]:
-    """Name, label and medium of every item of one split."""
+def _rows(arrays: Arrays, split: str, file: str) -> Iterable[tuple[str, int, Where]]:
+    """Name, label and place of every item of one split."""
     media = _media(arrays, split, file)
     targets = arrays[f"{split}_labels"].reshape(-1)
     if targets.dtype.kind not in "iu":
@@ -52,14 +55,16 @@ def _rows(
     return zip(names, targets.tolist(), media, strict=True)
 
 
-def _media(arrays: Arrays, split: str, file: str) -> Sequence[bytes] | np.ndarray:
-    """The media of one split: a list of encoded files, or an array whose rows are items."""
+def _media(arrays: Arrays, split: str, file: str) -> list[Where]:
+    """Where the media of one split are: encoded files end to end, or rows of an array."""
     if f"{split}_images" in arrays:
-        return arrays[f"{split}_images"]
+        images = arrays[f"{split}_images"]
+        return [Where(0, row, WHOLE, image.nbytes) for row, image in enumerate(images)]
     if f"{split}_jpeg" not in arrays or f"{split}_offsets" not in arrays:
         raise SourceError(f"{file}: expected {split}_images, or {split}_jpeg with {split}_offsets")
-    data, offsets = arrays[f"{split}_jpeg"], arrays[f"{split}_offsets"].astype(np.int64)
-    return [data[start:end].tobytes() for start, end in pairwise(offsets)]
+    data, offsets = arrays[f"{split}_jpeg"], arrays[f"{split}_offsets"].astype(np.int64).tolist()
+    bounds = (slice(start, end).indices(len(data)) for start, end in pairwise(offsets))
+    return [Where(0, start, max(0, end - start), max(0, end - start)) for start, end, _ in bounds]
 
 
 def _labels(arrays: Arrays, items: list[Item]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from media.sources import tars, zips
 from media.sources.archive import sort_members
 from media.sources.items import SourceError
+from media.sources.stores import Tars, Zips
 
 TAR_MAGIC = slice(257, 262)
 HEAD_BYTES = 512
@@ -41,17 +42,12 @@ def open_archive(path: Path, most: int) -> dict[str, Packed]:
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
     if head.startswith(b"PK"):
-        zipped = zips.list_zip(path, path.name, most)
-        members = [
-            (one, Packed(one.size, partial(zips.read_member, path, place))) for one, place in zipped
-        ]
+        listed, read = zips.list_zip(path, path.name, most), Zips((path,)).read
     elif head[TAR_MAGIC] == b"ustar":
-        tarred = tars.list_tar(path, path.name, most)
-        members = [
-            (one, Packed(one.size, partial(tars.read_member, path, place))) for one, place in tarred
-        ]
+        listed, read = tars.list_tar(path, path.name, most), Tars((path,)).read
     else:
         gzipped = "; a tar.gz is not read in place" if head.startswith(b"\x1f\x8b") else ""
         raise SourceError(f"{path.name}: expected the bytes of a zip or a tar{gzipped}")
+    members = [(one, Packed(one.size, partial(read, where))) for one, where in listed]
     files, _, _ = sort_members(path.name, members, most_bytes=None)
     return files

@@ -20,6 +20,7 @@ from media.sources.items import (
     make_source,
 )
 from media.sources.names import composed, finder
+from media.sources.stores import Files, Reading, Where
 
 COLUMNS = ("path", "label", "split", "group")
 
@@ -28,13 +29,18 @@ def open_csv(
     path: Path, rule: int = RULE, name: str = "", extra_columns: bool = False
 ) -> Source:
     """A CSV on disk; its paths are relative to its folder, and may lead out of it."""
-    find = finder(path.parent, exact=rule == FIRST)
+    folder, find = path.parent, finder(path.parent, exact=rule == FIRST)
+
+    def where(id_: str) -> Where:
+        found = find(id_)
+        return Where(path=id_ if found in (None, folder / id_) else str(found))
+
     return read_table(
         path.read_bytes(),
         path.name,
         name or path.stem,
         exists=lambda id_: find(id_) is not None,
-        read=lambda id_: (find(id_) or path.parent / id_).read_bytes(),
+        read=Reading(Files((folder,)), where),
         rule=rule,
         extra_columns=extra_columns,
     )

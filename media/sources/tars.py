@@ -12,47 +12,45 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
-from media.sources.archive import MAX_MEMBERS, Member, check_count, damaged, open_members
+import numpy as np
+
+from media.limits import SourceLimits
+from media.sources.archive import Member, check_count, open_members
 from media.sources.items import SourceError
+from media.sources.stores import Held, Tars, Where
 from media.sources.tree import Tree
 
-MAX_INFLATED_BYTES = 2 * 2**30
 PIECE_BYTES = 2**20
 #: Of one header with its extensions; what is larger is no name.
 MAX_HEADER_BYTES = 2**20
 
 
-class Place(NamedTuple):
-    """Where a member's bytes are."""
-
-    start: int
-    size: int
-
-
-def open_tar(path: Path) -> Tree:
+def open_tar(path: Path, limits: SourceLimits) -> Tree:
     """Open a tar; SourceError for one that is damaged or holds more than files and folders."""
-    return _open(path, path.name[: -len(".tar")], lambda: path.open("rb"))
+    name = path.name[: -len(".tar")]
+    return open_members(name, list_tar(path, name, limits.members), Tars((path,)), limits)
 
 
-def open_tar_gz(path: Path) -> Tree:
+def open_tar_gz(path: Path, limits: SourceLimits) -> Tree:
     """Open a tar.gz or tgz, which is then held in memory."""
     name = path.name[: -len(".tgz" if path.name.lower().endswith(".tgz") else ".tar.gz")]
-    data = _inflate(path)
-    return _open(path, name, lambda: io.BytesIO(data))
+    data = _inflate(path, limits.inflated_bytes)
+    members = _list(path.name, name, lambda: io.BytesIO(data), limits.members)
+    return open_members(name, members, Held((np.frombuffer(data, np.uint8),)), limits)
 
 
-def _inflate(path: Path) -> bytes:
+def _inflate(path: Path, most: int) -> bytes:
     """All of a gzip file, piece by piece: at the limit it ends, whatever the file would become."""
     inflated = io.BytesIO()
     try:
         with gzip.open(path) as stream:
             while piece := stream.read(PIECE_BYTES):
                 inflated.write(piece)
-                if inflated.tell() > MAX_INFLATED_BYTES:
+                if inflated.tell() > most:
                     raise SourceError(
-                        f"{path.name}: expected at most {MAX_INFLATED_BYTES} bytes once inflated; "
+                        f"{path.name}: expected at most {most} bytes once inflated; "
                         "a plain .tar may be larger"
                     )
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -60,12 +58,7 @@ def _inflate(path: Path) -> bytes:
     return inflated.getvalue()
 
 
-def _open(path: Path, name: str, stream: Callable[[], BinaryIO]) -> Tree:
-    members = _list(path.name, name, stream, MAX_MEMBERS)
-    return open_members(name, members, lambda place: _read(stream, place))
-
-
-def list_tar(path: Path, name: str, most: int) -> list[tuple[Member, Place]]:
+def list_tar(path: Path, name: str, most: int) -> list[tuple[Member, Where]]:
     """Every entry, with where its bytes are; SourceError as ``open_tar``.
 
     Args:
@@ -75,14 +68,9 @@ def list_tar(path: Path, name: str, most: int) -> list[tuple[Member, Place]]:
     return _list(path.name, name, lambda: path.open("rb"), most)
 
 
-def read_member(path: Path, place: Place) -> bytes:
-    """The bytes of one member; OSError where they cannot be read, or are not all there."""
-    return _read(lambda: path.open("rb"), place)
-
-
 def _list(
     shown: str, name: str, stream: Callable[[], BinaryIO], most: int
-) -> list[tuple[Member, Place]]:
+) -> list[tuple[Member, Where]]:
     try:
         with stream() as opened:
             return list(_members(name, opened, most))
@@ -92,7 +80,7 @@ def _list(
         raise SourceError(f"{shown}: expected a whole tar: {error}") from error
 
 
-def _members(name: str, stream: BinaryIO, most: int) -> Iterator[tuple[Member, Place]]:
+def _members(name: str, stream: BinaryIO, most: int) -> Iterator[tuple[Member, Where]]:
     length = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     with tarfile.open(fileobj=_Headers(stream), mode="r:", encoding="utf-8") as archive:
@@ -102,8 +90,8 @@ def _members(name: str, stream: BinaryIO, most: int) -> Iterator[tuple[Member, P
             count, name_bytes = count + 1, name_bytes + len(entry.name)
             check_count(name, count, name_bytes, most)
             _check_plain(f"{name}: {entry.name!a}", entry, length)
-            place = Place(entry.offset_data, entry.size)
-            yield Member(entry.name, entry.size, entry.isdir()), place
+            where = Where(0, entry.offset_data, entry.size, entry.size)
+            yield Member(entry.name, entry.size, entry.isdir()), where
         end = archive.offset
     stream.seek(end)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -115,15 +103,6 @@ def _check_plain(shown: str, entry: tarfile.TarInfo, length: int) -> None:
         raise SourceError(f"{shown} is a link or a device; expected files and folders")
     if not 0 <= entry.size <= length - entry.offset_data:
         raise SourceError(f"{shown} is truncated: {entry.size} bytes do not lie in the archive")
-
-
-def _read(stream: Callable[[], BinaryIO], place: Place) -> bytes:
-    with stream() as opened:
-        opened.seek(place.start)
-        data = opened.read(place.size)
-    if len(data) != place.size:
-        raise damaged(f"expected {place.size} bytes in the tar, got {len(data)}")
-    return data
 
 
 class _Headers(io.BufferedIOBase):

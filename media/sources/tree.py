@@ -35,6 +35,7 @@ from media.sources.names import (
     summary,
     twins,
 )
+from media.sources.stores import Files, Reading, Where
 from media.sources.table import open_csv, read_table
 
 LABELS = "labels.csv"
@@ -60,7 +61,7 @@ class Tree:
     name: str
     files: frozenset[str]
     folders: frozenset[str]
-    read: Callable[[str], bytes]
+    read: Reading
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def composed(self) -> Tree:
@@ -70,10 +71,7 @@ class Tree:
         if len(files) < len(self.files):
             raise twins(self.name, *min(_twins(self.files)))
         folders = frozenset(map(composed, self.folders))
-
-        def read(id_: str) -> bytes:
-            return self.read(stored.get(id_, id_))
-
+        read = self.read.renamed(lambda id_: stored.get(id_, id_))
         return Tree(self.name, files, folders, read, self.left_out)
 
 
@@ -95,7 +93,7 @@ def open_tree(tree: Tree, rule: int = RULE) -> Source:
     if LABELS not in tree.files:
         return read_classes(tree, rule)
     try:
-        data = tree.read(LABELS)
+        data = bytes(tree.read(LABELS))
     except OSError as error:
         raise SourceError(f"{tree.name}: {LABELS} cannot be read: {error.strerror}") from error
     source = read_table(
@@ -103,7 +101,7 @@ def open_tree(tree: Tree, rule: int = RULE) -> Source:
         f"{tree.name}/{LABELS}",
         tree.name,
         exists=lambda id_: posixpath.normpath(id_) in tree.files,
-        read=lambda id_: tree.read(posixpath.normpath(id_)),
+        read=tree.read.renamed(posixpath.normpath),
         rule=rule,
     )
     return _with_unlisted(source, tree)
@@ -204,7 +202,7 @@ def _walk(root: Path, onerror: Callable[[OSError], None] | None = None) -> Tree:
         ]
         folders |= {(inner / name).as_posix() for name in below}
         files |= {(inner / name).as_posix() for name in names if not is_junk(name)}
-    read = lambda id_: (root / id_).read_bytes()  # noqa: E731
+    read = Reading(Files((root,)), lambda id_: Where(path=id_))
     return Tree(root.name, frozenset(files), frozenset(folders), read, junk)
 
 

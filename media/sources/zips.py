@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 
-from media.sources.archive import MAX_MEMBERS, Member, check_count, damaged, open_members
+from media.limits import SourceLimits
+from media.sources.archive import Member, check_count, open_members
 from media.sources.items import SourceError
+from media.sources.stores import Where, Zips
 from media.sources.tree import Tree
 from media.sources.zip_entries import ZipError, find_entries, read_directory
 
@@ -19,24 +20,13 @@ ENTRY = b"PK\1\2"  # begins every one of the directory
 LONGEST_END = 2**16 + 22  # bytes after the directory, the comment included
 
 
-class Place(NamedTuple):
-    """Where a member's bytes are, and what they must turn out to be."""
-
-    start: int
-    stored: int  # bytes in the archive
-    size: int  # bytes once inflated
-    deflated: bool
-    crc: int
-
-
-def open_zip(path: Path) -> Tree:
+def open_zip(path: Path, limits: SourceLimits) -> Tree:
     """Open a zip; SourceError for one that is damaged, encrypted or made to deceive."""
     name = path.name[: -len(".zip")]
-    members = list_zip(path, name, MAX_MEMBERS)
-    return open_members(name, members, lambda place: read_member(path, place))
+    return open_members(name, list_zip(path, name, limits.members), Zips((path,)), limits)
 
 
-def list_zip(path: Path, name: str, most: int) -> list[tuple[Member, Place]]:
+def list_zip(path: Path, name: str, most: int) -> list[tuple[Member, Where]]:
     """Every entry, with where its bytes are; SourceError as ``open_zip``.
 
     Args:
@@ -58,42 +48,16 @@ def list_zip(path: Path, name: str, most: int) -> list[tuple[Member, Place]]:
 
 def _members(
     name: str, stream: BinaryIO, entries: list[tuple[str, zipfile.ZipInfo]], directory: int
-) -> Iterator[tuple[Member, Place]]:
+) -> Iterator[tuple[Member, Where]]:
     """Every entry, with where its bytes are."""
     inside = {entry.header_offset: shown for shown, entry in entries}
     called = [(f"{name}: {entry.orig_filename!a}", entry) for _, entry in entries]
     for entry, start in find_entries(stream, called, directory):
         deflated = entry.compress_type == zipfile.ZIP_DEFLATED
-        place = Place(start, entry.compress_size, entry.file_size, deflated, entry.CRC)
+        where = Where(0, start, entry.compress_size, entry.file_size, entry.CRC, deflated)
         shown = inside[entry.header_offset]
-        yield Member(shown, entry.file_size, shown.endswith("/")), place
+        yield Member(shown, entry.file_size, shown.endswith("/")), where
 
-
-def read_member(path: Path, place: Place) -> bytes:
-    """The bytes of one member; never more are inflated than it declares.
-
-    Raises:
-        OSError: it cannot be read, or is not what was declared.
-    """
-    with path.open("rb") as stream:
-        stream.seek(place.start)
-        data = stream.read(place.stored)
-    if place.deflated:
-        data = _inflate(data, place.size)
-    if len(data) != place.size or zlib.crc32(data) != place.crc:
-        raise damaged(f"expected {place.size} bytes with their checksum, as the zip declares")
-    return data
-
-
-def _inflate(data: bytes, size: int) -> bytes:
-    engine = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        inflated = engine.decompress(data, size + 1)
-    except zlib.error as error:
-        raise damaged(f"cannot be inflated: {error}") from error
-    if len(inflated) > size or not engine.eof:
-        raise damaged(f"expected {size} bytes once inflated, as the zip declares")
-    return inflated
 
 class _Bounded(io.BufferedIOBase):
     """What zipfile reads a directory from, at once and whole: refused before that where it is long.

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from media.sources import archive
 from service.http.keys import digest
 from service.jobs import inputs, store
 from service.jobs.spool import Spool
@@ -237,11 +236,8 @@ def test_empty_file_fails_alone(start: Start) -> None:
     assert told == {"empty.png": "/problems/empty-file", "good.png": None}
 
 
-def test_member_that_no_source_may_have_fails_alone(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a file of an archive may be to be trained on bounds no job."""
-    monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", len(GOOD))
+def test_member_that_no_file_may_be_fails_alone(start: Start) -> None:
+    """A member above what a file may have bounds no job: the others are answered."""
     server, _ = start(max_file_mib=0.5)
     packed = tarred({"good.png": GOOD, "zeros.png": bytes(2**20)})
     job = make(server, content=packed, headers=TAR)

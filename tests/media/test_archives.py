@@ -21,7 +21,8 @@ import pytest
 
 from media.contents import split_sha256
 from media.dataset import prepare_split
-from media.sources import Source, SourceError, archive, open_source, tars, zips
+from media.limits import SourceLimits
+from media.sources import Source, SourceError, open_source
 from media.sources.archive import TooManyMembers
 from media.sources.packed import open_archive
 from media.spec import Grid, InputSpec
@@ -536,18 +537,12 @@ def test_archive_with_a_duplicate_name_is_refused(tmp_path: Path, kind: str, aga
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_archive_with_too_many_members_is_refused(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_archive_with_too_many_members_is_refused(tmp_path: Path, kind: str) -> None:
     """The limit itself is allowed, one more is not."""
     path = pack(tmp_path / f"set{kind}", CLASSES)
-    for one in (zips, tars):
-        monkeypatch.setattr(one, "MAX_MEMBERS", 4)
-    assert len(open_source(path).items) == 4
-    for one in (zips, tars):
-        monkeypatch.setattr(one, "MAX_MEMBERS", 3)
+    assert len(open_source(path, limits=SourceLimits(members=4)).items) == 4
     with pytest.raises(SourceError, match="expected at most 3 members"):
-        open_source(path)
+        open_source(path, limits=SourceLimits(members=3))
 
 
 def many_folders(kind: str, declared: int | None = None) -> bytes:
@@ -589,16 +584,14 @@ def test_names_are_bounded_with_the_number_of_members(tmp_path: Path, kind: str)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_archive_with_a_member_over_the_limit_is_refused(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_archive_with_a_member_over_the_limit_is_refused(tmp_path: Path, kind: str) -> None:
     """A member that declares more than one file may have is refused by name."""
-    monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 99)
-    path = pack(tmp_path / f"set{kind}", CLASSES | {"b/3.png": bytes(99)})
-    assert len(open_source(path).items) == 5
+    path, limits = tmp_path / f"set{kind}", SourceLimits(member_bytes=99)
+    pack(path, CLASSES | {"b/3.png": bytes(99)})
+    assert len(open_source(path, limits=limits).items) == 5
     pack(path, CLASSES | {"b/3.png": bytes(100)})
     with pytest.raises(SourceError, match="'b/3.png' has 100 bytes; expected at most 99"):
-        open_source(path)
+        open_source(path, limits=limits)
 
 
 def zip_of_mode(mode: int) -> bytes:
@@ -795,10 +788,9 @@ def test_damaged_gzip_is_refused(tmp_path: Path, data: bytes, message: str) -> N
         open_source(tmp_path / "set.tgz")
 
 
-def test_gzip_bomb_ends_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gzip_bomb_ends_at_the_limit(tmp_path: Path) -> None:
     """A tar.gz that inflates without end costs the limit and no more."""
-    monkeypatch.setattr(tars, "MAX_INFLATED_BYTES", 2**20)
     (tmp_path / "set.tar.gz").write_bytes(gzip.compress(tarred({"a/1.png": bytes(2**27)})))
     refused = pytest.raises(SourceError, match="at most 1048576 bytes once inflated; a plain")
     with at_most(8 * 2**20), refused:
-        open_source(tmp_path / "set.tar.gz")
+        open_source(tmp_path / "set.tar.gz", limits=SourceLimits(inflated_bytes=2**20))

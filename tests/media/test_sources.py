@@ -151,7 +151,7 @@ def test_folder_without_two_filled_classes_is_refused(
 @pytest.mark.parametrize("name", ["nothing", "data.zip", "data.csv", "data.tar.gz"])
 def test_source_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
     """The message says what would have been understood, and what came."""
-    understood = "expected a folder or a .csv, .npz, .zip, .tar, .tar.gz, .tgz file"
+    understood = "a pattern of shards or a .csv, .npz, .zip, .tar, .tar.gz, .tgz file"
     with pytest.raises(SourceError, match=f"{understood}, got .*{name}"):
         open_source(tmp_path / name)
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.augment.draws import Draws, balanced_order, epoch_order, occurrences, step_key
+from training.augment.draws import (
+    Draws,
+    balanced_order,
+    epoch_order,
+    occurrences,
+    sharded_order,
+    step_key,
+)
 
 
 def test_epoch_order_is_a_permutation_of_its_own() -> None:
@@ -108,3 +115,16 @@ def test_balanced_order_shares_out_what_does_not_divide() -> None:
         assert sorted(counts) == [2, 3, 3, 3]
         odd.add(int(counts.argmin()))
     assert odd == {0, 1, 2, 3}
+
+
+def test_sharded_order_stays_in_few_shards_at_a_time() -> None:
+    """Every item once, window after window of whole shards, another order every epoch."""
+    shards = np.repeat(np.arange(7), 4)
+    order = sharded_order(1, 2, shards, window=3)
+    assert sorted(order.tolist()) == list(range(28))
+    assert np.array_equal(order, sharded_order(1, 2, shards, window=3))
+    assert not np.array_equal(order, sharded_order(1, 3, shards, window=3))
+    windows = [set(part.tolist()) for part in np.split(shards[order], [12, 24])]
+    assert [len(window) for window in windows] == [3, 3, 1]
+    assert set.union(*windows) == set(range(7))
+    assert (np.diff(shards[order[:12]]) != 0).sum() > 3  # not shard after shard

@@ -19,6 +19,22 @@ def epoch_order(seed: int, epoch: int, items: int) -> np.ndarray:
     return _generator(seed, epoch).permutation(items)
 
 
+def sharded_order(seed: int, epoch: int, shards: np.ndarray, window: int) -> np.ndarray:
+    """The permutation of one epoch where items lie in shards, int64 [items].
+
+    Shards are permuted, and the items of ``window`` shards that follow each other are shuffled
+    among themselves: whoever reads on is in few files at a time.
+
+    Args:
+        shards: that each item lies in, whole numbers [items].
+        window: shards.
+    """
+    random = _generator(seed, epoch)
+    present, own = np.unique(shards, return_inverse=True)
+    turn = random.permutation(len(present))[own] // window  # [items]
+    return np.lexsort((random.permutation(len(shards)), turn))
+
+
 def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
     """As many indices as there are labels [N], every class as often as any other, give or take one.
 

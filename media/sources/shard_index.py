@@ -1,0 +1,253 @@
+"""What lies in one shard, found once and kept beside it: ``SHARD.tar.index``.
+
+A shard is a tar in webdataset's convention: members that share a key belong together, the key being
+the path up to the first dot of its last part. ``KEY.jpg``, or any other ending that is read, is the
+medium; ``KEY.cls`` holds its class, by number or name; ``KEY.json`` may hold ``label``, ``split``
+and ``group``, and whatever else. All other members are left out.
+
+An index is only what can be found again: one that is damaged, or of a shard of another size or
+time, is made anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from media.files import write_atomic
+from media.formats import ENDINGS, FOREIGN
+from media.sources.items import ALIASES, SPLITS, SourceError
+from media.sources.names import kind_of
+from media.sources.tar_walk import BLOCK, Entry, walk_tar
+from media.sources.texts import Texts
+
+VERSION = 1
+MEDIA = frozenset(ending.removeprefix(".") for ending in ENDINGS + FOREIGN)
+#: Of a .cls or a .json; what is larger says something else.
+MAX_NOTE_BYTES = 2**20
+#: What an item has no split or group by.
+NONE = -1
+
+Advance = Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """N items of one shard, in the order of their bytes.
+
+    Attributes:
+        names: of their members.
+        starts, sizes: of their bytes in the tar, int64 [N].
+        labels: places in ``said``, the labels as they stand there, int32 [N].
+        splits: places in ``SPLITS``, or ``NONE``, int8 [N].
+        groups: places in ``grouped``, or ``NONE``, int32 [N].
+        left_out: how many members were passed over, by kind.
+    """
+
+    names: Texts
+    starts: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+    said: tuple[str, ...]
+    splits: np.ndarray
+    groups: np.ndarray
+    grouped: tuple[str, ...]
+    left_out: Mapping[str, int]
+
+
+def shard_index(
+    path: Path, cache: Path | None = None, advance: Advance = lambda count: None
+) -> ShardIndex:
+    """The index of a shard: the kept one, or made now and kept.
+
+    Args:
+        cache: a folder for it, where nothing can be written beside the shard.
+        advance: called with the number of bytes that were looked through.
+
+    Raises:
+        SourceError: what is wrong with the shard.
+        OSError: it cannot be read.
+    """
+    found = path.stat()
+    stamp = [VERSION, found.st_size, found.st_mtime_ns]
+    places = [path.with_name(f"{path.name}.index")]
+    if cache:
+        name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
+        places.append(cache / f"{path.name}.{name}.index")
+    for place in places:
+        if kept := _load(place, stamp):
+            advance(found.st_size)
+            return kept
+    made = _Listing(path).made(advance)
+    data = _packed(made, stamp)
+    for place in places:
+        if os.access(place.parent, os.W_OK):
+            write_atomic(place, data)
+            break
+    return made
+
+
+def _packed(index: ShardIndex, stamp: list[int]) -> bytes:
+    stream = io.BytesIO()
+    told = {"said": index.said, "grouped": index.grouped, "left_out": dict(index.left_out)}
+    np.savez(
+        stream,
+        stamp=np.array(stamp, np.int64),
+        told=np.frombuffer(json.dumps(told).encode(), np.uint8),
+        names=index.names.data,
+        offsets=index.names.offsets,
+        numbers=np.stack([index.starts, index.sizes, index.labels, index.splits, index.groups]),
+    )
+    return stream.getvalue()
+
+
+def _load(path: Path, stamp: list[int]) -> ShardIndex | None:
+    """None where there is none, or one that does not fit the shard."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
+            if kept["stamp"].tolist() != stamp:
+                return None
+            told = json.loads(kept["told"].tobytes())
+            starts, sizes, labels, splits, groups = kept["numbers"]
+            return ShardIndex(
+                Texts(kept["names"], kept["offsets"]),
+                starts,
+                sizes,
+                labels.astype(np.int32),
+                tuple(told["said"]),
+                splits.astype(np.int8),
+                groups.astype(np.int32),
+                tuple(told["grouped"]),
+                told["left_out"],
+            )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+        return None  # it can be found again
+
+
+class _Listing:
+    """The members of a shard by their keys, while they are found."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.media: dict[str, tuple[str, int, int]] = {}  # key -> name, start, size
+        self.labels: dict[str, str] = {}
+        self.splits: dict[str, int] = {}
+        self.groups: dict[str, str] = {}
+        self.left_out: Counter[str] = Counter()
+
+    def made(self, advance: Advance) -> ShardIndex:
+        """All of it; SourceError where a medium or a label stands alone."""
+        for entry in walk_tar(self.path, advance):
+            self._add(entry)
+        for key in self.labels.keys() - self.media.keys():
+            raise SourceError(
+                f"{self.path.name}: the label of {key!r} names a missing member: expected "
+                f"{key}.jpg or another medium beside it"
+            )
+        if lacking := [row[0] for key, row in self.media.items() if key not in self.labels]:
+            raise SourceError(
+                f"{self.path.name}: {lacking[0]!r} has no label: expected a .cls of the same key, "
+                'or a .json with "label"'
+            )
+        keys, rows = list(self.media), list(self.media.values())
+        labels = dict.fromkeys(self.labels.values())
+        said = {label: place for place, label in enumerate(labels)}
+        grouped = {name: place for place, name in enumerate(dict.fromkeys(self.groups.values()))}
+        groups = [grouped[self.groups[key]] if key in self.groups else NONE for key in keys]
+        return ShardIndex(
+            Texts.of(name for name, _, _ in rows),
+            np.array([start for _, start, _ in rows], np.int64),
+            np.array([size for _, _, size in rows], np.int64),
+            np.array([said[self.labels[key]] for key in keys], np.int32),
+            tuple(said),
+            np.array([self.splits.get(key, NONE) for key in keys], np.int8),
+            np.array(groups, np.int32),
+            tuple(grouped),
+            self.left_out,
+        )
+
+    def _add(self, entry: Entry) -> None:
+        name = entry.name
+        dot = name.find(".", name.rfind("/") + 1)
+        key, ending = name[:dot], name[dot + 1 :].lower()
+        if dot < 0 or key.endswith("/") or not key:
+            self.left_out[kind_of(name) if dot < 0 else "hidden"] += 1
+        elif ending in MEDIA:
+            if key in self.media:
+                raise SourceError(
+                    f"{self.path.name}: two items with one key: {self.media[key][0]!r} and {name!r}"
+                )
+            self.media[key] = (name, entry.start, entry.size)
+        elif ending == "cls":
+            self.labels[key] = self._once(key, name, self._note(entry).strip())
+        elif ending == "json":
+            self._take(key, name, self._note(entry))
+        else:
+            self.left_out[kind_of(name)] += 1
+
+    def _once(self, key: str, name: str, label: str) -> str:
+        if not label or self.labels.get(key, label) != label:
+            raise SourceError(
+                f"{self.path.name}: {name!r}: expected one label, got {label!r}"
+                + f" after {self.labels[key]!r}" * (key in self.labels)
+            )
+        return label
+
+    def _note(self, entry: Entry) -> str:
+        """The text of a short member."""
+        if entry.size <= BLOCK:
+            data = bytes(entry.head[: entry.size])
+        elif entry.size > MAX_NOTE_BYTES:
+            raise SourceError(
+                f"{self.path.name}: {entry.name!r} has {entry.size} bytes; expected at most "
+                f"{MAX_NOTE_BYTES}"
+            )
+        else:
+            with self.path.open("rb") as stream:
+                stream.seek(entry.start)
+                data = stream.read(entry.size)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise SourceError(f"{self.path.name}: {entry.name!r}: expected UTF-8") from None
+
+    def _take(self, key: str, name: str, text: str) -> None:
+        """What a .json says of label, split and group."""
+        try:
+            told: Any = json.loads(text)
+        except ValueError as error:
+            raise SourceError(f"{self.path.name}: {name!r}: expected JSON: {error}") from error
+        if not isinstance(told, dict):
+            raise SourceError(f"{self.path.name}: {name!r}: expected a JSON object")
+        words = {}
+        for field in ("label", "split", "group"):
+            value = told.get(field)
+            if not isinstance(value, str | int | None) or isinstance(value, bool):
+                raise SourceError(
+                    f"{self.path.name}: {name!r}: {field} must be a text or a number, got {value!r}"
+                )
+            words[field] = "" if value is None else str(value)
+        if words["label"]:
+            self.labels[key] = self._once(key, name, words["label"])
+        if words["split"]:
+            split = ALIASES.get(words["split"], words["split"])
+            if split not in SPLITS:
+                raise SourceError(
+                    f"{self.path.name}: {name!r}: split must be one of {', '.join(SPLITS)}, "
+                    f"got {split!r}"
+                )
+            self.splits[key] = SPLITS.index(split)
+        if words["group"]:
+            self.groups[key] = words["group"]

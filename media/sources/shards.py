@@ -1,0 +1,211 @@
+"""Tar shards in webdataset's convention (``media.sources.shard_index``) as one data set.
+
+DATA is a folder whose only data are tars, or a pattern: ``DIR/train-{000..146}.tar``,
+``DIR/{train,val}-*.tar``. An item is called after its shard and its member. Splits are said by a
+.json, or by a word of the shard's name (``train-000.tar``, ``imagenet-val-7.tar``). Class names are
+the lines of ``classes.txt``, or the list in ``classes.json``, beside the first shard; without them
+labels are sorted, and numbers are classes called by their numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from media.sources.items import ALIASES, SPLITS, Item, Source, SourceError, make_source
+from media.sources.names import is_junk, most_frequent
+from media.sources.shard_index import NONE, Advance, ShardIndex, shard_index
+from media.sources.stores import Reading, Tars, Where
+from media.sources.texts import Texts
+
+#: Bytes in all -> a context that gives what is to be called with those just looked through.
+Indexing = Callable[[int], AbstractContextManager[Advance]]
+
+
+class Shards(NamedTuple):
+    """N items in the order of shards and of their bytes; arrays as ``ShardIndex`` has them."""
+
+    name: str
+    files: tuple[Path, ...]
+    labels: tuple[str, ...]
+    ids: Texts
+    shard: np.ndarray  # int32 [N]
+    starts: np.ndarray
+    sizes: np.ndarray
+    targets: np.ndarray  # int32 [N]
+    splits: np.ndarray
+    groups: np.ndarray
+    grouped: tuple[str, ...]
+    left_out: dict[str, int]
+
+
+@contextlib.contextmanager
+def quiet(size: int) -> Iterator[Advance]:
+    """Shows nothing."""
+    yield lambda count: None
+
+
+def find_shards(path: Path) -> list[Path]:
+    """The shards that a path names, in order; none where it names something else.
+
+    Raises:
+        SourceError: a shard of a pattern is missing.
+    """
+    if path.is_dir():
+        names = [name for name in sorted(one.name for one in path.iterdir()) if not is_junk(name)]
+        return _only_shards(path, names)
+    if not path.name.endswith(".tar") or not re.search(r"[{*?\[]", str(path)) or path.exists():
+        return []
+    found: list[Path] = []
+    for pattern in _expanded(str(path)):
+        matching = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207  # of absolute ones too
+        if not matching or not Path(matching[0]).is_file():
+            raise SourceError(f"{path}: expected shards, {pattern} is missing")
+        found += map(Path, matching)
+    return list(dict.fromkeys(found))
+
+
+def _only_shards(folder: Path, names: list[str]) -> list[Path]:
+    """The tars of a folder that has no classes and no table."""
+    if "labels.csv" in names or not any(name.endswith(".tar") for name in names):
+        return []
+    if any((folder / name).is_dir() for name in names):
+        return []
+    return [folder / name for name in names if name.endswith(".tar")]
+
+
+def _expanded(pattern: str) -> list[str]:
+    """``a-{08..10}{x,y}.tar`` -> a-08x.tar, a-08y.tar, a-09x.tar, ..."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if not found:
+        return [pattern]
+    if numbers := re.fullmatch(r"(\d+)\.\.(\d+)", found[1]):
+        first, last = numbers.groups()
+        parts = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
+    else:
+        parts = found[1].split(",")
+    head, tail = pattern[: found.start()], pattern[found.end() :]
+    return [one for part in parts for one in _expanded(head + part + tail)]
+
+
+def list_shards(
+    files: list[Path], cache: Path | None = None, indexing: Indexing = quiet
+) -> Shards:
+    """What lies in some shards; an index is made of those that have none.
+
+    Args:
+        cache: a folder for indexes, where nothing can be written beside the shards.
+
+    Raises:
+        SourceError: what is wrong with the data.
+    """
+    root = Path(os.path.commonpath([path.absolute().parent for path in files]))
+    with indexing(sum(path.stat().st_size for path in files)) as advance:
+        parts = [shard_index(path, cache, advance) for path in files]
+    counts = [len(part.starts) for part in parts]
+    labels, targets = _classes(root, parts)
+    grouped = tuple(sorted({name for part in parts for name in part.grouped}))
+    places = {name: place for place, name in enumerate(grouped)}
+    stems = [path.absolute().relative_to(root).as_posix()[: -len(".tar")] for path in files]
+    ids = (f"{stem}/{name}" for stem, part in zip(stems, parts, strict=True) for name in part.names)
+    told = zip(files, parts, strict=True)
+    left_out = sum((Counter(part.left_out) for part in parts), Counter[str]())
+    return Shards(
+        root.name,
+        tuple(files),
+        labels,
+        Texts.of(ids),
+        np.repeat(np.arange(len(files), dtype=np.int32), counts),
+        np.concatenate([part.starts for part in parts]),
+        np.concatenate([part.sizes for part in parts]),
+        targets,
+        np.concatenate([_splits(path, part) for path, part in told]),
+        np.concatenate([_renumbered(part.groups, part.grouped, places) for part in parts]),
+        grouped,
+        most_frequent(left_out),
+    )
+
+
+def as_source(shards: Shards) -> Source:
+    """The same as objects, for whoever looks at few items; splits as they are given."""
+    words = {place: split for place, split in enumerate(SPLITS)} | {NONE: ""}
+    groups = {place: group for place, group in enumerate(shards.grouped)} | {NONE: ""}
+    told = zip(
+        shards.ids, shards.targets.tolist(), shards.splits.tolist(), shards.groups.tolist(),
+        strict=True,
+    )  # fmt: skip
+    items = [Item(id_, label, words[split], groups[group]) for id_, label, split, group in told]
+    places = {item.id: place for place, item in enumerate(items)}
+
+    def find(id_: str) -> Where:
+        place = places[id_]
+        size = int(shards.sizes[place])
+        return Where(int(shards.shard[place]), int(shards.starts[place]), size, size)
+
+    read = Reading(Tars(shards.files), find)
+    return make_source(shards.name, shards.labels, items, read, shards.left_out)
+
+
+def _splits(path: Path, part: ShardIndex) -> np.ndarray:
+    """Those that items say, else the one that the shard's name says."""
+    words = {ALIASES.get(word, word) for word in re.split(r"[^A-Za-z]+", path.stem)}
+    named = [place for place, split in enumerate(SPLITS) if split in words]
+    own = named[0] if len(named) == 1 else NONE
+    return np.where(part.splits == NONE, np.int8(own), part.splits)
+
+
+def _renumbered(codes: np.ndarray, words: tuple[str, ...], places: dict[str, int]) -> np.ndarray:
+    """Places among the words of one shard -> among those of all, int32; ``NONE`` stays."""
+    table = np.array([*(places[word] for word in words), NONE], np.int32)
+    return table[codes]  # -1 is the last
+
+
+def _classes(root: Path, parts: list[ShardIndex]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names, and the class of every item, int32 [N]."""
+    said = {label for part in parts for label in part.said}
+    names = _class_names(root)
+    numbers = all(label.isdigit() for label in said)
+    if names is None:
+        last = max(map(int, said), default=-1) if numbers else -1
+        if last > 10 * len(said) + 1000:
+            raise SourceError(f"{root.name}: expected classes from 0 on, got the number {last}")
+        names = tuple(map(str, range(last + 1))) if numbers else tuple(sorted(said))
+    places = {name: place for place, name in enumerate(names)}
+    if numbers and not said <= places.keys():
+        places = {str(place): place for place in range(len(names))}
+        places |= {label: int(label) for label in said if int(label) < len(names)}
+    if unknown := sorted(said - places.keys()):
+        raise SourceError(
+            f"{root.name}: label {unknown[0]!r} is none of the {len(names)} classes"
+        )
+    targets = [_renumbered(part.labels, part.said, places) for part in parts]
+    return names, np.concatenate(targets)
+
+
+def _class_names(root: Path) -> tuple[str, ...] | None:
+    """None where no file says them."""
+    if (root / "classes.txt").is_file():
+        lines = (root / "classes.txt").read_text(encoding="utf-8-sig").splitlines()
+        names: object = [line.strip() for line in lines if line.strip()]
+    elif (root / "classes.json").is_file():
+        try:
+            names = json.loads((root / "classes.json").read_text(encoding="utf-8-sig"))
+        except ValueError as error:
+            raise SourceError(f"{root.name}/classes.json: expected JSON: {error}") from error
+    else:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SourceError(f"{root.name}/classes.json: expected a list of names")
+    if len(set(names)) < len(names):
+        raise SourceError(f"{root.name}: expected every class name once, in the order of labels")
+    return tuple(names)

@@ -1,0 +1,48 @@
+"""Many texts as one row of bytes: a few bytes each, and nothing to copy where it is mapped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Self, overload
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Texts(Sequence[str]):
+    """N texts.
+
+    Attributes:
+        data: all of them in UTF-8, end to end, uint8 [bytes].
+        offsets: where each begins, and where the last ends, int64 [N + 1].
+    """
+
+    data: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Self:
+        """UnicodeEncodeError for a text that UTF-8 cannot hold."""
+        encoded = [text.encode() for text in texts]
+        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)  # [N + 1]
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __iter__(self) -> Iterator[str]:
+        data = self.data.tobytes()
+        for start, end in pairwise(self.offsets.tolist()):
+            yield data[start:end].decode()
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]  # IndexError outside; -1 is the last one
+        return self.data[self.offsets[place] : self.offsets[place + 1]].tobytes().decode()

@@ -1,0 +1,207 @@
+"""Tar shards: webdataset's convention, names of every kind of tar, an index that fits its shard."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from media.index import Changed, open_dataset
+from media.sources import SourceError, open_source, shard_index
+from media.sources.tar_walk import walk_tar
+from tests.media.test_archives import pack, tar_entry, tarred
+from tests.media.test_index import as_items, expect_source
+
+LONG = "deep/" * 30 + "x" * 90  # longer than any header has room for
+
+
+def shard(path: Path, members: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=form) as target:
+        for name, data in members.items():
+            target.addfile(tar_entry(name, len(data)), io.BytesIO(data))
+    return path
+
+
+def two_shards(folder: Path) -> Path:
+    """Four items: by .cls with a number, by .json, and what belongs to nobody."""
+    shard(folder / "train-00.tar", {
+        "a/1.jpg": b"one", "a/1.cls": b"0", "a/1.txt": b"a caption",
+        "a/2.png": b"two" * 999, "a/2.json": json.dumps({"label": 1, "more": "x" * 900}).encode(),
+        "readme": b"",
+    })  # fmt: skip
+    shard(folder / "val-00.tar", {
+        "1.cls": b"1\n", "1.jpg": b"three", "2.jpg": b"four",
+        "2.json": json.dumps({"label": "0", "split": "test", "group": "p"}).encode(),
+    })  # fmt: skip
+    return folder
+
+
+def test_shards_are_one_data_set(tmp_path: Path) -> None:
+    """Labels by .cls or .json, splits by .json or the shard's name, also for a mapped copy."""
+    folder = two_shards(tmp_path)
+    dataset = open_dataset(folder)
+    assert as_items(dataset) == [
+        ("train-00/a/1.jpg", "0", "train", ""),
+        ("train-00/a/2.png", "1", "train", ""),
+        ("val-00/1.jpg", "1", "val", ""),
+        ("val-00/2.jpg", "0", "test", "p"),
+    ]
+    assert [dataset.read(place) for place in range(4)] == [b"one", b"two" * 999, b"three", b"four"]
+    assert dict(dataset.left_out) == {".txt": 1, "without an ending": 1}
+    for pattern in (folder, folder / "{train,val}-00.tar", folder / "*.tar"):
+        expect_source(open_dataset(pattern), open_source(folder))
+    expect_source(dataset.kept(tmp_path / "kept"), open_source(folder / "*-{00..00}.tar"))
+
+
+@pytest.mark.parametrize("written", ["classes.txt", "classes.json"])
+def test_class_names_lie_beside_the_shards(tmp_path: Path, written: str) -> None:
+    """Numbers are places among them."""
+    names = ["zebra", "ant"]
+    text = json.dumps(names) if written.endswith("json") else "zebra\nant\n"
+    (two_shards(tmp_path) / written).write_text(text)
+    dataset = open_dataset(tmp_path)
+    assert dataset.labels == ("zebra", "ant")
+    assert [item[1] for item in as_items(dataset)] == ["zebra", "ant", "ant", "zebra"]
+
+
+def test_splits_that_nobody_says_are_made_by_the_rule(tmp_path: Path) -> None:
+    """As of any other source, and known as made."""
+    members = {f"{n}.png": b"%d" % n for n in range(40)}
+    members |= {f"{n}.cls": b"dog" if n % 2 else b"cat" for n in range(40)}
+    shard(tmp_path / "all.tar", members)
+    dataset = open_dataset(tmp_path)
+    assert dataset.made == ("train", "val", "test")
+    assert dataset.labels == ("cat", "dog")
+    expect_source(dataset, open_source(tmp_path))
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_of_all_formats_give_the_names_that_tarfile_gives(tmp_path: Path, form: int) -> None:
+    """ustar's prefix, GNU's long names, pax headers; folders are passed over."""
+    members = {"./a.jpg": b"", "deep/" * 30 + "b.jpg": b"b" * 513, "caf\u00e9.cls": b"1"}
+    if form != tarfile.USTAR_FORMAT:
+        members[LONG + ".jpg"] = b"long"
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=form, pax_headers={"comment": "global"}) as target:
+        target.addfile(tar_entry("deep", kind=tarfile.DIRTYPE))
+        for name, data in members.items():
+            target.addfile(tar_entry(name, len(data)), io.BytesIO(data))
+    data, told = path.read_bytes(), []
+    for entry in walk_tar(path):
+        told.append((entry.name, data[entry.start : entry.start + entry.size]))
+        assert bytes(entry.head[: min(entry.size, 512)]) == told[-1][1][:512]
+    assert told == [(name.removeprefix("./"), content) for name, content in members.items()]
+
+
+GOOD = {"1.jpg": b"one", "1.cls": b"0", "2.jpg": b"two" * 400, "2.cls": b"1"}
+
+
+def linked() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as target:
+        target.addfile(tar_entry("1.jpg", kind=tarfile.SYMTYPE, link="/etc/passwd"))
+    return stream.getvalue()
+
+
+def other_sum() -> bytes:
+    data = bytearray(tarred(GOOD))
+    data[1030] ^= 1  # a letter of the second member's name
+    return bytes(data)
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "cut in a medium": (tarred(GOOD)[:3000], "is cut short: '2.jpg' has 1200 bytes"),
+    "cut between members": (tarred(GOOD)[:2048], "is cut short: it has no end"),
+    "changed header": (other_sum(), "is damaged: the header of .* has another checksum"),
+    "a link": (linked(), "'1.jpg' is a link or a device"),
+    "outside": (tarred({"../1.jpg": b""}), "expected names below the archive's root"),
+    "no label": (tarred({"1.jpg": b"", "2.jpg": b""}), "'1.jpg' has no label"),
+    "no medium": (tarred(GOOD | {"3.cls": b"1"}), "label of '3' names a missing member"),
+    "one key twice": (tarred(GOOD | {"1.png": b""}), "two items with one key: '1.jpg' and '1.png'"),
+    "two labels": (tarred(GOOD | {"1.json": b'{"label": 1}'}), "expected one label, got '1'"),
+    "no JSON": (tarred(GOOD | {"1.json": b"{"}), "'1.json': expected JSON"),
+    "no split": (tarred(GOOD | {"1.json": b'{"split": "x"}'}), "split must be one of train"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=REFUSED)
+def test_shard_that_cannot_be_used_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+    """By its name and what is wrong; no index of it is kept."""
+    (tmp_path / "train-7.tar").write_bytes(data)
+    with pytest.raises(SourceError, match=f"train-7.tar.*{message}|train-7: .*{message}"):
+        open_dataset(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["train-7.tar"]
+
+
+@pytest.mark.parametrize("labels", [(b"0", b"2"), (b"0", b"0")])
+def test_classes_without_items_are_refused(tmp_path: Path, labels: tuple[bytes, bytes]) -> None:
+    """Numbers that are left out, and a single class."""
+    shard(tmp_path / "val.tar", GOOD | dict(zip(("1.cls", "2.cls"), labels, strict=True)))
+    with pytest.raises(SourceError, match=r"class '1' has no items|at least two classes"):
+        open_dataset(tmp_path)
+
+
+def test_group_in_two_shards_of_other_splits_is_refused(tmp_path: Path) -> None:
+    """One person there would let a model be judged on what it knows."""
+    for split in ("train", "val"):
+        told = {"1.json": b'{"group": "p1"}'}
+        shard(tmp_path / f"{split}.tar", GOOD | told)
+    with pytest.raises(SourceError, match="group 'p1' lies in (train and in val|val and in train)"):
+        open_dataset(tmp_path)
+
+
+def test_pattern_of_which_a_shard_is_missing_is_refused(tmp_path: Path) -> None:
+    """None is left out unseen."""
+    two_shards(tmp_path)
+    with pytest.raises(SourceError, match=r"train-01.tar is missing"):
+        open_dataset(tmp_path / "train-{00..01}.tar")
+
+
+def test_index_is_kept_beside_the_shard_and_follows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard is walked once; again where it changed, or its index is damaged."""
+    walked: list[str] = []
+
+    def watched(path: Path, *more: Any) -> Any:
+        walked.append(path.name)
+        return walk_tar(path, *more)
+
+    monkeypatch.setattr(shard_index, "walk_tar", watched)
+    two_shards(tmp_path)
+    first = as_items(open_dataset(tmp_path))
+    assert walked == ["train-00.tar", "val-00.tar"]
+    assert as_items(open_dataset(tmp_path)) == first
+    (tmp_path / "val-00.tar.index").write_bytes(b"PK\3\4 what is this")
+    pack(tmp_path / "train-00.tar", GOOD)
+    walked.clear()
+    changed = open_dataset(tmp_path)
+    assert walked == ["train-00.tar", "val-00.tar"]
+    assert changed.columns.ids[0] == "train-00/1.jpg"
+    os.utime(tmp_path / "train-00.tar", ns=(1, 1))
+    with pytest.raises(Changed, match="train-00.tar had"):
+        changed.read(0)
+
+
+def test_index_goes_to_a_cache_where_the_shards_cannot_be_written_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's own folder has it then."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "set").mkdir()
+    two_shards(tmp_path / "set")
+    readable = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path).name != "set" and readable(path, mode)
+    )
+    open_dataset(tmp_path / "set", cache=tmp_path / "cache")
+    assert not list((tmp_path / "set").glob("*.index"))
+    assert len(list((tmp_path / "cache").glob("*.index"))) == 2
+    monkeypatch.setattr(shard_index, "walk_tar", lambda *_: pytest.fail("walked again"))
+    again = open_dataset(tmp_path / "set", cache=tmp_path / "cache")
+    assert again.columns.labels.tolist() == [0, 1, 1, 0]
