@@ -9,9 +9,6 @@ values) are counted apart.
 Memory is the most that is alive at a time, after any call: generators, table and its gradient
 included, over the table. What a call takes for itself and gives back is not seen.
 
-A first step finds out which positions are multiples of which; --first counts that one, in place of
-the one after it.
-
     python -m benchmarks.exponential_calls
 """
 
@@ -46,12 +43,9 @@ def main() -> None:
     )
     parser.add_argument("--block", type=int, default=8, help="side of a matrix")
     parser.add_argument("--layers", type=int, default=LAYERS, help="with generators of their own")
-    parser.add_argument("--first", action="store_true", help="count the first step at a grid")
     options = parser.parse_args()
     results = []
     for size in GRIDS:
-        if not options.first:
-            measure(size, options.block, layers=1)
         counted = measure(size, options.block, options.layers)
         results.append({"grid": "x".join(map(str, size)), "block": options.block, **counted})
     show(results)
@@ -59,7 +53,7 @@ def main() -> None:
 
 
 class Counted(NamedTuple):
-    """Calls by name, waiting ones among them; bytes are the most that was alive."""
+    """Calls by name; bytes: the most memory that was alive after any of them."""
 
     calls: collections.Counter[str]
     bytes: int

@@ -21,7 +21,8 @@ from models.rotations.series import TAYLOR_RADIUS, commutators, squared, taylor
 
 #: Squarings of every matrix; the published initialisation asks for 7 (block 8) to 10 (block 64).
 SQUARINGS = 16
-#: Largest spectral norm that those are enough for: there float32 knows angles to about 0.01 rad.
+#: Largest Frobenius norm / sqrt(2) that those are enough for. It is never below the spectral norm,
+#: whose rounding to float32 is some thousandths of a radian there.
 LARGEST_NORM = TAYLOR_RADIUS * 2**SQUARINGS
 
 

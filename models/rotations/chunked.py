@@ -74,9 +74,7 @@ def _exponents(positions: Tensor, generators: Tensor) -> Tensor:
 # --- rays -------------------------------------------------------------------------------------
 
 
-def _gather_all(
-    rays: list[list[int]], table: Tensor, gradient: Tensor, chunk: int
-) -> Tensor:
+def _gather_all(rays: list[list[int]], table: Tensor, gradient: Tensor, chunk: int) -> Tensor:
     """What every ray asks of its first token's exponents: of [T, ..., K, K] each, [F, M, K, K].
 
     Token by token and a chunk at a time: a gradient whose layers come first stays as it is.

@@ -48,8 +48,8 @@ def exponentials(positions: Tensor, generators: Tensor, chunk: int | None = None
             what; wherever else they are, each pass waits for the device once.
         generators: float32 [A, ..., K, K], skew-symmetric.
         chunk: matrix elements worked on at a time, or ``WHOLE``; by default as the generators'
-            device likes it. ``WHOLE`` squares all matrices equally often, and what has a spectral
-            norm beyond ``batched.LARGEST_NORM``, which float32 holds no exact angle for, is NaN.
+            device likes it. ``WHOLE`` squares all matrices equally often; beyond
+            ``batched.LARGEST_NORM``, a hundred times what published ones begin with, they are NaN.
 
     Returns:
         [T, ..., K, K], orthogonal, on the generators' device; exactly the identity at the origin.
@@ -106,9 +106,7 @@ def _(positions: Tensor, generators: Tensor, chunk: int) -> Tensor:
 
 
 @torch.library.register_fake("liere::exponentials_gradient")
-def _(
-    positions: Tensor, generators: Tensor, table: Tensor, gradient: Tensor, chunk: int
-) -> Tensor:
+def _(positions: Tensor, generators: Tensor, table: Tensor, gradient: Tensor, chunk: int) -> Tensor:
     return generators.new_empty(generators.shape)
 
 

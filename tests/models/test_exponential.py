@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.rotations.exponential import CACHEFUL, WHOLE, exponential, exponentials
+from models.rotations.exponential import CACHEFUL, exponential, exponentials
 from models.rotations.rays import HIGHEST_POWER, find_rays
 from models.rotations.skew import skew
 
@@ -254,4 +254,6 @@ def test_a_compiler_traces_it_in_one_graph(block: int) -> None:
 def test_the_operators_keep_what_they_promise_to_a_compiler() -> None:
     """Shapes without values, no aliases, a registered gradient: torch's own checks."""
     generators = skew(random(2, 4, 6), 4).requires_grad_()
-    torch.library.opcheck(torch.ops.liere.exponentials, (grid_positions(3, 2), generators))
+    torch.library.opcheck(
+        torch.ops.liere.exponentials, (grid_positions(3, 2), generators, CACHEFUL)
+    )
