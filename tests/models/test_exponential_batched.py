@@ -160,6 +160,10 @@ def test_what_is_remembered_from_inference_serves_training() -> None:
 # --- precision and compilers ----------------------------------------------------------------------
 
 
+def precision_of_products() -> str:
+    return torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("chunk", [WHOLE, CACHEFUL])
 def test_products_are_float32_whatever_is_allowed(
     chunk: int, monkeypatch: pytest.MonkeyPatch
@@ -168,7 +172,7 @@ def test_products_are_float32_whatever_is_allowed(
     module, seen = batched if chunk == WHOLE else chunked, []
 
     def look(positions: Tensor, generators: Tensor, *_: int) -> Tensor:
-        seen.append(torch.backends.mkldnn.matmul.fp32_precision)
+        seen.append(precision_of_products())
         seen.append(torch.is_autocast_enabled("cpu"))
         return torch.zeros(len(positions), *generators.shape[1:])
 
@@ -179,7 +183,7 @@ def test_products_are_float32_whatever_is_allowed(
         with torch.autocast("cpu", torch.bfloat16):
             exponentials(grid_positions(2, 3), torch.zeros(2, 8, 8), chunk)
             assert torch.is_autocast_enabled("cpu")
-        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        assert precision_of_products() == "bf16"
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
