@@ -169,7 +169,8 @@ def test_products_are_float32_whatever_is_allowed(
     chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither autocast nor a lower precision of products goes in; both are as before after it."""
-    module, seen = batched if chunk == WHOLE else chunked, []
+    module = batched if chunk == WHOLE else chunked
+    seen: list[str | bool] = []
 
     def look(positions: Tensor, generators: Tensor, *_: int) -> Tensor:
         seen.append(precision_of_products())
