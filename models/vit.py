@@ -71,9 +71,12 @@ class VisionTransformer(nn.Module):
 
     def encode(self, grid: Grid, dtype: torch.dtype = torch.float32) -> Encoded:
         """Positions as the layers use them. Rotations are computed in ``dtype``, kept float32."""
-        positions = self.positions(grid)
-        rotations = self.encoding.rotations(positions.to(self.head.weight.device), dtype)
-        kept = (tensor if tensor is None else tensor.float() for tensor in rotations or ())
+        rotations = self.encoding.rotations(self.positions(grid), dtype)
+        device = self.head.weight.device
+        kept = (
+            tensor if tensor is None else tensor.to(device, torch.float32, non_blocking=True)
+            for tensor in rotations or ()
+        )
         return Encoded(self.encoding.token_offset(grid), *kept)
 
     def positions(self, grid: Grid) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -89,6 +90,12 @@ class Encoding(nn.Module, abc.ABC):
         return self.shape.axes
 
     @property
+    def device(self) -> torch.device:
+        """Where its parameters and buffers are; the CPU where it has none."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    @property
     def layers(self) -> int:
         """How many layers have parameters of their own."""
         return self.shape.layers if self.options.per_layer else 1
@@ -111,7 +118,11 @@ class Encoding(nn.Module, abc.ABC):
         return None
 
     def rotations(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotations | None:
-        """What turns queries and keys at the positions [T, A], computed in ``dtype``, or None."""
+        """What turns queries and keys at the positions [T, A], computed in ``dtype``, or None.
+
+        Positions are on the CPU, where some encodings read them; rotations are where the
+        parameters are.
+        """
         return None
 
     def adopt(self, trained: Encoding) -> None:
@@ -130,9 +141,9 @@ class Rotary(Encoding):
         """[A, L or 1, H or 1, N, K, K], skew-symmetric."""
 
     def rotations(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotations:
-        with torch.autocast(positions.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False):
             generators = self.generators(dtype)
-            table = rotations(positions.to(generators), generators)  # [T, L, H, N, K, K]
+            table = rotations(positions.to(dtype), generators)  # [T, L, H, N, K, K]
         return Rotations(blocks=table.transpose(0, 1))  # [L, T, H, N, K, K]
 
 
@@ -160,9 +171,9 @@ class Commuting(Rotary):
         return planar_generators(*self.planes(dtype))
 
     def rotations(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotations:
-        with torch.autocast(positions.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False):
             frequencies, basis = self.planes(dtype)
-            return planar_rotations(positions, frequencies.to(positions.device), basis)
+            return planar_rotations(positions, frequencies, basis)
 
 
 def check_block(block: int, head_dim: int) -> None:

@@ -77,7 +77,7 @@ class Liere(Rotary):
     def rotations(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotations:
         if self.block > 2:
             return super().rotations(positions, dtype)
-        with torch.autocast(positions.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False):
             entries = self.entries[..., 0].to(dtype)  # [A, L, H, N]
             # skew() puts an entry above the diagonal, which turns backwards
             return planar_rotations(positions, -entries)

@@ -85,9 +85,10 @@ class SphericalRope(Encoding):
         return series.expand(self.axes, 1, 1, -1).to(dtype)
 
     def rotations(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotations:
-        with torch.autocast(positions.device.type, enabled=False):
-            frequencies = self.frequencies(dtype).to(positions.device)
-            angles = torch.einsum("ta,alhn->althn", positions.to(frequencies), frequencies)
+        with torch.autocast(self.device.type, enabled=False):
+            frequencies = self.frequencies(dtype)
+            positions = positions.to(frequencies, non_blocking=True)
+            angles = torch.einsum("ta,alhn->althn", positions, frequencies)
             of_axes = dict(zip(OF_AXES, angles.flip(0), strict=False))  # the last axis first
             factors = [turned(of_axes[name], name) for name in FACTORS if name in of_axes]
             blocks = factors[0]

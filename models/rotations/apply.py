@@ -47,11 +47,12 @@ def planar_rotations(
     """Every pair of channels turned by the angle sum_a position_a * frequency_a.
 
     Args:
-        positions: [T, A].
+        positions: [T, A], on the CPU or beside the frequencies.
         frequencies: [A, L or 1, H or 1, P], in the precision to compute in.
         basis: passed on.
     """
-    angles = torch.einsum("ta,alhp->lthp", positions.to(frequencies), frequencies)
+    positions = positions.to(frequencies, non_blocking=True)
+    angles = torch.einsum("ta,alhp->lthp", positions, frequencies)
     turns = torch.stack([angles.cos(), angles.sin()], dim=-1)  # [L, T, H, P, 2]
     return Rotations(turns=turns, basis=basis)
 

@@ -34,8 +34,8 @@ def rotations(positions: Tensor, generators: Tensor) -> Tensor:
     """``exp(sum_a position_a * generator_a)`` for every position (LieRE, arXiv 2406.10322).
 
     Args:
-        positions: [T, A].
-        generators: [A, ..., K, K], skew-symmetric; the same dtype as the positions.
+        positions: [T, A], on the CPU; the same dtype as the generators.
+        generators: [A, ..., K, K], skew-symmetric.
 
     Returns:
         [T, ..., K, K], orthogonal. Differentiable with respect to the generators; float32 uses
@@ -43,7 +43,8 @@ def rotations(positions: Tensor, generators: Tensor) -> Tensor:
     """
     if generators.dtype == torch.float32:
         return exponentials(positions, generators)
-    exponents = (positions @ generators.flatten(1)).unflatten(1, generators.shape[1:])
+    sums = positions.to(generators.device) @ generators.flatten(1)
+    exponents = sums.unflatten(1, generators.shape[1:])
     return torch.linalg.matrix_exp(exponents)  # [T, ..., K, K]
 
 

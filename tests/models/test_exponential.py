@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.rotations.exponential import CHUNK_ELEMENTS, exponential, exponentials
+from models.rotations.exponential import CACHEFUL, exponential, exponentials
 from models.rotations.rays import HIGHEST_POWER, find_rays
 from models.rotations.skew import skew
 
@@ -67,7 +67,7 @@ def test_exponential_gradient_equals_the_float64_gradient(block: int, norm: floa
 def test_exponential_handles_chunks_of_different_size_and_norm() -> None:
     """Every matrix gets its own number of squarings, whatever lies beside it, in order."""
     block = 8
-    count = 2 * CHUNK_ELEMENTS // block**2 + 5
+    count = 2 * CACHEFUL // block**2 + 5
     matrices = skew_matrices(count, block, 1.0)
     norms = torch.logspace(-3, 1.5, count, dtype=torch.float64)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(2))
@@ -81,15 +81,14 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     positions, generators = grid_positions(3, 2), skew(random(2, 7, 28), 8)
     seen = random(6, 7, 8, 8, seed=1)
 
-    def both() -> tuple[Tensor, Tensor]:
+    def both(chunk: int) -> tuple[Tensor, Tensor]:
         leaf = generators.clone().requires_grad_()
-        table = exponentials(positions, leaf)
+        table = exponentials(positions, leaf, chunk)
         return table.detach(), torch.autograd.grad((table * seen).sum(), leaf)[0]
 
-    whole = both()
-    monkeypatch.setattr("models.rotations.exponential.CHUNK_ELEMENTS", 3 * 8 * 8)
-    monkeypatch.setattr("models.rotations.exponential.GROUP_ELEMENTS", 2 * 7 * 8 * 8)
-    for one, other in zip(both(), whole, strict=True):
+    large = both(CACHEFUL)
+    monkeypatch.setattr("models.rotations.chunked.GROUP_ELEMENTS", 2 * 7 * 8 * 8)
+    for one, other in zip(both(3 * 8 * 8), large, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
@@ -255,4 +254,6 @@ def test_a_compiler_traces_it_in_one_graph(block: int) -> None:
 def test_the_operators_keep_what_they_promise_to_a_compiler() -> None:
     """Shapes without values, no aliases, a registered gradient: torch's own checks."""
     generators = skew(random(2, 4, 6), 4).requires_grad_()
-    torch.library.opcheck(torch.ops.liere.exponentials, (grid_positions(3, 2), generators))
+    torch.library.opcheck(
+        torch.ops.liere.exponentials, (grid_positions(3, 2), generators, CACHEFUL)
+    )
