@@ -72,7 +72,8 @@ class VisionTransformer(nn.Module):
     def encode(self, grid: Grid, dtype: torch.dtype = torch.float32) -> Encoded:
         """Positions as the layers use them. Rotations are computed in ``dtype``, kept float32."""
         positions = self.positions(grid)
-        rotations = self.encoding.rotations(positions.to(self.head.weight.device), dtype)
+        there = positions.to(self.head.weight.device, non_blocking=True)  # nobody waits for it
+        rotations = self.encoding.rotations(there, dtype)
         kept = (tensor if tensor is None else tensor.float() for tensor in rotations or ())
         return Encoded(self.encoding.token_offset(grid), *kept)
 
