@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ def everything(setup: Setup) -> dict[str, torch.Tensor]:
     return copy.deepcopy(state.tensors() | weights | {"updates": state.average.updates})
 
 
+def updates_in(tensors: dict[str, torch.Tensor]) -> int:
+    """That the optimiser has made: of its parameters, those that have a gradient count them."""
+    counts = [int(t) for name, t in tensors.items() if re.match(r"optimiser\.\d+\.step", name)]
+    return max(counts, default=0)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("broken", [math.inf, math.nan])
 def test_skipped_step_is_as_if_never_taken(fused: bool, broken: float) -> None:
@@ -58,7 +65,7 @@ def test_skipped_step_is_as_if_never_taken(fused: bool, broken: float) -> None:
         one, other = map(everything, setups)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
-    assert one["updates"] == one["optimiser.0.step"] == 3
+    assert one["updates"] == updates_in(one) == 3
 
 
 def test_overflow_of_a_scaled_loss_is_no_error() -> None:
@@ -66,11 +73,12 @@ def test_overflow_of_a_scaled_loss_is_no_error() -> None:
     setup = make_setup(precision="fp16", ema=0.9)
     scale = setup.state.loss_scale
     assert scale is not None
+    scale.factor.fill_(2.0**10)
     check(setup, SAMPLES, 0, take(setup, 0))
     weights = everything(setup)
     check(setup, SAMPLES, 1, take(setup, 1, math.inf))
     now = everything(setup)
-    assert (scale.factor, scale.steps) == (LossScale.FIRST / 2, 0)
+    assert (scale.factor, scale.steps) == (2.0**9, 0)
     assert {n for n in now if not torch.equal(now[n], weights[n])} == {
         "loss_scale.factor", "loss_scale.steps"
     }  # fmt: skip
@@ -126,14 +134,13 @@ def test_step_is_named_at_the_next_look(
     evidence = json.loads((out / "not-finite.json").read_text())
     assert (evidence["step"], evidence["samples"]) == (STEP, [spy.ids[row] for row in (1, 6)])
     assert read_description(out / "last").notes["step"] == 0
-    assert len(list(out.glob("tensorboard/*"))) == 1
 
 
 def test_run_of_fp16_is_resumed_bit_for_bit(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after steps that were skipped: scale, average and weights are those of one run."""
-    monkeypatch.setattr(LossScale, "FIRST", 2.0**30)
+    monkeypatch.setattr(LossScale, "FIRST", 2.0**19)
     settings = ("precision=fp16", "ema=0.9", "log_every=3")
     whole, parts = ([*command(pictures, tmp_path / name, *settings), "--no-report"]
                     for name in ("whole", "parts"))  # fmt: skip
@@ -146,7 +153,7 @@ def test_run_of_fp16_is_resumed_bit_for_bit(
     assert outcome(tmp_path / "whole")["hashes"] == outcome(tmp_path / "parts")["hashes"]
     state = load_tensors(tmp_path / "parts" / "last" / "training.safetensors")
     assert 1 <= state["loss_scale.factor"] < LossScale.FIRST
-    assert 0 < state["optimiser.0.step"] < 15
+    assert 0 < updates_in(state) < 15
     capped = [*parts, "--resume", "--set", "precision=fp32", "--set", "epochs=4"]
     assert main(capped) == 0
     assert not any("loss_scale" in name for name in
