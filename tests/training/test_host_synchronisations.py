@@ -105,7 +105,7 @@ class Copies(TorchDispatchMode):
         self, function: Any, types: Any, arguments: Any = (), options: Any = None
     ) -> Any:
         name = function.overloadpacket.__name__
-        source = arguments[1 if name == "copy_" else 0] if arguments else None
+        source: Any = arguments[1 if name == "copy_" else 0] if arguments else None
         result = function(*arguments, **options or {})
         if name in ("_to_copy", "copy_") and source.device != result.device:
             self.made += 1
