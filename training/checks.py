@@ -32,6 +32,12 @@ def check_compiler(config: TrainConfig, device: torch.device) -> None:
         raise SpecError("compile=true on a CPU needs a C++ compiler: expected g++, found none")
 
 
+def check_precision(config: TrainConfig, device: torch.device) -> None:
+    """SpecError where the precision is of another device."""
+    if config.precision == "tf32" and device.type != "cuda":
+        raise SpecError(f"precision tf32 is of GPUs: expected fp32 or bf16 on a {device.type}")
+
+
 def check_modality(config: TrainConfig, source: Source) -> None:
     """SpecError where the first training items are all of another kind than the model takes.
 

@@ -136,11 +136,18 @@ class TrainConfig:
             number of steps stay; in their places other items of their classes come once more.
         epochs: the rate falls to 0 at the end of so many, also where a run goes on with another
             number of them.
+        patience: end the run after so many epochs without a better figure than the best one, by
+            ``choose``; 0 for never.
         batch: items per update; a last, smaller batch of an epoch is left out.
         accumulate: parts that a batch is computed in, one after the other, to need less memory;
             as many items at a time are measured.
-        learning_rate: the peak, reached after ``warmup_steps``; then a cosine down to 0.
+        learning_rate: the peak, reached after ``warmup_steps``.
+        schedule: of the rate after that. ``cosine`` and ``linear`` fall to 0 at once, ``wsd`` stays
+            (warm-up, stable, decay; arXiv 2404.06395) and falls in the ``cooldown``, ``constant``
+            never falls.
+        cooldown: of ``wsd``, the last share of all steps, in which the rate falls linearly to 0.
         warmup_steps: never more than a fifth of all steps.
+        betas: of AdamW, how much of their past its two means keep: of the gradient, of its square.
         layer_decay: what the rate is multiplied by with every layer away from the head.
         weight_decay: of matrices only; norms, biases, tokens and encodings have none.
         clip_norm: gradients longer than this are shortened to it; 0 for never.
@@ -151,9 +158,14 @@ class TrainConfig:
         sampling: ``balanced`` draws every class equally often; an epoch has as many items.
         choose: what ``best`` is chosen by, on the validation split; ``last`` takes the last epoch,
             for a split too small to choose by.
-        precision: ``bf16`` autocasts the network; rotations stay float32 in either.
+        precision: ``bf16`` and ``fp16`` autocast the network, ``tf32`` lets a GPU round the factors
+            of its products; rotations stay float32 in all. The loss of ``fp16`` is scaled; a step
+            whose gradient overflows is skipped and the scale halved.
         compile: run the network through torch.compile; needs a C++ compiler.
         save_every: steps between checkpoints; the end of an epoch always saves.
+        log_every: steps between looks at loss and gradient, for which a GPU is waited for; 0 for
+            every one on a CPU, where it costs nothing, and every 25th on a GPU. A step that is
+            not finite changes no weight, and ends the run at the next look.
         workers: threads that decode the data before the first step.
         cache: folder that keeps decoded splits for all later runs, as plain arrays that are
             mapped and may be larger than the memory; a relative one begins beside the run. null:
@@ -171,12 +183,16 @@ class TrainConfig:
     items: int = 0
     skip: tuple[str, ...] = ()
     epochs: int = 20
+    patience: int = 0
     batch: int = 128
     accumulate: int = 1
     learning_rate: float = 1e-3
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    cooldown: float = 0.2
     layer_decay: float = 1.0
     weight_decay: float = 0.05
     warmup_steps: int = 500
+    betas: tuple[float, ...] = (0.9, 0.98)
     clip_norm: float = 0.0
     ema: float = 0.0
     label_smoothing: float = 0.1
@@ -184,11 +200,12 @@ class TrainConfig:
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     choose: Literal["top1", "balanced_accuracy", "loss", "last"] = "top1"
     augment: Augment = dataclasses.field(default_factory=Augment)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
     save_every: int = 500
+    log_every: int = 0
     workers: int = 2
     cache: str | None = None
     skip_unreadable: bool = False
@@ -202,15 +219,24 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "save_every", "workers"):
             _at_least(self, name, 1)
-        for name in ("weight_decay", "warmup_steps", "clip_norm", "freeze", "items", "seed"):
+        for name in ("weight_decay", "warmup_steps", "clip_norm", "freeze", "items", "seed",
+                     "patience", "log_every"):  # fmt: skip
             _at_least(self, name, 0)
         if not 0 < self.learning_rate < math.inf:
             raise SpecError(f"learning_rate must be positive, got {self.learning_rate}")
-        if not 0 < self.layer_decay <= 1:
-            raise SpecError(f"layer_decay must be in (0, 1], got {self.layer_decay}")
+        for name in ("layer_decay", "cooldown"):
+            if not 0 < getattr(self, name) <= 1:
+                raise SpecError(f"{name} must be in (0, 1], got {getattr(self, name)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise SpecError(f"betas must be two numbers in [0, 1), got {list(self.betas)}")
         for name in ("label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise SpecError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.patience and self.choose == "last":
+            raise SpecError(
+                "patience waits for a better figure and choose=last asks for none: expected "
+                "patience to be 0 or another choose"
+            )
         if self.batch % self.accumulate:
             raise SpecError(f"batch {self.batch} is not divisible by accumulate {self.accumulate}")
         object.__setattr__(self, "skip", tuple(dict.fromkeys(self.skip)))

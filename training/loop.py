@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from training.about_data import about_duplicates, about_source, how_split
 from training.checks import (
     check_compiler,
     check_modality,
+    check_precision,
     check_skipped,
     check_steps,
     pick_device,
@@ -28,12 +29,18 @@ from training.checks import (
 from training.config import TrainConfig
 from training.curves import Curves
 from training.evaluate import evaluate
-from training.optim import freeze, learning_rate, make_average, make_optimiser
+from training.optim import (
+    freeze,
+    learning_rate,
+    make_average,
+    make_loss_scale,
+    make_optimiser,
+)
 from training.order import order_of
 from training.progress import Progress
 from training.report.report import make_report
 from training.run import Run, State
-from training.step import NotFinite, Setup, train_step
+from training.step import NotFinite, Setup, Taken, check, train_step
 from training.stopping import Stop, Stopped
 
 #: Training losses drawn for an epoch, besides the figures at its end.
@@ -82,6 +89,7 @@ def set_up(
     """
     device = pick_device(config.device)
     check_compiler(config, device)
+    check_precision(config, device)
     source = data.open_data(config, data.rule_of(run.notes()["data"]) if resume else rule)
     progress.say([how_split(source.rule, source.made), *about_source(source)])
     config = dataclasses.replace(config, model=data.with_classes(config.model, source))
@@ -102,7 +110,12 @@ def set_up(
         notes["init"] = finetune.adopt(model, config, source.labels)
         progress.begins(notes["init"])
     freeze(model.to(device), config.freeze)
-    state = State(model, make_optimiser(model, config), make_average(model, config.ema))
+    state = State(
+        model,
+        make_optimiser(model, config),
+        make_average(model, config.ema),
+        make_loss_scale(config, device),
+    )
     if resume:
         run.restore(state)
     if not config.skip_unreadable:
@@ -156,6 +169,15 @@ def fit(setup: Setup, run: Run, notes: dict[str, Any], stop: Stop, progress: Pro
             Fit(setup, run, notes, stop, progress, curves).steps()
 
 
+class Step(NamedTuple):
+    """One step that was taken; what it came to may still be computed."""
+
+    step: int
+    samples: np.ndarray  # [B], indices into the training split
+    rate: float
+    taken: Taken
+
+
 class Fit:
     """The steps of one run, and what is kept of them."""
 
@@ -173,34 +195,42 @@ class Fit:
         self.per_epoch = len(setup.training.ids) // setup.config.batch
         self.total = self.per_epoch * setup.config.epochs
         self.saved = notes["step"]
-        self.seconds: list[float] = []  # of every step that this process took
+        self.seconds: list[float] = []  # a step, at every look of this process
+        self.taken: list[Step] = []  # and not looked at
 
     def steps(self) -> None:
-        """Measure where an epoch has ended, stop where asked, else take a step."""
-        config, notes = self.setup.config, self.notes
-        self.progress.start(self.total, notes["step"], config.batch)
+        """To the end of the run; a stop saves first, and what is not finite leaves its evidence."""
+        self.progress.start(self.total, self.notes["step"], self.setup.config.batch)
         try:
-            while True:
-                step = notes["step"]
-                if step % self.per_epoch == 0 and notes["measured"] < step:
-                    self._end_epoch()
+            try:
+                self._steps()
+            except Stopped:
+                if self.saved < self.notes["step"]:
                     self._save()
-                elif step % config.save_every == 0 and self.saved < step:
-                    self._save()
-                if step == self.total:
-                    self.run.prove()  # by its validation: no step follows
-                    return
-                self.stop.check()
-                self._step(step)
-        except Stopped:
-            if self.saved < notes["step"]:
-                self._save()
-            raise
+                raise
         except NotFinite as error:
             self._keep_evidence(error)
-            if notes["step"] == self.saved:
+            if error.step == self.saved:
                 raise self._from_before(error) from error
             raise
+
+    def _steps(self) -> None:
+        """Measure where an epoch has ended, stop where asked, else take a step."""
+        config, notes = self.setup.config, self.notes
+        while True:
+            step = notes["step"]
+            if step % self.per_epoch == 0 and notes["measured"] < step:
+                self._end_epoch()
+                self._save()
+            elif step % config.save_every == 0 and self.saved < step:
+                self._save()
+            if ended := self._ended():
+                self.progress.say([f"ends after epoch {step // self.per_epoch}: {ended}"])
+            if step == self.total or ended:
+                self.run.prove()  # by its validation: no step follows
+                return
+            self.stop.check()
+            self._step(step)
 
     def _step(self, step: int) -> None:
         setup, config = self.setup, self.setup.config
@@ -211,26 +241,52 @@ class Fit:
             self.notes["losses"] = 0.0
         samples = self.order[position * config.batch : (position + 1) * config.batch]
         rate = learning_rate(config, step, self.total)
-        began = time.perf_counter()
+        if not self.taken:
+            self.since = time.perf_counter()
         doing = f"in step {step}, {config.items_at_a_time} items at a time"
         with (
             self.stop.at_once(step == self.saved),  # torch.compile may take minutes in there
             memory.told(doing, memory.smaller_passes(config)),
         ):
             taken = train_step(setup, samples, step, rate, self.stop)
-        self.seconds.append(time.perf_counter() - began)
-        if step == self.saved:
-            self.run.prove()
-        self.notes["losses"] += taken.loss
+        self.taken.append(Step(step, samples, rate, taken))
         self.notes["step"] = step + 1
-        self.progress.step(taken.loss)
-        if (position + 1) % max(1, self.per_epoch // CURVE_POINTS) == 0:
-            values = {"loss": taken.loss, "rate": rate, "gradient_norm": taken.gradient_norm}
-            self.curves.add(step + 1, {f"train/{name}": value for name, value in values.items()})
+        if step == self.saved:
+            self._look()
+            self.run.prove()
+        elif (step + 1) % setup.log_every == 0:
+            self._look()
+
+    def _look(self) -> None:
+        """At what the steps since the last look came to; here a GPU is waited for.
+
+        Raises:
+            NotFinite: the first of them that is not; nothing is known of those after it.
+        """
+        if not self.taken:
+            return
+        taken, self.taken = self.taken, []
+        pairs = [torch.stack([one.taken.loss, one.taken.gradient_norm]) for one in taken]
+        values = torch.stack(pairs).tolist()  # [steps, 2]
+        self.seconds.append((time.perf_counter() - self.since) / len(taken))
+        for one, (loss, norm) in zip(taken, values, strict=True):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                check(self.setup, one.samples, one.step, one.taken)
+            self._note(one, loss, norm)
+
+    def _note(self, one: Step, loss: float, norm: float) -> None:
+        self.notes["losses"] += loss
+        self.progress.step(loss)
+        if (one.step % self.per_epoch + 1) % max(1, self.per_epoch // CURVE_POINTS) == 0:
+            values = {"loss": loss, "rate": one.rate, "gradient_norm": norm}
+            self.curves.add(
+                one.step + 1, {f"train/{name}": value for name, value in values.items()}
+            )
 
     def _end_epoch(self) -> None:
         """Measure on the validation split, and remember the result if it is the best so far."""
         setup, notes = self.setup, self.notes
+        self._look()
         check_finite(setup.model, notes["step"])
         items = setup.config.items_at_a_time
         doing = f"while measuring after step {notes['step']}, {items} items at a time"
@@ -258,6 +314,16 @@ class Fit:
         if self.seconds:  # none where a run was resumed at the end of an epoch
             notes["step_seconds"] = statistics.median(self.seconds)
 
+    def _ended(self) -> str:
+        """Why no step follows although there are some left, in words; empty where one does."""
+        config, notes = self.setup.config, self.notes
+        if not config.patience or not notes["best"] or notes["measured"] < notes["step"]:
+            return ""
+        waited = notes["step"] // self.per_epoch - notes["best"]["epoch"]
+        if notes["step"] == self.total or waited < config.patience:
+            return ""
+        return f"no better val_{config.choose} for {waited} epochs (patience {config.patience})"
+
     def _keep_evidence(self, error: NotFinite) -> None:
         """Write down what came and from where; a full disk does not hide it."""
         try:
@@ -278,7 +344,9 @@ class Fit:
 
     def _save(self) -> None:
         """A checkpoint of finite weights; anything else would replace the last good one."""
+        self._look()
         check_finite(self.setup.model, self.notes["step"])
+        self.notes["ended"] = self._ended()
         self.run.save(self.setup.state, self.setup.config.input, self.setup.labels, self.notes)
         self.saved = self.notes["step"]
 

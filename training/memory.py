@@ -56,7 +56,7 @@ def smaller_passes(config: TrainConfig) -> list[str]:
     """What makes a pass through the network smaller and keeps the batch."""
     divisors = (n for n in range(config.accumulate + 1, config.batch + 1) if not config.batch % n)
     settings = [f"accumulate={n}" for n in divisors if n >= 2 * config.accumulate][:1]
-    return settings + ["precision=bf16"] * (config.precision == "fp32")
+    return settings + ["precision=bf16"] * (config.precision in ("fp32", "tf32"))
 
 
 def smaller_decoding(config: TrainConfig) -> list[str]:

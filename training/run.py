@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from media.files import atomic_directory, sha256_file, sync_directory, write_atomic
 from media.spec import InputSpec
@@ -42,6 +41,7 @@ from models.checkpoint import (
 )
 from models.vit import VisionTransformer
 from training.history import Change, read_changes, same
+from training.optim import Average, LossScale
 
 TRAINING_STATE = "training.safetensors"
 EVIDENCE, HISTORY = "not-finite.json", "history.json"
@@ -54,18 +54,17 @@ class State:
     Attributes:
         average: moving average of the weights; where there is one, it is the checkpoint's model,
             and the weights themselves belong to the state of the training.
+        loss_scale: where the precision has one.
     """
 
     model: VisionTransformer
     optimiser: torch.optim.Optimizer
-    average: AveragedModel | None = None
+    average: Average | None = None
+    loss_scale: LossScale | None = None
 
     def measured(self) -> VisionTransformer:
         """The model that is measured and exported."""
-        if self.average is None:
-            return self.model
-        assert isinstance(self.average.module, VisionTransformer)
-        return self.average.module
+        return self.average.module if self.average else self.model
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything a run needs to go on, besides the measured model's weights."""
@@ -73,17 +72,21 @@ class State:
         if self.average:
             weights = self.model.state_dict()
             tensors |= {f"model.{name}": tensor.detach() for name, tensor in weights.items()}
+        if self.loss_scale:
+            scale = self.loss_scale.tensors()
+            tensors |= {f"loss_scale.{name}": tensor for name, tensor in scale.items()}
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
-    def restore(
-        self, stored: VisionTransformer, tensors: dict[str, torch.Tensor], step: int
-    ) -> None:
-        """Take everything over, bit for bit."""
+    def restore(self, stored: VisionTransformer, tensors: dict[str, torch.Tensor]) -> None:
+        """Take everything over, bit for bit; a scale that was not there begins anew."""
         self.measured().load_state_dict(stored.state_dict())
-        if self.average:
-            self.average.n_averaged.fill_(step)
-            self.model.load_state_dict(_below("model.", tensors))
         _load_optimiser(self.optimiser, _below("optimiser.", tensors))
+        if self.average:
+            self.average.updates.fill_(_updates(self.optimiser))
+            self.model.load_state_dict(_below("model.", tensors))
+        if self.loss_scale:
+            for name, tensor in _below("loss_scale.", tensors).items():
+                self.loss_scale.tensors()[name].copy_(tensor)
 
 
 class Run:
@@ -185,7 +188,7 @@ class Run:
             raise CheckpointError(f"{folder} has no {TRAINING_STATE} and cannot be resumed")
         if sha256_file(path) != description.notes.get("training_sha256"):
             raise CheckpointError(f"{path} is cut short or changed")
-        state.restore(stored, load_tensors(path), description.notes["step"])
+        state.restore(stored, load_tensors(path))
         self._settle(description.notes)
         self._forget_after(description.notes["step"])
 
@@ -300,6 +303,11 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.T
         state.setdefault(int(index), {})[key] = tensor
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _updates(optimiser: torch.optim.Optimizer) -> int:
+    """How many it has made: a step that was skipped is none."""
+    return max((int(state["step"]) for state in optimiser.state.values()), default=0)
 
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -16,12 +16,12 @@ from training.config import TrainConfig
 #: Where things lie. Data are compared by their content; a checkpoint to begin from is needed once.
 PLACES = ("data", "init_from", "cache")
 #: What decides no weight and no figure.
-WITHOUT_EFFECT = ("save_every", "workers", "skip_unreadable", "allow_duplicates")
+WITHOUT_EFFECT = ("save_every", "log_every", "workers", "skip_unreadable", "allow_duplicates")
 #: What may change when a run goes on: how far its next steps go, how they are computed, what they
 #: draw, and how many there are.
 MAY_CHANGE = (
-    "learning_rate", "warmup_steps", "weight_decay", "clip_norm", "precision", "accumulate",
-    "compile", "device", "seed", "skip", "epochs",
+    "learning_rate", "schedule", "cooldown", "warmup_steps", "betas", "weight_decay", "clip_norm",
+    "precision", "accumulate", "compile", "device", "seed", "skip", "epochs", "patience",
 )  # fmt: skip
 #: Why nothing else may.
 FIXED = {

@@ -1,10 +1,15 @@
-"""The training step, in order."""
+"""The training step, in order.
+
+Nothing in a step waits for a GPU: it is told what to compute, and looked at once in a while
+(``Setup.log_every``). So what was not finite is skipped there, and found out here by ``check``.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +21,15 @@ from models.vit import Encoded, VisionTransformer
 from training.augment.augment import augment
 from training.augment.draws import Draws, step_key
 from training.augment.mixing import mix
+from training.augment.transfer import to_device
 from training.config import TrainConfig
-from training.optim import set_rate
+from training.optim import set_rate, step_unless
 from training.run import State
 from training.stopping import Stop
+
+#: Steps between looks at a GPU, unless ``log_every`` says it.
+LOG_EVERY = 25
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +51,18 @@ class Setup:
     def model(self) -> VisionTransformer:
         return self.state.model
 
+    @property
+    def log_every(self) -> int:
+        """Steps between looks at what they came to."""
+        return self.config.log_every or (LOG_EVERY if self.model.head.weight.is_cuda else 1)
+
 
 class Taken(NamedTuple):
-    """What one update came to."""
+    """What one update came to, on the device: whoever reads it waits for the update."""
 
-    loss: float  # mean over the batch, before the update
-    gradient_norm: float  # before clipping
+    losses: Tensor  # [B], before the update
+    loss: Tensor  # [], their mean
+    gradient_norm: Tensor  # [], before clipping
 
 
 class NotFinite(FloatingPointError):
@@ -70,16 +86,18 @@ def train_step(
 ) -> Taken:
     """One update on the given samples, B of them, computed in ``accumulate`` parts.
 
+    Where the loss or the gradient is not finite, nothing moves: weights, means of the optimiser,
+    average and counters are as before. ``check`` says so.
+
     Raises:
-        NotFinite: the loss or the gradient; the weights are as before.
         Stopped: between two parts; the weights are as before.
     """
-    config, model = setup.config, setup.model
+    config, model, state = setup.config, setup.model, setup.state
     inputs, targets = make_batch(setup, samples, step)
     model.train()
     for layer in model.layers[: config.freeze]:
         layer.eval()  # as they are: neither dropout nor drop_path
-    setup.state.optimiser.zero_grad(set_to_none=True)
+    state.optimiser.zero_grad(set_to_none=True)
     device = model.head.weight.device
     seed_torch(config, step, config.accumulate)  # encodings that move positions
     with autocast(device, config.precision):
@@ -92,26 +110,24 @@ def train_step(
             stop.check()
         seed_torch(config, step, index)  # dropout and drop_path
         rows = slice(index * part, (index + 1) * part)
-        with autocast(device, config.precision):
-            logits = model(inputs[rows], shared)  # [B / accumulate, classes]
-        each = nn.functional.cross_entropy(
-            logits,
-            targets[rows],
-            label_smoothing=config.label_smoothing,
-            reduction="none",
-        )  # [B / accumulate]
-        if setup.weights is not None:
-            each = each * item_weights(targets[rows], setup.weights)
-        (each.sum() / len(samples)).backward()
+        with tf32(config.precision):
+            with autocast(device, config.precision):
+                logits = model(inputs[rows], shared)  # [B / accumulate, classes]
+            each = item_losses(setup, logits, targets[rows])  # [B / accumulate]
+            share = each.sum() / len(samples)
+            (share * state.loss_scale.factor if state.loss_scale else share).backward()
         losses.append(each.detach())
     _pass_on(encoded, shared)
-    loss = check_loss(torch.cat(losses), setup, samples, step)
-    norm = clip_gradient(setup, samples, step)
-    set_rate(setup.state.optimiser, rate)
-    setup.state.optimiser.step()
-    if setup.state.average:
-        setup.state.average.update_parameters(model)
-    return Taken(loss, norm)
+    every = torch.cat(losses)  # [B]
+    taken = Taken(every, every.mean(), finish_gradient(state, config.clip_norm))
+    skipped = 1 - (taken.loss.isfinite() & taken.gradient_norm.isfinite()).float()  # []
+    set_rate(state.optimiser, rate)
+    step_unless(skipped, state.optimiser)
+    if state.average:
+        state.average.update_parameters(model, skipped)
+    if state.loss_scale:
+        state.loss_scale.update(skipped)
+    return taken
 
 
 def seed_torch(config: TrainConfig, step: int, part: int) -> None:
@@ -133,7 +149,7 @@ def make_batch(setup: Setup, samples: np.ndarray, step: int) -> tuple[Tensor, Te
     inputs = augment(pixels, draws, config.augment, config.input, size, device)
     if config.augment.mixes:
         return mix(inputs, labels, spec.classes, draws, config.augment)
-    return inputs, torch.from_numpy(labels).to(device)
+    return inputs, to_device(labels, device)
 
 
 def one_view(samples: np.ndarray, views: int, draws: Draws) -> np.ndarray:
@@ -144,6 +160,15 @@ def one_view(samples: np.ndarray, views: int, draws: Draws) -> np.ndarray:
     return samples * views + view
 
 
+def item_losses(setup: Setup, logits: Tensor, targets: Tensor) -> Tensor:
+    """The loss of every item [b], of logits [b, classes] and targets [b] or [b, classes]."""
+    smoothing = setup.config.label_smoothing
+    each = nn.functional.cross_entropy(
+        logits, targets, label_smoothing=smoothing, reduction="none"
+    )  # [b]
+    return each if setup.weights is None else each * item_weights(targets, setup.weights)
+
+
 def item_weights(targets: Tensor, weights: Tensor) -> Tensor:
     """Of every item the weight of its class, of a mixed one the mean by its shares; [B].
 
@@ -151,6 +176,28 @@ def item_weights(targets: Tensor, weights: Tensor) -> Tensor:
     one of them is rare the best answer to every item is then the rare class.
     """
     return weights[targets] if targets.dim() == 1 else targets @ weights
+
+
+def finish_gradient(state: State, clip_norm: float) -> Tensor:
+    """The length [] of the gradient; it is as if never scaled, and shortened to ``clip_norm``."""
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    if state.loss_scale:
+        torch._foreach_mul_(gradients, 1 / state.loss_scale.factor)
+    norm = nn.utils.get_total_norm(gradients)
+    if clip_norm:
+        shorter = torch.where(norm > clip_norm, clip_norm / (norm + 1e-6), 1.0)
+        torch._foreach_mul_(gradients, shorter)
+    return norm
+
+
+def check(setup: Setup, samples: np.ndarray, step: int, taken: Taken) -> None:
+    """NotFinite where the step was skipped, but for one that a smaller ``loss_scale`` may mend."""
+    check_loss(taken.losses, setup, samples, step)
+    norm, scale = taken.gradient_norm.item(), setup.state.loss_scale
+    if math.isfinite(norm) or (scale and scale.factor >= 1):
+        return
+    names = [setup.training.ids[i] for i in samples]
+    raise NotFinite(f"the length of the gradient is {norm}", step, names)
 
 
 def check_loss(losses: Tensor, setup: Setup, samples: np.ndarray, step: int) -> float:
@@ -164,26 +211,23 @@ def check_loss(losses: Tensor, setup: Setup, samples: np.ndarray, step: int) -> 
     return value
 
 
-def clip_gradient(setup: Setup, samples: np.ndarray, step: int) -> float:
-    """The length of the gradient, shortened afterwards to ``clip_norm``; NotFinite if it has none.
-
-    A loss can be finite while its gradient is not.
-    """
-    parameters = [p for p in setup.model.parameters() if p.grad is not None]
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    value = norm.item()
-    if not math.isfinite(value):
-        names = [setup.training.ids[i] for i in samples]
-        raise NotFinite(f"the length of the gradient is {value}", step, names)
-    if 0 < setup.config.clip_norm < value:
-        nn.utils.clip_grads_with_norm_(parameters, setup.config.clip_norm, norm)
-    return value
-
-
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """bf16 autocast, or nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """bf16 or fp16 autocast, or nothing."""
+    return torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
+
+
+@contextlib.contextmanager
+def tf32(precision: str) -> Iterator[None]:
+    """Within this block, if asked for, products of float32 may take 10 bits of their factors.
+
+    Around the network and its gradient alone: a rotation that is computed so is none.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _cut(tensor: Tensor | None) -> Tensor | None:

@@ -124,7 +124,7 @@ def test_disk_that_is_full_at_one_write_keeps_the_last_good_checkpoint(
     """Every kind of file: status 1, one error, ``last`` as it was, and the same end with room."""
     out, messages = ample / "run", [FULL]
     if function.endswith("keep_evidence"):
-        monkeypatch.setattr(*before("training.step.check_loss", 4, break_loss))
+        monkeypatch.setattr(*before("training.loop.train_step", 4, break_loss))
         messages += ["the loss is nan at step 3; from 1 items: train/red/0.png"]
     if not function.endswith("make_report"):
         monkeypatch.setattr("training.loop.make_report", lambda *_: None)

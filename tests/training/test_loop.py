@@ -13,7 +13,7 @@ from media.dataset import Prepared
 from media.spec import InputSpec, SpecError
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
-from training.checks import check_compiler
+from training.checks import check_compiler, check_precision
 from training.config import Augment, TrainConfig
 from training.data import class_weights
 from training.loop import is_better
@@ -193,6 +193,12 @@ def test_rate_warms_up_and_falls_to_nothing() -> None:
         ("accumulate=5", "batch 12 is not divisible by accumulate 5"),
         ("layer_decay=0", r"layer_decay must be in \(0, 1\], got 0"),
         ("ema=1", r"ema must be in \[0, 1\), got 1"),
+        ("cooldown=0", r"cooldown must be in \(0, 1\], got 0"),
+        ("betas=[0.9,1]", r"betas must be two numbers in \[0, 1\), got \[0.9, 1"),
+        ("betas=[0.9]", r"betas must be two numbers in \[0, 1\), got \[0.9\]"),
+        ("schedule=step", "expected one of cosine, linear, constant, wsd, got 'step'"),
+        ("precision=fp8", "expected one of fp32, tf32, bf16, fp16, got 'fp8'"),
+        ("patience=-1", "patience must be 0 or more, got -1"),
         ("freeze=1", "freeze and head are for fine-tuning: expected --init-from, got none"),
         ("head=keep", "freeze and head are for fine-tuning: expected --init-from, got none"),
         ("augment.oversize=3", "augment.oversize must be from 1 to 2, got 3"),
@@ -204,6 +210,18 @@ def test_setting_that_makes_no_sense_is_refused(setting: str, message: str) -> N
     """The message says what was expected and what came."""
     with pytest.raises(SpecError, match=message):
         override(make_setup().config, [setting])
+
+
+def test_patience_without_a_figure_is_refused() -> None:
+    """The last epoch is always the best of a run that chooses it."""
+    with pytest.raises(SpecError, match="expected patience to be 0 or another choose"):
+        make_setup(choose="last", patience=2)
+
+
+def test_precision_of_another_device_is_refused() -> None:
+    """A CPU would compute in float32 without a word."""
+    with pytest.raises(SpecError, match="tf32 is of GPUs: expected fp32 or bf16 on a cpu"):
+        check_precision(make_setup(precision="tf32").config, torch.device("cpu"))
 
 
 def test_balancing_twice_is_refused() -> None:

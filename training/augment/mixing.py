@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from scipy.special import betaincinv
 from torch import Tensor
-from torch.nn import functional
 
 from training.augment.draws import Draws
 from training.augment.shapes import boxes
+from training.augment.transfer import to_device
 from training.config import Augment
 
 
@@ -39,12 +39,13 @@ def mix(
     inside = boxes(sides, [(1 - own) ** (1 / axes)] * axes, uniforms[:, 3:])  # [B, *sides]
     ones = (1,) * axes
     kept = np.where(pasted.reshape(-1, *ones), ~inside, own.reshape(-1, *ones))  # [B, *sides]
-    share = torch.from_numpy(kept).to(pixels.device, torch.float32)[..., None]  # [B, *sides, 1]
-    others = torch.from_numpy(partner).to(pixels.device)
+    share = to_device(kept, pixels.device).float()[..., None]  # [B, *sides, 1]
+    others = to_device(partner, pixels.device)
     mixed = share * pixels.float() + (1 - share) * pixels[others].float()  # [B, *sides, C]
     whole = kept.mean(axis=tuple(range(1, kept.ndim)))  # [B]
-    own = torch.from_numpy(whole).to(pixels.device, torch.float32)[:, None]
-    target = functional.one_hot(torch.from_numpy(labels), classes).to(own)  # [B, classes]
+    own = to_device(whole, pixels.device).float()[:, None]
+    every = torch.arange(classes, device=pixels.device)
+    target = (to_device(labels, pixels.device)[:, None] == every).float()  # [B, classes]
     return mixed, own * target + (1 - own) * target[others]
 
 

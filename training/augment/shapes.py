@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.augment.transfer import to_device
+
 #: Smallest and largest share of the area, and of height over width, of what is erased.
 ERASED_SHARE, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
 
@@ -68,7 +70,7 @@ def erase(items: Tensor, draws: np.ndarray, probability: float) -> Tensor:
     shares = part_of(area, ERASED_RATIO, draws[:, 2:-axes])
     inside = boxes(sides, shares, draws[:, -axes:])  # [B, *sides]
     inside &= (draws[:, 0] < probability).reshape(-1, *(1,) * axes)
-    mask = torch.from_numpy(inside).to(items.device)[:, None]  # [B, 1, *sides]
+    mask = to_device(inside, items.device)[:, None]  # [B, 1, *sides]
     mean = items.mean(dim=tuple(range(2, items.dim())), keepdim=True)  # [B, C, 1, ...]
     return torch.where(mask, mean, items)
 

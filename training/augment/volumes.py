@@ -14,6 +14,7 @@ from torch.nn import functional
 from media.spec import VolumeSpec
 from training.augment.draws import Draws
 from training.augment.shapes import between, crop_and_flip, erase, erase_draws, part_of
+from training.augment.transfer import to_device
 from training.config import Augment
 
 
@@ -28,7 +29,7 @@ def augment_scans(
     """Scans [B, D, H, W, C] -> [B, *size, C], as ``training.augment.augment`` says of all."""
     padding = 0 if spec.crops else spec.crop_padding
     pixels = crop_and_flip(pixels, draws.take(4), padding, spec.flip)
-    scans = torch.from_numpy(pixels).to(device)  # [B, D, H, W, C]
+    scans = to_device(pixels, device)  # [B, D, H, W, C]
     if not spec.changes_values:
         return scans
     scans = scans.permute(0, 4, 1, 2, 3).float() / 255  # [B, C, D, H, W]
@@ -75,9 +76,8 @@ def cut_and_turn(
     theta = np.concatenate([matrix, centre[:, :, None]], axis=2)  # [B, 3, 4]
     theta = theta[:, ::-1][:, :, [2, 1, 0, 3]]  # torch wants width first
     shape = [*scans.shape[:2], *size]
-    grid = functional.affine_grid(
-        torch.from_numpy(theta.copy()).to(scans), shape, align_corners=False
-    )  # [B, *size, 3]
+    moved = to_device(theta.copy(), scans.device).to(scans)
+    grid = functional.affine_grid(moved, shape, align_corners=False)  # [B, *size, 3]
     return functional.grid_sample(scans, grid, padding_mode="border", align_corners=False)
 
 
@@ -92,7 +92,7 @@ def change_intensity(scans: Tensor, draws: np.ndarray, strength: float) -> Tenso
     Returns:
         [B, C, D, H, W] in [0, 1].
     """
-    change = strength * (2 * torch.from_numpy(draws).to(scans) - 1)  # [B, 3]
+    change = strength * (2 * to_device(draws, scans.device).to(scans) - 1)  # [B, 3]
     gamma, scale, offset = change[:, :, None, None, None, None].unbind(1)  # each [B, 1, 1, 1, 1]
     return (scans.clamp(0, 1) ** 2**gamma * (1 + scale / 2) + offset / 4).clamp(0, 1)
 
@@ -108,8 +108,9 @@ def add_noise(scans: Tensor, draws: np.ndarray, most: float) -> Tensor:
         [B, C, D, H, W] in [0, 1].
     """
     noise = torch.stack([_normal(scans.shape[1:], seed) for seed in draws[:, 1]])
-    deviation = torch.from_numpy(most * draws[:, 0]).to(scans)[:, None, None, None, None]
-    return (scans + deviation * noise.to(scans)).clamp(0, 1)
+    deviation = to_device(most * draws[:, 0], scans.device).to(scans)[:, None, None, None, None]
+    noise = to_device(noise.numpy(), scans.device)  # [B, C, D, H, W]
+    return (scans + deviation * noise).clamp(0, 1)
 
 
 def _normal(shape: torch.Size, seed: float) -> Tensor:

@@ -120,6 +120,7 @@ def make_report(
             advance(1)
     report = summary(root.resolve().name, description, predictions, measured, duplicates)
     known = read_changes(description.notes.get("history", []))  # up to that checkpoint
+    report["ended"] = Run(root).notes().get("ended", "") if Run(root).exists() else ""
     report["history"] = [to_json(change.shown()) for change in Run(root).history() or known]
     publish(root, page(report, records, predictions, measured), report, predictions)
     return root / LINK / "index.html"

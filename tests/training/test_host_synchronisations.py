@@ -1,0 +1,128 @@
+"""A training step makes nobody wait for the device, and skips by itself what is not finite."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import training.loop
+import training.step
+from benchmarks.host_synchronisations import RECIPES, Synchronisations, make_setup, take_steps
+from tests.helpers import training_runs
+from tests.helpers.training_runs import command
+from training.__main__ import main
+from training.optim import make_optimiser
+
+pictures = training_runs.pictures
+
+#: What still waits, to be taken out of here file by file.
+ELSEWHERE = ("models/rotations/", "training/augment/rand_augment.py")
+
+WAITING: dict[str, Callable[[Tensor], Any]] = {
+    "item": lambda x: x[0].item(),
+    "float": lambda x: float(x[0]),
+    "bool": lambda x: bool(x[0] > 0),
+    "tolist": lambda x: x.tolist(),
+    "numpy": lambda x: x.numpy(),
+    "cpu": lambda x: x.cpu(),
+    "nonzero": lambda x: x.nonzero(),
+    "mask": lambda x: x[x > 0],
+    "filled by a mask": lambda x: x.__setitem__(x > 0, 0.0),
+    "inverse": lambda x: torch.linalg.inv(torch.eye(2)),
+    "norms of an operator": lambda x: torch.ops.liere.exponentials(x[:, None], x.view(1, 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_whatever_waits_is_counted(name: str) -> None:
+    """Each by itself, inside this project's operators too."""
+    with Synchronisations() as count:
+        WAITING[name](torch.ones(1))
+    assert count.places.total() >= 1
+    with Synchronisations() as count:
+        torch.where(torch.ones(3) > 0, torch.eye(3)[torch.tensor([2, 0, 1])], 0).sum()
+    assert not count.places
+
+
+@pytest.mark.parametrize("encoding", ["absolute", "liere_8", "rope_mixed"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_step_waits_for_nothing(recipe: str, encoding: str) -> None:
+    """With everything that a recipe may ask for: parts, clipping, averages, scaled losses."""
+    setup = make_setup(encoding, **RECIPES[recipe])
+    take_steps(setup, range(1))
+    before = setup.model.head.weight.clone()
+    with Synchronisations(*ELSEWHERE) as count:
+        take_steps(setup, range(1, 3))
+    assert not count.places
+    assert not torch.equal(setup.model.head.weight, before)
+
+
+def test_run_waits_only_when_it_looks(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks, what the loop keeps of a step is read from no tensor."""
+    fit, looks = training.loop.Fit, []
+    step, look = fit._step, fit._look
+    count = Synchronisations(*ELSEWHERE)
+
+    def stepping(self: Any, number: int) -> None:
+        with count:
+            step(self, number)
+
+    def looking(self: Any) -> None:
+        before = count.places.copy()
+        looks.append(self.notes["step"])
+        look(self)
+        count.places = before
+
+    monkeypatch.setattr(fit, "_step", stepping)
+    monkeypatch.setattr(fit, "_look", looking)
+    fused = functools.partial(make_optimiser, fused=True)
+    monkeypatch.setattr(training.loop, "make_optimiser", fused)
+    settings = ("log_every=4", "save_every=100", "epochs=2", "ema=0.9", "clip_norm=1")
+    assert main([*command(pictures, tmp_path / "run", *settings), "--no-report"]) == 0
+    assert not count.places
+    assert sorted(set(looks)) == [1, 4, 5, 6, 8, 10]  # after a save the next step too
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies from here to a device of which nobody can read, where they are waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[Any] = []
+        self.made = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        name = function.overloadpacket.__name__
+        source: Any = arguments[1 if name == "copy_" else 0] if arguments else None
+        result = function(*arguments, **options or {})
+        if name in ("_to_copy", "copy_") and source.device != result.device:
+            self.made += 1
+            asynchronous = (options or {}).get("non_blocking") or arguments[2:3] == (True,)
+            if not asynchronous:
+                self.waited.append((name, tuple(source.shape)))
+        return result
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if "RandAugment" not in name])
+def test_step_sends_everything_ahead(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device without values: nothing can be read of it, and every copy is asynchronous."""
+    setup = make_setup("absolute", **RECIPES[recipe] | {"ema": 0.0, "precision": "fp32"})
+    setup.model.to("meta")
+    monkeypatch.setattr(training.step, "autocast", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(training.step, "step_unless", lambda *_: None)  # has no kernel there
+    with Copies() as copies:
+        take_steps(setup, range(2))
+    assert copies.made >= 4
+    assert copies.waited == []
