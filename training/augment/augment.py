@@ -18,6 +18,7 @@ from training.augment.rand_augment import colour_jitter, rand_augment
 from training.augment.shapes import between, crop_and_flip, erase, erase_draws, mirror, part_of
 from training.augment.volumes import augment_scans
 from training.config import Augment
+from training.transfer import to_device
 
 
 def augment(
@@ -65,16 +66,16 @@ def augment_images(
     """Images [B, H, W, C] -> [B, *size, C]."""
     if not spec.crops:
         pixels = crop_and_flip(pixels, draws.take(3), spec.crop_padding, spec.flip)
-    images = torch.from_numpy(pixels).to(device)  # [B, H, W, C]
+    images = to_device(pixels, device)  # [B, H, W, C]
     if not spec.changes_values:
         return images
     images = images.permute(0, 3, 1, 2).float() / 255  # [B, C, H, W]
     if spec.crops:
         images = resized_crop(images, draws.take(5), spec, size)  # [B, C, *size]
     for _ in range(spec.operations):
-        images = rand_augment(images, torch.from_numpy(draws.take(2)).to(device), spec.magnitude)
+        images = rand_augment(images, draws.take(2), spec.magnitude)
     if spec.colour:
-        images = colour_jitter(images, torch.from_numpy(draws.take(4)).to(device), spec.colour)
+        images = colour_jitter(images, draws.take(4), spec.colour)
     if spec.erase:
         images = erase(images, draws.take(erase_draws(2)), spec.erase)
     return (images * 255).permute(0, 2, 3, 1)  # [B, *size, C]
@@ -100,7 +101,7 @@ def resized_crop(
     turned = np.where(spec.flip & (draws[:, 4] < 0.5), -1.0, 1.0)
     zero = np.zeros_like(area)
     rows = [[width * turned, zero, right], [zero, height, down]]  # output -> input, per item
-    theta = torch.from_numpy(np.array(rows)).permute(2, 0, 1).to(images)  # [B, 2, 3]
+    theta = to_device(np.array(rows), images.device, images.dtype).permute(2, 0, 1)  # [B, 2, 3]
     shape = [*images.shape[:2], *size]
     grid = functional.affine_grid(theta, shape, align_corners=False)  # [B, *size, 2]
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
