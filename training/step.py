@@ -21,11 +21,11 @@ from models.vit import Encoded, VisionTransformer
 from training.augment.augment import augment
 from training.augment.draws import Draws, step_key
 from training.augment.mixing import mix
-from training.augment.transfer import to_device
 from training.config import TrainConfig
 from training.optim import set_rate, step_unless
 from training.run import State
 from training.stopping import Stop
+from training.transfer import to_device
 
 #: Steps between looks at a GPU, unless ``log_every`` says it.
 LOG_EVERY = 25

@@ -13,7 +13,7 @@ from training.augment.augment import augment, resized_crop
 from training.augment.draws import Draws
 from training.augment.mixing import mix
 from training.augment.rand_augment import OPERATIONS, colour_jitter, rand_augment
-from training.augment.shapes import boxes, crop_and_flip, erase, mirror
+from training.augment.shapes import boxes, crop_and_flip, erase, filled, mirror
 from training.config import Augment
 
 
@@ -211,7 +211,7 @@ def test_rectangles_have_their_size_and_stay_inside() -> None:
     places = np.random.default_rng(0).random((200, 2))
     places[0], places[1] = 0.0, 1 - 1e-9
     tall, wide = np.full(200, 0.5), np.full(200, 0.3)
-    inside = boxes((8, 11), (tall, wide), places)
+    inside = filled(boxes((8, 11), (tall, wide), places), (8, 11), torch.device("cpu"))
     assert inside.shape == (200, 8, 11)
     assert (inside.any(2).sum(1) == 4).all()
     assert (inside.any(1).sum(1) == 3).all()
@@ -267,7 +267,7 @@ def test_rand_augment_gives_every_item_its_own_operation() -> None:
     images = torch.from_numpy(random_pixels(28, 9, 12)).permute(0, 3, 1, 2).float() / 255
     which = (torch.arange(28) + 0.5) / 28
     sign = torch.arange(28) % 2 * 0.9
-    result = rand_augment(images, torch.stack([which, sign], dim=1).double(), 0.6)
+    result = rand_augment(images, torch.stack([which, sign], dim=1).double().numpy(), 0.6)
     for index in range(28):
         operation = list(OPERATIONS.values())[index // 2]
         direction = torch.tensor([1.0 if index % 2 else -1.0])
@@ -278,7 +278,7 @@ def test_rand_augment_gives_every_item_its_own_operation() -> None:
 def test_colour_jitter_of_no_strength_changes_nothing() -> None:
     """And of some strength it changes every item its own way, grey ones without hue."""
     images = 0.1 + 0.8 * torch.rand(5, 3, 6, 9, generator=torch.Generator().manual_seed(0))
-    draws = torch.from_numpy(Draws(0, 0, np.arange(5)).take(4))
+    draws = Draws(0, 0, np.arange(5)).take(4)
     torch.testing.assert_close(colour_jitter(images, draws, 0.0), images, atol=1e-5, rtol=0)
     assert (colour_jitter(images, draws, 0.5) - images).abs().flatten(1).mean(1).min() > 0.01
     assert colour_jitter(images[:, :1], draws, 0.5).shape == (5, 1, 6, 9)

@@ -10,7 +10,7 @@ from torch import Tensor
 from media.spec import InputSpec, VolumeSpec
 from training.augment.augment import augment
 from training.augment.draws import Draws
-from training.augment.shapes import boxes, crop_and_flip, erase, erase_draws, part_of
+from training.augment.shapes import boxes, crop_and_flip, erase, erase_draws, filled, part_of
 from training.augment.volumes import add_noise, change_intensity, cut_and_turn
 from training.config import Augment
 
@@ -195,7 +195,8 @@ def test_boxes_have_their_sides_and_stay_inside() -> None:
     """In three directions too."""
     places = np.random.default_rng(0).random((100, 3))
     places[0], places[1] = 0.0, 1 - 1e-9
-    inside = boxes((8, 11, 5), [np.full(100, share) for share in (0.5, 0.3, 0.4)], places)
+    edges = boxes((8, 11, 5), [np.full(100, share) for share in (0.5, 0.3, 0.4)], places)
+    inside = filled(edges, (8, 11, 5), torch.device("cpu"))
     assert inside.shape == (100, 8, 11, 5)
     assert (inside.sum((1, 2, 3)) == 4 * 3 * 2).all()
     assert (inside.any((2, 3)).sum(1) == 4).all()

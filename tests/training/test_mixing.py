@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.augment.draws import Draws
-from training.augment.mixing import mix, partners
+from training.augment.mixing import circle_of, mix, partners
 from training.config import Augment
 
 LABELS = np.arange(40) % 7
@@ -18,7 +18,7 @@ def mixed(spec: Augment, count: int = 40, step: int = 0) -> tuple[Tensor, Tensor
     """Items whose pixels are all their own index: [count, 6, 10, 1], and their targets."""
     pixels = torch.arange(count, dtype=torch.uint8)[:, None, None, None].repeat(1, 6, 10, 1)
     draws = Draws(0, step, np.arange(count))
-    return mix(pixels, LABELS[:count], 7, draws, spec)
+    return mix(pixels, LABELS[np.arange(count) % 40], 7, draws, spec)
 
 
 def test_partners_form_one_circle() -> None:
@@ -30,6 +30,36 @@ def test_partners_form_one_circle() -> None:
         at = int(partner[at])
     assert sorted(seen) == list(range(33))
     assert partners(np.array([0.3])).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("batch", "circle"),
+    [(64, 8), (16, 2), (24, 3), (8, 2), (12, 3), (20, 5), (6, 3), (4, 2), (2, 2), (33, 33), (1, 1)],
+)
+def test_circles_lie_inside_fixed_parts_of_the_batch(batch: int, circle: int) -> None:
+    """Eighths where each has two items or more, else quarters, halves, the whole."""
+    assert circle_of(batch) == circle
+    partner = partners(Draws(0, 0, np.arange(batch)).take(1)[:, 0])
+    assert sorted(partner) == list(range(batch))
+    assert (partner // circle == np.arange(batch) // circle).all()
+    assert batch == 1 or (partner != np.arange(batch)).all()
+
+
+@pytest.mark.parametrize("batch", [64, 16, 24, 8])
+def test_processes_mix_their_part_as_one_process_the_whole(batch: int) -> None:
+    """Nobody's partner is with another process, whatever the number of them."""
+    spec = Augment(mixup=1.0, cutmix=1.0)
+    whole = mixed(spec, batch)
+    for processes in (2, 4, 8):
+        own = batch // processes
+        if own < 2:
+            continue
+        for process in range(processes):
+            rows = np.arange(process * own, (process + 1) * own)
+            pixels = torch.from_numpy(rows)[:, None, None, None].repeat(1, 6, 10, 1)
+            labels, circle = LABELS[rows % 40], circle_of(batch)
+            part = mix(pixels, labels, 7, Draws(0, 0, rows), spec, circle)
+            assert all(map(torch.equal, part, (one[rows] for one in whole)))
 
 
 @pytest.mark.parametrize(

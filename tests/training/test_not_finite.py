@@ -59,8 +59,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Spy:
         spy.look(setup, samples, step)
         return make_batch(setup, samples, step)
 
-    def paired(draws: np.ndarray) -> np.ndarray:
-        spy.partner = partners(draws)
+    def paired(draws: np.ndarray, circle: int | None) -> np.ndarray:
+        spy.partner = partners(draws, circle)
         return spy.partner
 
     monkeypatch.setattr(training.step, "make_batch", made)

@@ -16,9 +16,9 @@ from media.spec import AXES, InputSpec
 from training.augment.draws import Draws, Uniforms
 from training.augment.rand_augment import colour_jitter, rand_augment
 from training.augment.shapes import between, crop_and_flip, erase, erase_draws, mirror, part_of
-from training.augment.transfer import to_device
 from training.augment.volumes import augment_scans
 from training.config import Augment
+from training.transfer import to_device
 
 
 def augment(
@@ -73,9 +73,9 @@ def augment_images(
     if spec.crops:
         images = resized_crop(images, draws.take(5), spec, size)  # [B, C, *size]
     for _ in range(spec.operations):
-        images = rand_augment(images, to_device(draws.take(2), device), spec.magnitude)
+        images = rand_augment(images, draws.take(2), spec.magnitude)
     if spec.colour:
-        images = colour_jitter(images, to_device(draws.take(4), device), spec.colour)
+        images = colour_jitter(images, draws.take(4), spec.colour)
     if spec.erase:
         images = erase(images, draws.take(erase_draws(2)), spec.erase)
     return (images * 255).permute(0, 2, 3, 1)  # [B, *size, C]
@@ -101,7 +101,7 @@ def resized_crop(
     turned = np.where(spec.flip & (draws[:, 4] < 0.5), -1.0, 1.0)
     zero = np.zeros_like(area)
     rows = [[width * turned, zero, right], [zero, height, down]]  # output -> input, per item
-    theta = to_device(np.array(rows), images.device).permute(2, 0, 1).to(images)  # [B, 2, 3]
+    theta = to_device(np.array(rows), images.device, images.dtype).permute(2, 0, 1)  # [B, 2, 3]
     shape = [*images.shape[:2], *size]
     grid = functional.affine_grid(theta, shape, align_corners=False)  # [B, *size, 2]
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -8,13 +8,18 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from training.augment.draws import Draws
-from training.augment.shapes import boxes
-from training.augment.transfer import to_device
+from training.augment.shapes import boxes, filled
 from training.config import Augment
+from training.transfer import to_device
 
 
 def mix(
-    pixels: Tensor, labels: np.ndarray, classes: int, draws: Draws, spec: Augment
+    pixels: Tensor,
+    labels: np.ndarray,
+    classes: int,
+    draws: Draws,
+    spec: Augment,
+    circle: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Every item blended with another one of the batch, or with a part of it pasted in.
 
@@ -25,36 +30,52 @@ def mix(
         pixels: [B, *sides, C], values in [0, 255].
         labels: int64 [B].
         draws: of these B items.
+        circle: items of one circle (``partners``), where these B are a part of a larger batch.
 
     Returns:
         pixels float32 [B, *sides, C] and targets float32 [B, classes], each row a distribution.
     """
-    sides = pixels.shape[1:-1]
+    device, sides = pixels.device, pixels.shape[1:-1]
     axes = len(sides)
     uniforms = draws.take(3 + axes)  # [B, 3 + axes]: partner, kind, share, place
-    partner = partners(uniforms[:, 0])  # [B]
+    others = to_device(partners(uniforms[:, 0], circle), device)  # [B]
     pasted = uniforms[:, 1] < _share_of_cutmix(spec)  # [B]
     alpha = np.where(pasted, spec.cutmix, spec.mixup)
     own = betaincinv(alpha, alpha, uniforms[:, 2])  # [B], Beta(alpha, alpha)
-    inside = boxes(sides, [(1 - own) ** (1 / axes)] * axes, uniforms[:, 3:])  # [B, *sides]
-    ones = (1,) * axes
-    kept = np.where(pasted.reshape(-1, *ones), ~inside, own.reshape(-1, *ones))  # [B, *sides]
-    share = to_device(kept, pixels.device).float()[..., None]  # [B, *sides, 1]
-    others = to_device(partner, pixels.device)
+    edges = boxes(sides, [(1 - own) ** (1 / axes)] * axes, uniforms[:, 3:])  # [B, axes, 2]
+    edges[~pasted] = 0
+    taken = np.diff(edges).prod((1, 2)) / np.prod(sides)  # [B], share of the partner's pixels
+    values = np.stack([np.where(pasted, 1.0, own), np.where(pasted, 1 - taken, own)])
+    outside, whole = to_device(values, device, torch.float32)[..., None]  # [B, 1] each
+    share = outside.reshape(-1, *(1,) * (axes + 1))  # [B, 1, ..., 1]
+    share = share.where(~filled(edges, sides, device)[..., None], 0.0)  # [B, *sides, 1]
     mixed = share * pixels.float() + (1 - share) * pixels[others].float()  # [B, *sides, C]
-    whole = kept.mean(axis=tuple(range(1, kept.ndim)))  # [B]
-    own = to_device(whole, pixels.device).float()[:, None]
-    every = torch.arange(classes, device=pixels.device)
-    target = (to_device(labels, pixels.device)[:, None] == every).float()  # [B, classes]
-    return mixed, own * target + (1 - own) * target[others]
+    each = torch.arange(classes, device=device)
+    target = (to_device(labels, device)[:, None] == each).float()  # [B, classes]
+    return mixed, whole * target + (1 - whole) * target[others]
 
 
-def partners(draws: np.ndarray) -> np.ndarray:
-    """A random circle: everyone has a partner other than themselves, and is one; int64 [B]."""
-    circle = np.argsort(draws, kind="stable")
+def partners(draws: np.ndarray, circle: int | None = None) -> np.ndarray:
+    """Random circles: everyone has a partner other than themselves, and is one; int64 [B].
+
+    Each circle is of ``circle`` items side by side, by default ``circle_of`` these B.
+    """
+    size = circle or circle_of(len(draws))
+    order = np.argsort(draws.reshape(-1, size), axis=1, kind="stable")  # [B / size, size]
+    order += np.arange(0, len(draws), size)[:, None]
     partner = np.empty(len(draws), dtype=np.int64)
-    partner[circle] = np.roll(circle, -1)
+    partner[order] = np.roll(order, -1, axis=1)
     return partner
+
+
+def circle_of(batch: int) -> int:
+    """Items of a batch that are mixed among themselves: an eighth of it, wherever it is computed.
+
+    Where eight parts cannot be equal or would have single items, four or two, or else the whole.
+    So as many processes as have equal parts of two items or more, 1, 2, 4 or 8, mix alike, and
+    nobody's partner is with another process.
+    """
+    return next(batch // n for n in (8, 4, 2, 1) if n == 1 or batch % n == 0 and batch >= 2 * n)
 
 
 def _share_of_cutmix(spec: Augment) -> float:

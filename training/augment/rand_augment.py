@@ -2,17 +2,21 @@
 
 kornia's own RandAugment picks one pair of operations for a whole batch. Here every item gets its
 own operations and strengths from its own draws: items with the same operation go through it
-together. Shapes: B items, C channels; values in [0, 1].
+together. The host knows the draws and so who belongs together; no device is asked.
+Shapes: B items, C channels; values in [0, 1].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from kornia import enhance
 from kornia.geometry import transform as geometry
 from torch import Tensor
+
+from training.transfer import to_device
 
 #: images [B, C, H, W], strength [B] in [0, 1], sign [B] of -1 or 1 -> images
 Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -62,8 +66,9 @@ def _translate_y(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
 
 def _translate(images: Tensor, amounts: Tensor) -> Tensor:
     """amounts [B, 2] of x and y, in [-1, 1]."""
-    sides = images.new_tensor([images.shape[3], images.shape[2]])
-    return geometry.translate(images, SHARE_OF_SIDE * amounts * sides, padding_mode="reflection")
+    across, down = (SHARE_OF_SIDE * amounts).unbind(1)  # [B] each
+    pixels = torch.stack([across * images.shape[3], down * images.shape[2]], dim=1)  # [B, 2]
+    return geometry.translate(images, pixels, padding_mode="reflection")
 
 
 def _solarise(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
@@ -112,7 +117,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def rand_augment(images: Tensor, draws: Tensor, magnitude: float) -> Tensor:
+def rand_augment(images: Tensor, draws: np.ndarray, magnitude: float) -> Tensor:
     """One operation for every item.
 
     Args:
@@ -123,18 +128,23 @@ def rand_augment(images: Tensor, draws: Tensor, magnitude: float) -> Tensor:
     Returns:
         [B, C, H, W] in [0, 1].
     """
-    choice = (draws[:, 0] * len(OPERATIONS)).long()  # [B]
-    sign = torch.where(draws[:, 1] < 0.5, -1.0, 1.0).to(images)  # [B]
-    result = images.clone()
-    for index, operation in enumerate(OPERATIONS.values()):
-        chosen = torch.nonzero(choice == index).flatten()  # [b]
-        if len(chosen):
-            strength = images.new_full((len(chosen),), magnitude)
-            result[chosen] = operation(images[chosen], strength, sign[chosen]).clamp(0, 1)
-    return result
+    choice = (draws[:, 0] * len(OPERATIONS)).astype(np.int64)  # [B]
+    order = np.argsort(choice, kind="stable")  # items of one operation side by side
+    counts = np.bincount(choice, minlength=len(OPERATIONS)).tolist()
+    device = images.device
+    signs = to_device(np.where(draws[order, 1] < 0.5, -1.0, 1.0), device, images.dtype)  # [B]
+    groups = images.index_select(0, to_device(order, device)).split(counts)
+    results = [
+        operation(group, torch.full_like(sign, magnitude), sign).clamp(0, 1)
+        for operation, group, sign in zip(
+            OPERATIONS.values(), groups, signs.split(counts), strict=True
+        )
+        if len(group)
+    ]
+    return torch.cat(results).index_select(0, to_device(np.argsort(order), device))
 
 
-def colour_jitter(images: Tensor, draws: Tensor, strength: float) -> Tensor:
+def colour_jitter(images: Tensor, draws: np.ndarray, strength: float) -> Tensor:
     """Brightness, contrast and saturation times 1 - strength to 1 + strength, and a turn of hue.
 
     Args:
@@ -145,7 +155,7 @@ def colour_jitter(images: Tensor, draws: Tensor, strength: float) -> Tensor:
     Returns:
         [B, C, H, W] in [0, 1].
     """
-    change = strength * (2 * draws.to(images) - 1)  # [B, 4]
+    change = strength * (2 * to_device(draws, images.device, images.dtype) - 1)  # [B, 4]
     images = enhance.adjust_brightness_accumulative(images, 1 + change[:, 0])
     images = enhance.adjust_contrast_with_mean_subtraction(images, 1 + change[:, 1])
     if images.shape[1] == 3:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.augment.transfer import to_device
+from training.transfer import to_device
 
 #: Smallest and largest share of the area, and of height over width, of what is erased.
 ERASED_SHARE, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
@@ -68,9 +68,9 @@ def erase(items: Tensor, draws: np.ndarray, probability: float) -> Tensor:
     axes = len(sides)
     area = between(ERASED_SHARE, draws[:, 1])  # [B], share of the item
     shares = part_of(area, ERASED_RATIO, draws[:, 2:-axes])
-    inside = boxes(sides, shares, draws[:, -axes:])  # [B, *sides]
-    inside &= (draws[:, 0] < probability).reshape(-1, *(1,) * axes)
-    mask = to_device(inside, items.device)[:, None]  # [B, 1, *sides]
+    edges = boxes(sides, shares, draws[:, -axes:])  # [B, axes, 2]
+    edges[draws[:, 0] >= probability] = 0
+    mask = filled(edges, sides, items.device)[:, None]  # [B, 1, *sides]
     mean = items.mean(dim=tuple(range(2, items.dim())), keepdim=True)  # [B, C, 1, ...]
     return torch.where(mask, mean, items)
 
@@ -104,23 +104,27 @@ def shape_draws(axes: int) -> int:
     return 1 if axes == 2 else axes
 
 
-def boxes(
-    size: Sequence[int], shares: Sequence[np.ndarray], places: np.ndarray
-) -> np.ndarray:
-    """One box an item, wholly inside: bool [B, *size].
+def boxes(size: Sequence[int], shares: Sequence[np.ndarray], places: np.ndarray) -> np.ndarray:
+    """One box an item, wholly inside: its first pixel and the one after its last, [B, axes, 2].
 
     Args:
         shares: of each side, [B]; above 1 they are cut to 1.
         places: uniforms [B, axes].
     """
-    axes = len(size)
-    inside = np.ones((len(places), *(1,) * axes), dtype=bool)
-    for axis, (side, share) in enumerate(zip(size, shares, strict=True)):
-        length = np.rint(np.minimum(share, 1.0) * side)  # [B], pixels
-        start = np.floor(places[:, axis] * (side - length + 1))  # [B]
-        index = np.arange(side)
-        along = (index >= start[:, None]) & (index < (start + length)[:, None])  # [B, side]
-        shape = [1] * axes
+    sides = np.array(size)  # [axes]
+    lengths = np.rint(np.minimum(np.stack(shares, axis=1), 1.0) * sides)  # [B, axes], pixels
+    starts = np.floor(places * (sides - lengths + 1))  # [B, axes]
+    return np.stack([starts, starts + lengths], axis=2)
+
+
+def filled(edges: np.ndarray, size: Sequence[int], device: torch.device) -> Tensor:
+    """Where the boxes with the edges [B, axes, 2] are: bool [B, *size]."""
+    starts, ends = to_device(edges, device, torch.int32).unbind(2)  # [B, axes] each
+    inside = torch.ones((len(edges), *(1,) * len(size)), dtype=torch.bool, device=device)
+    for axis, side in enumerate(size):
+        index = torch.arange(side, device=device)
+        along = (index >= starts[:, axis, None]) & (index < ends[:, axis, None])  # [B, side]
+        shape = [1] * len(size)
         shape[axis] = side
         inside = inside & along.reshape(-1, *shape)
     return inside

@@ -14,8 +14,8 @@ from torch.nn import functional
 from media.spec import VolumeSpec
 from training.augment.draws import Draws
 from training.augment.shapes import between, crop_and_flip, erase, erase_draws, part_of
-from training.augment.transfer import to_device
 from training.config import Augment
+from training.transfer import to_device
 
 
 def augment_scans(
@@ -76,7 +76,7 @@ def cut_and_turn(
     theta = np.concatenate([matrix, centre[:, :, None]], axis=2)  # [B, 3, 4]
     theta = theta[:, ::-1][:, :, [2, 1, 0, 3]]  # torch wants width first
     shape = [*scans.shape[:2], *size]
-    moved = to_device(theta.copy(), scans.device).to(scans)
+    moved = to_device(theta.copy(), scans.device, scans.dtype)
     grid = functional.affine_grid(moved, shape, align_corners=False)  # [B, *size, 3]
     return functional.grid_sample(scans, grid, padding_mode="border", align_corners=False)
 
@@ -92,7 +92,7 @@ def change_intensity(scans: Tensor, draws: np.ndarray, strength: float) -> Tenso
     Returns:
         [B, C, D, H, W] in [0, 1].
     """
-    change = strength * (2 * to_device(draws, scans.device).to(scans) - 1)  # [B, 3]
+    change = strength * (2 * to_device(draws, scans.device, scans.dtype) - 1)  # [B, 3]
     gamma, scale, offset = change[:, :, None, None, None, None].unbind(1)  # each [B, 1, 1, 1, 1]
     return (scans.clamp(0, 1) ** 2**gamma * (1 + scale / 2) + offset / 4).clamp(0, 1)
 
@@ -107,12 +107,14 @@ def add_noise(scans: Tensor, draws: np.ndarray, most: float) -> Tensor:
     Returns:
         [B, C, D, H, W] in [0, 1].
     """
-    noise = torch.stack([_normal(scans.shape[1:], seed) for seed in draws[:, 1]])
-    deviation = to_device(most * draws[:, 0], scans.device).to(scans)[:, None, None, None, None]
-    noise = to_device(noise.numpy(), scans.device)  # [B, C, D, H, W]
-    return (scans + deviation * noise).clamp(0, 1)
+    drawn = np.stack([_normal(scans.shape[1:], seed) for seed in draws[:, 1]])
+    noise, deviation = (
+        to_device(one, scans.device, scans.dtype) for one in (drawn, most * draws[:, 0])
+    )
+    return (scans + deviation[:, None, None, None, None] * noise).clamp(0, 1)
 
 
-def _normal(shape: torch.Size, seed: float) -> Tensor:
+def _normal(shape: torch.Size, seed: float) -> np.ndarray:
     """Drawn on the CPU: the same for one seed on every device."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(int(seed * 2**53)))
+    random = torch.Generator().manual_seed(int(seed * 2**53))
+    return torch.randn(shape, generator=random).numpy()
