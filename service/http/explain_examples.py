@@ -12,9 +12,9 @@ WIDTH: dict[str, Any] = {"name": "width", "unit": "px", "cells": [[80.0, 320.0],
 EXPLANATIONS: dict[str, dict[str, Any]] = {
     "image": {
         "method": "occlusion",
-        "label": "truck",
-        "index": 9,
-        "log_odds": -0.500909,
+        "label": "airplane",
+        "index": 0,
+        "log_odds": 3.303502,
         "masks": 5,
         "axes": [HEIGHT, WIDTH],
         "values": [[0.021, -0.113], [0.874, 0.302]],
