@@ -29,7 +29,7 @@ EXPLANATIONS: dict[str, dict[str, Any]] = {
         "method": "occlusion",
         "label": "covid19",
         "index": 0,
-        "log_odds": 2.41915,
+        "log_odds": 1.714314,
         "masks": 36,
         "axes": [
             {
@@ -60,9 +60,9 @@ EXPLANATIONS: dict[str, dict[str, Any]] = {
     },
     "volume": {
         "method": "occlusion",
-        "label": "normal",
-        "index": 0,
-        "log_odds": 0.713749,
+        "label": "hyperplasia",
+        "index": 1,
+        "log_odds": 4.223066,
         "masks": 9,
         "axes": [
             {"name": name, "unit": "mm", "cells": [[0.0, 64.0], [64.0, 128.0]]}
