@@ -116,6 +116,12 @@ def test_modules_are_asked_for_at_once() -> None:
     assert first | {"start.js"} == {one for one in loaded("index.html") if one.endswith(".js")}
 
 
+def test_page_is_whole_when_its_modules_begin() -> None:
+    """They look for its parts: a page that comes slowly may be painted in pieces."""
+    text = (STATIC / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r"<script ([^>]*)>", text) == ['defer src="page/{version}/start.js"']
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_policy_lets_in_this_server_alone(server: RunningServer, path: str) -> None:
     """No script or style from a string or from elsewhere, and no frame around it."""

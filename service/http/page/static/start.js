@@ -1,7 +1,8 @@
 // The page is painted first, and what makes it work comes after: reading the modules takes as long as
 // the picture of the page. They are asked for at once, not one because of another.
 const MODULES = [
-  "app", "api", "answer", "bundles", "dom", "explain", "key", "markdown", "media", "result", "seen", "snippets",
+  "app", "api", "answer", "bundles", "dom", "explain",
+  "key", "markdown", "media", "result", "seen", "snippets",
 ];
 
 function begin() {
