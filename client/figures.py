@@ -59,11 +59,16 @@ class Reliability:
 
 @dataclass(frozen=True, slots=True)
 class FittedOn:
-    """The split that a temperature was fitted on."""
+    """The split that a temperature was fitted on.
+
+    Attributes:
+        left_out: items of it whose bytes lie in the measured split too.
+    """
 
     split: str
     items: int
     split_sha256: str
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ WIDTH: dict[str, Any] = {"name": "width", "unit": "px", "cells": [[80.0, 320.0],
 EXPLANATIONS: dict[str, dict[str, Any]] = {
     "image": {
         "method": "occlusion",
-        "label": "truck",
-        "index": 9,
-        "log_odds": -0.500909,
+        "label": "airplane",
+        "index": 0,
+        "log_odds": 3.303502,
         "masks": 5,
         "axes": [HEIGHT, WIDTH],
         "values": [[0.021, -0.113], [0.874, 0.302]],
@@ -29,7 +29,7 @@ EXPLANATIONS: dict[str, dict[str, Any]] = {
         "method": "occlusion",
         "label": "covid19",
         "index": 0,
-        "log_odds": 2.41915,
+        "log_odds": 1.714314,
         "masks": 36,
         "axes": [
             {
@@ -60,9 +60,9 @@ EXPLANATIONS: dict[str, dict[str, Any]] = {
     },
     "volume": {
         "method": "occlusion",
-        "label": "normal",
-        "index": 0,
-        "log_odds": 0.713749,
+        "label": "hyperplasia",
+        "index": 1,
+        "log_odds": 4.223066,
         "masks": 9,
         "axes": [
             {"name": name, "unit": "mm", "cells": [[0.0, 64.0], [64.0, 128.0]]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,13 @@ def with_spacing() -> bytes:
 
 
 def test_example_of_the_bundles_has_the_keys_of_real_ones(server: RunningServer) -> None:
-    """The same for the list of bundles."""
-    bundles = server.get("/v1/bundles").json()
-    assert keys(bundles["bundles"]) == keys(BUNDLES_EXAMPLE["bundles"])
-    assert set(bundles) == set(BUNDLES_EXAMPLE)
+    """The same for the list of bundles, but for figures, which those of this server lack."""
+    bundles, example = server.get("/v1/bundles").json(), deepcopy(BUNDLES_EXAMPLE)
     BundleList.model_validate_json(json.dumps(bundles))
+    for grid in (grid for one in (bundles, example) for grid in one["bundles"][0]["grids"]):
+        del grid["figures"], grid["calibration"]
+    assert keys(bundles["bundles"]) == keys(example["bundles"])
+    assert set(bundles) == set(example)
 
 
 def test_example_of_the_bundles_fits_its_model() -> None:

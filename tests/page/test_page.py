@@ -173,7 +173,7 @@ def test_every_ending_that_is_read_is_known(server: RunningServer, visit: Open) 
     """The page's table of endings is that of the readers; of a GIF it says image, as ours does."""
     endings = {end: one.modality for one in reversed(FORMATS) for end in (*one.endings, *one.added)}
     tab = visit(server)
-    script = tab.page.locator("script").get_attribute("src").replace("app.js", "media.js")
+    script = tab.page.locator("script").get_attribute("src").replace("start.js", "media.js")
     found = tab.page.evaluate(
         "async ([script, ends]) => { const {kindOfName} = await import(script);"
         " return ends.map(end => kindOfName('SOME.file' + end)); }",

@@ -53,6 +53,18 @@ def test_real_files_are_answered_and_shown(
     assert " mm each" in caption
 
 
+def test_what_was_measured_of_bundles_is_seen_whole(shipped: RunningServer, visit: Open) -> None:
+    """No column of a card's table lies outside its card, of grids of three axes either."""
+    page = visit(shipped).page
+    page.locator(".card > .wide").nth(2).wait_for()
+    widths = page.evaluate(
+        "() => [...document.querySelectorAll('.card > .wide')]"
+        ".map(one => [one.scrollWidth, one.clientWidth])"
+    )
+    assert len(widths) == 3
+    assert all(inside <= shown for inside, shown in widths)
+
+
 def test_picture_is_made_again(browser: Any, shipped: RunningServer, repo_root: Path) -> None:
     """Three answers of three bundles, about as large as the picture that is shown."""
     made = Image.open(io.BytesIO(picture.take_picture(browser, shipped.url)))

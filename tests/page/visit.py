@@ -27,6 +27,7 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(f"broken: {error}"))
         self.page.on("request", self._follow)
         self.page.goto(url + path)
+        self.page.wait_for_selector("#main:not([aria-busy])")  # it is painted before it works
 
     def _hear(self, message: Any) -> None:
         if message.type in ("error", "warning"):

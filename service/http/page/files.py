@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import gzip
 import hashlib
@@ -18,6 +19,8 @@ TYPES = {
 }
 #: Stand in a page for the version of all files, and for what asks for a key: both pages do.
 VERSION, ASK = b"{version}", b"{ask}"
+#: Stands in the page for ``page.css``: it is painted without waiting for a second answer.
+STYLE = b"{style}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Files:
     Attributes:
         version: of all files together. It is part of their addresses, so whoever has one need not
             ask for it again, and a page never mixes two versions.
+        style: what a policy lets the style in the page in by, without its quotes.
     """
 
     def __init__(self, root: Path = Path(__file__).parent) -> None:
@@ -43,12 +47,15 @@ class Files:
         read = {path.name: path.read_bytes() for path in paths if path.suffix in TYPES}
         of_all = hashlib.sha256(b"".join(name.encode() + body for name, body in read.items()))
         self.version = of_all.hexdigest()[:12]
-        self._ask = read["ask.html"]
+        self._ask, self._style = read["ask.html"], read["page.css"]
+        digest = base64.b64encode(hashlib.sha256(self._style).digest())
+        self.style = f"sha256-{digest.decode()}"
         self._files = {name: self._make(name, body) for name, body in read.items()}
 
     def _make(self, name: str, body: bytes) -> File:
         if name.endswith(".html"):
             body = body.replace(ASK, self._ask).replace(VERSION, self.version.encode())
+            body = body.replace(STYLE, self._style)
         etag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
         return File(body, gzip.compress(body, mtime=0), TYPES[Path(name).suffix], etag)
 

@@ -13,11 +13,11 @@ from starlette.responses import Response
 from service.http.page.files import File, read_files
 from service.http.problems import NOTHING_HERE, NotFound
 
-#: The page has no inline script or style, and shows pictures that it has made or was sent.
+#: The page has no inline script and one style, and shows pictures that it has made or was sent.
 STRICT = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-    "media-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'; require-trusted-types-for 'script'"
+    "default-src 'none'; script-src 'self'; style-src 'self' '{style}'; "
+    "img-src 'self' data: blob:; media-src blob:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
 #: Swagger UI writes styles and HTML from strings.
 SWAGGER = (
@@ -30,7 +30,6 @@ ALONE = "default-src 'none'; frame-ancestors 'none'"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 #: Asked for again each time, and not sent again unless it has changed.
@@ -43,7 +42,7 @@ def add_page(app: FastAPI) -> None:
     files = read_files()
 
     async def page(request: Request) -> Response:
-        return _respond(request, files["index.html"], STRICT)
+        return _respond(request, files["index.html"], STRICT.format(style=files.style))
 
     async def docs(request: Request) -> Response:
         return _respond(request, files["docs.html"], SWAGGER)

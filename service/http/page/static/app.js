@@ -250,10 +250,12 @@ async function explain(item) {
 
 // --- where files come from -------------------------------------------------------------------
 
-find("#file").onchange = (event) => {
-  take(event.target.files);
-  event.target.value = "";
-};
+function takeChosen() {
+  take(find("#file").files);
+  find("#file").value = "";
+}
+
+find("#file").onchange = takeChosen;
 document.addEventListener("paste", (event) => {
   if (event.clipboardData.files.length) {
     event.preventDefault();
@@ -276,4 +278,6 @@ find("#clear").onclick = clear;
 find("#key").onclick = async () => {
   if (await askForKey("Another key takes the place of the one of this tab.")) look();
 };
+find("#main").removeAttribute("aria-busy");
+if (find("#file").files.length) takeChosen(); // before this was read
 look();
