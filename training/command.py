@@ -19,6 +19,7 @@ from training.config import Augment, TrainConfig
 from training.failures import BAD_INPUT, FAILED
 from training.finetune import recipe_for
 from training.history import going_on
+from training.loader import NoBatch
 from training.loop import train
 from training.memory import OutOfMemory, told
 from training.presets import PRESETS
@@ -83,8 +84,8 @@ def _config(options: argparse.Namespace) -> TrainConfig:
 
 def _ways_on(error: BaseException, config: TrainConfig) -> list[str]:
     """Settings that a run may go on with after it failed, the best first; as they are typed."""
-    if isinstance(error, OutOfMemory):
-        return [f"--set {setting}" for setting in error.settings]
+    if isinstance(error, OutOfMemory | NoBatch):
+        return [f"--set {shlex.quote(setting)}" for setting in error.settings]
     if not isinstance(error, NotFinite):
         return []
     ways = [
