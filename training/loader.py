@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
@@ -77,7 +78,7 @@ class Batches:
         DataLoader would make a text of it, and lose it where shared memory runs out.
         """
         try:
-            batch = self.read(step, self._samples(step))
+            batch = self.read(step, self.samples(step))
             return batch if get_worker_info() is None else _shared(batch, self.config.workers)
         except NoBatch as error:
             return error
@@ -101,7 +102,7 @@ class Batches:
         pixels = np.ascontiguousarray(pixels)  # [B, *sides, C]
         return Batch(torch.from_numpy(pixels), torch.from_numpy(samples), draws.taken)
 
-    def _samples(self, step: int) -> np.ndarray:
+    def samples(self, step: int) -> np.ndarray:
         """Int64 [B]."""
         batch = self.config.batch
         epoch, position = divmod(step, len(self.training.places) // batch)
@@ -152,6 +153,7 @@ class Loader:
                 "worker_init_fn": begin_worker,
             }
         before = multiprocessing.active_children()
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more than there are CPUs
         loader: DataLoader[Any] = DataLoader(
             batches,  # type: ignore[arg-type]
             batch_size=None,

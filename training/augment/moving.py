@@ -15,9 +15,7 @@ from training.augment.shapes import between, crop_and_flip, mirror, part_of, sha
 from training.config import Augment
 
 
-def move(
-    pixels: np.ndarray, draws: Draws, spec: Augment, input_spec: InputSpec
-) -> np.ndarray:
+def move(pixels: np.ndarray, draws: Draws, spec: Augment, input_spec: InputSpec) -> np.ndarray:
     """Items or parts of them [B, *sides, C], mirrored and shifted; of the same shape and type.
 
     Args:
