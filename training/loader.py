@@ -12,10 +12,8 @@ import multiprocessing
 import os
 import shutil
 import signal
-import threading
 import warnings
 from collections.abc import Callable, Sequence
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +30,7 @@ from training.config import TrainConfig
 from training.listed import Listed
 from training.memory import is_out_of_memory
 from training.order import order_of
+from training.workers import begin_worker, start_server
 
 #: Where batches lie on their way from a worker.
 SHARED = Path("/dev/shm")
@@ -147,7 +146,7 @@ class Loader:
         options: dict[str, Any] = {}
         if self._workers:
             options = {
-                "multiprocessing_context": start_server(),
+                "multiprocessing_context": start_server(__name__),
                 "persistent_workers": True,
                 "prefetch_factor": AHEAD,
                 "worker_init_fn": begin_worker,
@@ -206,36 +205,6 @@ class Loader:
         if codes[0] == -signal.SIGKILL:
             how += ", as the kernel does where memory runs out"
         return NoBatch(f"a worker {how}, before the batch of step {step}", _fewer(self._workers))
-
-
-def start_server() -> Any:
-    """The context of processes that are forked from a server with all modules and one thread."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # what the server is born with its workers have
-    try:
-        forkserver.ensure_running()
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-        os.environ.update({} if threads is None else {"OMP_NUM_THREADS": threads})
-    return context
-
-
-def begin_worker(number: int) -> None:
-    """A worker ends with the run and at no signal of its own.
-
-    The run answers signals, and wants its batch until it has. DataLoader's workers watch their
-    parent, which is the server here and lives on as long as they do.
-    """
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=[multiprocessing.parent_process()], daemon=True).start()
-
-
-def _end_with(run: Any) -> None:
-    run.join()
-    os._exit(0)
 
 
 def _as_it_is(batch: Batch | NoBatch) -> Batch | NoBatch:
