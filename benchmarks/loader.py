@@ -129,7 +129,7 @@ def step(folder: Path, images: int, rounds: int) -> dict[str, Any]:
     def loaded(step: int) -> None:
         train_step(setup, batches.samples(step), step, 1e-3)
 
-    ways = {"loader": loaded, "bare": bare}
+    ways: dict[str, Callable[[int], Any]] = {"loader": loaded, "bare": bare}
     times = take_turns(ways, rounds, steps, time.perf_counter, lead=AHEAD)
     each = {f"{name}_ms": 1000 * statistics.median(t) / steps for name, t in times.items()}
     return each | {"ratio": ratio(times["loader"], times["bare"])}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.kill_training import ended_with, living
 from media.index import Dataset, Wanted, open_dataset
 from media.part import Part
 from media.spec import AXES, InputSpec, SpecError, VideoSpec, VolumeSpec
@@ -327,30 +326,13 @@ def test_killed_run_leaves_no_worker_and_goes_on_to_the_same_weights(
     process = subprocess.Popen(
         [sys.executable, "-m", "training", *arguments], cwd=ROOT, start_new_session=True
     )
-    wait_until((out / "checkpoints/step-00000004").exists)
-    assert len(of_session(process.pid)) >= 4  # the run, a server, two workers
+    while not (out / "checkpoints/step-00000004").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert len(living(process.pid)) >= 4  # the run, a server, two workers
     process.kill()
     process.wait()
-    wait_until(lambda: not of_session(process.pid))
+    assert ended_with(process.pid)
     assert main([*arguments, "--resume"]) == 0
     for name in (WEIGHTS, TRAINING_STATE):
         assert (out / "last" / name).read_bytes() == (calm / "last" / name).read_bytes()
-
-
-def of_session(leader: int) -> list[int]:
-    """Processes that live, of the session of this one."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, session = path.read_text().rpartition(") ")[2].split()[:4]
-            if int(session) == leader and state != "Z":
-                found.append(int(path.parent.name))
-    return found
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Not for ever: a test that hangs tells nothing."""
-    deadline = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
