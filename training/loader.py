@@ -143,30 +143,11 @@ class Loader:
             NoBatch: no process can be started.
         """
         self._workers, self._check = batches.config.workers, check
-        options: dict[str, Any] = {}
-        if self._workers:
-            options = {
-                "multiprocessing_context": start_server(__name__),
-                "persistent_workers": True,
-                "prefetch_factor": AHEAD,
-                "worker_init_fn": begin_worker,
-            }
         before = multiprocessing.active_children()
-        warnings.filterwarnings("ignore", "This DataLoader will create")  # more than there are CPUs
-        loader: DataLoader[Any] = DataLoader(
-            batches,  # type: ignore[arg-type]
-            batch_size=None,
-            sampler=range(first, total),
-            num_workers=self._workers,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # of seeds that nobody uses; torch's own stays as it is
-            **options,
-        )
         try:
-            self._batches = iter(loader)
+            self._batches = iter(_data_loader(batches, range(first, total), device))
         except (OSError, EOFError) as error:
-            reason = f"no worker process could be started: {error or type(error).__name__}"
+            reason = f"no worker process can be started: {str(error) or type(error).__name__}"
             raise NoBatch(reason, _fewer(self._workers)) from error
         self._processes = [one for one in multiprocessing.active_children() if one not in before]
 
@@ -205,6 +186,28 @@ class Loader:
         if codes[0] == -signal.SIGKILL:
             how += ", as the kernel does where memory runs out"
         return NoBatch(f"a worker {how}, before the batch of step {step}", _fewer(self._workers))
+
+
+def _data_loader(batches: Batches, steps: range, device: torch.device) -> DataLoader[Any]:
+    options: dict[str, Any] = {}
+    if batches.config.workers:
+        options = {
+            "multiprocessing_context": start_server(__name__),
+            "persistent_workers": True,
+            "prefetch_factor": AHEAD,
+            "worker_init_fn": begin_worker,
+        }
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more than there are CPUs
+    return DataLoader(
+        batches,  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=steps,
+        num_workers=batches.config.workers,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # of seeds that nobody uses; torch's own stays as it is
+        **options,
+    )
 
 
 def _as_it_is(batch: Batch | NoBatch) -> Batch | NoBatch:

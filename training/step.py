@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from training.augment.mixing import mix
 from training.augment.moving import draw_views
 from training.config import TrainConfig
 from training.listed import Listed
-from training.loader import Batches, Loader
+from training.loader import Batch, Batches
 from training.optim import set_rate, step_unless
 from training.run import State
 from training.stopping import Stop
@@ -33,6 +33,14 @@ from training.transfer import to_device
 #: Steps between looks at a GPU, unless ``log_every`` says it.
 LOG_EVERY = 25
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Reader(Protocol):
+    """Who has the batches of a listed split."""
+
+    def take(self, step: int, samples: np.ndarray) -> Batch:
+        """That of a step and its samples [B]; NoBatch where there is none."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Setup:
     validation: Prepared
     labels: tuple[str, ...]
     weights: Tensor | None
-    loader: Loader | None = None
+    loader: Reader | None = None
 
     @property
     def model(self) -> VisionTransformer:

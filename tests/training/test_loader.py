@@ -284,6 +284,35 @@ def test_worker_that_dies_is_told_with_what_to_do(kept: Dataset) -> None:
     loader.close()
 
 
+def test_worker_that_cannot_be_started_is_told_with_what_to_do(
+    kept: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory for another process is no reason to lose the run."""
+
+    def fail(module: str) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("training.loader.start_server", fail)
+    with pytest.raises(NoBatch, match="no worker process can be started: .* memory") as raised:
+        Loader(make_batches(kept, workers=2), 0, 5, CPU)
+    assert raised.value.settings == ("workers=1", "workers=0")
+
+
+def test_memory_that_runs_out_in_a_worker_is_told_with_what_to_do(
+    kept: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a value, with the step; any other error is one of the program and stays what it is."""
+    batches = make_batches(kept, workers=1)
+    monkeypatch.setattr(Listed, "read_part", lambda *_: np.empty(2**62, np.uint8))
+    error = batches[4]
+    assert isinstance(error, NoBatch)
+    assert str(error) == "out of memory while the batch of step 4 was read"
+    assert error.settings == ("workers=0",)
+    monkeypatch.setattr(Listed, "read_part", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        batches[4]
+
+
 SMALL = """
 import sys
 from pathlib import Path
