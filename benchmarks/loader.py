@@ -40,10 +40,11 @@ from media.spec import InputSpec
 from models.vit import VisionTransformer
 from training.augment.draws import Draws
 from training.augment.moving import draw_parts
+from training.batches import Batches
 from training.config import Augment, TrainConfig
 from training.data import wanted
 from training.listed import Listed
-from training.loader import AHEAD, Batches, Loader
+from training.loader import AHEAD, Loader
 from training.optim import make_optimiser
 from training.presets import cifar10_liere8
 from training.run import State

@@ -14,12 +14,12 @@ from pathlib import Path
 from media.spec import SpecError
 from models.encodings import options_help
 from training import split
+from training.batches import NoBatch
 from training.compare import compare
 from training.config import Augment, TrainConfig
 from training.failures import BAD_INPUT, FAILED
 from training.finetune import recipe_for
 from training.history import going_on
-from training.loader import NoBatch
 from training.loop import train
 from training.memory import OutOfMemory, told
 from training.presets import PRESETS

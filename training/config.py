@@ -184,7 +184,8 @@ class TrainConfig:
         read: ``once`` decodes all items before the first step, ``each-step`` those of a batch when
             a step wants them. ``auto`` reads in each step where parts of whole pictures are
             trained on, and where decoded items would take more than half of the memory and neither
-            ``cache`` nor ``skip_unreadable`` asks to decode them all.
+            ``cache`` nor ``skip_unreadable`` asks to decode them all. A validation split that
+            large is read whenever it is measured on.
         workers: processes that read ahead of the steps, 0 for none: the step then waits for its
             batch. With ``read=once`` threads that decode, 1 at least.
         cache: folder that keeps decoded splits for all later runs, as plain arrays that are

@@ -162,7 +162,7 @@ def describe(
     contents: Mapping[str, Contents],
     duplicates: Duplicates,
     training: Prepared | Listed,
-    validation: Prepared,
+    validation: Prepared | Listed,
 ) -> dict[str, Any]:
     """What was trained on, without saying where it lay.
 
@@ -178,7 +178,7 @@ def describe(
         "left_out": dict(source.left_out),
         "duplicates": duplicates.as_json(),
         "train": {"items": len(training.ids), "sha256": contents["train"].sha256},
-        "val": {"items": len(validation.ids), "sha256": validation.sha256},
+        "val": {"items": len(validation.ids), "sha256": contents["val"].sha256},
         "skipped": [list(pair) for pair in training.skipped + validation.skipped],
     }
 

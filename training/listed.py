@@ -63,6 +63,10 @@ class Listed:
         media = self.dataset.read(int(self.places[sample]))
         return read_part(media, self.wanted.spec, self.wanted.pixels, part)
 
+    def of_items(self, logits: np.ndarray) -> np.ndarray:
+        """Logits [N * V, classes] of all views -> means over each item's views, [N, classes]."""
+        return logits.reshape(len(self.places), self.views, -1).mean(axis=1)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """A process finds places and labels in the index that it maps."""
         return Listed, (self.dataset, self.split, self.wanted)
@@ -90,9 +94,14 @@ class _Chosen(Sequence[str]):
 
 def reads_each_step(config: TrainConfig, items: int, wanted: Wanted) -> bool:
     """Whether ``items`` training items are read in each step, as ``TrainConfig.read`` says."""
-    if config.read != "auto" or config.augment.reads_parts:
-        return config.read == "each-step" or config.augment.reads_parts
-    if config.cache or config.skip_unreadable:
+    if config.read == "each-step" or config.augment.reads_parts:
+        return True
+    return is_too_large(config, items, wanted)
+
+
+def is_too_large(config: TrainConfig, items: int, wanted: Wanted) -> bool:
+    """Whether decoded items would leave too little memory, and nothing asks for them anyway."""
+    if config.read == "once" or config.cache or config.skip_unreadable:
         return False
     return decoded_bytes(wanted) * items > SHARE * memory.whole()
 

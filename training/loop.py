@@ -23,6 +23,7 @@ from media.strict_json import to_json
 from models.vit import VisionTransformer
 from training import data, finetune, history, memory
 from training.about_data import about_duplicates, about_source, how_split
+from training.batches import Batches, NoBatch
 from training.checks import (
     check_compiler,
     check_modality,
@@ -34,8 +35,8 @@ from training.checks import (
 from training.config import TrainConfig
 from training.curves import Curves
 from training.evaluate import evaluate
-from training.listed import Listed, reads_each_step
-from training.loader import Batches, Loader, NoBatch
+from training.listed import Listed, is_too_large, reads_each_step
+from training.loader import Loader
 from training.optim import (
     freeze,
     learning_rate,
@@ -154,16 +155,18 @@ def _splits(
     contents: Mapping[str, Contents],
     progress: Progress,
     cache: Path | None,
-) -> tuple[Prepared | Listed, Prepared]:
-    """What is trained on, decoded or listed, and what is measured on."""
-    how = data.wanted(config, "train")
-    listed = reads_each_step(config, len(source.split("train")), how)
+) -> list[Prepared | Listed]:
+    """What is trained on and what is measured on, decoded or listed."""
+    splits: list[Prepared | Listed] = []
     with memory.told("while decoding", memory.smaller_decoding(config)):
-        *training, validation = (
-            data.prepare(source, split, config, progress, cache, contents=contents[split])
-            for split in ("train", "val")[listed:]
-        )
-    return training[0] if training else Listed(index(source), "train", how), validation
+        for split, listed in (("train", reads_each_step), ("val", is_too_large)):
+            how, found = data.wanted(config, split), contents[split]
+            splits.append(
+                Listed(index(source), split, how)
+                if listed(config, len(source.split(split)), how)
+                else data.prepare(source, split, config, progress, cache, contents=found)
+            )
+    return splits
 
 
 def loss_weights(
@@ -193,17 +196,24 @@ def fit(setup: Setup, run: Run, notes: dict[str, Any], stop: Stop, progress: Pro
 @contextlib.contextmanager
 def read_ahead(setup: Setup, run: Run, first: int, stop: Stop) -> Iterator[Setup]:
     """With a loader of the steps from ``first`` on, where items are read in each step."""
-    config, training = setup.config, setup.training
+    config = setup.config
+    training, validation = setup.training, setup.validation
+    listed = [split for split in (training, validation) if isinstance(split, Listed)]
+    if listed and config.workers:
+        kept = run.keep_index(listed[0].dataset)
+        training, validation = (
+            dataclasses.replace(split, dataset=kept) if isinstance(split, Listed) else split
+            for split in (training, validation)
+        )
+        setup = dataclasses.replace(setup, training=training, validation=validation)
     if not isinstance(training, Listed):
         yield setup
         return
-    if config.workers:
-        training = dataclasses.replace(training, dataset=run.keep_index(training.dataset))
     total = len(training.ids) // config.batch * config.epochs
     device = setup.model.head.weight.device
     loader = Loader(Batches(training, config), first, total, device, stop.check)
     try:
-        yield dataclasses.replace(setup, training=training, loader=loader)
+        yield dataclasses.replace(setup, loader=loader)
     finally:
         loader.close()
 
@@ -334,7 +344,10 @@ class Fit:
         items = setup.config.items_at_a_time
         doing = f"while measuring after step {notes['step']}, {items} items at a time"
         with memory.told(doing, memory.smaller_passes(setup.config)):
-            measured = evaluate(setup.state.measured(), setup.validation, items, self.stop.check)
+            measured = evaluate(
+                setup.state.measured(), setup.validation, items, self.stop.check,
+                setup.config.workers,
+            )  # fmt: skip
         if not math.isfinite(measured["loss"]):
             what = f"the validation loss is {measured['loss']} after step {notes['step']}"
             raise NotFinite(what, notes["step"], [])

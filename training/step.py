@@ -22,9 +22,9 @@ from training.augment.augment import augment, change
 from training.augment.draws import Draws, step_key
 from training.augment.mixing import mix
 from training.augment.moving import draw_views
+from training.batches import Batch, Batches
 from training.config import TrainConfig
 from training.listed import Listed
-from training.loader import Batch, Batches
 from training.optim import set_rate, step_unless
 from training.run import State
 from training.stopping import Stop
@@ -55,7 +55,7 @@ class Setup:
     config: TrainConfig
     state: State
     training: Prepared | Listed
-    validation: Prepared
+    validation: Prepared | Listed
     labels: tuple[str, ...]
     weights: Tensor | None
     loader: Reader | None = None

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.kill_training import ended_with, living
+from benchmarks.kill_training import ended_with, lines_of, living
 from media.index import Dataset, Wanted, open_dataset
 from media.part import Part
 from media.spec import AXES, InputSpec, SpecError, VideoSpec, VolumeSpec
@@ -29,9 +29,10 @@ from training.__main__ import main
 from training.augment.augment import augment, change
 from training.augment.draws import Draws
 from training.augment.moving import draw_parts, move
+from training.batches import Batch, Batches, NoBatch, Rows
 from training.config import Augment, TrainConfig
 from training.listed import Listed, decoded_bytes, reads_each_step
-from training.loader import Batch, Batches, Loader, NoBatch
+from training.loader import Loader
 from training.run import TRAINING_STATE
 
 pictures = training_runs.pictures
@@ -237,6 +238,35 @@ def test_settings_that_exclude_each_other_are_refused(
         TrainConfig("data", MODEL, IMAGES, augment=Augment(**values), **changes)
 
 
+def test_split_is_measured_alike_whether_it_was_decoded_or_is_read(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing fits into memory, items are read in steps and in measuring, to the same end."""
+    runs = [tmp_path / "once", tmp_path / "read"]
+    for run, memory in zip(runs, (2**40, 1), strict=True):
+        monkeypatch.setattr("training.memory.whole", lambda memory=memory: memory)
+        assert main([*command(pictures, run, "workers=2", "epochs=1"), "--no-report"]) == 0
+    assert lines_of(runs[0]) == lines_of(runs[1])
+    assert [(run / "index").exists() for run in runs] == [False, True]
+
+
+def test_rows_are_read_a_slice_at_a_time(kept: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one array, cut anywhere: also between two views of an item."""
+    read = Listed.read
+    views = [lambda pixels: pixels[0], lambda pixels: 255 - pixels[0]]
+    monkeypatch.setattr(
+        Listed, "read", lambda one, item: np.stack([view(read(one, item)) for view in views])
+    )
+    listed = Listed(kept, "val", Wanted(IMAGES, (8, 9), views=2))
+    whole = np.concatenate([listed.read(item) for item in range(12)])
+    rows = Rows(listed, 0).in_steps(5)
+    assert rows.shape == whole.shape == (24, 8, 9, 3)
+    found = [rows[number] for number in range(5)]
+    pixels = [batch.pixels for batch in found if isinstance(batch, Batch)]
+    assert [len(one) for one in pixels] == [5, 5, 5, 5, 4]
+    assert np.array_equal(np.concatenate(pixels), whole)
+
+
 # --- failures ----------------------------------------------------------------------------------
 
 
@@ -319,7 +349,8 @@ from pathlib import Path
 import torch
 from media.index import open_kept
 from tests.training.test_loader import make_batches
-from training.loader import Loader, NoBatch
+from training.batches import NoBatch
+from training.loader import Loader
 
 batches = make_batches(open_kept(Path(sys.argv[1])), workers=1, batch=40, size=(300, 300))
 try:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from media.strict_json import read_json
+from training.batches import Batch, Batches
 from training.compare.comparison import Comparison, write_json
 from training.listed import Listed
-from training.loader import Batch, Batches
 from training.loop import set_up
 from training.order import order_of
 from training.progress import Progress
