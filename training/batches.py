@@ -61,7 +61,7 @@ class Batches:
 
     def __init__(self, training: Listed, config: TrainConfig) -> None:
         self.training, self.config = training, config
-        self.workers = config.workers
+        self.workers, self.modality = config.workers, training.wanted.spec.modality
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __getitem__(self, step: int) -> Batch | NoBatch:
@@ -114,6 +114,7 @@ class Rows:
     def __init__(self, listed: Listed, workers: int, step: int = 1) -> None:
         self.listed, self.workers, self.step = listed, workers, step
         rows = len(listed.places) * listed.views
+        self.modality = listed.wanted.spec.modality
         self.shape = (rows, *listed.wanted.pixels, listed.wanted.spec.channels)
 
     def __len__(self) -> int:

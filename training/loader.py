@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from media import INPUTS
 from training.batches import Batch, Batches, NoBatch, Rows, fewer, too_small
 from training.workers import begin_worker, start_server
 
@@ -97,7 +98,7 @@ def _data_loader(batches: Batches | Rows, numbers: range, device: torch.device) 
     options: dict[str, Any] = {}
     if batches.workers:
         options = {
-            "multiprocessing_context": start_server(__name__),
+            "multiprocessing_context": start_server(__name__, INPUTS[batches.modality]),
             "persistent_workers": True,
             "prefetch_factor": AHEAD,
             "worker_init_fn": begin_worker,

@@ -10,14 +10,14 @@ from multiprocessing import forkserver
 from typing import Any
 
 
-def start_server(module: str) -> Any:
+def start_server(*modules: str) -> Any:
     """The context of processes that are forked from a server, with one thread each.
 
     Args:
-        module: that the server has loaded, and all that it needs, once for all of them.
+        modules: that the server has loaded, and all that they need, once for all of them.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
+    context.set_forkserver_preload([*modules])
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"  # what the server is born with its workers have
     try:

@@ -319,7 +319,7 @@ def test_worker_that_cannot_be_started_is_told_with_what_to_do(
 ) -> None:
     """No memory for another process is no reason to lose the run."""
 
-    def fail(module: str) -> None:
+    def fail(*modules: str) -> None:
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr("training.loader.start_server", fail)
