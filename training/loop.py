@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import statistics
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from media.contents import Contents
+from media.dataset import Prepared
 from media.duplicates import find_duplicates, let_through
-from media.sources import RULE
+from media.index.listing import index
+from media.sources import RULE, Source
 from media.strict_json import to_json
 from models.vit import VisionTransformer
 from training import data, finetune, history, memory
 from training.about_data import about_duplicates, about_source, how_split
+from training.batches import Batches, NoBatch
 from training.checks import (
     check_compiler,
     check_modality,
@@ -29,6 +35,8 @@ from training.checks import (
 from training.config import TrainConfig
 from training.curves import Curves
 from training.evaluate import evaluate
+from training.listed import Listed, is_too_large, reads_each_step
+from training.loader import Loader
 from training.optim import (
     freeze,
     learning_rate,
@@ -129,12 +137,7 @@ def set_up(
     if duplicates.across:  # known from here on, also to whoever goes on with this run
         config = dataclasses.replace(config, allow_duplicates=True)
     progress.say(about_duplicates(duplicates.as_json()))
-    cache = run.cache(config.cache)
-    with memory.told("while decoding", memory.smaller_decoding(config)):
-        training, validation = (
-            data.prepare(used, split, config, progress, cache, contents=contents[split])
-            for split in ("train", "val")
-        )
+    training, validation = _splits(used, config, contents, progress, run.cache(config.cache))
     check_steps(config, len(training.ids), notes["step"])  # unreadable items may be left out
     described = data.describe(source, contents, duplicates, training, validation)
     if resume:
@@ -144,6 +147,26 @@ def set_up(
     notes |= {"config": to_json(config), "data": described}
     weights = loss_weights(config, training.labels, len(source.labels), device)
     return Setup(config, state, training, validation, source.labels, weights), notes
+
+
+def _splits(
+    source: Source,
+    config: TrainConfig,
+    contents: Mapping[str, Contents],
+    progress: Progress,
+    cache: Path | None,
+) -> list[Prepared | Listed]:
+    """What is trained on and what is measured on, decoded or listed."""
+    splits: list[Prepared | Listed] = []
+    with memory.told("while decoding", memory.smaller_decoding(config)):
+        for split, listed in (("train", reads_each_step), ("val", is_too_large)):
+            how, found = data.wanted(config, split), contents[split]
+            splits.append(
+                Listed(index(source), split, how)
+                if listed(config, len(source.split(split)), how)
+                else data.prepare(source, split, config, progress, cache, contents=found)
+            )
+    return splits
 
 
 def loss_weights(
@@ -165,8 +188,34 @@ def fit(setup: Setup, run: Run, notes: dict[str, Any], stop: Stop, progress: Pro
             run.save(setup.state, setup.config.input, setup.labels, notes)
         if setup.config.compile:
             setup.model.compile(dynamic=False)
-        with Curves(run.curves, notes["step"]) as curves:
-            Fit(setup, run, notes, stop, progress, curves).steps()
+        first = notes["step"]
+        with Curves(run.curves, first) as curves, read_ahead(setup, run, first, stop) as ready:
+            Fit(ready, run, notes, stop, progress, curves).steps()
+
+
+@contextlib.contextmanager
+def read_ahead(setup: Setup, run: Run, first: int, stop: Stop) -> Iterator[Setup]:
+    """With a loader of the steps from ``first`` on, where items are read in each step."""
+    config = setup.config
+    training, validation = setup.training, setup.validation
+    listed = [split for split in (training, validation) if isinstance(split, Listed)]
+    if listed and config.workers:
+        kept = run.keep_index(listed[0].dataset)
+        training, validation = (
+            dataclasses.replace(split, dataset=kept) if isinstance(split, Listed) else split
+            for split in (training, validation)
+        )
+        setup = dataclasses.replace(setup, training=training, validation=validation)
+    if not isinstance(training, Listed):
+        yield setup
+        return
+    total = len(training.ids) // config.batch * config.epochs
+    device = setup.model.head.weight.device
+    loader = Loader(Batches(training, config), first, total, device, stop.check)
+    try:
+        yield dataclasses.replace(setup, loader=loader)
+    finally:
+        loader.close()
 
 
 class Step(NamedTuple):
@@ -199,12 +248,16 @@ class Fit:
         self.taken: list[Step] = []  # and not looked at
 
     def steps(self) -> None:
-        """To the end of the run; a stop saves first, and what is not finite leaves its evidence."""
+        """To the end of the run.
+
+        A stop saves first, and so does a batch that cannot be read; what is not finite leaves its
+        evidence.
+        """
         self.progress.start(self.total, self.notes["step"], self.setup.config.batch)
         try:
             try:
                 self._steps()
-            except Stopped:
+            except (Stopped, NoBatch):
                 if self.saved < self.notes["step"]:
                     self._save()
                 raise
@@ -291,7 +344,10 @@ class Fit:
         items = setup.config.items_at_a_time
         doing = f"while measuring after step {notes['step']}, {items} items at a time"
         with memory.told(doing, memory.smaller_passes(setup.config)):
-            measured = evaluate(setup.state.measured(), setup.validation, items, self.stop.check)
+            measured = evaluate(
+                setup.state.measured(), setup.validation, items, self.stop.check,
+                setup.config.workers,
+            )  # fmt: skip
         if not math.isfinite(measured["loss"]):
             what = f"the validation loss is {measured['loss']} after step {notes['step']}"
             raise NotFinite(what, notes["step"], [])
