@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 from media.dataset import Prepared
 from media.spec import Grid
 from models.vit import Encoded, VisionTransformer
+from training.step import autocast
+from training.transfer import to_device
 
 #: Values that a batch of pixels holds at most; as float32 they take 256 MiB.
 VALUES = 2**26
@@ -24,7 +28,7 @@ def logits_of(
     check: Callable[[], None] = lambda: None,
     encoded: Encoded | None = None,
 ) -> Tensor:
-    """Float32 logits [N, classes] for pixels [N, *pixels per axis, C], in order.
+    """Float32 logits [N, classes], on the CPU, for pixels [N, *pixels per axis, C], in order.
 
     Rotations are computed once, as in a training step: in float32, a cacheful at a time.
 
@@ -44,15 +48,23 @@ def logits_of(
     with torch.compiler.set_stance("force_eager"):  # every odd batch would be compiled anew
         for start in range(0, len(pixels), batch):
             check()
-            piece = torch.from_numpy(pixels[start : start + batch]).to(device)
-            pieces.append(model(piece, encoded).cpu())
-    return torch.cat(pieces)
+            piece = to_device(pixels[start : start + batch], device)
+            pieces.append(model(piece, encoded))  # [batch, classes]
+    return torch.cat(pieces).cpu()  # a GPU is waited for here, once
 
 
 @torch.inference_mode()
 def encode_for(model: VisionTransformer, grid: Grid) -> Encoded:
     """What all items at a grid share, without the room that gradients would take."""
     return model.encode(grid)
+
+
+def validating(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The autocast that a run measures its epochs under: on a GPU that of its steps.
+
+    On a CPU there is none, and none in reports and exports: their figures are those of fp32.
+    """
+    return autocast(device, precision if device.type == "cuda" else "fp32")
 
 
 def evaluate(

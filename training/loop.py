@@ -28,7 +28,7 @@ from training.checks import (
 )
 from training.config import TrainConfig
 from training.curves import Curves
-from training.evaluate import evaluate
+from training.evaluate import evaluate, validating
 from training.optim import (
     freeze,
     learning_rate,
@@ -246,7 +246,7 @@ class Fit:
         doing = f"in step {step}, {config.items_at_a_time} items at a time"
         with (
             self.stop.at_once(step == self.saved),  # torch.compile may take minutes in there
-            memory.told(doing, memory.smaller_passes(config)),
+            memory.told(doing, memory.smaller_steps(config)),
         ):
             taken = train_step(setup, samples, step, rate, self.stop)
         self.taken.append(Step(step, samples, rate, taken))
@@ -290,7 +290,11 @@ class Fit:
         check_finite(setup.model, notes["step"])
         items = setup.config.items_at_a_time
         doing = f"while measuring after step {notes['step']}, {items} items at a time"
-        with memory.told(doing, memory.smaller_passes(setup.config)):
+        device = setup.model.head.weight.device
+        with (
+            memory.told(doing, memory.smaller_passes(setup.config)),
+            validating(setup.config.precision, device),
+        ):
             measured = evaluate(setup.state.measured(), setup.validation, items, self.stop.check)
         if not math.isfinite(measured["loss"]):
             what = f"the validation loss is {measured['loss']} after step {notes['step']}"

@@ -21,7 +21,8 @@ WITHOUT_EFFECT = ("save_every", "log_every", "workers", "skip_unreadable", "allo
 #: draw, and how many there are.
 MAY_CHANGE = (
     "learning_rate", "schedule", "cooldown", "warmup_steps", "betas", "weight_decay", "clip_norm",
-    "precision", "accumulate", "compile", "device", "seed", "skip", "epochs", "patience",
+    "precision", "accumulate", "recompute", "compile", "device", "seed", "skip", "epochs",
+    "patience",
 )  # fmt: skip
 #: Why nothing else may.
 FIXED = {
