@@ -117,6 +117,16 @@ def test_what_is_dropped_does_not_depend_on_the_batch() -> None:
     assert torch.equal(drop(branch.flip(0), keys.flip(0)), whole.flip(0))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_gpu_leaves_out_the_same() -> None:
+    """Of whole items and of single numbers, to the bit."""
+    branch, keys = torch.ones(50, 7, 5), make_keys(50)
+    for drop in (Dropout(0.3), DropPath(0.3)):
+        kept = drop(branch, keys) > 0
+        assert torch.equal((drop(branch.cuda(), keys.cuda()) > 0).cpu(), kept)
+
+
 def test_whole_model_drops_by_its_keys_in_training_only() -> None:
     """The same keys, the same logits; others, others; none where something must be drawn."""
     model, pixels, keys = make_model(), make_pixels(), make_keys(6)
