@@ -48,7 +48,8 @@ ROOT = Path(__file__).parent.parent
 #: Operations of torch's dispatcher that wait.
 WAITING = (
     "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim",
-    "unique_consecutive", "equal", "_linalg_check_errors", "repeat_interleave", "histc",
+    "unique_consecutive", "equal", "_linalg_check_errors", "_linalg_eigh", "_linalg_svd",
+    "repeat_interleave", "histc",
 )  # fmt: skip
 #: Methods that a CPU answers without its dispatcher.
 READING = ("tolist", "cpu", "numpy", "__array__")
@@ -141,6 +142,9 @@ class _Dispatches(TorchDispatchMode):
             with self:
                 keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
                 return function.redispatch(keys, *arguments, **options or {})
+        if function._can_decompose():  # in there, where nothing else takes it apart
+            with self:
+                return function.decompose(*arguments, **options or {})
         return function(*arguments, **options or {})
 
 

@@ -47,6 +47,8 @@ WAITING: dict[str, Callable[[Tensor], Any]] = {
     "mask": lambda x: x[x > 0],
     "filled by a mask": lambda x: x.__setitem__(x > 0, 0.0),
     "inverse": lambda x: torch.linalg.inv(torch.eye(2)),
+    "solution": lambda x: torch.linalg.solve(torch.eye(2), torch.eye(2)),
+    "planes": lambda x: torch.ops.liere.skew_planes(torch.zeros(2, 2)),
     "norms of an operator": lambda x: torch.ops.liere.exponentials(
         x[:, None], x.view(1, 1, 1, 1), CACHEFUL
     ),
