@@ -181,7 +181,7 @@ def test_recomputing_keeps_what_enters_the_layers_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "recompute"), [*((kind, False) for kind in KINDS), ("axial_rope", True)]
+    ("kind", "recompute"), [*((kind, False) for kind in KINDS[1:]), ("axial_rope", True)]
 )
 def test_a_compiler_sees_one_graph_of_real_numbers(kind: str, recompute: bool) -> None:
     """As a run compiles it: with rotations and keys given, dropout and drop path on."""
