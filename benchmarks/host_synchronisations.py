@@ -4,8 +4,9 @@ The device path is what a GPU runs: the fused optimiser, which skips a step by i
 read between two looks. Every call is counted that would make the host wait if the tensors lay on
 a GPU: a value read (item, float, bool, tolist, numpy, cpu), and operations whose result has a
 size that only their values tell (nonzero, masks as indices, unique, and the checks of linear
-algebra). Copies to a GPU wait too where they are not asynchronous: a step on torch's meta device,
-whose values nobody can read, shows those (tests/training/test_host_synchronisations.py).
+algebra). Rotations are computed as on a GPU. Copies to a GPU wait too where they are not
+asynchronous: a step on torch's meta device, whose values nobody can read, shows those
+(tests/training/test_host_synchronisations.py).
 
 A row is one recipe; ``places`` says from which lines it is waited.
 
@@ -35,6 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from media.dataset import Prepared
 from media.spec import InputSpec
 from models.encodings import parse_encoding
+from models.rotations import exponential
 from models.spec import ModelSpec
 from models.vit import VisionTransformer
 from training.config import Augment, TrainConfig
@@ -46,12 +48,15 @@ ROOT = Path(__file__).parent.parent
 #: Operations of torch's dispatcher that wait.
 WAITING = (
     "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim",
-    "unique_consecutive", "equal", "_linalg_check_errors", "repeat_interleave", "histc",
+    "unique_consecutive", "equal", "_linalg_check_errors", "_linalg_eigh", "_linalg_svd",
+    "repeat_interleave", "histc",
 )  # fmt: skip
 #: Methods that a CPU answers without its dispatcher.
 READING = ("tolist", "cpu", "numpy", "__array__")
 #: Namespace of this project's own operators, which are looked into.
 OURS = "liere"
+#: What reads tensors that lie on the host wherever the network is: positions.
+HOST = ("models/rotations/rays.py",)
 RECIPES: dict[str, dict[str, Any]] = {
     "fp32": {},
     "bf16, accumulate, clip, ema": {
@@ -63,27 +68,28 @@ RECIPES: dict[str, dict[str, Any]] = {
             crop_scale=(0.3, 1.0), colour=0.4, erase=0.25, mixup=0.2, cutmix=1.0,
         ),
     },
-    "bf16, RandAugment": {"precision": "bf16", "augment": Augment(operations=2)},
+    "bf16, RandAugment, erase, mixup, ema, recompute": {
+        "precision": "bf16", "ema": 0.99, "recompute": True,
+        "augment": Augment(operations=2, erase=0.25, mixup=0.2),
+    },
 }  # fmt: skip
 BATCH, ITEMS = 16, 64
 
 
 class Synchronisations:
-    """Counts, within its block, what would wait for a GPU.
+    """Counts, within its block, what would wait for a GPU; exponentials go the way of one.
 
     Attributes:
         places: of each place in this repository, ``file:line what``, how often.
-
-    Args:
-        ignored: files whose waiting is not counted, as their paths begin from the root.
     """
 
-    def __init__(self, *ignored: str) -> None:
+    def __init__(self) -> None:
         self.places: collections.Counter[str] = collections.Counter()
-        self.ignored = ignored
 
     def __enter__(self) -> Self:
         self._open = contextlib.ExitStack()
+        whole = mock.patch.object(exponential, "default_chunk", lambda _: exponential.WHOLE)
+        self._open.enter_context(whole)
         for name in READING:
             self._open.enter_context(mock.patch.object(torch.Tensor, name, self._counted(name)))
         self._open.enter_context(_Dispatches(self))
@@ -111,7 +117,7 @@ class Synchronisations:
                 name = str(path.relative_to(ROOT))
                 if not name.startswith("."):  # an environment may lie in here
                     place = place or f"{name}:{frame.f_lineno} {what}"
-                    if name.startswith(self.ignored):
+                    if name.startswith(HOST):
                         return
             frame = frame.f_back
         self.places[place or what] += 1
@@ -136,6 +142,9 @@ class _Dispatches(TorchDispatchMode):
             with self:
                 keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
                 return function.redispatch(keys, *arguments, **options or {})
+        if function._can_decompose():  # in there, where nothing else takes it apart
+            with self:
+                return function.decompose(*arguments, **options or {})
         return function(*arguments, **options or {})
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from media.spec import Grid, InputSpec, SpecError
+from models.dropping import Dropout, DropPath, branch_keys
 from models.encodings import complete, make_encoding
 from models.rotations.apply import Rotations, fold_basis, to_basis, turn
 from models.spec import ModelSpec
@@ -103,8 +106,28 @@ class VisionTransformer(nn.Module):
             raise SpecError(f"expected pixels in multiples of patch {patch}, got {sides}")
         return Grid(tuple(side // p for side, p in zip(sides, patch, strict=True)))
 
-    def forward(self, pixels: Tensor, encoded: Encoded | None = None) -> Tensor:
-        """Logits [B, classes]; ``encoded`` is ``encode(grid_of(pixels))`` unless given."""
+    def forward(
+        self,
+        pixels: Tensor,
+        encoded: Encoded | None = None,
+        keys: Tensor | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """Logits [B, classes].
+
+        Args:
+            encoded: ``encode(grid_of(pixels))`` unless given.
+            keys: int64 [B], random bits of every item; what is dropped in training is drawn from
+                them (``models.dropping``).
+            recompute: keep what enters each layer alone, and compute the layers again in the
+                backward pass; gradients are the same.
+
+        Raises:
+            ValueError: a model in training mode that drops has no keys.
+        """
+        drops = self.training and (self.spec.dropout or self.spec.drop_path)
+        if drops and keys is None:
+            raise ValueError("dropout and drop_path in training need a key of every item, got none")
         encoded = encoded or self.encode(self.grid_of(pixels))
         tokens = self.patch_embedding(self.patches(pixels))  # [B, T, W]
         if encoded.offset is not None:
@@ -113,8 +136,16 @@ class VisionTransformer(nn.Module):
             prefix = self.class_token.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([prefix, tokens], dim=1)  # [B, S, W]
         rotations = encoded.rotations.by_layer(len(self.layers))
-        for layer, own in zip(self.layers, rotations, strict=True):
-            tokens = layer(tokens, own)
+        drawn: Sequence[Tensor | None] = [None] * len(self.layers)
+        if drops and keys is not None:
+            drawn = branch_keys(keys, len(self.layers)).unbind()  # [2, B] of every layer
+        for layer, *given in zip(self.layers, rotations, drawn, strict=True):
+            if recompute and torch.is_grad_enabled():  # nothing is drawn in there
+                tokens = checkpoint(
+                    layer, tokens, *given, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                tokens = layer(tokens, *given)
         pooled = self.norm(tokens[:, 0] if self.spec.pool == "class" else tokens.mean(dim=1))
         return self.head(pooled).float()  # [B, classes]
 
@@ -142,30 +173,19 @@ class Layer(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(spec.width, spec.mlp_dim), nn.GELU(), nn.Linear(spec.mlp_dim, spec.width)
         )
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = Dropout(spec.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, rotations: Rotations) -> Tensor:
-        """[B, S, W] -> [B, S, W]; rotations of this layer."""
-        mixed = self.dropout(self.attention(self.attention_norm(tokens), rotations))
-        tokens = tokens + self.drop_path(mixed)
-        return tokens + self.drop_path(self.dropout(self.mlp(self.mlp_norm(tokens))))
+    def forward(self, tokens: Tensor, rotations: Rotations, keys: Tensor | None) -> Tensor:
+        """[B, S, W] -> [B, S, W]; rotations of this layer, keys [2, B] of its branches."""
+        of_attention, of_mlp = (None, None) if keys is None else keys.unbind()
+        mixed = self.attention(self.attention_norm(tokens), rotations)
+        tokens = tokens + self.dropped(mixed, of_attention)
+        return tokens + self.dropped(self.mlp(self.mlp_norm(tokens)), of_mlp)
 
-
-class DropPath(nn.Module):
-    """Leaves whole items out of a residual branch, each with its own draw (arXiv 1603.09382)."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch: Tensor) -> Tensor:
-        """[B, S, W] -> [B, S, W]; what is kept is scaled up, so that the mean stays."""
-        if not self.training or not self.rate:
-            return branch
-        keep = 1.0 - self.rate
-        mask = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(keep)  # [B, 1, 1]
-        return branch * (mask / keep)
+    def dropped(self, branch: Tensor, keys: Tensor | None) -> Tensor:
+        """[B, S, W] -> [B, S, W]: what is left of a branch in training."""
+        return self.drop_path(self.dropout(branch, keys), keys)
 
 
 class Attention(nn.Module):

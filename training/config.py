@@ -176,6 +176,8 @@ class TrainConfig:
         precision: ``bf16`` and ``fp16`` autocast the network, ``tf32`` lets a GPU round the factors
             of its products; rotations stay float32 in all. The loss of ``fp16`` is scaled; a step
             whose gradient overflows is skipped and the scale halved.
+        recompute: of the forward pass keep only what enters each layer, and compute the layers
+            again for the gradient: less memory for one more forward pass, the same weights.
         compile: run the network through torch.compile; needs a C++ compiler.
         save_every: steps between checkpoints; the end of an epoch always saves.
         log_every: steps between looks at loss and gradient, for which a GPU is waited for; 0 for
@@ -223,6 +225,7 @@ class TrainConfig:
     choose: Literal["top1", "balanced_accuracy", "loss", "last"] = "top1"
     augment: Augment = dataclasses.field(default_factory=Augment)
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    recompute: bool = False
     compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from models.vit import Encoded, VisionTransformer
 from training.batches import Rows
 from training.listed import Listed
 from training.loader import Loader
+from training.step import autocast
+from training.transfer import to_device
 
 #: Values that a batch of pixels holds at most; as float32 they take 256 MiB.
 VALUES = 2**26
@@ -28,7 +32,7 @@ def logits_of(
     check: Callable[[], None] = lambda: None,
     encoded: Encoded | None = None,
 ) -> Tensor:
-    """Float32 logits [N, classes] for pixels [N, *pixels per axis, C], in order.
+    """Float32 logits [N, classes], on the CPU, for pixels [N, *pixels per axis, C], in order.
 
     Rotations are computed once, as in a training step: in float32, a cacheful at a time.
 
@@ -48,8 +52,8 @@ def logits_of(
     with torch.compiler.set_stance("force_eager"):  # every odd batch would be compiled anew
         for piece in _pieces(pixels, batch, device):
             check()
-            pieces.append(model(torch.as_tensor(piece).to(device), encoded).cpu())
-    return torch.cat(pieces)
+            pieces.append(model(to_device(piece, device), encoded))  # [batch, classes]
+    return torch.cat(pieces).cpu()  # a GPU is waited for here, once
 
 
 def _pieces(
@@ -73,6 +77,14 @@ def _pieces(
 def encode_for(model: VisionTransformer, grid: Grid) -> Encoded:
     """What all items at a grid share, without the room that gradients would take."""
     return model.encode(grid)
+
+
+def validating(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The autocast that a run measures its epochs under: on a GPU that of its steps.
+
+    On a CPU there is none, and none in reports and exports: their figures are those of fp32.
+    """
+    return autocast(device, precision if device.type == "cuda" else "fp32")
 
 
 def evaluate(

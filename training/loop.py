@@ -34,7 +34,7 @@ from training.checks import (
 )
 from training.config import TrainConfig
 from training.curves import Curves
-from training.evaluate import evaluate
+from training.evaluate import evaluate, validating
 from training.listed import Listed, is_too_large, reads_each_step
 from training.loader import Loader
 from training.optim import (
@@ -299,7 +299,7 @@ class Fit:
         doing = f"in step {step}, {config.items_at_a_time} items at a time"
         with (
             self.stop.at_once(step == self.saved),  # torch.compile may take minutes in there
-            memory.told(doing, memory.smaller_passes(config)),
+            memory.told(doing, memory.smaller_steps(config)),
         ):
             taken = train_step(setup, samples, step, rate, self.stop)
         self.taken.append(Step(step, samples, rate, taken))
@@ -343,7 +343,11 @@ class Fit:
         check_finite(setup.model, notes["step"])
         items = setup.config.items_at_a_time
         doing = f"while measuring after step {notes['step']}, {items} items at a time"
-        with memory.told(doing, memory.smaller_passes(setup.config)):
+        device = setup.model.head.weight.device
+        with (
+            memory.told(doing, memory.smaller_passes(setup.config)),
+            validating(setup.config.precision, device),
+        ):
             measured = evaluate(
                 setup.state.measured(), setup.validation, items, self.stop.check,
                 setup.config.workers,

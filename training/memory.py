@@ -64,6 +64,11 @@ def smaller_passes(config: TrainConfig) -> list[str]:
     return settings + ["precision=bf16"] * (config.precision in ("fp32", "tf32"))
 
 
+def smaller_steps(config: TrainConfig) -> list[str]:
+    """What makes a step need less: smaller passes, or fewer tensors kept for the gradient."""
+    return smaller_passes(config) + ["recompute=true"] * (not config.recompute)
+
+
 def smaller_decoding(config: TrainConfig) -> list[str]:
     """What makes decoding need less; a cache is mapped and need not fit into memory."""
     settings = [] if config.cache else ["cache=.cache"]

@@ -23,7 +23,8 @@ WITHOUT_EFFECT = (
 #: draw, and how many there are.
 MAY_CHANGE = (
     "learning_rate", "schedule", "cooldown", "warmup_steps", "betas", "weight_decay", "clip_norm",
-    "precision", "accumulate", "compile", "device", "seed", "skip", "epochs", "patience",
+    "precision", "accumulate", "recompute", "compile", "device", "seed", "skip", "epochs",
+    "patience",
 )  # fmt: skip
 #: Why nothing else may.
 FIXED = {

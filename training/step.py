@@ -112,7 +112,8 @@ def train_step(
         layer.eval()  # as they are: neither dropout nor drop_path
     state.optimiser.zero_grad(set_to_none=True)
     device = model.head.weight.device
-    seed_torch(config, step, config.accumulate)  # encodings that move positions
+    seed_torch(config, step)
+    keys = to_device(Draws(config.seed, step, samples).keys(), device)  # [B]
     with autocast(device, config.precision):
         encoded = model.encode(model.spec.training_grid)  # once, for all parts, layers and heads
     shared = Encoded(*map(_cut, encoded))  # parts leave their gradients here
@@ -121,11 +122,10 @@ def train_step(
     for index in range(config.accumulate):
         if stop:
             stop.check()
-        seed_torch(config, step, index)  # dropout and drop_path
         rows = slice(index * part, (index + 1) * part)
         with tf32(config.precision):
             with autocast(device, config.precision):
-                logits = model(inputs[rows], shared)  # [B / accumulate, classes]
+                logits = model(inputs[rows], shared, keys[rows], config.recompute)
             each = item_losses(setup, logits, targets[rows])  # [B / accumulate]
             share = each.sum() / len(samples)
             (share * state.loss_scale.factor if state.loss_scale else share).backward()
@@ -143,9 +143,9 @@ def train_step(
     return taken
 
 
-def seed_torch(config: TrainConfig, step: int, part: int) -> None:
-    """What torch draws next depends on the seed, the step and the part alone."""
-    torch.manual_seed(int(step_key(config.seed, step)) ^ part)
+def seed_torch(config: TrainConfig, step: int) -> None:
+    """Encodings that move positions draw by torch: once a step, and alike in every process."""
+    torch.manual_seed(int(step_key(config.seed, step)) ^ 1)  # so runs without parts always drew
 
 
 def make_batch(setup: Setup, samples: np.ndarray, step: int) -> tuple[Tensor, Tensor]:

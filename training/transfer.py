@@ -16,6 +16,6 @@ def to_device(
     where the type stays.
     """
     tensor = torch.as_tensor(array).to(dtype)
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)  # from other memory it would wait
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # from other memory it would wait
+    return tensor.to(device, non_blocking=True)

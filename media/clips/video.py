@@ -105,7 +105,7 @@ def read_clip(
     def shape(frame: VideoFrame) -> np.ndarray:
         return boxes.see(painter.picture(frame), spec, pixels[1:])  # [height, width, C]
 
-    moment = part and part.moment
+    moment = part.moment if part else None
     times = view_times(clip.duration, _video(spec).stride, pixels[0], views, moment)
     wanted = [
         [clip.starts[frame_at(time, clip.starts, clip.tick)] for time in view] for view in times
@@ -149,7 +149,8 @@ def _read_array(
         raise UnsupportedMedia("a stride in seconds needs a file with times; got an array")
     count = len(array)
     pixels = fitting(array.shape[:3], sizes)
-    times = view_times(Fraction(count), 0, pixels[0], views, part and part.moment)
+    moment = part.moment if part else None
+    times = view_times(Fraction(count), 0, pixels[0], views, moment)
     places = [[frame_at(time, list(range(count)), Fraction(1)) for time in view] for view in times]
     boxes = Boxes(part)
     shaped = {

@@ -128,8 +128,10 @@ def see(
     Raises:
         MediaError: see its subclasses.
     """
-    load = _from_array if isinstance(media, np.ndarray) else _decode
-    picture = load(media, sizes, spec.fit, part)
+    if isinstance(media, np.ndarray):
+        picture = _from_array(media, sizes, spec.fit, part)
+    else:
+        picture = _decode(media, sizes, spec.fit, part)
     image, box = _flatten(picture.image, spec), picture.box
     height, width = picture.target
     if picture.part:

@@ -89,8 +89,8 @@ def read(
     middles = [side / 2 for side in size]
     if part:
         steps, middles = _cut(part, size, pixels, steps)
-        own = oriented.spacing
-        seen_spacing = own and [mm * step for mm, step in zip(own, steps, strict=True)]
+        if own := oriented.spacing:
+            seen_spacing = [mm * step for mm, step in zip(own, steps, strict=True)]
     weights = [
         geometry.axis_weights(*axis, spec.interpolation)
         for axis in zip(size, pixels, steps, middles, strict=True)

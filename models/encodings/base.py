@@ -133,6 +133,27 @@ class Encoding(nn.Module, abc.ABC):
         self.load_state_dict(trained.state_dict())
 
 
+class OfTrainedGrid(Encoding):
+    """Whose positions follow the grid that its weights were trained on, wherever they have gone.
+
+    The state holds it as ``trained``. It is read where it is loaded, and not of the device, for
+    which every step would have to wait.
+    """
+
+    trained: Tensor  # [A], int64
+    trained_sides: tuple[int, ...]
+
+    def __init__(self, options: Options, shape: TransformerShape) -> None:
+        super().__init__(options, shape)
+        self.register_buffer("trained", torch.tensor(shape.grid.size))
+        self.trained_sides = shape.grid.size
+        self.register_load_state_dict_post_hook(_read_trained)
+
+
+def _read_trained(encoding: OfTrainedGrid, _: Any) -> None:
+    encoding.trained_sides = tuple(encoding.trained.tolist())
+
+
 class Rotary(Encoding):
     """R(p) = exp(sum_a p_a A_a): an encoding given by its generators."""
 

@@ -81,7 +81,7 @@ class Masa(Commuting):
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
         fixed = axial_frequencies(self.shape, self.options.base, dtype)  # [A, 1, 1, P]
-        return fixed.to(self.numbers.device)
+        return fixed.to(self.numbers.device, non_blocking=True)
 
     def basis(self, dtype: torch.dtype = torch.float32) -> Tensor:
         whole = self.form.build(self.numbers.to(dtype), self.shape.head_dim)  # [L, H, D, D]
@@ -106,7 +106,8 @@ def cayley(numbers: Tensor, side: int) -> Tensor:
     """(I + S)^-1 (I - S) with S = skew(numbers [..., D (D - 1) / 2])."""
     generator = skew(numbers, side)  # [..., D, D]
     identity = torch.eye(side, dtype=numbers.dtype, device=numbers.device)
-    return torch.linalg.solve(identity + generator, identity - generator)
+    # solve() would wait for a GPU to say whether I + S is singular, which it never is
+    return torch.linalg.solve_ex(identity + generator, identity - generator).result
 
 
 def exponential_of(numbers: Tensor, side: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from media.spec import Grid, SpecError
 from models.encodings.base import (
     Commuting,
+    OfTrainedGrid,
     Options,
     TransformerShape,
     check_pairs,
@@ -15,7 +16,7 @@ from models.encodings.base import (
 )
 
 
-class PublishedAxial(Commuting):
+class PublishedAxial(OfTrainedGrid, Commuting):
     """R(p) turns pair k of axis a by p_a exp(-4 k / (m - 1)), with m = D // (2 A) pairs an axis.
 
     Called VisionLLaMA there ("tiled"), and weaker than it: positions span [0, 1], so the fastest
@@ -35,8 +36,6 @@ class PublishedAxial(Commuting):
     Source: StanfordMIMI/LieRE, models/rope_vit.py (TiledPositionEncoder, apply_transforms).
     """
 
-    trained: Tensor  # [A], int64: the grid that spans [0, 1]
-
     def __init__(self, options: Options, shape: TransformerShape) -> None:
         super().__init__(options, shape)
         check_pairs(shape)
@@ -46,10 +45,9 @@ class PublishedAxial(Commuting):
                 f"with per_head deals out {turns} turns to the heads, which must divide them, "
                 f"got {shape.heads} heads; per_head=false gives all turns to each"
             )
-        self.register_buffer("trained", torch.tensor(shape.grid.size))
 
     def positions(self, grid: Grid) -> Tensor:
-        return published_positions(grid, self.trained.tolist())
+        return published_positions(grid, self.trained_sides)
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
         own = self.shape.head_dim // (2 * self.axes)  # m

@@ -43,4 +43,4 @@ class Sinusoidal(Encoding):
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)  # [T, 2 m A]
         offset = waves.new_zeros(len(waves), self.shape.width)  # [T, W]
         offset[:, : waves.shape[1]] = waves
-        return offset.to(self.like)
+        return offset.to(self.like, non_blocking=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from media.spec import Grid, SpecError
 from models.encodings.base import (
-    Encoding,
+    OfTrainedGrid,
     SeriesOptions,
     TransformerShape,
     option,
@@ -34,7 +34,7 @@ class SphericalRopeOptions(SeriesOptions):
     learned: bool = option(False, "whether frequencies are parameters; the series is then unused")
 
 
-class SphericalRope(Encoding):
+class SphericalRope(OfTrainedGrid):
     """R(p) = yaw(w p_x) roll(w p_y) for every block of three channels, x the last axis.
 
     Three axes have yaw(w p_x) pitch(w p_z) roll(w p_y), with z the first axis and its factor
@@ -55,8 +55,6 @@ class SphericalRope(Encoding):
     OPTIONS = SphericalRopeOptions
     options: SphericalRopeOptions
 
-    trained: Tensor  # [A], int64: the grid that spans [-pi, pi]
-
     def __init__(self, options: SphericalRopeOptions, shape: TransformerShape) -> None:
         super().__init__(options, shape)
         if self.axes > len(OF_AXES) or shape.head_dim < len(FACTORS):
@@ -64,7 +62,6 @@ class SphericalRope(Encoding):
                 "needs 1 to 3 axes and a head_dim of at least 3, "
                 f"got {self.axes} axes and {shape.head_dim}"
             )
-        self.register_buffer("trained", torch.tensor(shape.grid.size))
         self.table: nn.Parameter | None = None
         if options.learned:
             own = (self.axes, self.layers, self.heads, shape.head_dim // 3)
@@ -72,7 +69,8 @@ class SphericalRope(Encoding):
 
     def positions(self, grid: Grid) -> Tensor:
         """Unit: radians of the fastest block."""
-        spans = torch.clamp(self.trained.double() - 1, min=1).cpu()  # [A], steps from end to end
+        trained = torch.tensor(self.trained_sides, dtype=torch.float64)
+        spans = (trained - 1).clamp(min=1)  # [A], steps from end to end
         middle = (torch.tensor(grid.size, dtype=torch.float64) - 1) / 2  # [A]
         return (token_indices(grid) - middle) * (2 * math.pi / spans)
 
@@ -99,7 +97,8 @@ class SphericalRope(Encoding):
 
 def turned(angles: Tensor, factor: str) -> Tensor:
     """Rodrigues' formula, I + sin(t) G + (1 - cos(t)) G^2: [...] -> [..., 3, 3]."""
-    generator = skew(angles.new_tensor(FACTORS[factor]), 3)
+    generator = skew(torch.tensor(FACTORS[factor], dtype=angles.dtype), 3)
+    generator = generator.to(angles.device, non_blocking=True)
     sine, cosine = angles.sin()[..., None, None], angles.cos()[..., None, None]
     identity = torch.eye(3, dtype=angles.dtype, device=angles.device)
     return identity + sine * generator + (1 - cosine) * (generator @ generator)

@@ -69,14 +69,15 @@ class StringCirculant(Commuting):
         return token_indices(grid)
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        turned = self.numbers.to(dtype) @ sines(self.block).to(self.numbers.device, dtype)
+        waves = sines(self.block).to(self.numbers.device, dtype, non_blocking=True)
+        turned = self.numbers.to(dtype) @ waves  # [A, L, H, N, K / 2 - 1]
         return nn.functional.pad(turned, (0, 1)).flatten(-2)  # [A, L, H, P]
 
     def basis(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The same in every block: [1, 1, N, K, K]."""
         blocks = self.shape.head_dim // self.block
-        basis = fourier_basis(self.block).to(self.numbers.device, dtype)  # [K, K]
-        return basis.expand(1, 1, blocks, -1, -1)
+        basis = fourier_basis(self.block).to(self.numbers.device, dtype, non_blocking=True)
+        return basis.expand(1, 1, blocks, -1, -1)  # from [K, K]
 
 
 def sines(block: int) -> Tensor:

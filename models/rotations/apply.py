@@ -84,6 +84,11 @@ def turn_pairs(x: Tensor, turns: Tensor) -> Tensor:
     Returns:
         Like x.
     """
+    if torch.compiler.is_compiling():  # which fuses real numbers and no complex ones
+        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # [B, S, H, P] each
+        cosine, sine = turns.unbind(-1)  # [S, H or 1, P] each
+        both = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
+        return both.flatten(-2).to(x.dtype)  # [B, S, H, D]
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # [B, S, H, P]
     turned = pairs * torch.view_as_complex(turns)
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)  # [B, S, H, D]

@@ -75,8 +75,9 @@ def _backward(ctx, angles_gradient: Tensor, basis_gradient: Tensor) -> Tensor:
         wide = angles.repeat_interleave(2, dim=-1)  # [..., K]
         rows, columns = wide[..., :, None], wide[..., None, :]
         floor = torch.finfo(wide.dtype).eps ** 0.5 * wide.amax(-1)[..., None, None]
-        turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=basis.dtype, device=basis.device)
+        turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
         quarter = torch.block_diag(*[turn] * (basis.shape[-1] // 2))  # J in every plane, [K, K]
+        quarter = quarter.to(basis, non_blocking=True)
         seen = basis.mT @ basis_gradient
         seen = (seen - seen.mT) / 2  # [..., K, K]
         mirrored = quarter @ seen @ quarter

@@ -83,6 +83,23 @@ def test_sample_that_comes_twice_draws_anew() -> None:
     draws = Draws(0, 5, np.array([3, 5, 3, 3])).take(8)
     assert len(np.unique(draws)) == 4 * 8
     assert np.array_equal(draws[:2], Draws(0, 5, np.array([3, 5])).take(8))
+    keys = Draws(0, 5, np.array([3, 5, 3, 3])).keys()
+    assert len(np.unique(keys)) == 4
+    assert np.array_equal(keys[:2], Draws(0, 5, np.array([3, 5])).keys())
+
+
+def test_keys_are_bits_of_their_own() -> None:
+    """What a device draws of them has nothing to do with what the host draws, taken or not."""
+    samples = np.arange(20_000)
+    draws = Draws(3, 7, samples)
+    first = draws.keys()
+    taken = draws.take(2)
+    assert np.array_equal(draws.keys(), first)
+    assert len(np.unique(first)) == 20_000
+    bits = (first[:, None] >> np.arange(64)) & 1  # [N, 64]
+    np.testing.assert_allclose(bits.mean(0), 1 / 2, atol=0.02)
+    correlation = np.corrcoef(np.concatenate([bits.T, taken.T]))
+    assert np.abs(correlation - np.eye(66)).max() < 0.04
 
 
 @pytest.mark.parametrize(

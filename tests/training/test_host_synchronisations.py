@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import training.loop
 import training.step
-from benchmarks.host_synchronisations import RECIPES, Synchronisations, make_setup, take_steps
+from benchmarks.host_synchronisations import (
+    OURS,
+    RECIPES,
+    Synchronisations,
+    make_setup,
+    take_steps,
+)
+from models.rotations.exponential import CACHEFUL
 from tests.helpers import training_runs
 from tests.helpers.training_runs import command
 from training.__main__ import main
@@ -23,9 +31,11 @@ from training.optim import make_optimiser
 
 pictures = training_runs.pictures
 
-#: What still waits, to be taken out of here file by file.
-ELSEWHERE = ("models/rotations/", "training/augment/rand_augment.py")
-
+#: One of every kind of encoding beside those that every recipe is tried with.
+KINDS = (
+    "sinusoidal", "dinov3_rope", "masa", "masa:basis=exponential", "masa:basis=householder",
+    "string_cayley", "string_circulant", "published_axial", "spherical_rope",
+)  # fmt: skip
 WAITING: dict[str, Callable[[Tensor], Any]] = {
     "item": lambda x: x[0].item(),
     "float": lambda x: float(x[0]),
@@ -37,7 +47,11 @@ WAITING: dict[str, Callable[[Tensor], Any]] = {
     "mask": lambda x: x[x > 0],
     "filled by a mask": lambda x: x.__setitem__(x > 0, 0.0),
     "inverse": lambda x: torch.linalg.inv(torch.eye(2)),
-    "norms of an operator": lambda x: torch.ops.liere.exponentials(x[:, None], x.view(1, 1, 1, 1)),
+    "solution": lambda x: torch.linalg.solve(torch.eye(2), torch.eye(2)),
+    "planes": lambda x: torch.ops.liere.skew_planes(torch.zeros(2, 2)),
+    "norms of an operator": lambda x: torch.ops.liere.exponentials(
+        x[:, None], x.view(1, 1, 1, 1), CACHEFUL
+    ),
 }
 
 
@@ -52,14 +66,19 @@ def test_whatever_waits_is_counted(name: str) -> None:
     assert not count.places
 
 
-@pytest.mark.parametrize("encoding", ["absolute", "liere_8", "rope_mixed"])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("recipe", "encoding"),
+    [
+        *itertools.product(RECIPES, ["absolute", "liere_8", "rope_mixed"]),
+        *(("fp32", kind) for kind in KINDS),
+    ],
+)
 def test_step_waits_for_nothing(recipe: str, encoding: str) -> None:
     """With everything that a recipe may ask for: parts, clipping, averages, scaled losses."""
     setup = make_setup(encoding, **RECIPES[recipe])
     take_steps(setup, range(1))
     before = setup.model.head.weight.clone()
-    with Synchronisations(*ELSEWHERE) as count:
+    with Synchronisations() as count:
         take_steps(setup, range(1, 3))
     assert not count.places
     assert not torch.equal(setup.model.head.weight, before)
@@ -71,7 +90,7 @@ def test_run_waits_only_when_it_looks(
     """Between two looks, what the loop keeps of a step is read from no tensor."""
     fit, looks = training.loop.Fit, []
     step, look = fit._step, fit._look
-    count = Synchronisations(*ELSEWHERE)
+    count = Synchronisations()
 
     def stepping(self: Any, number: int) -> None:
         with count:
@@ -105,6 +124,8 @@ class Copies(TorchDispatchMode):
         self, function: Any, types: Any, arguments: Any = (), options: Any = None
     ) -> Any:
         name = function.overloadpacket.__name__
+        if function.namespace == OURS:  # which read positions on the host
+            assert name.startswith("skew_planes") or arguments[0].is_cpu
         source: Any = arguments[1 if name == "copy_" else 0] if arguments else None
         result = function(*arguments, **options or {})
         if name in ("_to_copy", "copy_") and source.device != result.device:
@@ -115,12 +136,20 @@ class Copies(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if "RandAugment" not in name])
-def test_step_sends_everything_ahead(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "encoding"),
+    [
+        *((name, "absolute") for name in RECIPES if "RandAugment" not in name),
+        *(("fp32", kind) for kind in ("liere_8", "rope_mixed", "comrope_ld_4", *KINDS)),
+    ],
+)
+def test_step_sends_everything_ahead(
+    recipe: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a device without values: nothing can be read of it, and every copy is asynchronous."""
-    setup = make_setup("absolute", **RECIPES[recipe] | {"ema": 0.0, "precision": "fp32"})
+    setup = make_setup(encoding, **RECIPES[recipe] | {"ema": 0.0, "precision": "fp32"})
     setup.model.to("meta")
-    monkeypatch.setattr(training.step, "autocast", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(training.step, "step_unless", lambda *_: None)  # has no kernel there
     with Copies() as copies:
         take_steps(setup, range(2))

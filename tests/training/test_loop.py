@@ -29,6 +29,8 @@ SPEC = ModelSpec(
 )  # fmt: skip
 PLAIN = Augment(crop_padding=1, flip=True)
 SAMPLES = np.arange(12)
+#: Of torch's generator, in step 7 of the seed 0.
+SEED_OF_STEP_7 = 236966933211079598
 
 
 def make_setup(model: ModelSpec = SPEC, **changes: Any) -> Setup:
@@ -64,29 +66,55 @@ def gradients_of(setup: Setup) -> dict[str, torch.Tensor]:
 def test_parts_of_a_batch_add_up_to_the_batch(
     encoding: EncodingSpec, changes: dict[str, Any]
 ) -> None:
-    """A batch computed in four parts has the gradients of the batch in one."""
-    model = dataclasses.replace(SPEC, encoding=encoding)
+    """Computed in two or four parts it has the gradients of the batch in one, masks and all."""
+    model = dataclasses.replace(SPEC, encoding=encoding, dropout=0.3, drop_path=0.5)
     whole = gradients_of(make_setup(model, **changes))
-    parts = gradients_of(make_setup(model, accumulate=4, **changes))
-    assert set(whole) == set(parts)
     assert any(name.startswith("encoding.") for name in whole)
-    for name, gradient in whole.items():
-        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+    for count in (2, 4):
+        parts = gradients_of(make_setup(model, accumulate=count, **changes))
+        assert set(whole) == set(parts)
+        for name, gradient in whole.items():
+            torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
 
 
-def test_parts_drop_out_differently() -> None:
-    """Two parts of equal items do not share their masks."""
-    setup = make_setup(dataclasses.replace(SPEC, dropout=0.5), accumulate=2)
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("samples", [SAMPLES, np.zeros(12, dtype=np.int64)], ids=["each", "one"])
+def test_equal_items_drop_out_differently(samples: np.ndarray, parts: int) -> None:
+    """No two rows of equal pixels share their masks, also where they are one item."""
+    setup = make_setup(
+        dataclasses.replace(SPEC, dropout=0.5), accumulate=parts, augment=Augment(0, False)
+    )
     assert isinstance(setup.training, Prepared)
     setup.training.pixels[:] = setup.training.pixels[:1]
-    setup = dataclasses.replace(
-        setup, config=dataclasses.replace(setup.config, augment=Augment(0, False))
-    )
     seen: list[torch.Tensor] = []
     setup.model.head.register_forward_hook(lambda *call: seen.append(call[2].detach()))
-    train_step(setup, SAMPLES, 0, 0.01)
-    assert len(seen) == 2
-    assert not torch.allclose(seen[0], seen[1])
+    train_step(setup, samples, 0, 0.01)
+    assert len(seen) == parts
+    assert len(torch.cat(seen).unique(dim=0)) == 12
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputed_step_is_the_same_step(precision: str) -> None:
+    """Bit for bit, with everything that is drawn; layers are computed twice."""
+    model, steps = dataclasses.replace(SPEC, dropout=0.2, drop_path=0.3), []
+    for recompute in (False, True):
+        setup = make_setup(model, precision=precision, accumulate=2, recompute=recompute)
+        calls: list[int] = []
+        mlp = setup.model.get_submodule("layers.0.mlp")
+        mlp.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        steps.append(gradients_of(setup))
+        assert len(calls) == 2 + 2 * recompute
+    assert steps[0].keys() == steps[1].keys()
+    assert all(torch.equal(steps[1][name], gradient) for name, gradient in steps[0].items())
+
+
+def test_encodings_move_as_they_always_did() -> None:
+    """Once a step, however it is computed: runs from before go on with the draws they had."""
+    encoding = EncodingSpec("comrope_ld", block=4)
+    for parts in (1, 2):
+        setup = make_setup(dataclasses.replace(SPEC, encoding=encoding), accumulate=parts)
+        train_step(setup, SAMPLES, 7, 0.01)
+        assert torch.initial_seed() == SEED_OF_STEP_7
 
 
 def test_gradient_is_clipped_to_its_length() -> None:

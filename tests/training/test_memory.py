@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.host_synchronisations import Synchronisations
 from media.spec import Grid
 from models.checkpoint import read_description
 from models.vit import VisionTransformer
@@ -22,8 +23,8 @@ from tests.helpers import training_runs
 from tests.helpers.training_runs import Chatter, check_refused, command
 from tests.training.test_loop import SPEC, make_setup
 from training.__main__ import main
-from training.evaluate import evaluate, logits_of
-from training.memory import OutOfMemory, smaller_decoding, smaller_passes, told
+from training.evaluate import evaluate, logits_of, validating
+from training.memory import OutOfMemory, smaller_decoding, smaller_passes, smaller_steps, told
 from training.report.report import main as report
 from training.report.report import make_report
 
@@ -66,6 +67,8 @@ def test_what_to_lower_keeps_the_batch() -> None:
     three = make_setup(accumulate=3, precision="bf16").config
     assert smaller_passes(three) == ["accumulate=6"]
     assert smaller_passes(make_setup(accumulate=12, precision="bf16").config) == []
+    assert smaller_steps(config) == ["accumulate=2", "precision=bf16", "recompute=true"]
+    assert smaller_steps(make_setup(accumulate=12, recompute=True).config) == ["precision=bf16"]
     assert smaller_decoding(config) == ["cache=.cache", "workers=1"]
     assert smaller_decoding(make_setup(workers=1, cache="here").config) == []
 
@@ -150,6 +153,38 @@ def test_as_many_items_are_measured_at_a_time_as_a_step_takes() -> None:
     logits_of(setup.model, larger, batch=12)
     assert sizes == [3, 3, 1]
     assert setup.config.items_at_a_time == 12
+
+
+def test_measuring_waits_for_the_device_once() -> None:
+    """Whatever the number of batches; logits stay where the network is until the last one."""
+    setup = make_setup()
+    model = setup.model.eval()
+    with Synchronisations() as count:
+        logits_of(model, setup.validation.pixels, batch=3)
+    assert len(count.places) == count.places.total() == 1
+    assert next(iter(count.places)).endswith("cpu")
+
+
+def test_epochs_are_measured_in_the_precision_of_a_gpu_and_not_of_a_cpu(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU's figures stay those of fp32, and so does a report."""
+    asked: list[Any] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("training.evaluate.autocast", lambda *given: asked.append(given))
+        for kind in ("cuda", "cpu"):
+            validating("bf16", torch.device(kind))
+    assert asked == [(torch.device("cuda"), "bf16"), (torch.device("cpu"), "fp32")]
+    enabled, measure = [], evaluate
+
+    def watched(*arguments: Any) -> Any:
+        enabled.append(torch.is_autocast_enabled("cpu"))
+        return measure(*arguments)
+
+    monkeypatch.setattr("training.loop.evaluate", watched)
+    settings = ("epochs=1", "precision=bf16")
+    assert main([*command(pictures, tmp_path / "run", *settings), "--no-report"]) == 0
+    assert enabled == [False]
 
 
 def test_rotations_are_computed_once_a_report(

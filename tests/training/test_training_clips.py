@@ -32,7 +32,7 @@ from training.progress import Progress
 from training.report.predictions import Predictions
 from training.report.thumbnails import thumbnails
 from training.run import State
-from training.step import NotFinite, Setup, make_batch, one_view, train_step
+from training.step import NotFinite, Setup, check, make_batch, one_view, train_step
 
 pictures, images_run = training_runs.pictures, training_runs.finished
 
@@ -140,7 +140,7 @@ def test_loss_that_is_not_finite_names_the_scan() -> None:
     pixels[5, 1, 2, 3] = np.nan
     setup = make_setup(pixels, SCANS, augment=Augment(0, False))
     with pytest.raises(NotFinite) as raised:
-        train_step(setup, np.arange(12), 0, 0.01)
+        check(setup, np.arange(12), 0, train_step(setup, np.arange(12), 0, 0.01))
     assert raised.value.samples == ["item-5"]
 
 

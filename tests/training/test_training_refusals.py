@@ -34,7 +34,7 @@ pictures = training_runs.pictures
         (["learning_rate=NaN"], ["learning_rate: expected a finite number, got nan"]),
         (["weight_decay=Infinity"], ["weight_decay: expected a finite number, got inf"]),
         (["label_smoothing=1"], [r"label_smoothing must be in \[0, 1\), got 1"]),
-        (["precision=fp16"], ["precision: expected one of fp32, bf16, got 'fp16'"]),
+        (["precision=fp8"], ["precision: expected one of fp32, tf32, bf16, fp16, got 'fp8'"]),
         (["model.width=33"], ["width 33 is not divisible by heads 2"]),
         (["model.encoding.block=7"], ["divide head_dim 16, got 7"]),
         (["model.encoding.name=rope"], ["unknown encoding 'rope'; known: absolute, "]),
@@ -146,7 +146,7 @@ def pickled(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: root / "nowhere", r"expected a folder or a \.csv, .*, got .*nowhere"),
+        (lambda root: root / "nowhere", r"expected a folder, .* or a \.csv, .*, got .*nowhere"),
         (empty_class, "class 'white' is empty: expected files ending in"),
         (only_validation, "expected items in split 'train', got .*'val': 12"),
         (no_validation, "expected items in split 'val', got .*'train': 4"),

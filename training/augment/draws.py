@@ -94,6 +94,11 @@ class Draws:
             bits = _mix(self._keys[:, None] + numbers * _GOLDEN)  # [N, columns]
         return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
+    def keys(self) -> np.ndarray:
+        """64 bits of every sample, for what a device draws of them by itself; int64 [N]."""
+        with np.errstate(over="ignore"):
+            return _mix(~self._keys).view(np.int64)
+
     def repeated(self, times: int) -> Uniforms:
         """The draws of every sample, for so many rows side by side: those of a clip's frames."""
         return _Repeated(self, times)
