@@ -19,6 +19,7 @@ import numpy as np
 from media import Media, MediaError, read
 from media.cache import Add, cache_key, cached
 from media.contents import DIGEST_BYTES, Contents, Hashes, contents_of, read_pieces
+from media.index.dataset import Dataset
 from media.sources import Item, Source, SourceError
 from media.spec import Grid, InputSpec
 
@@ -65,7 +66,7 @@ class Prepared:
 
 
 def prepare_split(
-    source: Source,
+    source: Source | Dataset,
     split: str,
     spec: InputSpec,
     grid: Grid,
@@ -94,9 +95,11 @@ def prepare_split(
         SourceError: unreadable items, counted and named, or items that changed meanwhile.
         CacheError: a cache that cannot be written, or is damaged.
     """
+    if isinstance(source, Dataset):
+        source = source.view(split, limit)
     items = source.split(split)[:limit]
     wanted = _Wanted(source, split, items, spec, grid, patch, skip_unreadable)
-    if contents and contents.ids != tuple(item.id for item in items):
+    if contents and list(contents.ids) != [item.id for item in items]:
         contents = None
     if cache and not contents:
         contents = contents_of(source, items)
