@@ -44,6 +44,7 @@ class Prepared:
         sha256: of ids, labels and contents, in order: the same data give the same hash.
         skipped: (id, reason) of the unreadable items that were left out on request.
         digests: of the N items' bytes, as ``Contents`` has them; empty of what was made, not read.
+        shards: that the N items lie in, whole numbers [N]; None where there are not several.
     """
 
     pixels: np.ndarray
@@ -54,6 +55,7 @@ class Prepared:
     digests: np.ndarray = dataclasses.field(
         default_factory=lambda: np.empty((0, DIGEST_BYTES), np.uint8)
     )
+    shards: np.ndarray | None = None
 
     @property
     def views(self) -> int:
@@ -95,6 +97,7 @@ def prepare_split(
         SourceError: unreadable items, counted and named, or items that changed meanwhile.
         CacheError: a cache that cannot be written, or is damaged.
     """
+    shards = source.shards(split) if isinstance(source, Dataset) else None
     if isinstance(source, Dataset):
         source = source.view(split, limit)
     items = source.split(split)[:limit]
@@ -125,8 +128,11 @@ def prepare_split(
     labels = np.array([item.label for item in kept], dtype=np.int64)
     ids = tuple(item.id for item in kept)
     assert contents  # a cache asks for them, and who decodes makes them
-    digests = contents.digests[[item.id not in skipped for item in items]]  # [N, 16]
-    return Prepared(pixels, labels, ids, notes["sha256"], tuple(skipped.items()), digests)
+    own = np.array([item.id not in skipped for item in items])
+    digests = contents.digests[own]  # [N, 16]
+    shards = None if shards is None else shards[: len(items)][own]
+    told = tuple(skipped.items())
+    return Prepared(pixels, labels, ids, notes["sha256"], told, digests, shards)
 
 
 @dataclasses.dataclass(frozen=True)

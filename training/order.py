@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from media.spec import SpecError
-from training.augment.draws import balanced_order, epoch_order
+from training.augment.draws import balanced_order, epoch_order, sharded_order
 from training.step import Setup
+
+#: Shards whose items are shuffled among themselves.
+WINDOW = 16
 
 
 def order_of(setup: Setup, epoch: int) -> np.ndarray:
@@ -14,6 +17,8 @@ def order_of(setup: Setup, epoch: int) -> np.ndarray:
     config, labels = setup.config, setup.training.labels
     if config.sampling == "balanced":
         order = balanced_order(config.seed, epoch, labels)
+    elif setup.training.shards is not None:
+        order = sharded_order(config.seed, epoch, setup.training.shards, WINDOW)
     else:
         order = epoch_order(config.seed, epoch, len(labels))
     if not config.skip:

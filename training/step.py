@@ -22,6 +22,7 @@ from training.augment.augment import augment
 from training.augment.draws import Draws, step_key
 from training.augment.mixing import mix
 from training.config import TrainConfig
+from training.identity import Pending
 from training.optim import set_rate, step_unless
 from training.run import State
 from training.stopping import Stop
@@ -38,6 +39,7 @@ class Setup:
 
     Attributes:
         weights: of the classes in the loss, [classes], or None.
+        pending: what is still to be read of the data, beside the steps.
     """
 
     config: TrainConfig
@@ -46,6 +48,7 @@ class Setup:
     validation: Prepared
     labels: tuple[str, ...]
     weights: Tensor | None
+    pending: Pending | None = None
 
     @property
     def model(self) -> VisionTransformer:

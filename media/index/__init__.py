@@ -9,7 +9,7 @@ and kept.
 from __future__ import annotations
 
 from media.index.dataset import Changed, Dataset, Wanted, open_kept
-from media.index.digests import Digests, listed
+from media.index.digests import Digests, fingerprint
 from media.index.listing import open_dataset
 
-__all__ = ["Changed", "Dataset", "Digests", "Wanted", "listed", "open_dataset", "open_kept"]
+__all__ = ["Changed", "Dataset", "Digests", "Wanted", "fingerprint", "open_dataset", "open_kept"]

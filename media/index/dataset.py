@@ -73,6 +73,12 @@ class Dataset:
             raise SourceError(f"{self.name}: expected items in split {name!r}, got {counts}")
         return found
 
+    def shards(self, split: str) -> np.ndarray | None:
+        """The tar that each of a split's items lies in, int32 [items]; None without several."""
+        if not isinstance(self.store, Tars) or len(self.store.files) == 1:
+            return None
+        return self.columns.files[self.split(split)]
+
     def present(self) -> list[str]:
         """The splits that have items."""
         return list(self.counts())

@@ -27,7 +27,7 @@ import numpy as np
 from media.contents import NOTHING, Contents, content_of, contents_from
 from media.files import write_atomic
 from media.index.dataset import Dataset
-from media.sources.stores import Files, Held
+from media.sources.stores import Files, Held, Tars, Zips
 
 KEPT, LOCK = "sha256", ".lock"
 KEY_BYTES, DIGEST_BYTES, CHECKSUM_BYTES = 16, 32, 4
@@ -81,8 +81,8 @@ class Digests:
             for start in range(0, len(missing), PIECE):
                 check()
                 places = missing[start : start + PIECE]
-                for place, digest in zip(places, pool.map(self._digest, places), strict=True):
-                    self.column[place] = digest
+                parts = pool.map(self._read, np.array_split(places, workers))
+                self.column[places] = np.concatenate(list(parts))
                 self._new.append(places)
                 advance(len(places))
                 if time.monotonic() - written > WRITE_SECONDS:
@@ -95,17 +95,26 @@ class Digests:
             raise ValueError(f"expected complete digests, {len(missing)} items are not read")
         return {split: self._contents(split) for split in self.dataset.present()}
 
-    def keep(self) -> None:
-        """Add what was read since to the folder."""
-        if not self.folder or not self._new:
+    def keep(self, folder: Path | None = None) -> None:
+        """Add what was read since to the folder, if this user may write there.
+
+        Args:
+            folder: another one.
+        """
+        folder = folder or self.folder
+        if isinstance(self.dataset.store, Held) or not folder:
+            return
+        if not self._new or not _may_write(folder):
             return
         places, self._new = np.concatenate(self._new), []
         places = places[(self.column[places] != NOTHING).any(axis=1)]  # these may be read next time
         rows = _rows(keys_of(self.dataset, places), self.column[places])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / LOCK).open("wb") as lock:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            _write(self.folder, np.concatenate([_load(self.folder), rows]))
+            for remains in folder.glob(f".{KEPT}.*"):  # of writes that were killed
+                remains.unlink()
+            _write(folder, np.concatenate([_load(folder), rows]))
 
     @contextlib.contextmanager
     def _keeping(self) -> Iterator[None]:
@@ -121,17 +130,27 @@ class Digests:
         found = known[at] == keys
         self.column[found] = rows[at[found], KEY_BYTES:]
 
-    def _digest(self, place: int) -> np.ndarray:
-        try:
-            content = content_of(self.dataset.read(int(place)))
-        except OSError:
-            return NOTHING  # an unreadable item, told where it is decoded
-        return np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+    def _read(self, places: np.ndarray) -> np.ndarray:
+        """The digests of some items, [places, 32]."""
+        digests = bytearray()
+        for place in places.tolist():
+            try:
+                content = content_of(self.dataset.read(place))
+            except OSError:
+                content = b""  # an unreadable item, told where it is decoded
+            digests += hashlib.sha256(content).digest()
+        return np.frombuffer(bytes(digests), np.uint8).reshape(-1, DIGEST_BYTES)
 
     def _contents(self, split: str) -> Contents:
         places, columns = self.dataset.split(split), self.dataset.columns
         ids, labels = columns.ids.picked(places), columns.labels[places]
         return contents_from(ids, labels, self.column[places])
+
+
+def digests_beside(run: Path, cache: str | None) -> Path:
+    """The folder for those of a run's data: beside its cache, if that lies beside the run."""
+    place = Path(cache or "")
+    return run.parent / ("" if place.is_absolute() else place.parent) / ".digests"
 
 
 def keys_of(dataset: Dataset, places: np.ndarray) -> np.ndarray:
@@ -140,7 +159,7 @@ def keys_of(dataset: Dataset, places: np.ndarray) -> np.ndarray:
     The path of the file that holds them, where they begin in it, their size and its time.
     """
     columns, store = dataset.columns, dataset.store
-    assert not isinstance(store, Held)
+    assert isinstance(store, Files | Tars | Zips)
     roots = [os.fspath(path.absolute()) for path in store.files]
     own, keys = isinstance(store, Files), bytearray()
     for place in places.tolist():
@@ -151,7 +170,7 @@ def keys_of(dataset: Dataset, places: np.ndarray) -> np.ndarray:
     return np.frombuffer(bytes(keys), f"S{KEY_BYTES}")
 
 
-def listed(dataset: Dataset, split: str) -> dict[str, str]:
+def fingerprint(dataset: Dataset, split: str) -> dict[str, str]:
     """What is known of a split before anything of it is read, as two hashes.
 
     ``items`` is of ids, labels and sizes, in order; ``times`` of when their files changed.
@@ -160,13 +179,18 @@ def listed(dataset: Dataset, split: str) -> dict[str, str]:
     stamps = np.array([changed for _, changed in dataset.stamps], np.int64)
     times = stamps[columns.files[places]] if len(stamps) else columns.times[places]
     ids = columns.ids.picked(places)
-    items = hashlib.sha256(ids.data)
+    items = hashlib.sha256(ids.data.tobytes())
     for numbers in (ids.offsets, columns.labels[places], columns.sizes[places]):
-        items.update(numbers.astype("<i8"))
+        items.update(numbers.astype("<i8").tobytes())
     return {
         "items": items.hexdigest(),
-        "times": hashlib.sha256(times.astype("<i8")).hexdigest(),
+        "times": hashlib.sha256(times.astype("<i8").tobytes()).hexdigest(),
     }
+
+
+def _may_write(folder: Path) -> bool:
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return os.access(there, os.W_OK | os.X_OK)
 
 
 def _rows(keys: np.ndarray, digests: np.ndarray) -> np.ndarray:

@@ -10,14 +10,14 @@ import pytest
 
 from media.contents import Contents, split_contents
 from media.dataset import prepare_split
-from media.index import Changed, Dataset, Digests, listed, open_dataset
+from media.index import Changed, Dataset, Digests, fingerprint, open_dataset
 from media.index.digests import KEPT
 from media.sources import open_source
 from media.sources.texts import Texts
 from media.spec import Grid, InputSpec
 from tests.media.test_archives import KINDS, TABLE, pack, unpack
 from tests.media.test_dataset import picture
-from tests.media.test_shards import two_shards
+from tests.media.test_shards import shard, two_shards
 
 
 def expect_same(one: Contents, other: Contents) -> None:
@@ -100,8 +100,12 @@ def test_data_sets_share_a_folder(tmp_path: Path) -> None:
     assert completed(tmp_path / "one", kept) == []
     assert completed(two, kept) == [2]  # what has no bytes may have some another time
     size = (kept / KEPT).stat().st_size
+    (kept / f".{KEPT}.killed").touch()
     early.complete()
     assert (kept / KEPT).stat().st_size == size
+    (two / "train" / "a" / "0.png").write_bytes(b"another")
+    completed(two, kept)
+    assert not (kept / f".{KEPT}.killed").exists()
 
 
 @pytest.mark.parametrize("how", ["cut", "changed", "gone", "empty"])
@@ -154,7 +158,7 @@ def test_listing_tells_data_apart_before_they_are_read(tmp_path: Path) -> None:
     path = make_set(tmp_path / "set")
 
     def told() -> list[str]:
-        return [*listed(open_dataset(path), "train").values()]
+        return [*fingerprint(open_dataset(path), "train").values()]
 
     before = told()
     os.utime(path / "val" / "a" / "0.png", ns=(1, 1))
@@ -190,6 +194,23 @@ def test_split_of_an_index_is_prepared_like_that_of_its_source(tmp_path: Path) -
     ids = [item.id for place, item in enumerate(source.split("val")) if place not in (1, 4)]
     assert list(prepare_split(fewer, "val", *wanted).ids) == ids
     assert len(dataset.split("val")) == 6
+
+
+def test_prepared_split_knows_the_shards_of_its_items(tmp_path: Path) -> None:
+    """Of those that could be read; where there are several."""
+    for name in ("train-0.tar", "train-1.tar", "val-0.tar"):
+        members = {f"{n}.png": picture(n) if n != 2 else b"no picture" for n in range(4)}
+        shard(tmp_path / name, members | {f"{n}.cls": b"%d" % (n % 2) for n in range(4)})
+    dataset = open_dataset(tmp_path)
+    wanted = InputSpec(), Grid((3, 5)), (4, 2)
+    prepared = prepare_split(dataset, "train", *wanted, skip_unreadable=True)
+    assert prepared.shards is not None
+    assert prepared.shards.tolist() == [0, 0, 0, 1, 1, 1]
+    first = prepare_split(dataset, "train", *wanted, skip_unreadable=True, limit=5)
+    assert first.shards is not None
+    assert first.shards.tolist() == [0, 0, 0, 1]
+    unpack(tmp_path / "set", TABLE)
+    assert open_dataset(tmp_path / "set").shards("train") is None
 
 
 def test_texts_are_picked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from media.duplicates import find_duplicates
-from media.sources import SourceError, open_source
+from media.index import open_dataset
+from media.sources import SourceError
 from media.spec import InputSpec, SpecError, VolumeSpec
 from models.spec import EncodingSpec, ModelSpec
 from training.config import Augment, TrainConfig
@@ -71,7 +72,7 @@ def test_training_items_are_as_large_as_their_crops_want(tmp_path: Path) -> None
     """Only the training split is decoded oversized; the others are what is served."""
     data = make_folder(tmp_path / "data", {"train/a": 3, "train/b": 2, "val/a": 2, "val/b": 1})
     config = make_config(data, Augment(crop_scale=(0.5, 1.0), oversize=1.3))
-    source = open_source(data)
+    source = open_dataset(data)
     with Progress() as progress:
         training, validation = (prepare(source, s, config, progress) for s in ("train", "val"))
     assert training.pixels.shape == (5, 16, 31, 3)  # 1.3 times 12 and 24, rounded
@@ -84,7 +85,7 @@ def test_training_items_are_as_large_as_their_crops_want(tmp_path: Path) -> None
 
 def test_head_takes_the_number_of_labels(tmp_path: Path) -> None:
     """A number that was set by hand must be theirs."""
-    source = open_source(make_folder(tmp_path / "data", {"train/a": 3, "train/b": 2, "val/a": 2}))
+    source = open_dataset(make_folder(tmp_path / "data", {"train/a": 3, "train/b": 2, "val/a": 2}))
     assert with_classes(MODEL, source).classes == 2
     with pytest.raises(SpecError, match="data has 2 classes, model.classes is 7"):
         with_classes(ModelSpec(classes=7), source)
