@@ -35,14 +35,17 @@ def rule_of(data: Mapping[str, Any]) -> int:
     return int(data.get("rule", FIRST))
 
 
-def open_data(config: TrainConfig, rule: int = RULE, indexing: Indexing = quiet) -> Dataset:
+def open_data(
+    config: TrainConfig, rule: int = RULE, indexing: Indexing = quiet, kept: Path | None = None
+) -> Dataset:
     """The labelled media of a run; SourceError where a class can never be learned or measured.
 
     Args:
         rule: by which missing splits are made (``media.sources.rules``).
         indexing: shows how far shards without an index have been looked through.
+        kept: a folder for their indexes, where nothing can be written beside them.
     """
-    dataset = open_dataset(Path(config.data), rule, indexing=indexing)
+    dataset = open_dataset(Path(config.data), rule, cache=kept, indexing=indexing)
     classes, labels = len(dataset.labels), dataset.columns.labels
     counts = np.bincount(labels, minlength=classes)
     trained = np.bincount(labels[dataset.split("train")], minlength=classes)

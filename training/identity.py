@@ -115,6 +115,8 @@ class Identity:
 
     def _read(self) -> None:
         if len(missing := self.digests.missing()):
+            if (size := self.digests.missing_bytes()) > SMALL_BYTES:
+                self.progress.say([f"reads {len(missing)} items ({size / 1e9:.1f} GB), once"])
             with self.progress.reading(len(missing)) as advance:
                 self.digests.complete(advance, workers=self.workers)
 

@@ -100,7 +100,8 @@ def set_up(
     check_compiler(config, device)
     check_precision(config, device)
     rule = data.rule_of(run.notes()["data"]) if resume else rule
-    dataset = data.open_data(config, rule, progress.indexing)
+    kept = run.digests(config.cache)
+    dataset = data.open_data(config, rule, progress.indexing, kept)
     progress.say([how_split(dataset.rule, dataset.made), *about_source(dataset)])
     config = dataclasses.replace(config, model=data.with_classes(config.model, dataset))
     notes: dict[str, Any] = {"step": 0, "measured": 0, "losses": 0.0, "best": None, "history": []}
@@ -130,12 +131,10 @@ def set_up(
         run.restore(state)
     if not config.skip_unreadable:
         check_modality(config, used)
-    digests = Digests(dataset, run.digests(config.cache))
-    identity = Identity(dataset, digests, config, dict(notes) if resume else None, progress)
+    begun = dict(notes) if resume else None
+    identity = Identity(dataset, Digests(dataset, kept), config, begun, progress)
     identity.begin(verify_data or config.cache is not None)  # whose names are hashes of contents
-    contents, duplicates = identity.contents, identity.duplicates
-    if duplicates and duplicates.across:  # known from here on, also to whoever goes on with it
-        config = dataclasses.replace(config, allow_duplicates=True)
+    contents = identity.contents
     cache = run.cache(config.cache)
     with memory.told("while decoding", memory.smaller_decoding(config)):
         training, validation = (
@@ -146,8 +145,10 @@ def set_up(
         )
     check_steps(config, len(training.ids), notes["step"])  # unreadable items may be left out
     described = identity.kept(
-        data.describe(dataset, contents, duplicates, training, validation)
+        data.describe(dataset, contents, identity.duplicates, training, validation)
     )
+    if (described["duplicates"] or {}).get("across"):  # also to whoever goes on with this run
+        config = dataclasses.replace(config, allow_duplicates=True)
     if resume:
         data.check_read(notes, described)
         if change:  # said once nothing refuses it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -14,9 +15,12 @@ from typing import Any
 import pytest
 
 from benchmarks.kill_training import outcome
+from export.make import open_test_data
+from export.options import Options
 from media.contents import split_sha256
 from media.index import Digests, fingerprint, open_dataset
 from media.sources import open_source
+from media.spec import Grid, SpecError
 from models.checkpoint import read_description
 from tests.helpers import training_runs
 from tests.helpers.training_runs import Chatter, before, check_refused, command
@@ -184,7 +188,7 @@ def test_file_that_changes_in_use_ends_the_run_by_name(
         assert out.exists() == ("Digests" in place)
 
 
-def test_report_reads_nothing_again(
+def test_report_and_export_read_nothing_again(
     finished: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What training has read of the files is kept beside the run."""
@@ -192,3 +196,13 @@ def test_report_reads_nothing_again(
     monkeypatch.setattr(*before("training.report.held_out.prepare_split", 1, interrupt))
     with pytest.raises(KeyboardInterrupt):
         make_report(finished, pictures)
+    options = Options(
+        finished / "best", (Grid((3, 4)),), finished, "x", split="val", parity_items=1
+    )
+    description = read_description(finished / "best")
+    data = open_test_data(options, description)
+    assert data.contents["val"].sha256 == description.notes["data"]["val"]["sha256"]
+    unread = description.notes["data"] | {"train": {"items": 42, "sha256": None}}
+    early = dataclasses.replace(description, notes=description.notes | {"data": unread})
+    with pytest.raises(SpecError, match="before the run had read all of its data: .*RUN/best"):
+        open_test_data(options, early)

@@ -55,7 +55,7 @@ def predict(
         SourceError: the data are not those of the run, items cannot be read, or are in two splits.
         FloatingPointError: a logit is not finite; the message names the item.
     """
-    dataset = open_held_out(description, data)
+    dataset = open_held_out(description, data, digests)
     device = description.notes["config"].get("device")
     model = model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     encoded = encode_for(model, model.spec.training_grid)
@@ -77,12 +77,18 @@ def predict(
     }, duplicates
 
 
-def open_held_out(description: Description, data: Path | None) -> Dataset:
-    """The data of the run, split by its rule; SourceError if their labels are others."""
+def open_held_out(
+    description: Description, data: Path | None, kept: Path | None = None
+) -> Dataset:
+    """The data of the run, split by its rule; SourceError if their labels are others.
+
+    Args:
+        kept: a folder for indexes of shards, where nothing can be written beside these.
+    """
     path = data or Path(description.notes["config"]["data"])
     if not path.exists():
         raise SourceError(f"the data of the run are not at {path}: say where with --data")
-    dataset = open_dataset(path, rule_of(description.notes["data"]))
+    dataset = open_dataset(path, rule_of(description.notes["data"]), cache=kept)
     check_labels(description.notes, dataset)
     return dataset
 
