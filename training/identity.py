@@ -54,6 +54,7 @@ class Identity:
         self.begun = begun  # the notes of a run that goes on
         self.allowed = config.allow_duplicates or bool(begun and let_through(begun))
         self.workers = max(1, config.workers)
+        self.in_memory = isinstance(dataset.store, Held)  # whose items have no times of their own
         self.fingerprint = {split: fingerprint(dataset, split) for split in USED}
         self.contents: dict[str, Contents] | None = None
         self.duplicates: Duplicates | None = None
@@ -61,7 +62,7 @@ class Identity:
     @property
     def trusted(self) -> bool:
         """Whether nothing has to be read: all was once, and the files are as they were then."""
-        if not self.begun or "duplicates" not in self.begun["data"]:
+        if not self.begun or "duplicates" not in self.begun["data"] or self.in_memory:
             return False
         known = all(self.begun["data"][split]["sha256"] for split in USED)
         return known and self._same("items") and self._same("times")
@@ -81,7 +82,7 @@ class Identity:
         if not little and self.begun:
             self._check_fingerprint(self.begun)
             now = now or not self._same("times")
-        if now or little or isinstance(self.dataset.store, Held):
+        if now or little or self.in_memory:
             self._read()
             self.judge()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.kill_training import outcome
@@ -171,6 +172,28 @@ def test_files_as_they_were_are_not_read_to_go_on(
     assert (notes(out)["step"], notes(out)["data"]["train"]["sha256"]) == (3, hashes)
     file.write_bytes(data + b"longer")
     check_refused(again, capsys, "split 'train' is not the one that the run began with")
+
+
+@pytest.mark.usefixtures("large")
+def test_arrays_are_compared_by_what_they_hold(tmp_path: Path, capsys: Chatter) -> None:
+    """They have neither sizes nor times of their own, and are in memory anyway."""
+    rng, path = np.random.default_rng(0), tmp_path / "set.npz"
+    images = rng.integers(0, 256, (24, 20, 31, 3), dtype=np.uint8)
+    labels = np.arange(24) % 2
+
+    def write() -> None:
+        np.savez(
+            path, train_images=images[:16], val_images=images[16:],
+            train_labels=labels[:16], val_labels=labels[16:],
+        )  # fmt: skip
+
+    write()
+    arguments = command(path, tmp_path / "run", "epochs=1", "model.classes=2")
+    stopped(arguments, 1)
+    images[3, 5, 7] ^= 1
+    write()
+    refused = "split 'train' is not the one that the run began with: expected 16 .*sha256"
+    check_refused([*arguments, "--resume"], capsys, refused)
 
 
 @pytest.mark.usefixtures("large")
