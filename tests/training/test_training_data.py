@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from media.index import open_dataset
 from media.sources import SourceError
 from media.spec import InputSpec, SpecError, VolumeSpec
 from models.spec import EncodingSpec, ModelSpec
+from tests.media.test_shards import shard
 from training.config import Augment, TrainConfig
 from training.data import describe, open_data, prepare, read_contents, with_classes
 from training.progress import Progress
@@ -55,6 +58,30 @@ def test_class_that_is_never_trained_on_is_refused(tmp_path: Path) -> None:
     data = make_folder(tmp_path / "data", counts)
     with pytest.raises(SourceError, match="class 'dog' has 2 items and none of them in split 'tra"):
         open_data(make_config(data))
+
+
+def test_looking_through_shards_is_shown(tmp_path: Path) -> None:
+    """Byte by byte of those that have no index; by a bar of the run's own."""
+    for name in ("train-0", "train-1", "val-0"):
+        members = {f"{n}.jpg": b"%d" % n for n in range(4)}
+        members |= {f"{n}.cls": b"ab"[n % 2 :] for n in range(4)}
+        shard(tmp_path / f"{name}.tar", members)
+    total = sum(path.stat().st_size for path in tmp_path.iterdir())
+    with Progress() as progress:
+        assert open_data(make_config(tmp_path), indexing=progress.indexing).labels == ("ab", "b")
+        assert not progress.bar.tasks
+    sizes, done = list[int](), list[int]()
+
+    @contextlib.contextmanager
+    def indexing(size: int) -> Iterator[Callable[[int], None]]:
+        sizes.append(size)
+        yield done.append
+
+    for path in tmp_path.glob("*.index"):
+        path.unlink()
+    open_data(make_config(tmp_path), indexing=indexing)
+    assert sizes == [total]
+    assert 0.5 * total < sum(done) <= total  # what a tar is filled up with may be passed over
 
 
 def test_class_that_is_never_measured_is_named(
