@@ -1,6 +1,6 @@
 """Does a training run that is killed, or asked to stop, lose anything?
 
-    python -m benchmarks.kill_training [--kills 50] [--stops 10] [--seed 0]
+    python -m benchmarks.kill_training [--kills 50] [--stops 10] [--seed 0] [--workers 2]
 
 One small run, with everything that holds state or draws, is left in peace. Every trial starts the
 same run in a new process and ends its process group with SIGKILL, goes on with ``--resume``, may
@@ -9,6 +9,9 @@ three are killed at an instant that is uniform over the life of a process, from 
 while a checkpoint is being written; one just after a checkpoint got its name, when the links
 are still to follow. Where there is no checkpoint yet, ``--resume`` must be refused and a plain
 start must work in the same folder.
+
+With ``--workers`` items are read in each step by so many processes, and SIGKILL is for the run
+alone: none of its workers may outlive it by much.
 
 A stop is a SIGTERM at a uniform instant: status 143 and, resumed, again the same end.
 
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import io
 import json
@@ -81,12 +85,14 @@ class Ground:
     Attributes:
         calm: outcome of the run that was left in peace.
         life: seconds of processor time that its process took.
+        more: settings beside ``SETTINGS``.
     """
 
     folder: Path
     data: Path
     calm: dict[str, Any]
     life: float
+    more: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass
@@ -107,15 +113,15 @@ class Trial:
     waited: float = 0.0
 
 
-def make_ground(folder: Path) -> Ground:
+def make_ground(folder: Path, more: tuple[str, ...] = ()) -> Ground:
     """Pictures, and the run that is left in peace."""
     data, out = folder / "data", folder / "calm"
     make_data(data)
-    process = start(data, out)
+    process = start(data, out, more=more)
     life = watch(process, math.inf)
     if process.returncode:
         raise SystemExit(f"the run left in peace ended so: {process.returncode}\n{log_of(out)}")
-    return Ground(folder, data, outcome(out), life)
+    return Ground(folder, data, outcome(out), life, more)
 
 
 def make_data(root: Path) -> None:
@@ -137,10 +143,12 @@ def picture(colour: tuple[int, ...], seed: int) -> bytes:
     return stream.getvalue()
 
 
-def start(data: Path, out: Path, resume: bool = False) -> subprocess.Popen[bytes]:
+def start(
+    data: Path, out: Path, resume: bool = False, more: tuple[str, ...] = ()
+) -> subprocess.Popen[bytes]:
     """A training process, the head of its own process group; what it says is in ``log_of``."""
     command = [sys.executable, "-m", "training", "smoke", "--data", str(data), "--out", str(out)]
-    command += [part for setting in SETTINGS for part in ("--set", setting)]
+    command += [part for setting in (*SETTINGS, *more) for part in ("--set", setting)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with out.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(
@@ -198,19 +206,42 @@ def run_trial(
         out = ground.folder / f"{number.name}-{seed}-{starts}"
         starts += 1
         while True:
-            process = start(ground.data, out, resume=may_resume(ground, out, trial))
+            resume = may_resume(ground, out, trial)
+            process = start(ground.data, out, resume, ground.more)
             if not trial.places or draws.random() < AGAIN:
                 wait_for_the_moment(process, out, draws, mode, ground.life)
                 if process.poll() is None:
-                    os.killpg(process.pid, number)
+                    whom = os.kill if ground.more and number == signal.SIGKILL else os.killpg
+                    whom(process.pid, number)
             began = time.monotonic()
             if process.wait() not in INTERRUPTED[number]:
                 break
             trial.waited = max(trial.waited, time.monotonic() - began)
+            if not ended_with(process.pid):
+                trial.wrong.append(f"processes outlived the run: {living(process.pid)}")
             trial.places.append(place_of(out))
             trial.unreadable += not is_readable(out)
         check_end(ground, out, process.returncode, trial)
     return trial
+
+
+def ended_with(leader: int, most: float = 60) -> bool:
+    """Whether all processes of a session end within seconds of the one that began it."""
+    deadline = time.monotonic() + most
+    while living(leader) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not living(leader)
+
+
+def living(leader: int) -> list[int]:
+    """The processes of the session that a process began."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            state, _, _, session = path.read_text().rpartition(") ")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                found.append(int(path.parent.name))
+    return found
 
 
 def wait_for_the_moment(
@@ -277,7 +308,7 @@ def may_resume(ground: Ground, out: Path, trial: Trial) -> bool:
     if (out / "last").is_symlink():
         return True
     if out.with_suffix(".log").exists():
-        refusal = start(ground.data, out, resume=True).wait()
+        refusal = start(ground.data, out, True, ground.more).wait()
         if refusal != 2 or "holds no checkpoint to resume from" not in log_of(out):
             trial.wrong.append(f"--resume without a checkpoint ended with {refusal}")
     return False
@@ -300,7 +331,8 @@ def main() -> int:
     options = parse()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        ground = make_ground(Path(folder))
+        reading = ("read=each-step", f"workers={options.workers}") if options.workers else ()
+        ground = make_ground(Path(folder), reading)
         print(f"in peace: {ground.life:.1f} processor seconds, {ground.calm['hashes']}", flush=True)
         first = options.seed
         kills = [tell(run_trial(ground, first + n)) for n in range(options.kills)]
@@ -329,6 +361,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=50, help="runs that are killed, at least once")
     parser.add_argument("--stops", type=int, default=10, help="runs that get a SIGTERM")
     parser.add_argument("--seed", type=int, default=0, help="of the first run; then 1 more each")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read the batches")
     return parser.parse_args()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from media.spec import SpecError
 from models.encodings import options_help
 from training import split
+from training.batches import NoBatch
 from training.compare import compare
 from training.config import Augment, TrainConfig
 from training.failures import BAD_INPUT, FAILED
@@ -89,8 +90,8 @@ def _config(options: argparse.Namespace) -> TrainConfig:
 
 def _ways_on(error: BaseException, config: TrainConfig) -> list[str]:
     """Settings that a run may go on with after it failed, the best first; as they are typed."""
-    if isinstance(error, OutOfMemory):
-        return [f"--set {setting}" for setting in error.settings]
+    if isinstance(error, OutOfMemory | NoBatch):
+        return [f"--set {shlex.quote(setting)}" for setting in error.settings]
     if not isinstance(error, NotFinite):
         return []
     ways = [

@@ -29,16 +29,20 @@ class Augment:
     All frames of a clip go through the same. Of a scan, area means volume.
 
     Attributes:
+        crop_from: what parts are cut out of. ``item``: of the item as it was decoded, once for the
+            run. ``picture``: of the whole picture, scan or clip in its file (of a clip at any
+            moment), decoded for every step anew: they reach the borders and keep their detail.
         crop_padding: pixels by which an item may be shifted, edges mirrored; without crops only.
         flip: mirror half of the items left to right.
         flip_axes: other axes along which half of the items are mirrored, each for itself: height;
             depth of scans; time of clips, which then run backwards.
         crop_scale: smallest and largest share of its area that is cut out of an item and drawn to
             full size; both 1 for no crop.
-        crop_ratio: smallest and largest width over height of such a part, relative to the item's;
-            of a scan each side over the mean of the three.
+        crop_ratio: smallest and largest width over height of such a part, relative to the item's,
+            which is the network's; of a scan each side over the mean of the three.
         oversize: items are decoded this many times as large as the network's input, so that crops
-            keep their detail; memory grows with its square, of scans with its cube.
+            keep their detail; memory grows with its square, of scans with its cube. Of parts of
+            the whole picture it has no meaning.
         rotate: scans are turned about each axis by up to so many degrees.
         operations: how many operations of RandAugment an image or clip goes through.
         magnitude: their strength, 0 to 1.
@@ -66,6 +70,7 @@ class Augment:
     erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    crop_from: Literal["item", "picture"] = "item"
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "operations"):
@@ -78,6 +83,11 @@ class Augment:
         _between(self, "oversize", 1, 2)  # crops are sampled without a filter: more would alias
         _range(self, "crop_scale", 1.0)
         _range(self, "crop_ratio", 10.0)
+        if self.oversize > 1 and self.reads_parts:
+            raise SpecError(
+                "augment.crop_from=picture reads parts as large as the network's input: expected "
+                f"augment.oversize 1, got {self.oversize}"
+            )
         if self.oversize > 1 and not self.crops:
             raise SpecError(
                 f"augment.oversize {self.oversize} needs crops: expected augment.crop_scale below "
@@ -86,8 +96,13 @@ class Augment:
 
     @property
     def crops(self) -> bool:
-        """Whether parts are cut out and drawn to full size."""
-        return self.crop_scale != (1.0, 1.0)
+        """Whether parts are cut out of decoded items and drawn to full size."""
+        return not self.reads_parts and self.crop_scale != (1.0, 1.0)
+
+    @property
+    def reads_parts(self) -> bool:
+        """Whether a part of an item is decoded, another one in every step."""
+        return self.crop_from == "picture"
 
     @property
     def changes_values(self) -> bool:
@@ -166,11 +181,18 @@ class TrainConfig:
         log_every: steps between looks at loss and gradient, for which a GPU is waited for; 0 for
             every one on a CPU, where it costs nothing, and every 25th on a GPU. A step that is
             not finite changes no weight, and ends the run at the next look.
-        workers: threads that decode the data before the first step.
+        read: ``once`` decodes all items before the first step, ``each-step`` those of a batch when
+            a step wants them. ``auto`` reads in each step where parts of whole pictures are
+            trained on, and where decoded items would take more than half of the memory and neither
+            ``cache`` nor ``skip_unreadable`` asks to decode them all. A validation split that
+            large is read whenever it is measured on.
+        workers: processes that read ahead of the steps, 0 for none: the step then waits for its
+            batch. With ``read=once`` threads that decode, 1 at least.
         cache: folder that keeps decoded splits for all later runs, as plain arrays that are
             mapped and may be larger than the memory; a relative one begins beside the run. null:
             every run decodes for itself, into memory.
-        skip_unreadable: leave broken items out, named, instead of stopping.
+        skip_unreadable: leave broken items out, named, of what is decoded before the first step,
+            instead of stopping. One that is read in a step ends the run, with how to skip it.
         allow_duplicates: go on where the same bytes lie in two splits; report and card say so.
     """
 
@@ -206,6 +228,7 @@ class TrainConfig:
     seed: int = 0
     save_every: int = 500
     log_every: int = 0
+    read: Literal["auto", "once", "each-step"] = "auto"
     workers: int = 2
     cache: str | None = None
     skip_unreadable: bool = False
@@ -217,10 +240,10 @@ class TrainConfig:
         return self.batch // self.accumulate
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "accumulate", "save_every", "workers"):
+        for name in ("epochs", "batch", "accumulate", "save_every"):
             _at_least(self, name, 1)
         for name in ("weight_decay", "warmup_steps", "clip_norm", "freeze", "items", "seed",
-                     "patience", "log_every"):  # fmt: skip
+                     "patience", "log_every", "workers"):  # fmt: skip
             _at_least(self, name, 0)
         if not 0 < self.learning_rate < math.inf:
             raise SpecError(f"learning_rate must be positive, got {self.learning_rate}")
@@ -252,6 +275,11 @@ class TrainConfig:
             raise SpecError(
                 "augment.mixup and augment.cutmix mix the items of a batch: expected batch to be "
                 "at least 2, got 1"
+            )
+        if self.read == "once" and self.augment.reads_parts:
+            raise SpecError(
+                "augment.crop_from=picture decodes another part in every step: expected read to be "
+                "each-step or auto, got once"
             )
         axes = AXES[self.input.modality]
         if len(self.model.grid) != len(axes):

@@ -12,13 +12,14 @@ import numpy as np
 from media.contents import Contents
 from media.dataset import Prepared, prepare_split
 from media.duplicates import Duplicates
-from media.index import Dataset, Digests, open_dataset
+from media.index import Dataset, Digests, Wanted, open_dataset
 from media.sources import FIRST, RULE, SourceError
 from media.sources.shards import Indexing, quiet
 from media.spec import AXES, Grid, InputSpec, SpecError
 from models.spec import ModelSpec
 from training.augment.draws import epoch_order, occurrences
 from training.config import TrainConfig
+from training.listed import Listed
 from training.progress import Progress
 
 #: Begins a bar for some work on so many items; returns the function that advances it.
@@ -103,28 +104,21 @@ def prepare(
     *,
     contents: Contents | None = None,
 ) -> Prepared:
-    """One split decoded, or found in the cache; that of training as large as its crops want it.
+    """One split decoded, or found in the cache, as ``wanted`` says.
 
     Args:
-        grid: another one than the model's; of scans it shows the same millimetres.
         contents: of the split, where it has been read already.
     """
-    sides = config.model.training_grid.pixels(config.model.patch)
-    pixels = grid.pixels(config.model.patch) if grid else sides
-    if split == "train":
-        axes = zip(AXES[config.input.modality], pixels, strict=True)
-        oversize = config.augment.oversize
-        pixels = tuple(side if axis == "time" else round(side * oversize) for axis, side in axes)
-    one = (1,) * len(pixels)
-    spec = _same_extent(config.input, sides, pixels)
+    how = wanted(config, split, grid)
+    one = (1,) * len(how.pixels)
     with progress.decoding(split, len(dataset.split(split))) as advance:
         prepared = prepare_split(
             dataset,
             split,
-            spec,
-            Grid(pixels),  # one pixel a token: any size can be asked for
+            how.spec,
+            Grid(how.pixels),  # one pixel a token: any size can be asked for
             one,
-            workers=config.workers,
+            workers=max(1, config.workers),
             skip_unreadable=config.skip_unreadable,
             advance=advance,
             cache=cache,
@@ -134,6 +128,21 @@ def prepare(
     absent = sorted(set(range(len(dataset.labels))) - set(prepared.labels.tolist()))
     progress.absent(split, [dataset.labels[index] for index in absent])
     return prepared
+
+
+def wanted(config: TrainConfig, split: str, grid: Grid | None = None) -> Wanted:
+    """How the items of a split are decoded; those of training as large as their crops want them.
+
+    Args:
+        grid: another one than the model's; of scans it shows the same millimetres.
+    """
+    sides = config.model.training_grid.pixels(config.model.patch)
+    pixels = grid.pixels(config.model.patch) if grid else sides
+    if split == "train":
+        axes = zip(AXES[config.input.modality], pixels, strict=True)
+        oversize = config.augment.oversize
+        pixels = tuple(side if axis == "time" else round(side * oversize) for axis, side in axes)
+    return Wanted(_same_extent(config.input, sides, pixels), pixels)
 
 
 def _same_extent(
@@ -172,8 +181,8 @@ def describe(
     dataset: Dataset,
     contents: Mapping[str, Contents] | None,
     duplicates: Duplicates | None,
-    training: Prepared,
-    validation: Prepared,
+    training: Prepared | Listed,
+    validation: Prepared | Listed,
 ) -> dict[str, Any]:
     """What was trained on, without saying where it lay.
 

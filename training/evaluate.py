@@ -1,8 +1,9 @@
-"""Measuring a model on a prepared split."""
+"""Measuring a model on a split, decoded or listed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from media.dataset import Prepared
 from media.spec import Grid
 from models.vit import Encoded, VisionTransformer
+from training.batches import Rows
+from training.listed import Listed
+from training.loader import Loader
 
 #: Values that a batch of pixels holds at most; as float32 they take 256 MiB.
 VALUES = 2**26
@@ -19,7 +23,7 @@ VALUES = 2**26
 @torch.inference_mode()
 def logits_of(
     model: VisionTransformer,
-    pixels: np.ndarray,
+    pixels: np.ndarray | Rows,
     batch: int = 256,
     check: Callable[[], None] = lambda: None,
     encoded: Encoded | None = None,
@@ -39,14 +43,30 @@ def logits_of(
     grid = Grid(tuple(side // patch for side, patch in sides))
     encoded = encoded or encode_for(model, grid)
     pairs = max(1, grid.tokens / model.spec.training_grid.tokens) ** 2
-    batch = max(1, min(int(batch / pairs), VALUES // pixels[0].size))
+    batch = max(1, min(int(batch / pairs), VALUES // math.prod(pixels.shape[1:])))
     pieces = []
     with torch.compiler.set_stance("force_eager"):  # every odd batch would be compiled anew
-        for start in range(0, len(pixels), batch):
+        for piece in _pieces(pixels, batch, device):
             check()
-            piece = torch.from_numpy(pixels[start : start + batch]).to(device)
-            pieces.append(model(piece, encoded).cpu())
+            pieces.append(model(torch.as_tensor(piece).to(device), encoded).cpu())
     return torch.cat(pieces)
+
+
+def _pieces(
+    pixels: np.ndarray | Rows, batch: int, device: torch.device
+) -> Iterator[np.ndarray | Tensor]:
+    """``batch`` rows at a time; those that have to be decoded are read ahead."""
+    if isinstance(pixels, np.ndarray):
+        for start in range(0, len(pixels), batch):
+            yield pixels[start : start + batch]
+        return
+    rows, count = pixels.in_steps(batch), math.ceil(len(pixels) / batch)
+    loader = Loader(rows, 0, count, device)
+    try:
+        for number in range(count):
+            yield loader.take(number, rows.rows(number)).pixels
+    finally:
+        loader.close()
 
 
 @torch.inference_mode()
@@ -57,21 +77,24 @@ def encode_for(model: VisionTransformer, grid: Grid) -> Encoded:
 
 def evaluate(
     model: VisionTransformer,
-    prepared: Prepared,
+    prepared: Prepared | Listed,
     batch: int = 256,
     check: Callable[[], None] = lambda: None,
+    workers: int = 0,
 ) -> dict[str, float]:
     """Measure in evaluation mode; an item's logits are the mean over its views.
 
     Args:
         batch, check: as of ``logits_of``.
+        workers: processes that read a listed split ahead.
 
     Returns:
         ``top1`` (fraction right), ``balanced_accuracy`` (mean over the classes that are there of
         the fraction right) and ``loss`` (cross-entropy, nats).
     """
     model.eval()
-    views = logits_of(model, prepared.pixels, batch, check)  # [N * V, classes]
+    pixels = Rows(prepared, workers) if isinstance(prepared, Listed) else prepared.pixels
+    views = logits_of(model, pixels, batch, check)  # [N * V, classes]
     logits = torch.from_numpy(prepared.of_items(views.numpy()))  # [N, classes]
     targets = torch.from_numpy(prepared.labels)
     right = (logits.argmax(1) == targets).double()

@@ -7,18 +7,22 @@ import dataclasses
 import math
 import statistics
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from media.index import Digests
+from media.contents import Contents
+from media.dataset import Prepared
+from media.index import Dataset, Digests
 from media.sources import RULE
 from media.strict_json import to_json
 from models.vit import VisionTransformer
 from training import data, finetune, history, memory
 from training.about_data import about_source, how_split
+from training.batches import Batches, NoBatch
 from training.checks import (
     check_compiler,
     check_modality,
@@ -31,6 +35,8 @@ from training.config import TrainConfig
 from training.curves import Curves
 from training.evaluate import evaluate
 from training.identity import Identity
+from training.listed import Listed, is_too_large, reads_each_step
+from training.loader import Loader
 from training.optim import (
     freeze,
     learning_rate,
@@ -135,14 +141,7 @@ def set_up(
     identity = Identity(dataset, Digests(dataset, kept), config, begun, progress)
     identity.begin(verify_data or config.cache is not None)  # whose names are hashes of contents
     contents = identity.contents
-    cache = run.cache(config.cache)
-    with memory.told("while decoding", memory.smaller_decoding(config)):
-        training, validation = (
-            data.prepare(
-                used, split, config, progress, cache, contents=contents[split] if contents else None
-            )
-            for split in ("train", "val")
-        )
+    training, validation = _splits(used, config, contents, progress, run.cache(config.cache))
     check_steps(config, len(training.ids), notes["step"])  # unreadable items may be left out
     described = identity.kept(
         data.describe(dataset, contents, identity.duplicates, training, validation)
@@ -157,6 +156,26 @@ def set_up(
     weights = loss_weights(config, training.labels, len(dataset.labels), device)
     pending = identity.pending()
     return Setup(config, state, training, validation, dataset.labels, weights, pending), notes
+
+
+def _splits(
+    dataset: Dataset,
+    config: TrainConfig,
+    contents: Mapping[str, Contents] | None,
+    progress: Progress,
+    cache: Path | None,
+) -> list[Prepared | Listed]:
+    """What is trained on and what is measured on, decoded or listed."""
+    splits: list[Prepared | Listed] = []
+    with memory.told("while decoding", memory.smaller_decoding(config)):
+        for split, listed in (("train", reads_each_step), ("val", is_too_large)):
+            how, found = data.wanted(config, split), contents[split] if contents else None
+            splits.append(
+                Listed(dataset, split, how)
+                if listed(config, len(dataset.split(split)), how)
+                else data.prepare(dataset, split, config, progress, cache, contents=found)
+            )
+    return splits
 
 
 def loss_weights(
@@ -178,9 +197,38 @@ def fit(setup: Setup, run: Run, notes: dict[str, Any], stop: Stop, progress: Pro
             run.save(setup.state, setup.config.input, setup.labels, notes)
         if setup.config.compile:
             setup.model.compile(dynamic=False)
-        reading = setup.pending or contextlib.nullcontext()
-        with Curves(run.curves, notes["step"]) as curves, reading:
-            Fit(setup, run, notes, stop, progress, curves).steps()
+        first, reading = notes["step"], setup.pending or contextlib.nullcontext()
+        with (
+            reading,
+            Curves(run.curves, first) as curves,
+            read_ahead(setup, run, first, stop) as ready,
+        ):
+            Fit(ready, run, notes, stop, progress, curves).steps()
+
+
+@contextlib.contextmanager
+def read_ahead(setup: Setup, run: Run, first: int, stop: Stop) -> Iterator[Setup]:
+    """With a loader of the steps from ``first`` on, where items are read in each step."""
+    config = setup.config
+    training, validation = setup.training, setup.validation
+    listed = [split for split in (training, validation) if isinstance(split, Listed)]
+    if listed and config.workers:
+        kept = run.keep_index(listed[0].dataset)
+        training, validation = (
+            dataclasses.replace(split, dataset=kept) if isinstance(split, Listed) else split
+            for split in (training, validation)
+        )
+        setup = dataclasses.replace(setup, training=training, validation=validation)
+    if not isinstance(training, Listed):
+        yield setup
+        return
+    total = len(training.ids) // config.batch * config.epochs
+    device = setup.model.head.weight.device
+    loader = Loader(Batches(training, config), first, total, device, stop.check)
+    try:
+        yield dataclasses.replace(setup, loader=loader)
+    finally:
+        loader.close()
 
 
 class Step(NamedTuple):
@@ -213,12 +261,16 @@ class Fit:
         self.taken: list[Step] = []  # and not looked at
 
     def steps(self) -> None:
-        """To the end of the run; a stop saves first, and what is not finite leaves its evidence."""
+        """To the end of the run.
+
+        A stop saves first, and so does a batch that cannot be read; what is not finite leaves its
+        evidence.
+        """
         self.progress.start(self.total, self.notes["step"], self.setup.config.batch)
         try:
             try:
                 self._steps()
-            except Stopped:
+            except (Stopped, NoBatch):
                 if self.saved < self.notes["step"]:
                     self._save()
                 raise
@@ -312,7 +364,10 @@ class Fit:
         items = setup.config.items_at_a_time
         doing = f"while measuring after step {notes['step']}, {items} items at a time"
         with memory.told(doing, memory.smaller_passes(setup.config)):
-            measured = evaluate(setup.state.measured(), setup.validation, items, self.stop.check)
+            measured = evaluate(
+                setup.state.measured(), setup.validation, items, self.stop.check,
+                setup.config.workers,
+            )  # fmt: skip
         if not math.isfinite(measured["loss"]):
             what = f"the validation loss is {measured['loss']} after step {notes['step']}"
             raise NotFinite(what, notes["step"], [])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from training.config import TrainConfig
 
@@ -13,6 +15,9 @@ WORDS = (
     "can't start new thread",
 )  # fmt: skip
 
+
+#: Where the limit of a container stands, in bytes.
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 #: What the reason of every ``OutOfMemory`` begins with.
 OUT_OF_MEMORY = "out of memory"
@@ -63,3 +68,12 @@ def smaller_decoding(config: TrainConfig) -> list[str]:
     """What makes decoding need less; a cache is mapped and need not fit into memory."""
     settings = [] if config.cache else ["cache=.cache"]
     return settings + ["workers=1"] * (config.workers > 1)
+
+
+def whole() -> int:
+    """Bytes of memory that this machine has, or that its container may use."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no such file; "max" for no limit
+            sizes.append(int(Path(path).read_text()))
+    return min(sizes)

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 
 from media.spec import SpecError
 from training.augment.draws import balanced_order, epoch_order, sharded_order
-from training.step import Setup
+from training.config import TrainConfig
 
 #: Shards whose items are shuffled among themselves.
 WINDOW = 16
 
 
-def order_of(setup: Setup, epoch: int) -> np.ndarray:
+class Items(Protocol):
+    """A training split: N items."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Classes, int64 [N]."""
+        ...
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """N of them, unique."""
+        ...
+
+    @property
+    def shards(self) -> np.ndarray | None:
+        """That each lies in, whole numbers [N]; None where there are not several."""
+        ...
+
+
+class Ordered(Protocol):
+    """Who takes the steps of a run, or reads for them."""
+
+    @property
+    def config(self) -> TrainConfig:
+        """Of the run."""
+        ...
+
+    @property
+    def training(self) -> Items:
+        """What is ordered."""
+        ...
+
+
+def order_of(setup: Ordered, epoch: int) -> np.ndarray:
     """Indices into the training split, in the order of one epoch; int64 [items]."""
     config, labels = setup.config, setup.training.labels
     if config.sampling == "balanced":

@@ -10,6 +10,7 @@ Layout::
         metrics.jsonl                one object a line
         tensorboard/                 the same figures and more, for TensorBoard
         not-finite.json              where a run stopped that could not go on
+        index/                       what its data set lists, mapped by the processes that read it
         history.json                 settings that changed when it went on (training/history.py)
         report                       link to reports/N: figures and pictures, replaced as a whole
 
@@ -29,6 +30,7 @@ from typing import Any
 import torch
 
 from media.files import atomic_directory, sha256_file, sync_directory, write_atomic
+from media.index import Dataset
 from media.index.digests import digests_beside
 from media.spec import InputSpec
 from media.strict_json import read_json, to_json
@@ -45,6 +47,7 @@ from training.history import Change, read_changes, same
 from training.optim import Average, LossScale
 
 TRAINING_STATE = "training.safetensors"
+INDEX = "index"
 EVIDENCE, HISTORY = "not-finite.json", "history.json"
 
 
@@ -234,6 +237,15 @@ class Run:
         """Write down why a run could not go on: not-finite.json."""
         text = json.dumps({"step": step, "what": what, "samples": samples}, indent=1)
         write_atomic(self.root / EVIDENCE, (text + "\n").encode())
+
+    def keep_index(self, dataset: Dataset) -> Dataset:
+        """The data set with its columns mapped from here, unless they are mapped already."""
+        if dataset.folder:
+            return dataset
+        for old in (self.root / INDEX, *self.root.glob(f".{INDEX}.*")):
+            if old.exists():
+                shutil.rmtree(old)
+        return dataset.kept(self.root / INDEX)
 
     def _folder(self, notes: dict[str, Any]) -> Path:
         """A run may stop at the end of an epoch, before it is measured.

@@ -16,7 +16,9 @@ from training.config import TrainConfig
 #: Where things lie. Data are compared by their content; a checkpoint to begin from is needed once.
 PLACES = ("data", "init_from", "cache")
 #: What decides no weight and no figure.
-WITHOUT_EFFECT = ("save_every", "log_every", "workers", "skip_unreadable", "allow_duplicates")
+WITHOUT_EFFECT = (
+    "save_every", "log_every", "read", "workers", "skip_unreadable", "allow_duplicates",
+)  # fmt: skip
 #: What may change when a run goes on: how far its next steps go, how they are computed, what they
 #: draw, and how many there are.
 MAY_CHANGE = (

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from media.dataset import Prepared
 from models.vit import Encoded, VisionTransformer
-from training.augment.augment import augment
+from training.augment.augment import augment, change
 from training.augment.draws import Draws, step_key
 from training.augment.mixing import mix
+from training.augment.moving import draw_views
+from training.batches import Batch, Batches
 from training.config import TrainConfig
 from training.identity import Pending
+from training.listed import Listed
 from training.optim import set_rate, step_unless
 from training.run import State
 from training.stopping import Stop
@@ -33,6 +36,14 @@ LOG_EVERY = 25
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class Reader(Protocol):
+    """Who has the batches of a listed split."""
+
+    def take(self, step: int, samples: np.ndarray) -> Batch:
+        """That of a step and its samples [B]; NoBatch where there is none."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Setup:
     """What every step works with.
@@ -40,15 +51,17 @@ class Setup:
     Attributes:
         weights: of the classes in the loss, [classes], or None.
         pending: what is still to be read of the data, beside the steps.
+        loader: reads batches of a listed split ahead; without it they are read in the step.
     """
 
     config: TrainConfig
     state: State
-    training: Prepared
-    validation: Prepared
+    training: Prepared | Listed
+    validation: Prepared | Listed
     labels: tuple[str, ...]
     weights: Tensor | None
     pending: Pending | None = None
+    loader: Reader | None = None
 
     @property
     def model(self) -> VisionTransformer:
@@ -142,14 +155,23 @@ def make_batch(setup: Setup, samples: np.ndarray, step: int) -> tuple[Tensor, Te
     """Augmented pixels [B, *pixels per axis, C] and targets [B] or, where items mix, [B, classes].
 
     Drawn for the whole batch, so that neither depends on the number of parts.
+
+    Raises:
+        NoBatch: items are read in the step and cannot be.
     """
-    config, spec = setup.config, setup.model.spec
+    config, spec, training = setup.config, setup.model.spec, setup.training
     device = setup.model.head.weight.device
-    draws = Draws(config.seed, step, samples)
-    pixels = setup.training.pixels[one_view(samples, setup.training.views, draws)]
-    labels = setup.training.labels[samples]
-    size = spec.training_grid.pixels(spec.patch)
-    inputs = augment(pixels, draws, config.augment, config.input, size, device)
+    where = config.input, spec.training_grid.pixels(spec.patch), device
+    if isinstance(training, Listed):
+        read = setup.loader.take if setup.loader else Batches(training, config).read
+        batch = read(step, samples)
+        draws = Draws(config.seed, step, samples, batch.taken)
+        inputs = change(batch.pixels, draws, config.augment, *where)
+    else:
+        draws = Draws(config.seed, step, samples)
+        pixels = training.pixels[one_view(samples, training.views, draws)]
+        inputs = augment(pixels, draws, config.augment, *where)
+    labels = training.labels[samples]
     if config.augment.mixes:
         return mix(inputs, labels, spec.classes, draws, config.augment)
     return inputs, to_device(labels, device)
@@ -157,10 +179,7 @@ def make_batch(setup: Setup, samples: np.ndarray, step: int) -> tuple[Tensor, Te
 
 def one_view(samples: np.ndarray, views: int, draws: Draws) -> np.ndarray:
     """The row of the split that each sample [B] is shown by, in this step; int64 [B]."""
-    if views == 1:
-        return samples
-    view = np.floor(draws.take(1)[:, 0] * views).astype(np.int64)  # [B]
-    return samples * views + view
+    return samples * views + draw_views(draws, views)
 
 
 def item_losses(setup: Setup, logits: Tensor, targets: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from media.spec import InputSpec, VideoSpec
-from training.augment.augment import augment, augment_images
+from training.augment.augment import augment
 from training.augment.draws import Draws
 from training.augment.mixing import mix, partners
 from training.config import Augment
@@ -78,7 +78,8 @@ def test_frame_of_a_clip_is_what_an_image_with_its_draws_would_be() -> None:
     pixels, samples = clips(8), np.arange(8)
     result = changed(pixels, spec, samples)
     for frame in range(5):
-        image = augment_images(pixels[:, frame], Draws(3, 9, samples), spec, (18, 27), CPU)
+        draws = Draws(3, 9, samples)
+        image = augment(pixels[:, frame], draws, spec, InputSpec(), (18, 27), CPU)
         torch.testing.assert_close(result[:, frame], image, atol=0.01, rtol=0)
 
 

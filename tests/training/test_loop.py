@@ -77,6 +77,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(
 def test_parts_drop_out_differently() -> None:
     """Two parts of equal items do not share their masks."""
     setup = make_setup(dataclasses.replace(SPEC, dropout=0.5), accumulate=2)
+    assert isinstance(setup.training, Prepared)
     setup.training.pixels[:] = setup.training.pixels[:1]
     setup = dataclasses.replace(
         setup, config=dataclasses.replace(setup.config, augment=Augment(0, False))
@@ -136,6 +137,7 @@ def test_items_of_shards_are_taken_from_few_of_them_at_a_time() -> None:
     setup = make_setup()
     shards = np.repeat(np.arange(2 * WINDOW), 3)
     labels = np.zeros(len(shards), np.int64)
+    assert isinstance(setup.training, Prepared)
     training = dataclasses.replace(setup.training, labels=labels, shards=shards)
     order = order_of(dataclasses.replace(setup, training=training), 1)
     assert sorted(order) == list(range(len(shards)))
@@ -153,6 +155,7 @@ def test_balanced_sampling_shows_every_class_equally_often() -> None:
 def test_oversized_items_are_cropped_to_the_networks_input() -> None:
     """Items decoded larger than the input reach the network at its size."""
     setup = make_setup(augment=Augment(crop_scale=(0.4, 0.9), oversize=1.5))
+    assert isinstance(setup.training, Prepared)
     large = dataclasses.replace(setup.training, pixels=np.zeros((20, 12, 14, 3), np.uint8))
     inputs, _ = make_batch(dataclasses.replace(setup, training=large), SAMPLES, 0)
     assert inputs.shape == (12, 8, 9, 3)

@@ -114,7 +114,7 @@ def test_measuring_averages_the_logits_of_the_views_and_counts_clips() -> None:
     assert each.shape == (ITEMS * 3, 3)
     mean = each.reshape(ITEMS, 3, 3).double().mean(1)
     targets = torch.from_numpy(setup.training.labels)
-    measured = evaluate(model, setup.training)
+    measured = evaluate(model, setup.validation)
     right = (mean.argmax(1) == targets).double().mean().item()
     assert measured["top1"] == pytest.approx(right)
     loss = torch.nn.functional.cross_entropy(mean, targets).item()

@@ -1,8 +1,10 @@
 """What a batch goes through before a training step, each item with its own draws.
 
-Images: crops, flips and rectangles are index arithmetic (``training.augment.shapes``) and one
-sampling; colours and RandAugment are kornia's (``training.augment.rand_augment``). A clip is its
-frames, all with the draws of the clip. Scans: ``training.augment.volumes``.
+Two halves with one boundary: ``training.augment.moving`` where items are read, ``change`` on the
+device. Images: shifts, flips and rectangles are index arithmetic (``training.augment.shapes``),
+crops of decoded items one sampling; colours and RandAugment are kornia's
+(``training.augment.rand_augment``). A clip is its frames, all with the draws of the clip. Scans:
+``training.augment.volumes``.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from media.spec import AXES, InputSpec
+from media.spec import InputSpec
 from training.augment.draws import Draws, Uniforms
+from training.augment.moving import move
 from training.augment.rand_augment import colour_jitter, rand_augment
-from training.augment.shapes import between, crop_and_flip, erase, erase_draws, mirror, part_of
-from training.augment.volumes import augment_scans
+from training.augment.shapes import between, erase, erase_draws, part_of
+from training.augment.volumes import change_scans
 from training.config import Augment
 from training.transfer import to_device
 
@@ -29,46 +32,49 @@ def augment(
     size: tuple[int, ...],
     device: torch.device,
 ) -> Tensor:
-    """A batch as the network trains on it.
+    """A batch as the network trains on it: ``move``, then ``change``.
 
     Args:
         pixels: [B, *sides, C], in space ``spec.oversize`` times as large as ``size``.
         draws: of these B items; how many are taken depends on the specs alone.
+    """
+    return change(move(pixels, draws, spec, input_spec), draws, spec, input_spec, size, device)
+
+
+def change(
+    pixels: np.ndarray | Tensor,
+    draws: Draws,
+    spec: Augment,
+    input_spec: InputSpec,
+    size: tuple[int, ...],
+    device: torch.device,
+) -> Tensor:
+    """What ``move`` gives, with what computes new values, on the device.
+
+    Args:
+        pixels: [B, *sides, C].
+        draws: those that ``move`` has left.
         size: pixels per axis of the result.
 
     Returns:
         [B, *size, C] on ``device``: of the type of ``pixels`` after shifts and flips alone, else
         float32 in [0, 255].
     """
-    if spec.flip_axes:
-        axes = [1 + AXES[input_spec.modality].index(name) for name in spec.flip_axes]
-        pixels = mirror(pixels, draws.take(len(axes)), axes)
+    items = to_device(pixels, device)
+    if not spec.changes_values:
+        return items
     if input_spec.volume:
-        return augment_scans(pixels, draws, spec, input_spec.volume, size, device)
-    if input_spec.video:
-        return augment_clips(pixels, draws, spec, size, device)
-    return augment_images(pixels, draws, spec, size, device)
-
-
-def augment_clips(
-    pixels: np.ndarray, draws: Draws, spec: Augment, size: tuple[int, ...], device: torch.device
-) -> Tensor:
-    """Clips [B, T, H, W, C] -> [B, *size, C]; every frame goes through what its clip draws."""
-    batch, frames = pixels.shape[:2]
-    images = pixels.reshape(-1, *pixels.shape[2:])  # [B T, H, W, C]
-    changed = augment_images(images, draws.repeated(frames), spec, size[1:], device)
+        return change_scans(items, draws, spec, input_spec.volume, size)
+    if not input_spec.video:
+        return change_images(items, draws, spec, size)
+    batch, frames = items.shape[:2]
+    images = items.flatten(0, 1)  # [B T, H, W, C]: every frame goes through what its clip draws
+    changed = change_images(images, draws.repeated(frames), spec, size[1:])
     return changed.unflatten(0, (batch, frames))  # [B, *size, C]
 
 
-def augment_images(
-    pixels: np.ndarray, draws: Uniforms, spec: Augment, size: tuple[int, ...], device: torch.device
-) -> Tensor:
+def change_images(images: Tensor, draws: Uniforms, spec: Augment, size: tuple[int, ...]) -> Tensor:
     """Images [B, H, W, C] -> [B, *size, C]."""
-    if not spec.crops:
-        pixels = crop_and_flip(pixels, draws.take(3), spec.crop_padding, spec.flip)
-    images = to_device(pixels, device)  # [B, H, W, C]
-    if not spec.changes_values:
-        return images
     images = images.permute(0, 3, 1, 2).float() / 255  # [B, C, H, W]
     if spec.crops:
         images = resized_crop(images, draws.take(5), spec, size)  # [B, C, *size]

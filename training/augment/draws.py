@@ -74,19 +74,22 @@ class Draws:
     A counter through the splitmix64 finaliser (Steele, Lea and Flood 2014), vectorised. A sample
     draws the same whatever the others of its batch are; one that comes twice in a batch draws
     anew the second time.
+
+    Attributes:
+        taken: columns that were handed out; who goes on elsewhere begins there.
     """
 
-    def __init__(self, seed: int, step: int, samples: np.ndarray) -> None:
+    def __init__(self, seed: int, step: int, samples: np.ndarray, taken: int = 0) -> None:
         with np.errstate(over="ignore"):
             again = occurrences(samples).astype(np.uint64) << np.uint64(40)  # [N]
             own = _mix((samples.astype(np.uint64) ^ again) + _GOLDEN)  # [N]
             self._keys = _mix(step_key(seed, step) ^ own)  # [N]
-        self._taken = 0
+        self.taken = taken
 
     def take(self, columns: int) -> np.ndarray:
         """The next draws of every sample, float64 [N, columns]."""
-        numbers = np.arange(self._taken + 1, self._taken + columns + 1, dtype=np.uint64)
-        self._taken += columns
+        numbers = np.arange(self.taken + 1, self.taken + columns + 1, dtype=np.uint64)
+        self.taken += columns
         with np.errstate(over="ignore"):
             bits = _mix(self._keys[:, None] + numbers * _GOLDEN)  # [N, columns]
         return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -13,6 +13,7 @@ from training.transfer import to_device
 #: Smallest and largest share of the area, and of height over width, of what is erased.
 ERASED_SHARE, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
 
+
 def mirror(pixels: np.ndarray, draws: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     """Half of the items mirrored along each axis, each for itself.
 
@@ -24,10 +25,11 @@ def mirror(pixels: np.ndarray, draws: np.ndarray, axes: Sequence[int]) -> np.nda
     Returns:
         [B, *sides, C].
     """
+    moved = whole_pixels(pixels).copy()  # [B, *sides]
     for axis, draw in zip(axes, draws.T, strict=True):
-        chosen = (draw < 0.5).reshape(-1, *(1,) * (pixels.ndim - 1))  # [B, 1, ..., 1]
-        pixels = np.where(chosen, np.flip(pixels, axis), pixels)
-    return pixels
+        chosen = draw < 0.5  # [B]
+        moved[chosen] = np.flip(moved[chosen], axis)
+    return moved.view(pixels.dtype).reshape(pixels.shape)
 
 
 def crop_and_flip(pixels: np.ndarray, draws: np.ndarray, padding: int, flip: bool) -> np.ndarray:
@@ -51,7 +53,14 @@ def crop_and_flip(pixels: np.ndarray, draws: np.ndarray, padding: int, flip: boo
         shape = [1] * axes
         shape[axis] = side
         index.append(places.reshape(batch, *shape))
-    return pixels[tuple(index)]
+    moved = np.ascontiguousarray(whole_pixels(pixels)[tuple(index)])  # [B, *sides]
+    return moved.view(pixels.dtype).reshape(pixels.shape)
+
+
+def whole_pixels(pixels: np.ndarray) -> np.ndarray:
+    """[B, *sides, C] as [B, *sides]: numpy moves a pixel at once, and not every channel of it."""
+    whole = np.dtype((np.void, pixels.shape[-1] * pixels.itemsize))
+    return np.ascontiguousarray(pixels).view(whole)[..., 0]
 
 
 def erase(items: Tensor, draws: np.ndarray, probability: float) -> Tensor:

@@ -13,25 +13,15 @@ from torch.nn import functional
 
 from media.spec import VolumeSpec
 from training.augment.draws import Draws
-from training.augment.shapes import between, crop_and_flip, erase, erase_draws, part_of
+from training.augment.shapes import between, erase, erase_draws, part_of
 from training.config import Augment
 from training.transfer import to_device
 
 
-def augment_scans(
-    pixels: np.ndarray,
-    draws: Draws,
-    spec: Augment,
-    volume: VolumeSpec,
-    size: tuple[int, ...],
-    device: torch.device,
+def change_scans(
+    scans: Tensor, draws: Draws, spec: Augment, volume: VolumeSpec, size: tuple[int, ...]
 ) -> Tensor:
     """Scans [B, D, H, W, C] -> [B, *size, C], as ``training.augment.augment`` says of all."""
-    padding = 0 if spec.crops else spec.crop_padding
-    pixels = crop_and_flip(pixels, draws.take(4), padding, spec.flip)
-    scans = to_device(pixels, device)  # [B, D, H, W, C]
-    if not spec.changes_values:
-        return scans
     scans = scans.permute(0, 4, 1, 2, 3).float() / 255  # [B, C, D, H, W]
     if spec.crops or spec.rotate:
         scans = cut_and_turn(scans, draws.take(10), spec, size, volume.spacing)  # [B, C, *size]

@@ -7,14 +7,18 @@ slows all of them alike, and ratios of medians can be compared.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from media.strict_json import read_json
+from training.batches import Batch, Batches
 from training.compare.comparison import Comparison, write_json
+from training.listed import Listed
 from training.loop import set_up
 from training.order import order_of
 from training.progress import Progress
@@ -63,7 +67,22 @@ def _setup(comparison: Comparison, encoding: str, progress: Progress) -> Setup:
     setup, _ = set_up(entry.config, Run(entry.root), False, progress, comparison.recipe.rule)
     if setup.config.compile:
         setup.model.compile(dynamic=False)
+    if isinstance(setup.training, Listed):
+        samples = order_of(setup, 0)[: setup.config.batch]
+        ready = Ready(Batches(setup.training, setup.config).read(0, samples))
+        setup = dataclasses.replace(setup, loader=ready)
     return setup
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A batch that has been read, for every step: reading is not what is compared."""
+
+    batch: Batch
+
+    def take(self, step: int, samples: np.ndarray) -> Batch:
+        """The one batch."""
+        return self.batch
 
 
 def _step(setup: Setup, index: int) -> float:

@@ -113,7 +113,7 @@ def _predict_split(
             description.input,
             model.spec.training_grid,
             model.spec.patch,
-            workers=config.get("workers", 1),
+            workers=max(1, config.get("workers", 1)),
             skip_unreadable=skip_unreadable or config.get("skip_unreadable", False),
             advance=bar(f"decoding {split}", len(places)),
             cache=cache,
