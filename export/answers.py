@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from media.dataset import Prepared
-from media.sources import Source
+from media.index import Dataset
 from models.bootstrap import DRAWS
 from models.coverage import coverage
 from models.figures import Figures, Reliability
@@ -37,9 +37,9 @@ class Answers:
     digests: np.ndarray
 
     @classmethod
-    def of(cls, source: Source, split: str, prepared: Prepared, logits: np.ndarray) -> Self:
+    def of(cls, dataset: Dataset, split: str, prepared: Prepared, logits: np.ndarray) -> Self:
         """Of all items of a split that could be read; ``logits`` [N * V, C] are of every view."""
-        group_of = {item.id: item.group for item in source.split(split)}
+        group_of = {item.id: item.group for item in dataset.view(split).items}
         groups = tuple(group_of[id_] for id_ in prepared.ids)
         means = prepared.of_items(logits)  # [N, C]
         return cls(means, prepared.labels, groups, split, prepared.sha256, prepared.digests)

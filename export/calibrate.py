@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from export.answers import Answers, reliability
-from media.sources import Source
+from media.index import Dataset
 from models.bootstrap import FEW, number_units
 from models.figures import Calibration, FittedOn
 
@@ -29,9 +29,9 @@ class NoTemperature(ValueError):
     """No temperature can be fitted. The message says why."""
 
 
-def check_validation(source: Source, measured: str) -> None:
+def check_validation(dataset: Dataset, measured: str) -> None:
     """NoTemperature unless there is a validation split beside the one that is measured."""
-    if VALIDATION not in source.present():
+    if VALIDATION not in dataset.present():
         raise NoTemperature(f"the data have no split {VALIDATION}")
     if measured == VALIDATION:
         raise NoTemperature(f"{VALIDATION} is the split that is measured")

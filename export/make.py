@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from export.place import ONLY, find_place, write
 from export.plan import Plan, plan_of
 from export.reference import torch_logits
 from media import read
-from media.contents import split_contents
+from media.contents import Contents
 from media.duplicates import Duplicates, find_duplicates, let_through
-from media.sources import FIRST, Source, SourceError, open_source
+from media.index import Dataset, Digests, open_dataset
+from media.index.digests import digests_beside
+from media.sources import FIRST, SourceError
 from media.spec import Grid, SpecError
 from models.bundle import Bundle
 from models.checkpoint import Description, load_checkpoint
@@ -44,10 +46,10 @@ def make_bundle(options: Options, console: Console) -> Bundle:
     model, description = load_checkpoint(options.checkpoint)
     plan = plan_of(model)
     announce_tables(plan, options, console)
-    source, duplicates = open_test_data(options, description)
-    if duplicates.across:
-        console.print(f"same bytes in two of train, val and test: {duplicates.across}")
-    made = Maker(options, plan, description, source, duplicates, console)
+    data = open_test_data(options, description, console)
+    if data.duplicates.across:
+        console.print(f"same bytes in two of train, val and test: {data.duplicates.across}")
+    made = Maker(options, plan, description, data, console)
     return write(home, options.version, made.fill)
 
 
@@ -72,31 +74,46 @@ def announce_tables(plan: Plan, options: Options, console: Console) -> None:
         )
 
 
-def open_test_data(options: Options, description: Description) -> tuple[Source, Duplicates]:
+class TestData(NamedTuple):
+    """Data that measure a bundle, what every split holds, and what splits have in common."""
+
+    dataset: Dataset
+    contents: dict[str, Contents]
+    duplicates: Duplicates
+
+
+def open_test_data(
+    options: Options, description: Description, console: Console | None = None
+) -> TestData:
     """The data that measure the bundle: labels as trained, no item trained on, and enough.
 
-    Split by the rule of the training; and what their splits have in common.
+    Split by the rule of the training. What the run has read of them is not read again.
     """
     trained = description.notes.get("data", {})
     if missing := {"name", "train", "val"} - set(trained):
         raise SpecError(f"the checkpoint does not say its data's {', '.join(sorted(missing))}")
+    if "fingerprint" in description.notes and trained["train"]["sha256"] is None:
+        raise SpecError(
+            "the checkpoint was written before the run had read all of its data: expected one of "
+            "the end of an epoch, such as RUN/best"
+        )
     path = options.data or description.notes.get("config", {}).get("data")
     if not path:
         raise SpecError("the checkpoint does not say where its data are: pass --data")
-    source = open_source(Path(path), trained.get("rule", FIRST))
-    if source.labels != description.labels:
+    dataset = open_dataset(Path(path), trained.get("rule", FIRST))
+    if dataset.labels != description.labels:
         raise SourceError(
             f"labels do not match the checkpoint: expected {list(description.labels)}, "
-            f"got {list(source.labels)}"
+            f"got {list(dataset.labels)}"
         )
-    source.split(options.split)  # which is an error where there is none
-    contents = {split: split_contents(source, split) for split in source.present()}
+    dataset.split(options.split)  # which is an error where there is none
+    contents = _contents(dataset, options, description, console or Console(quiet=True))
     if "train" in contents and contents["train"].sha256 != trained["train"]["sha256"]:
         raise SourceError(
             "the data's train split is not the one that the checkpoint was trained on, so its test "
             "items may have been trained on: pass the original data, or test items alone"
         )
-    wanted, inputs = options.parity_items, len(source.items) * description.input.views
+    wanted, inputs = options.parity_items, len(dataset) * description.input.views
     if not 1 <= wanted <= inputs:
         raise SpecError(
             f"parity needs {wanted} items and the data have {inputs}: "
@@ -104,8 +121,21 @@ def open_test_data(options: Options, description: Description) -> tuple[Source, 
         )
     duplicates = find_duplicates(contents)
     if not (options.allow_duplicates or let_through(description.notes)):
-        duplicates.check(source)
-    return source, duplicates
+        duplicates.check(dataset)
+    return TestData(dataset, contents, duplicates)
+
+
+def _contents(
+    dataset: Dataset, options: Options, description: Description, console: Console
+) -> dict[str, Contents]:
+    """What every split holds; kept where the run keeps it, if that lies around the checkpoint."""
+    cache = description.notes.get("config", {}).get("cache")
+    kept = digests_beside(options.checkpoint.absolute().parent, cache)
+    digests = Digests(dataset, kept if kept.is_dir() else None)
+    if len(missing := digests.missing()):
+        with bar(console, "reading for digests", len(missing)) as advance:
+            digests.complete(advance, workers=options.workers)
+    return digests.contents()
 
 
 class Maker:
@@ -116,13 +146,11 @@ class Maker:
         options: Options,
         plan: Plan,
         description: Description,
-        source: Source,
-        duplicates: Duplicates,
+        data: TestData,
         console: Console,
     ) -> None:
         self.options, self.plan, self.description = options, plan, description
-        self.model, self.source, self.console = plan.model, source, console
-        self.duplicates = duplicates
+        self.model, self.data, self.console = plan.model, data, console
 
     def fill(self, folder: Path) -> dict[str, Any]:
         """Write every file but the manifest; returns the manifest's fields."""
@@ -132,12 +160,22 @@ class Maker:
         with SharedWeights(folder / "graphs" / WEIGHTS) as weights:
             for grid in self.options.grids:
                 self._write_graph(grid, folder / "graphs" / f"{grid}.onnx", weights)
-        measurer = Measurer(self.options, self.plan, self.description, self.source, self.console)
+        measurer = Measurer(
+            self.options,
+            self.plan,
+            self.description,
+            self.data.dataset,
+            self.data.contents,
+            self.console,
+        )
         entries = [measurer.entry(grid, folder) for grid in self.options.grids]
         goldens = [self._golden(name, folder, entries) for name in names]
         options, description = self.options, self.description
         source = origin(
-            description, self.source.name, self.duplicates.public(), bool(options.goldens)
+            description,
+            self.data.dataset.name,
+            self.data.duplicates.public(),
+            bool(options.goldens),
         )
         card = model_card(options.name, description, self.plan.form, entries, source, options.about)
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -26,9 +26,10 @@ from export.options import Options
 from export.parity import batch_of, compare, fp16_bound, graph_logits, open_graph
 from export.plan import Plan
 from export.reference import rounded_logits, torch_logits
-from media.contents import split_contents
+from media.contents import Contents
 from media.dataset import Prepared, prepare_split
-from media.sources import SPLITS, Source
+from media.index import Dataset
+from media.sources import SPLITS
 from media.spec import Grid
 from models.checkpoint import Description
 from models.coverage import THRESHOLDS
@@ -43,11 +44,13 @@ class Measurer:
         options: Options,
         plan: Plan,
         description: Description,
-        source: Source,
+        dataset: Dataset,
+        contents: Mapping[str, Contents],
         console: Console,
     ) -> None:
         self.options, self.plan, self.description = options, plan, description
-        self.model, self.source, self.console = plan.model, source, console
+        self.model, self.dataset, self.console = plan.model, dataset, console
+        self.contents = contents
 
     def entry(self, grid: Grid, folder: Path) -> GridEntry:
         """What is told of one grid: parity, figures on the measured split, and the temperature."""
@@ -71,7 +74,7 @@ class Measurer:
         split = self.options.split
         prepared = self._prepare(split, grid)
         logits = self._logits(grid, session, prepared)
-        answers = Answers.of(self.source, split, prepared, logits)
+        answers = Answers.of(self.dataset, split, prepared, logits)
         pixels = self._parity_pixels(prepared, grid)
         if self.options.precision == "fp16":
             return answers, *self._prove_fp16(grid, prepared.pixels, logits, pixels)
@@ -85,14 +88,14 @@ class Measurer:
 
         Without the items that training could not read either, where it was told to go on.
         """
-        check_validation(self.source, self.options.split)
+        check_validation(self.dataset, self.options.split)
         skip = self.description.notes.get("config", {}).get("skip_unreadable", False)
         prepared = self._prepare(VALIDATION, grid, skip_unreadable=skip)
         self._check_held_out(prepared)
         if prepared.skipped:
             self.console.print(f"left out of {VALIDATION}, unreadable: {len(prepared.skipped)}")
         logits = self._logits(grid, session, prepared)
-        return Answers.of(self.source, VALIDATION, prepared, logits)
+        return Answers.of(self.dataset, VALIDATION, prepared, logits)
 
     def _check_held_out(self, validation: Prepared) -> None:
         """NoTemperature unless it is the run's own, or nothing of it was trained on."""
@@ -100,9 +103,9 @@ class Measurer:
         if validation.sha256 == own:
             return
         other = f"split {VALIDATION} is not the one that the run held out, and"
-        if "train" not in self.source.present():
+        if "train" not in self.contents:
             raise NoTemperature(f"{other} nobody knows whether its items were trained on")
-        trained = split_contents(self.source, "train").digests  # as the run had it: it was checked
+        trained = self.contents["train"].digests  # as the run had it: it was checked
         if count := int(shared(validation.digests, trained).sum()):
             raise NoTemperature(f"{other} {count} of its items were trained on")
 
@@ -127,20 +130,20 @@ class Measurer:
     def _prepare(
         self, split: str, grid: Grid, limit: int | None = None, skip_unreadable: bool = False
     ) -> Prepared:
-        count = len(self.source.split(split)[:limit])
+        count = len(self.dataset.split(split)[:limit])
         with bar(self.console, f"decoding {split} {grid}", count) as advance:
             return prepare_split(
-                self.source, split, self.description.input, grid, self.model.spec.patch,
+                self.dataset, split, self.description.input, grid, self.model.spec.patch,
                 workers=self.options.workers, advance=advance, limit=limit,
-                skip_unreadable=skip_unreadable,
+                skip_unreadable=skip_unreadable, contents=self.contents[split],
             )  # fmt: skip
 
     def _parity_pixels(self, prepared: Prepared, grid: Grid) -> np.ndarray:
         """Enough real inputs: spread over the measured split, then from the other splits."""
         wanted = self.options.parity_items
         parts = [prepared.pixels[_spread(len(prepared.pixels), wanted)]]
-        present = {item.split for item in self.source.items} - {self.options.split}
-        for split in sorted(present, key=SPLITS.index, reverse=True):
+        others = set(self.dataset.present()) - {self.options.split}
+        for split in sorted(others, key=SPLITS.index, reverse=True):
             if lacking := wanted - sum(map(len, parts)):
                 items = math.ceil(lacking / prepared.views)
                 parts.append(self._prepare(split, grid, items).pixels[:lacking])

@@ -17,7 +17,7 @@ from export.proof import Proof, tried
 from export.remeasure import remeasure
 from export.statements import statements
 from media import read
-from media.sources import Source
+from media.index import Dataset
 from media.spec import Grid
 from models.bundle import Bundle, BundleError, changed_files, read_manifest
 from models.manifest import GridEntry, Manifest
@@ -29,14 +29,14 @@ NORMALISED = 1e-6
 
 
 def prove(
-    root: Path, source: Source | None, split: str | None = None, workers: int = 1
+    root: Path, dataset: Dataset | None, split: str | None = None, workers: int = 1
 ) -> Iterator[Proof]:
     """Every proof of a bundle, in order; one that fails does not stop the others.
 
     Only what makes the others meaningless does: no manifest, or a graph that breaks the contract.
 
     Args:
-        source: labelled data to measure accuracy and the other figures on, or None.
+        dataset: labelled data to measure accuracy and the other figures on, or None.
         split: of the data; None takes the one that the manifest names.
         workers: threads that decode the data.
     """
@@ -52,9 +52,9 @@ def prove(
         yield contract
         if contract.passed:
             yield from _grid(bundle, entry)
-            if source is not None:
-                yield from remeasure(bundle, source, split, workers, entry)
-    if source is None:
+            if dataset is not None:
+                yield from remeasure(bundle, dataset, split, workers, entry)
+    if dataset is None:
         for what in ("accuracy", "figures", "calibration"):
             yield Proof(what, None, "not measured again: --data was not given")
     stated = ", ".join(

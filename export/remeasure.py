@@ -22,7 +22,7 @@ from export.proof import Proof, failed, tried
 from export.refigure import allowed_move, refigure, wobbled
 from export.statements import stated_right
 from media.dataset import Prepared, prepare_split
-from media.sources import Source
+from media.index import Dataset
 from media.spec import Grid
 from models.bundle import Bundle, BundleError
 from models.figures import FittedOn
@@ -33,7 +33,7 @@ MOST = 0.25
 
 
 def remeasure(
-    bundle: Bundle, source: Source, split: str | None, workers: int, entry: GridEntry
+    bundle: Bundle, dataset: Dataset, split: str | None, workers: int, entry: GridEntry
 ) -> Iterator[Proof]:
     """Accuracy, every other figure, and the temperature of one grid.
 
@@ -42,27 +42,27 @@ def remeasure(
         workers: threads that decode the data.
     """
     name = split or entry.accuracy.split
-    ask = partial(_ask, bundle, source, workers, entry)
+    ask = partial(_ask, bundle, dataset, workers, entry)
     try:
         prepared, logits = ask(name, entry.accuracy)
     except Exception as error:  # as in ``tried``
         yield failed("accuracy", entry, error)
         return
     yield tried("accuracy", entry, partial(_accuracy, bundle.manifest, prepared, logits))
-    measured = Answers.of(source, name, prepared, logits)
+    measured = Answers.of(dataset, name, prepared, logits)
     del prepared  # a split of scans is large
     yield tried("figures", entry, partial(_figures, measured))
 
     def validation() -> Answers:
-        check_validation(source, name)
-        return Answers.of(source, VALIDATION, *ask(VALIDATION, None))
+        check_validation(dataset, name)
+        return Answers.of(dataset, VALIDATION, *ask(VALIDATION, None))
 
     yield tried("calibration", entry, partial(_calibration, validation, measured))
 
 
 def _ask(
     bundle: Bundle,
-    source: Source,
+    dataset: Dataset,
     workers: int,
     entry: GridEntry,
     split: str,
@@ -73,16 +73,16 @@ def _ask(
     None is validation, which is compared when the temperature is.
     """
     manifest, grid = bundle.manifest, Grid.parse(entry.grid)
-    if source.labels != manifest.labels:
-        raise BundleError(f"expected labels {list(source.labels)}, got {list(manifest.labels)}")
+    if dataset.labels != manifest.labels:
+        raise BundleError(f"expected labels {list(dataset.labels)}, got {list(manifest.labels)}")
     prepared = prepare_split(
-        source, split, manifest.input, grid, manifest.patch, workers=workers,
+        dataset, split, manifest.input, grid, manifest.patch, workers=workers,
         skip_unreadable=measured is None,  # as training was told; how many are used is known
     )  # fmt: skip
     found = (prepared.sha256, len(prepared.ids))
     if measured is not None and found != (measured.split_sha256, measured.items):
         raise BundleError(
-            f"split {split!r} of {source.name} is not the one measured: expected "
+            f"split {split!r} of {dataset.name} is not the one measured: expected "
             f"{measured.items} items of sha256 {measured.split_sha256[:12]}..., got "
             f"{len(prepared.ids)} of {prepared.sha256[:12]}..."
         )

@@ -12,7 +12,8 @@ from pathlib import Path
 from export.proof import Proof
 from export.proofs import prove
 from export.workers import add_workers
-from media.sources import FIRST, RULE, SPLITS, SourceError, open_source
+from media.index import open_dataset
+from media.sources import FIRST, RULE, SPLITS, SourceError
 from models.bundle import BundleError, read_manifest
 from models.versions import has_versions, version_names
 
@@ -28,12 +29,12 @@ def main(arguments: list[str]) -> int:
         if has_versions(words.bundle):
             there = ", ".join(version_names(words.bundle))
             raise FileNotFoundError(f"{words.bundle} has versions: name the folder of one: {there}")
-        source = open_source(words.data, _rule(words.bundle)) if words.data else None
+        dataset = open_dataset(words.data, _rule(words.bundle)) if words.data else None
     except (SourceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     proofs = []
-    for proof in prove(words.bundle, source, words.split, words.workers):
+    for proof in prove(words.bundle, dataset, words.split, words.workers):
         proofs.append(proof)
         if not words.json:
             print(f"{MARKS[proof.passed]} {proof.what}: {proof.told}", flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from media.sources import Item, Source
 PIECE, PIECE_BYTES = 32, 32 * 2**20
 #: Of an item's SHA-256: enough to tell any number of files apart.
 DIGEST_BYTES = 16
+#: Of no bytes: of an item that is empty, or cannot be read.
+NOTHING = np.frombuffer(hashlib.sha256(b"").digest(), np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Contents:
     """
 
     sha256: str
-    ids: tuple[str, ...]
+    ids: Sequence[str]
     digests: np.ndarray
 
 
@@ -52,6 +54,15 @@ def contents_of(source: Source, items: list[Item]) -> Contents:
     return hashes.contents(items)
 
 
+def contents_from(ids: Sequence[str], labels: np.ndarray, digests: np.ndarray) -> Contents:
+    """The contents that reading N items gives, from their labels [N] and SHA-256, uint8 [N, 32]."""
+    whole = hashlib.sha256()
+    for id_, label, digest in zip(ids, labels, digests, strict=True):
+        whole.update(_line(id_, label, digest.tobytes()))
+    short = digests[:, :DIGEST_BYTES] * (digests != NOTHING).any(axis=1, keepdims=True)  # [N, 16]
+    return Contents(whole.hexdigest(), ids, np.ascontiguousarray(short))
+
+
 class Hashes:
     """The hash of a split and the digests of its items, while they are read."""
 
@@ -61,9 +72,9 @@ class Hashes:
 
     def add(self, item: Item, content: bytes) -> None:
         """The next item."""
-        digest = hashlib.sha256(content)
-        self.whole.update(f"{item.id}\0{item.label}\0{digest.hexdigest()}\n".encode())
-        self.digests += digest.digest()[:DIGEST_BYTES] if content else bytes(DIGEST_BYTES)
+        digest = hashlib.sha256(content).digest()
+        self.whole.update(_line(item.id, item.label, digest))
+        self.digests += digest[:DIGEST_BYTES] if content else bytes(DIGEST_BYTES)
 
     def contents(self, items: list[Item]) -> Contents:
         """All that was added: every one of the items."""
@@ -79,7 +90,8 @@ def read_pieces(
     media: list[Media | OSError] = []
     size = 0
     for item in items:
-        content = _content(medium := _read_one(source, item))
+        medium = _read_one(source, item)
+        content = b"" if isinstance(medium, OSError) else content_of(medium)
         hashes.add(item, content)
         piece.append(item)
         media.append(medium)
@@ -97,10 +109,13 @@ def _read_one(source: Source, item: Item) -> Media | OSError:
         return error
 
 
-def _content(medium: Media | OSError) -> bytes:
-    """What the hash covers: of an array its type and shape too."""
-    if isinstance(medium, OSError):
-        return b""
+def _line(id_: str, label: int, digest: bytes) -> bytes:
+    """An item in the hash of its split."""
+    return f"{id_}\0{label}\0{digest.hex()}\n".encode()
+
+
+def content_of(medium: Media) -> bytes:
+    """What a digest covers: of an array its type and shape too."""
     if isinstance(medium, bytes):
         return medium
     return f"{medium.dtype}{medium.shape}".encode() + medium.tobytes()

@@ -19,6 +19,7 @@ import numpy as np
 from media import Media, MediaError, read
 from media.cache import Add, cache_key, cached
 from media.contents import DIGEST_BYTES, Contents, Hashes, contents_of, read_pieces
+from media.index.dataset import Dataset
 from media.sources import Item, Source, SourceError
 from media.spec import Grid, InputSpec
 
@@ -43,6 +44,7 @@ class Prepared:
         sha256: of ids, labels and contents, in order: the same data give the same hash.
         skipped: (id, reason) of the unreadable items that were left out on request.
         digests: of the N items' bytes, as ``Contents`` has them; empty of what was made, not read.
+        shards: that the N items lie in, whole numbers [N]; None where there are not several.
     """
 
     pixels: np.ndarray
@@ -53,6 +55,7 @@ class Prepared:
     digests: np.ndarray = dataclasses.field(
         default_factory=lambda: np.empty((0, DIGEST_BYTES), np.uint8)
     )
+    shards: np.ndarray | None = None
 
     @property
     def views(self) -> int:
@@ -65,7 +68,7 @@ class Prepared:
 
 
 def prepare_split(
-    source: Source,
+    source: Source | Dataset,
     split: str,
     spec: InputSpec,
     grid: Grid,
@@ -94,9 +97,12 @@ def prepare_split(
         SourceError: unreadable items, counted and named, or items that changed meanwhile.
         CacheError: a cache that cannot be written, or is damaged.
     """
+    shards = source.shards(split) if isinstance(source, Dataset) else None
+    if isinstance(source, Dataset):
+        source = source.view(split, limit)
     items = source.split(split)[:limit]
     wanted = _Wanted(source, split, items, spec, grid, patch, skip_unreadable)
-    if contents and contents.ids != tuple(item.id for item in items):
+    if contents and list(contents.ids) != [item.id for item in items]:
         contents = None
     if cache and not contents:
         contents = contents_of(source, items)
@@ -122,8 +128,11 @@ def prepare_split(
     labels = np.array([item.label for item in kept], dtype=np.int64)
     ids = tuple(item.id for item in kept)
     assert contents  # a cache asks for them, and who decodes makes them
-    digests = contents.digests[[item.id not in skipped for item in items]]  # [N, 16]
-    return Prepared(pixels, labels, ids, notes["sha256"], tuple(skipped.items()), digests)
+    own = np.array([item.id not in skipped for item in items])
+    digests = contents.digests[own]  # [N, 16]
+    shards = None if shards is None else shards[: len(items)][own]
+    told = tuple(skipped.items())
+    return Prepared(pixels, labels, ids, notes["sha256"], told, digests, shards)
 
 
 @dataclasses.dataclass(frozen=True)

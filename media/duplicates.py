@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from media.contents import Contents
+from media.index.dataset import Dataset
 from media.sources import Source, SourceError
 
 #: Pairs that are named.
@@ -32,7 +33,7 @@ class Duplicates:
     named: tuple[tuple[str, str, str, str], ...]
     within: Mapping[str, int]
 
-    def check(self, source: Source) -> None:
+    def check(self, source: Source | Dataset) -> None:
         """SourceError that names what lies in two splits of the source, and what to do."""
         if not self.across:
             return

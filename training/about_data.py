@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from media.index import Dataset
 from media.sources import FIRST, Source, summary
 
 #: Classes of a split that are counted one by one.
 TOLD = 60
 
 
-def about_source(source: Source) -> Iterator[str]:
+def about_source(source: Source | Dataset) -> Iterator[str]:
     """How many items of each class are in each split, and what was left out."""
     for split, counts in source.counts().items():
         yield f"{split} {sum(counts)} items: {_classes(source.labels, counts)}"

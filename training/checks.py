@@ -6,10 +6,11 @@ import difflib
 import math
 import shutil
 
+import numpy as np
 import torch
 
 from media import MediaError, UnsupportedMedia, read
-from media.sources import Source
+from media.index import Dataset
 from media.spec import Grid, SpecError
 from training.config import TrainConfig
 
@@ -38,18 +39,18 @@ def check_precision(config: TrainConfig, device: torch.device) -> None:
         raise SpecError(f"precision tf32 is of GPUs: expected fp32 or bf16 on a {device.type}")
 
 
-def check_modality(config: TrainConfig, source: Source) -> None:
+def check_modality(config: TrainConfig, dataset: Dataset) -> None:
     """SpecError where the first training items are all of another kind than the model takes.
 
     One that is read ends it: files of another kind among those of the right one are told later,
     all of them.
     """
     reason, one = "", (1,) * len(config.model.grid)  # pixel is enough
-    for item in source.split("train")[:TRIED]:
+    for item in dataset.split("train")[:TRIED].tolist():
         try:
-            read(source.read(item.id), config.input, Grid(one), one)
+            read(dataset.read(item), config.input, Grid(one), one)
         except UnsupportedMedia as error:
-            reason = reason or f"{item.id}: {error}"
+            reason = reason or f"{dataset.columns.ids[item]}: {error}"
         except (MediaError, OSError):
             return
         else:
@@ -69,14 +70,18 @@ def check_steps(config: TrainConfig, items: int, step: int) -> None:
         )
 
 
-def check_skipped(config: TrainConfig, source: Source, used: Source) -> None:
+def check_skipped(config: TrainConfig, dataset: Dataset, used: Dataset) -> None:
     """SpecError where ``skip`` names no training item, or all of a class that are trained on."""
-    known = {item.id for item in source.split("train")}
+    if not config.skip:
+        return
+    known = set(dataset.columns.ids.picked(dataset.split("train")))
     for id_ in config.skip:
         if id_ not in known:
             near = difflib.get_close_matches(id_, known, n=1) or sorted(known)[:1]
             raise SpecError(f"skip: expected ids of training items like {near[0]!r}, got {id_!r}")
-    left = {item.label for item in used.split("train") if item.id not in set(config.skip)}
-    for label, name in enumerate(source.labels):
+    items, skipped = used.split("train"), set(config.skip)
+    kept = np.array([id_ not in skipped for id_ in used.columns.ids.picked(items)])
+    left = set(used.columns.labels[items[kept]].tolist())
+    for label, name in enumerate(dataset.labels):
         if label not in left:
             raise SpecError(f"skip: expected to leave items of class {name!r} to train on")

@@ -46,7 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = _config(options)
         with told("while training"):
-            best = train(config, options.out, options.resume, not options.no_report)
+            best = train(
+                config,
+                options.out,
+                options.resume,
+                not options.no_report,
+                verify_data=options.verify_data,
+            )
     except BAD_INPUT as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -181,6 +187,12 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-duplicates",
         action="store_true",
         help="go on where the same bytes lie in two splits; the report and the card say so",
+    )
+    parser.add_argument(
+        "--verify-data",
+        action="store_true",
+        help="read all items before the first step; else more than 1 GiB of new ones is read "
+        "beside the steps of the first epoch, and ends the run where bytes lie in two splits",
     )
     parser.add_argument(
         "--set",

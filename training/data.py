@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from media.contents import Contents, split_contents
+from media.contents import Contents
 from media.dataset import Prepared, prepare_split
 from media.duplicates import Duplicates
-from media.index import Wanted
-from media.sources import FIRST, RULE, Source, SourceError, open_source
+from media.index import Dataset, Digests, Wanted, open_dataset
+from media.sources import FIRST, RULE, SourceError
+from media.sources.shards import Indexing, quiet
 from media.spec import AXES, Grid, InputSpec, SpecError
 from models.spec import ModelSpec
 from training.augment.draws import epoch_order, occurrences
@@ -22,70 +22,80 @@ from training.config import TrainConfig
 from training.listed import Listed
 from training.progress import Progress
 
+#: Begins a bar for some work on so many items; returns the function that advances it.
+Bars = Callable[[str, int], Callable[[int], None]]
+
+
+def no_bar(text: str, items: int) -> Callable[[int], None]:
+    """Shows nothing."""
+    return lambda done: None
+
 
 def rule_of(data: Mapping[str, Any]) -> int:
     """The rule by which the splits of a run were made, from what it says of its data."""
     return int(data.get("rule", FIRST))
 
 
-def open_data(config: TrainConfig, rule: int = RULE) -> Source:
+def open_data(
+    config: TrainConfig, rule: int = RULE, indexing: Indexing = quiet, kept: Path | None = None
+) -> Dataset:
     """The labelled media of a run; SourceError where a class can never be learned or measured.
 
     Args:
         rule: by which missing splits are made (``media.sources.rules``).
+        indexing: shows how far shards without an index have been looked through.
+        kept: a folder for their indexes, where nothing can be written beside them.
     """
-    source = open_source(Path(config.data), rule)
-    counts = Counter(item.label for item in source.items)
-    trained = {item.label for item in source.split("train")}
-    for index, label in enumerate(source.labels):
+    dataset = open_dataset(Path(config.data), rule, cache=kept, indexing=indexing)
+    classes, labels = len(dataset.labels), dataset.columns.labels
+    counts = np.bincount(labels, minlength=classes)
+    trained = np.bincount(labels[dataset.split("train")], minlength=classes)
+    for index, label in enumerate(dataset.labels):
         if counts[index] < 2:
             raise SourceError(
                 f"class {label!r} has {counts[index]} item: expected at least 2, "
                 "one to train on and one to measure on"
             )
-        if index not in trained:
+        if not trained[index]:
             raise SourceError(
                 f"class {label!r} has {counts[index]} items and none of them in split 'train'"
             )
-    return source
+    return dataset
 
 
-def with_classes(model: ModelSpec, source: Source) -> ModelSpec:
+def with_classes(model: ModelSpec, dataset: Dataset) -> ModelSpec:
     """The model with as many classes as there are labels; SpecError if it has others."""
-    if model.classes in (0, len(source.labels)):
-        return dataclasses.replace(model, classes=len(source.labels))
+    if model.classes in (0, len(dataset.labels)):
+        return dataclasses.replace(model, classes=len(dataset.labels))
     raise SpecError(
-        f"labels do not match the head: {source.name} has {len(source.labels)} classes, "
+        f"labels do not match the head: {dataset.name} has {len(dataset.labels)} classes, "
         f"model.classes is {model.classes}"
     )
 
 
-def thin(source: Source, split: str, count: int) -> Source:
-    """The source with at most ``count`` items of a split, as many of each class; 0 for all.
+def thin(dataset: Dataset, split: str, count: int) -> Dataset:
+    """The data with at most ``count`` items of a split, as many of each class; 0 for all.
 
     Drawn by nothing but the split's labels: those of a smaller count are among a larger one's.
     Classes that run out of items leave their share to the others.
     """
-    items = source.split(split)
-    if not 0 < count < len(items):
-        return source
-    if count < len(source.labels):
+    places = dataset.split(split)
+    if not 0 < count < len(places):
+        return dataset
+    if count < len(dataset.labels):
         raise SpecError(
-            f"expected at least one item of each of {len(source.labels)} classes in split "
+            f"expected at least one item of each of {len(dataset.labels)} classes in split "
             f"{split!r}, got {count} items"
         )
-    labels = np.array([item.label for item in items])
-    order = epoch_order(0, 0, len(items))
+    labels = dataset.columns.labels[places]
+    order = epoch_order(0, 0, len(places))
     rounds = occurrences(labels[order])  # every class gives one item a round
     chosen = order[np.argsort(rounds, kind="stable")[:count]]
-    kept = {items[index].id for index in chosen}
-    return dataclasses.replace(
-        source, items=tuple(i for i in source.items if i.split != split or i.id in kept)
-    )
+    return dataset.without(np.delete(places, chosen))
 
 
 def prepare(
-    source: Source,
+    dataset: Dataset,
     split: str,
     config: TrainConfig,
     progress: Progress,
@@ -101,9 +111,9 @@ def prepare(
     """
     how = wanted(config, split, grid)
     one = (1,) * len(how.pixels)
-    with progress.decoding(split, len(source.split(split))) as advance:
+    with progress.decoding(split, len(dataset.split(split))) as advance:
         prepared = prepare_split(
-            source,
+            dataset,
             split,
             how.spec,
             Grid(how.pixels),  # one pixel a token: any size can be asked for
@@ -115,8 +125,8 @@ def prepare(
             contents=contents,
         )
     progress.skipped(split, prepared.skipped)
-    absent = sorted(set(range(len(source.labels))) - set(prepared.labels.tolist()))
-    progress.absent(split, [source.labels[index] for index in absent])
+    absent = sorted(set(range(len(dataset.labels))) - set(prepared.labels.tolist()))
+    progress.absent(split, [dataset.labels[index] for index in absent])
     return prepared
 
 
@@ -152,43 +162,54 @@ def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
 
 
-def read_contents(source: Source) -> dict[str, Contents]:
-    """What every split holds, by its name; decodes nothing."""
-    return {split: split_contents(source, split) for split in source.present()}
+def read_contents(
+    dataset: Dataset, folder: Path | None = None, bar: Bars = no_bar
+) -> dict[str, Contents]:
+    """What every split holds, by its name; decodes nothing.
+
+    Args:
+        folder: that keeps digests of what was read before (``media.index.Digests``).
+        bar: for the items that have to be read.
+    """
+    digests = Digests(dataset, folder)
+    if len(missing := digests.missing()):
+        digests.complete(bar("reading for digests", len(missing)))
+    return digests.contents()
 
 
 def describe(
-    source: Source,
-    contents: Mapping[str, Contents],
-    duplicates: Duplicates,
+    dataset: Dataset,
+    contents: Mapping[str, Contents] | None,
+    duplicates: Duplicates | None,
     training: Prepared | Listed,
     validation: Prepared | Listed,
 ) -> dict[str, Any]:
     """What was trained on, without saying where it lay.
 
     The hash of the training split is that of all of its items, whatever part of them was used:
-    it tells which items were never in it.
+    it tells which items were never in it. Hashes are null where not all was read yet.
     """
+    hashes = {split: contents[split].sha256 if contents else None for split in ("train", "val")}
     return {
-        "name": source.name,
-        "labels": list(source.labels),
-        "rule": source.rule,
-        "made": list(source.made),
-        "classes": source.counts(),
-        "left_out": dict(source.left_out),
-        "duplicates": duplicates.as_json(),
-        "train": {"items": len(training.ids), "sha256": contents["train"].sha256},
-        "val": {"items": len(validation.ids), "sha256": contents["val"].sha256},
+        "name": dataset.name,
+        "labels": list(dataset.labels),
+        "rule": dataset.rule,
+        "made": list(dataset.made),
+        "classes": dataset.counts(),
+        "left_out": dict(dataset.left_out),
+        "duplicates": duplicates.as_json() if duplicates else None,
+        "train": {"items": len(training.ids), "sha256": hashes["train"]},
+        "val": {"items": len(validation.ids), "sha256": hashes["val"]},
         "skipped": [list(pair) for pair in training.skipped + validation.skipped],
     }
 
 
-def check_labels(notes: dict[str, Any], source: Source) -> None:
+def check_labels(notes: dict[str, Any], dataset: Dataset) -> None:
     """Refuse to continue a run on data with other labels."""
     expected = notes["data"]["labels"]
-    if expected != list(source.labels):
+    if expected != list(dataset.labels):
         raise SourceError(
-            f"labels do not match the run: expected {expected}, got {list(source.labels)}"
+            f"labels do not match the run: expected {expected}, got {list(dataset.labels)}"
         )
 
 
@@ -196,7 +217,7 @@ def check_contents(notes: dict[str, Any], contents: Mapping[str, Contents]) -> N
     """Refuse to continue a run on items that changed, came or went since it began."""
     for split in ("train", "val"):
         old, new = notes["data"][split], contents[split]
-        if old["sha256"] != new.sha256:
+        if old["sha256"] not in (None, new.sha256):
             raise SourceError(
                 f"split {split!r} is not the one that the run began with: expected "
                 f"{old['items']} items (sha256 {old['sha256'][:12]}...), "

@@ -49,6 +49,11 @@ class Listed:
         """N of them, each made when it is asked for."""
         return _Chosen(self.dataset.columns.ids, self.places)
 
+    @cached_property
+    def shards(self) -> np.ndarray | None:
+        """That each item lies in, int32 [N]; None where there are not several."""
+        return self.dataset.shards(self.split)
+
     @property
     def views(self) -> int:
         """V: more than 1 for some clips."""

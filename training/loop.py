@@ -16,13 +16,12 @@ import torch
 
 from media.contents import Contents
 from media.dataset import Prepared
-from media.duplicates import find_duplicates, let_through
-from media.index.listing import index
-from media.sources import RULE, Source
+from media.index import Dataset, Digests
+from media.sources import RULE
 from media.strict_json import to_json
 from models.vit import VisionTransformer
 from training import data, finetune, history, memory
-from training.about_data import about_duplicates, about_source, how_split
+from training.about_data import about_source, how_split
 from training.batches import Batches, NoBatch
 from training.checks import (
     check_compiler,
@@ -35,6 +34,7 @@ from training.checks import (
 from training.config import TrainConfig
 from training.curves import Curves
 from training.evaluate import evaluate, validating
+from training.identity import Identity
 from training.listed import Listed, is_too_large, reads_each_step
 from training.loader import Loader
 from training.optim import (
@@ -61,12 +61,14 @@ def train(
     resume: bool = False,
     report: bool = True,
     rule: int = RULE,
+    verify_data: bool = False,
 ) -> dict[str, Any]:
     """Train, or continue, one run; returns the metrics of its best checkpoint.
 
     Args:
         report: measure the best checkpoint and write the report page at the end.
         rule: by which a new run makes missing splits; one that is resumed keeps its own.
+        verify_data: read all items before the first step, however long that takes.
 
     Raises:
         SpecError, SourceError, CheckpointError: bad input, with what was expected and what came.
@@ -79,7 +81,7 @@ def train(
     run.check(resume)
     with Stop() as stop:
         with Progress() as progress:
-            setup, notes = set_up(config, run, resume, progress, rule)
+            setup, notes = set_up(config, run, resume, progress, rule, verify_data)
             fit(setup, run, notes, stop, progress)
             del setup  # the report decodes its own splits
         if report:  # the checkpoint may know an older place of the data
@@ -89,7 +91,12 @@ def train(
 
 
 def set_up(
-    config: TrainConfig, run: Run, resume: bool, progress: Progress, rule: int = RULE
+    config: TrainConfig,
+    run: Run,
+    resume: bool,
+    progress: Progress,
+    rule: int = RULE,
+    verify_data: bool = False,
 ) -> tuple[Setup, dict[str, Any]]:
     """Everything that the steps need, and what the run remembers.
 
@@ -98,24 +105,26 @@ def set_up(
     device = pick_device(config.device)
     check_compiler(config, device)
     check_precision(config, device)
-    source = data.open_data(config, data.rule_of(run.notes()["data"]) if resume else rule)
-    progress.say([how_split(source.rule, source.made), *about_source(source)])
-    config = dataclasses.replace(config, model=data.with_classes(config.model, source))
+    rule = data.rule_of(run.notes()["data"]) if resume else rule
+    kept = run.digests(config.cache)
+    dataset = data.open_data(config, rule, progress.indexing, kept)
+    progress.say([how_split(dataset.rule, dataset.made), *about_source(dataset)])
+    config = dataclasses.replace(config, model=data.with_classes(config.model, dataset))
     notes: dict[str, Any] = {"step": 0, "measured": 0, "losses": 0.0, "best": None, "history": []}
     if resume:
         notes = run.notes()
-        data.check_labels(notes, source)
+        data.check_labels(notes, dataset)
         if change := history.change_to(config, notes):
             notes["history"] = [*notes.get("history", []), to_json(change)]
         finetune.check_origin(notes, config)
-    used = data.thin(source, "train", config.items)
+    used = data.thin(dataset, "train", config.items)
     used.split("val")
     check_steps(config, len(used.split("train")), notes["step"])
-    check_skipped(config, source, used)
+    check_skipped(config, dataset, used)
     torch.manual_seed(config.seed)  # initial weights only; every later draw names its step
     model = VisionTransformer(config.model, config.input)
     if config.init_from and not resume:
-        notes["init"] = finetune.adopt(model, config, source.labels)
+        notes["init"] = finetune.adopt(model, config, dataset.labels)
         progress.begins(notes["init"])
     freeze(model.to(device), config.freeze)
     state = State(
@@ -128,31 +137,31 @@ def set_up(
         run.restore(state)
     if not config.skip_unreadable:
         check_modality(config, used)
-    contents = data.read_contents(source)
-    duplicates = find_duplicates(contents)
-    if resume:
-        data.check_contents(notes, contents)
-    if not (config.allow_duplicates or (resume and let_through(notes))):
-        duplicates.check(source)
-    if duplicates.across:  # known from here on, also to whoever goes on with this run
-        config = dataclasses.replace(config, allow_duplicates=True)
-    progress.say(about_duplicates(duplicates.as_json()))
+    begun = dict(notes) if resume else None
+    identity = Identity(dataset, Digests(dataset, kept), config, begun, progress)
+    identity.begin(verify_data or config.cache is not None)  # whose names are hashes of contents
+    contents = identity.contents
     training, validation = _splits(used, config, contents, progress, run.cache(config.cache))
     check_steps(config, len(training.ids), notes["step"])  # unreadable items may be left out
-    described = data.describe(source, contents, duplicates, training, validation)
+    described = identity.kept(
+        data.describe(dataset, contents, identity.duplicates, training, validation)
+    )
+    if (described["duplicates"] or {}).get("across"):  # also to whoever goes on with this run
+        config = dataclasses.replace(config, allow_duplicates=True)
     if resume:
         data.check_read(notes, described)
         if change:  # said once nothing refuses it
             progress.goes_on(change)
-    notes |= {"config": to_json(config), "data": described}
-    weights = loss_weights(config, training.labels, len(source.labels), device)
-    return Setup(config, state, training, validation, source.labels, weights), notes
+    notes |= {"config": to_json(config), "data": described, "fingerprint": identity.fingerprint}
+    weights = loss_weights(config, training.labels, len(dataset.labels), device)
+    pending = identity.pending()
+    return Setup(config, state, training, validation, dataset.labels, weights, pending), notes
 
 
 def _splits(
-    source: Source,
+    dataset: Dataset,
     config: TrainConfig,
-    contents: Mapping[str, Contents],
+    contents: Mapping[str, Contents] | None,
     progress: Progress,
     cache: Path | None,
 ) -> list[Prepared | Listed]:
@@ -160,11 +169,11 @@ def _splits(
     splits: list[Prepared | Listed] = []
     with memory.told("while decoding", memory.smaller_decoding(config)):
         for split, listed in (("train", reads_each_step), ("val", is_too_large)):
-            how, found = data.wanted(config, split), contents[split]
+            how, found = data.wanted(config, split), contents[split] if contents else None
             splits.append(
-                Listed(index(source), split, how)
-                if listed(config, len(source.split(split)), how)
-                else data.prepare(source, split, config, progress, cache, contents=found)
+                Listed(dataset, split, how)
+                if listed(config, len(dataset.split(split)), how)
+                else data.prepare(dataset, split, config, progress, cache, contents=found)
             )
     return splits
 
@@ -188,8 +197,12 @@ def fit(setup: Setup, run: Run, notes: dict[str, Any], stop: Stop, progress: Pro
             run.save(setup.state, setup.config.input, setup.labels, notes)
         if setup.config.compile:
             setup.model.compile(dynamic=False)
-        first = notes["step"]
-        with Curves(run.curves, first) as curves, read_ahead(setup, run, first, stop) as ready:
+        first, reading = notes["step"], setup.pending or contextlib.nullcontext()
+        with (
+            reading,
+            Curves(run.curves, first) as curves,
+            read_ahead(setup, run, first, stop) as ready,
+        ):
             Fit(ready, run, notes, stop, progress, curves).steps()
 
 
@@ -316,6 +329,7 @@ class Fit:
         Raises:
             NotFinite: the first of them that is not; nothing is known of those after it.
         """
+        self._settle()
         if not self.taken:
             return
         taken, self.taken = self.taken, []
@@ -326,6 +340,11 @@ class Fit:
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 check(self.setup, one.samples, one.step, one.taken)
             self._note(one, loss, norm)
+
+    def _settle(self, wait: bool = False) -> None:
+        """What has become known of the data beside the steps; it may end the run."""
+        if self.setup.pending:
+            self.setup.pending.settle(self.notes, self.stop, wait)
 
     def _note(self, one: Step, loss: float, norm: float) -> None:
         self.notes["losses"] += loss
@@ -340,6 +359,7 @@ class Fit:
         """Measure on the validation split, and remember the result if it is the best so far."""
         setup, notes = self.setup, self.notes
         self._look()
+        self._settle(wait=True)  # no measured checkpoint lacks the hashes of its data
         check_finite(setup.model, notes["step"])
         items = setup.config.items_at_a_time
         doing = f"while measuring after step {notes['step']}, {items} items at a time"

@@ -8,8 +8,11 @@ from typing import Protocol
 import numpy as np
 
 from media.spec import SpecError
-from training.augment.draws import balanced_order, epoch_order
+from training.augment.draws import balanced_order, epoch_order, sharded_order
 from training.config import TrainConfig
+
+#: Shards whose items are shuffled among themselves.
+WINDOW = 16
 
 
 class Items(Protocol):
@@ -23,6 +26,11 @@ class Items(Protocol):
     @property
     def ids(self) -> Sequence[str]:
         """N of them, unique."""
+        ...
+
+    @property
+    def shards(self) -> np.ndarray | None:
+        """That each lies in, whole numbers [N]; None where there are not several."""
         ...
 
 
@@ -45,6 +53,8 @@ def order_of(setup: Ordered, epoch: int) -> np.ndarray:
     config, labels = setup.config, setup.training.labels
     if config.sampling == "balanced":
         order = balanced_order(config.seed, epoch, labels)
+    elif setup.training.shards is not None:
+        order = sharded_order(config.seed, epoch, setup.training.shards, WINDOW)
     else:
         order = epoch_order(config.seed, epoch, len(labels))
     if not config.skip:

@@ -43,6 +43,20 @@ class Progress:
         yield lambda done: self.bar.advance(task, done)
         self.bar.remove_task(task)
 
+    @contextlib.contextmanager
+    def reading(self, items: int) -> Iterator[Callable[[int], None]]:
+        """A bar for items that are read for their digests, also from another thread."""
+        task = self.bar.add_task("reading for digests", total=items, status="")
+        yield lambda done: self.bar.advance(task, done)
+        self.bar.remove_task(task)
+
+    @contextlib.contextmanager
+    def indexing(self, size: int) -> Iterator[Callable[[int], None]]:
+        """A bar for bytes of shards that are looked through."""
+        task = self.bar.add_task("indexing shards (bytes)", total=size, status="")
+        yield lambda done: self.bar.advance(task, done)
+        self.bar.remove_task(task)
+
     def say(self, lines: Iterable[str]) -> None:
         """Lines that stay."""
         for line in lines:

@@ -31,6 +31,7 @@ import torch
 
 from media.files import atomic_directory, sha256_file, sync_directory, write_atomic
 from media.index import Dataset
+from media.index.digests import digests_beside
 from media.spec import InputSpec
 from media.strict_json import read_json, to_json
 from models.checkpoint import (
@@ -105,6 +106,10 @@ class Run:
     def cache(self, folder: str | None) -> Path | None:
         """Where decoded splits are kept: a relative folder begins beside the run."""
         return None if folder is None else self.root.parent / folder
+
+    def digests(self, cache: str | None) -> Path:
+        """Where digests of data are kept (``media.index.Digests``)."""
+        return digests_beside(self.root, cache)
 
     def exists(self) -> bool:
         """Whether there is a checkpoint to continue from."""

@@ -24,6 +24,7 @@ from training.augment.mixing import mix
 from training.augment.moving import draw_views
 from training.batches import Batch, Batches
 from training.config import TrainConfig
+from training.identity import Pending
 from training.listed import Listed
 from training.optim import set_rate, step_unless
 from training.run import State
@@ -49,6 +50,7 @@ class Setup:
 
     Attributes:
         weights: of the classes in the loss, [classes], or None.
+        pending: what is still to be read of the data, beside the steps.
         loader: reads batches of a listed split ahead; without it they are read in the step.
     """
 
@@ -58,6 +60,7 @@ class Setup:
     validation: Prepared | Listed
     labels: tuple[str, ...]
     weights: Tensor | None
+    pending: Pending | None = None
     loader: Reader | None = None
 
     @property

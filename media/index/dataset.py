@@ -13,9 +13,9 @@ import numpy as np
 
 from media import reader
 from media.files import atomic_directory
-from media.index.columns import Columns
+from media.index.columns import NONE, Columns
 from media.sample import Media
-from media.sources import SPLITS, SourceError
+from media.sources import SPLITS, Item, Source, SourceError
 from media.sources.stores import Files, Held, Store, Tars, Where, Zips
 from media.spec import InputSpec
 
@@ -73,6 +73,12 @@ class Dataset:
             raise SourceError(f"{self.name}: expected items in split {name!r}, got {counts}")
         return found
 
+    def shards(self, split: str) -> np.ndarray | None:
+        """The tar that each of a split's items lies in, int32 [items]; None without several."""
+        if not isinstance(self.store, Tars) or len(self.store.files) == 1:
+            return None
+        return self.columns.files[self.split(split)]
+
     def present(self) -> list[str]:
         """The splits that have items."""
         return list(self.counts())
@@ -80,6 +86,25 @@ class Dataset:
     def counts(self) -> dict[str, list[int]]:
         """Items of every class, by split, for the splits that have any."""
         return self.columns.counts(len(self.labels))
+
+    def view(self, split: str, limit: int | None = None) -> Source:
+        """A split, or its first items, as objects; SourceError if there are none."""
+        columns, places = self.columns, self.split(split)[:limit].tolist()
+        groups = dict(enumerate(columns.names)) | {NONE: ""}
+        at = {columns.ids[place]: place for place in places}
+        items = [
+            Item(id_, int(columns.labels[place]), split, groups[int(columns.groups[place])])
+            for id_, place in at.items()
+        ]
+        told = self.left_out, self.rule, self.made
+        return Source(self.name, self.labels, tuple(items), lambda id_: self.read(at[id_]), *told)
+
+    def without(self, places: np.ndarray) -> Dataset:
+        """The same with some items, int64 [any number], in no split."""
+        splits = self.columns.splits.copy()
+        splits[places] = NONE
+        columns = dataclasses.replace(self.columns, splits=splits)
+        return dataclasses.replace(self, columns=columns, folder=None)
 
     @overload
     def read(self, item: int) -> Media: ...

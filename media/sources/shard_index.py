@@ -90,6 +90,8 @@ def shard_index(
             return kept
     made = _Listing(path).made(advance)
     data = _packed(made, stamp)
+    if cache and not os.access(path.parent, os.W_OK):
+        cache.mkdir(parents=True, exist_ok=True)
     for place in places:
         if os.access(place.parent, os.W_OK):
             write_atomic(place, data)

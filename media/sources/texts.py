@@ -9,6 +9,9 @@ from typing import Self, overload
 
 import numpy as np
 
+#: Texts that are picked at a time: their letters take 16 bytes each meanwhile.
+PIECE = 2**16
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Texts(Sequence[str]):
@@ -28,6 +31,18 @@ class Texts(Sequence[str]):
         encoded = [text.encode() for text in texts]
         offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)  # [N + 1]
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+    def picked(self, places: np.ndarray) -> Self:
+        """Those at some places, whole numbers [M], in their order."""
+        lengths = np.diff(self.offsets)[places]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])  # [M + 1]
+        data = np.empty(offsets[-1], np.uint8)
+        for start in range(0, len(places), PIECE):
+            own = slice(start, start + PIECE)
+            first, last = offsets[start], offsets[min(start + PIECE, len(places))]
+            moved = np.repeat(self.offsets[places[own]] - offsets[:-1][own], lengths[own])
+            data[first:last] = self.data[moved + np.arange(first, last)]
+        return type(self)(data, offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

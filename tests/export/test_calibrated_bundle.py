@@ -24,6 +24,7 @@ from export.make import Options, make_bundle
 from export.parity import graph_logits, open_graph
 from media.contents import split_sha256
 from media.dataset import prepare_split
+from media.index import open_dataset
 from media.sources import SourceError, open_source
 from media.spec import Grid, InputSpec
 from models.bundle import Bundle, read_bundle
@@ -94,10 +95,10 @@ def answered(bundle: Bundle, data: Path) -> Callable[[str], Answers]:
 
     @functools.cache
     def ask(split: str) -> Answers:
-        source = open_source(data)
-        prepared = prepare_split(source, split, InputSpec(), GRID, PATCH)
+        dataset = open_dataset(data)
+        prepared = prepare_split(dataset, split, InputSpec(), GRID, PATCH)
         logits = graph_logits(open_graph(bundle.path(f"graphs/{GRID}.onnx")), prepared.pixels)
-        return Answers.of(source, split, prepared, logits)
+        return Answers.of(dataset, split, prepared, logits)
 
     return ask
 

@@ -15,6 +15,7 @@ from export.answers import Answers
 from export.make import Options, make_bundle
 from export.parity import graph_logits, open_graph
 from media.dataset import prepare_split
+from media.index import open_dataset
 from media.sources import open_source
 from models.bundle import Bundle
 from tests.helpers.export_bundles import know_graphs
@@ -92,11 +93,11 @@ def test_served_probabilities_are_the_measured_ones(case: Case) -> None:
     calibration, told = entry.calibration, entry.figures
     assert calibration.calibrated and told is not None
     assert abs(calibration.temperature - 1) > 0.05
-    source = open_source(case.data)
-    prepared = prepare_split(source, "test", CLIPS, GRID, PATCH)
+    dataset = open_dataset(case.data)
+    prepared = prepare_split(dataset, "test", CLIPS, GRID, PATCH)
     assert len(prepared.pixels) == VIEWS * (ITEMS - VALIDATION)
     logits = graph_logits(open_graph(case.bundle.path(entry.graph)), prepared.pixels)
-    answers = Answers.of(source, "test", prepared, logits)
+    answers = Answers.of(dataset, "test", prepared, logits)
     measured = np.exp(answers.likelihoods(calibration.temperature))  # [items, classes]
     served, abstained, coverage = [], [], []
     for number in range(VALIDATION, ITEMS):

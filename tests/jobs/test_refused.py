@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from media.limits import STRANGER
+from media.sources import SourceError, open_source
 from service.http.keys import digest
 from service.jobs import inputs, store
 from service.jobs.spool import Spool
@@ -236,12 +238,21 @@ def test_empty_file_fails_alone(start: Start) -> None:
     assert told == {"empty.png": "/problems/empty-file", "good.png": None}
 
 
-def test_member_that_no_file_may_be_fails_alone(start: Start) -> None:
-    """A member above what a file may have bounds no job: the others are answered."""
+@pytest.mark.parametrize("packed", [zipped, tarred])
+def test_limits_of_sources_bound_no_job(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packed: Any
+) -> None:
+    """What an archive may hold to be trained on is no limit of what is answered."""
+    for field in ("members", "member_bytes", "inflated_bytes"):
+        monkeypatch.setitem(vars(STRANGER), field, 1)
+    archive = packed({"a/good.png": GOOD, "b/good.png": GOOD, "zeros.png": bytes(2**20)})
+    path = tmp_path / f"set.{'zip' if packed is zipped else 'tar'}"
+    path.write_bytes(archive)
+    with pytest.raises(SourceError, match="1"):
+        open_source(path)
     server, _ = start(max_file_mib=0.5)
-    packed = tarred({"good.png": GOOD, "zeros.png": bytes(2**20)})
-    job = make(server, content=packed, headers=TAR)
-    assert finish(server, job)["failed"] == 1
+    job = make(server, content=archive, headers=ZIP if packed is zipped else TAR)
+    assert (finish(server, job)["failed"], len(lines(server, job))) == (1, 3)
 
 
 def test_same_bytes_as_something_else_are_another_job(start: Start) -> None:

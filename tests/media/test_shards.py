@@ -192,7 +192,6 @@ def test_index_goes_to_a_cache_where_the_shards_cannot_be_written_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run's own folder has it then."""
-    (tmp_path / "cache").mkdir()
     (tmp_path / "set").mkdir()
     two_shards(tmp_path / "set")
     readable = os.access

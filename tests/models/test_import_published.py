@@ -354,8 +354,8 @@ def test_export_takes_test_items_alone_for_an_imported_model(
         open_test_data(export_options(imported, None), described)
     with pytest.raises(SourceError, match="train split is not the one .* pass .*test items alone"):
         open_test_data(export_options(imported, mixed, split="val"), described)
-    source, _ = open_test_data(export_options(imported, alone), described)
-    assert source.labels == tuple(THREE)
+    data = open_test_data(export_options(imported, alone), described)
+    assert data.dataset.labels == tuple(THREE)
 
 
 @pytest.mark.parametrize("encoding", ["liere", "axial", "absolute"])

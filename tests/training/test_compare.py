@@ -22,7 +22,10 @@ from PIL import Image
 
 from media.dataset import prepare_split
 from media.duplicates import find_duplicates
+from media.index import Dataset
+from media.index.listing import index
 from media.sources import Item, Source, open_source
+from media.sources.stores import Held, Reading, Where
 from media.spec import Grid, InputSpec, SpecError
 from models.checkpoint import load_checkpoint, read_description
 from models.encodings import parse_encoding
@@ -415,28 +418,27 @@ def test_options_of_an_encoding_stay_with_it() -> None:
 # --- a part of the items -----------------------------------------------------------------------
 
 
-def source_of(labels: list[int]) -> Source:
+def data_of(labels: list[int]) -> Dataset:
     """Training items of these classes, and three to measure on."""
     items = [Item(f"t{i}", label, "train") for i, label in enumerate(labels)]
     items += [Item(f"v{label}", label, "val") for label in range(3)]
-    return Source("data", ("a", "b", "c"), tuple(items), lambda id_: id_.encode())
+    read = Reading(Held((np.zeros((1, 1)),)), lambda id_: Where())
+    return index(Source("data", ("a", "b", "c"), tuple(items), read))
 
 
 def test_part_of_a_split_is_balanced_and_grows() -> None:
     """Every class as often as any other while it lasts; a smaller part lies in a larger one."""
-    source, before_it = source_of([0] * 20 + [1] * 4 + [2] * 9), set[str]()
+    dataset, before_it = data_of([0] * 20 + [1] * 4 + [2] * 9), set[int]()
     for count, expected in ((3, [1, 1, 1]), (11, [4, 4, 3]), (12, [4] * 3), (20, [8, 4, 8])):
-        part = thin(source, "train", count)
-        items = part.split("train")
-        found = Counter(item.label for item in items)
-        assert sorted(found.values()) == sorted(expected)
-        assert part.split("val") == source.split("val")
-        ids = {item.id for item in items}
-        assert before_it <= ids
-        before_it = ids
-    assert [item.id for item in items] == [i.id for i in source.split("train") if i.id in ids]
-    assert thin(source, "train", 0) is source
-    assert thin(source, "train", 99) is source
+        part = thin(dataset, "train", count)
+        items = part.split("train").tolist()
+        assert sorted(part.counts()["train"]) == sorted(expected)
+        assert part.split("val").tolist() == dataset.split("val").tolist()
+        assert before_it <= set(items)
+        before_it = set(items)
+    assert items == [place for place in dataset.split("train") if place in before_it]
+    assert thin(dataset, "train", 0) is dataset
+    assert thin(dataset, "train", 99) is dataset
 
 
 def test_run_on_a_part_of_the_items_can_be_reported_and_exported(

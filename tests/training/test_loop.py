@@ -18,7 +18,7 @@ from training.config import Augment, TrainConfig
 from training.data import class_weights
 from training.loop import is_better
 from training.optim import learning_rate, make_average, make_optimiser
-from training.order import order_of
+from training.order import WINDOW, order_of
 from training.run import State
 from training.settings import override
 from training.step import Setup, make_batch, train_step
@@ -158,6 +158,18 @@ def test_balanced_class_weights_change_the_loss_as_stated() -> None:
     assert setup.weights is not None
     expected = (each * setup.weights[targets]).mean().item()
     assert train_step(setup, SAMPLES, 0, 0.01).loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_items_of_shards_are_taken_from_few_of_them_at_a_time() -> None:
+    """The order of an epoch permutes shards, and items within a window of them."""
+    setup = make_setup()
+    shards = np.repeat(np.arange(2 * WINDOW), 3)
+    labels = np.zeros(len(shards), np.int64)
+    assert isinstance(setup.training, Prepared)
+    training = dataclasses.replace(setup.training, labels=labels, shards=shards)
+    order = order_of(dataclasses.replace(setup, training=training), 1)
+    assert sorted(order) == list(range(len(shards)))
+    assert not {*shards[order[: 3 * WINDOW]]} & {*shards[order[3 * WINDOW :]]}
 
 
 def test_balanced_sampling_shows_every_class_equally_often() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import pytest
 from PIL import Image
 
 from media.duplicates import find_duplicates
-from media.sources import SourceError, open_source
+from media.index import open_dataset
+from media.sources import SourceError
 from media.spec import InputSpec, SpecError, VolumeSpec
 from models.spec import EncodingSpec, ModelSpec
+from tests.media.test_shards import shard
 from training.config import Augment, TrainConfig
 from training.data import describe, open_data, prepare, read_contents, with_classes
 from training.progress import Progress
@@ -56,6 +60,30 @@ def test_class_that_is_never_trained_on_is_refused(tmp_path: Path) -> None:
         open_data(make_config(data))
 
 
+def test_looking_through_shards_is_shown(tmp_path: Path) -> None:
+    """Byte by byte of those that have no index; by a bar of the run's own."""
+    for name in ("train-0", "train-1", "val-0"):
+        members = {f"{n}.jpg": b"%d" % n for n in range(4)}
+        members |= {f"{n}.cls": b"ab"[n % 2 :] for n in range(4)}
+        shard(tmp_path / f"{name}.tar", members)
+    total = sum(path.stat().st_size for path in tmp_path.iterdir())
+    with Progress() as progress:
+        assert open_data(make_config(tmp_path), indexing=progress.indexing).labels == ("ab", "b")
+        assert not progress.bar.tasks
+    sizes, done = list[int](), list[int]()
+
+    @contextlib.contextmanager
+    def indexing(size: int) -> Iterator[Callable[[int], None]]:
+        sizes.append(size)
+        yield done.append
+
+    for path in tmp_path.glob("*.index"):
+        path.unlink()
+    open_data(make_config(tmp_path), indexing=indexing)
+    assert sizes == [total]
+    assert 0.5 * total < sum(done) <= total  # what a tar is filled up with may be passed over
+
+
 def test_class_that_is_never_measured_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,7 +99,7 @@ def test_training_items_are_as_large_as_their_crops_want(tmp_path: Path) -> None
     """Only the training split is decoded oversized; the others are what is served."""
     data = make_folder(tmp_path / "data", {"train/a": 3, "train/b": 2, "val/a": 2, "val/b": 1})
     config = make_config(data, Augment(crop_scale=(0.5, 1.0), oversize=1.3))
-    source = open_source(data)
+    source = open_dataset(data)
     with Progress() as progress:
         training, validation = (prepare(source, s, config, progress) for s in ("train", "val"))
     assert training.pixels.shape == (5, 16, 31, 3)  # 1.3 times 12 and 24, rounded
@@ -84,7 +112,7 @@ def test_training_items_are_as_large_as_their_crops_want(tmp_path: Path) -> None
 
 def test_head_takes_the_number_of_labels(tmp_path: Path) -> None:
     """A number that was set by hand must be theirs."""
-    source = open_source(make_folder(tmp_path / "data", {"train/a": 3, "train/b": 2, "val/a": 2}))
+    source = open_dataset(make_folder(tmp_path / "data", {"train/a": 3, "train/b": 2, "val/a": 2}))
     assert with_classes(MODEL, source).classes == 2
     with pytest.raises(SpecError, match="data has 2 classes, model.classes is 7"):
         with_classes(ModelSpec(classes=7), source)

@@ -30,9 +30,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from media.contents import split_contents
 from media.duplicates import find_duplicates
-from media.sources import RULE, SPLITS, Source
+from media.index import Dataset, Digests
+from media.sources import RULE, SPLITS
 from media.spec import SpecError
 from models.encodings import options_help, parse_encoding, short_name
 from models.spec import EncodingSpec
@@ -130,22 +130,28 @@ def work(options: argparse.Namespace, dropped: list[str]) -> None:
     config = _config(options)
     begun = (options.out / RECIPE).exists()
     rule = load(options.out).recipe.rule if begun else RULE
-    source = data.open_data(config, rule)
-    source.split(options.split)  # which is an error where there is none
-    used = data.thin(source, "train", config.items)
+    with Progress() as progress:
+        dataset = data.open_data(config, rule, progress.indexing)
+    dataset.split(options.split)  # which is an error where there is none
+    used = data.thin(dataset, "train", config.items)
     check_steps(config, len(used.split("train")), 0)  # refused here rather than in every run
-    check_skipped(config, source, used)
-    contents = {split: split_contents(source, split) for split in source.present()}
+    check_skipped(config, dataset, used)
+    kept = options.out / ".digests"  # beside the cache of all runs
+    known = Digests(dataset, kept if begun else None)  # else the folder may be anybody's
+    with Progress() as progress, progress.reading(len(known.missing())) as advance:
+        known.complete(advance, workers=max(1, config.workers))
+    contents = known.contents()
     if not config.allow_duplicates:
-        find_duplicates(contents).check(source)
+        find_duplicates(contents).check(dataset)
     digests = {split: contents[split].sha256 for split in ("train", "val", options.split)}
     recipe = Recipe(config, tuple(options.scales), options.split, options.test_items, digests, rule)
-    data.thin(source, options.split, options.test_items)
-    check_encodings(recipe, encodings, source)
+    data.thin(dataset, options.split, options.test_items)
+    check_encodings(recipe, encodings, dataset)
     comparison = join(options.out, recipe, encodings, range(options.seeds))
+    known.keep(kept)
     if dropped:
         comparison = drop(options.out, dropped)
-    share(comparison, source, options.retry)
+    share(comparison, dataset, options.retry)
     if len({*comparison.finished(), *comparison.failures()}) == len(comparison.entries()):
         time_steps(comparison, options.rounds)
 
@@ -174,20 +180,20 @@ def _parse(name: str, option: str) -> EncodingSpec:
         raise SpecError(f"{option} {name}: {error}") from error
 
 
-def check_encodings(recipe: Recipe, encodings: list[str], source: Source) -> None:
+def check_encodings(recipe: Recipe, encodings: list[str], dataset: Dataset) -> None:
     """Build every model once: a wrong encoding is named before any training."""
     grids = [scaled(recipe.config.model.training_grid, scale) for scale in recipe.scales]
     for name in encodings:
         try:
             model = dataclasses.replace(recipe.config.model, encoding=parse_encoding(name))
-            built = VisionTransformer(data.with_classes(model, source), recipe.config.input)
+            built = VisionTransformer(data.with_classes(model, dataset), recipe.config.input)
             for grid in grids:
                 built.encoding.positions(grid)
         except SpecError as error:
             raise SpecError(f"--encodings {name}: {error}") from error
 
 
-def share(comparison: Comparison, source: Source, retry: bool = False) -> None:
+def share(comparison: Comparison, dataset: Dataset, retry: bool = False) -> None:
     """Train and measure runs that nobody is at, until there are none.
 
     Args:
@@ -207,7 +213,7 @@ def share(comparison: Comparison, source: Source, retry: bool = False) -> None:
                 busy = True
                 again.discard(entry.name)
                 say.print(f"{entry.name} (run {number} of {len(entries)})")
-                _try(comparison, entry, source)
+                _try(comparison, entry, dataset)
     done, failed = len(comparison.finished()), len(comparison.failures())
     taken = len(entries) - done - failed
     others = f"; {failed} failed" if failed else ""
@@ -215,24 +221,24 @@ def share(comparison: Comparison, source: Source, retry: bool = False) -> None:
     say.print(f"{done} of {len(entries)} runs are finished{others}; nothing is left to take")
 
 
-def _try(comparison: Comparison, entry: Entry, source: Source) -> None:
+def _try(comparison: Comparison, entry: Entry, dataset: Dataset) -> None:
     """Complete a run, or mark it: what is one encoding's own does not stop the others."""
     entry.forget_failure()
     try:
         with told("in the run"):
-            _complete(comparison, entry, source)
+            _complete(comparison, entry, dataset)
     except FloatingPointError as error:
         entry.mark_failed(str(error))
     except OutOfMemory as error:
         entry.mark_failed(error.reason)
 
 
-def _complete(comparison: Comparison, entry: Entry, source: Source) -> None:
+def _complete(comparison: Comparison, entry: Entry, dataset: Dataset) -> None:
     """One run to its end, from wherever it is."""
     resume, rule = Run(entry.root).exists(), comparison.recipe.rule
     train(entry.config, entry.root, resume=resume, report=False, rule=rule)
     with Progress() as progress:
-        measured = measure(entry.root, comparison.recipe, source, progress)
+        measured = measure(entry.root, comparison.recipe, dataset, progress)
     write_json(entry.root / MEASURED, measured)
 
 

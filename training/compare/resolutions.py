@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from media.dataset import Prepared
-from media.sources import Source
+from media.index import Dataset
 from media.spec import Grid
 from models.checkpoint import load_checkpoint
 from models.vit import VisionTransformer
@@ -26,7 +26,7 @@ from training.step import autocast
 SEED = 0
 
 
-def measure(root: Path, recipe: Recipe, source: Source, progress: Progress) -> dict[str, Any]:
+def measure(root: Path, recipe: Recipe, dataset: Dataset, progress: Progress) -> dict[str, Any]:
     """The best checkpoint of a finished run, as plain JSON; accuracies are top-1, 0 to 1.
 
     The network runs in the precision of the recipe, rotations are computed in float32.
@@ -37,7 +37,7 @@ def measure(root: Path, recipe: Recipe, source: Source, progress: Progress) -> d
     model, description = load_checkpoint(root / "best")
     device = pick_device(recipe.config.device)
     model.to(device)
-    held_out = data.thin(source, recipe.split, recipe.items)
+    held_out = data.thin(dataset, recipe.split, recipe.items)
     cache = Run(root).cache(description.notes["config"]["cache"])
     trained = model.spec.training_grid
 

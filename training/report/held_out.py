@@ -13,10 +13,11 @@ import torch
 from media.contents import Contents
 from media.dataset import Prepared, prepare_split
 from media.duplicates import Duplicates, find_duplicates, let_through
-from media.sources import Source, SourceError, open_source
+from media.index import Dataset, open_dataset
+from media.sources import SourceError
 from models.checkpoint import Description
 from models.vit import Encoded, VisionTransformer
-from training.data import check_labels, read_contents, rule_of
+from training.data import Bars, check_labels, read_contents, rule_of
 from training.evaluate import encode_for, logits_of
 from training.memory import told
 from training.report.predictions import Predictions
@@ -27,9 +28,6 @@ SPLITS = ("test", "val")
 #: Items measured between two moves of the bar.
 PIECE = 1024
 
-#: Begins a bar for some work on so many items; returns the function that advances it.
-Bars = Callable[[str, int], Callable[[int], None]]
-
 
 def predict(
     model: VisionTransformer,
@@ -39,6 +37,7 @@ def predict(
     *,
     skip_unreadable: bool = False,
     cache: Path | None = None,
+    digests: Path | None = None,
     allow_duplicates: bool = False,
 ) -> tuple[dict[str, Predictions], Duplicates]:
     """The model's answers to every held-out split that has items, at its training grid.
@@ -50,47 +49,54 @@ def predict(
         data: where the data lie; None for where training found them.
         allow_duplicates: go on where the same bytes lie in two splits.
         cache: folder that keeps decoded splits (``media.cache``).
+        digests: folder that keeps digests of what was read (``media.index.Digests``).
 
     Raises:
         SourceError: the data are not those of the run, items cannot be read, or are in two splits.
         FloatingPointError: a logit is not finite; the message names the item.
     """
-    source = open_held_out(description, data)
+    dataset = open_held_out(description, data, digests)
     device = description.notes["config"].get("device")
     model = model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     encoded = encode_for(model, model.spec.training_grid)
-    source.split("val")  # which is an error where there is none
-    contents = read_contents(source)
+    dataset.split("val")  # which is an error where there is none
+    contents = read_contents(dataset, digests, bar)
     if {"train", "test"} <= contents.keys():  # unseen only while train is what it was
         _check_split(description, "train", len(contents["train"].ids), contents["train"].sha256)
     duplicates = find_duplicates(contents)
     if not (allow_duplicates or let_through(description.notes)):
-        duplicates.check(source)
+        duplicates.check(dataset)
     options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "cache": cache}
     options["encoded"] = encoded
     return {
         split: _predict_split(
-            model, description, source, split, bar, contents=contents[split], **options
+            model, description, dataset, split, bar, contents=contents[split], **options
         )
         for split in SPLITS
         if split in contents
     }, duplicates
 
 
-def open_held_out(description: Description, data: Path | None) -> Source:
-    """The data of the run, split by its rule; SourceError if their labels are others."""
+def open_held_out(
+    description: Description, data: Path | None, kept: Path | None = None
+) -> Dataset:
+    """The data of the run, split by its rule; SourceError if their labels are others.
+
+    Args:
+        kept: a folder for indexes of shards, where nothing can be written beside these.
+    """
     path = data or Path(description.notes["config"]["data"])
     if not path.exists():
         raise SourceError(f"the data of the run are not at {path}: say where with --data")
-    source = open_source(path, rule_of(description.notes["data"]))
-    check_labels(description.notes, source)
-    return source
+    dataset = open_dataset(path, rule_of(description.notes["data"]), cache=kept)
+    check_labels(description.notes, dataset)
+    return dataset
 
 
 def _predict_split(
     model: VisionTransformer,
     description: Description,
-    source: Source,
+    dataset: Dataset,
     split: str,
     bar: Bars,
     *,
@@ -99,25 +105,25 @@ def _predict_split(
     cache: Path | None,
     contents: Contents,
 ) -> Predictions:
-    config, items = description.notes["config"], source.split(split)
+    config, places = description.notes["config"], dataset.split(split)
     with told(f"while decoding split {split}"):
         prepared = prepare_split(
-            source,
+            dataset,
             split,
             description.input,
             model.spec.training_grid,
             model.spec.patch,
             workers=max(1, config.get("workers", 1)),
             skip_unreadable=skip_unreadable or config.get("skip_unreadable", False),
-            advance=bar(f"decoding {split}", len(items)),
+            advance=bar(f"decoding {split}", len(places)),
             cache=cache,
             contents=contents,
         )
-    _check_split(description, split, len(items), prepared.sha256)
-    group_of = {item.id: item.group for item in items}
+    _check_split(description, split, len(places), prepared.sha256)
+    group_of = {item.id: item.group for item in dataset.view(split).items}
     batch = config.get("batch", 256) // config.get("accumulate", 1)
     with told(f"while measuring split {split}, {batch} items at a time"):
-        advance = bar(f"measuring {split}", len(items))
+        advance = bar(f"measuring {split}", len(places))
         logits = _logits(model, encoded, prepared, batch, advance)
     answers = Predictions(
         logits=logits,

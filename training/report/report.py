@@ -30,10 +30,10 @@ from models.bootstrap import DRAWS
 from models.checkpoint import CheckpointError, Description, load_checkpoint
 from models.measures import BINS, DEFINITIONS, Measures, measure
 from training.about_data import about_duplicates, how_split
-from training.data import rule_of
+from training.data import Bars, rule_of
 from training.failures import BAD_INPUT, FAILED
 from training.history import read_changes, shown
-from training.report.held_out import Bars, predict
+from training.report.held_out import predict
 from training.report.html import page
 from training.report.predictions import Predictions, PredictionsError, load_predictions
 from training.run import Run
@@ -99,13 +99,15 @@ def make_report(
     duplicates = _kept_duplicates(root / LINK) if predictions else {}
     with _bars(console) as bar:
         if not predictions:
+            cache = description.notes["config"].get("cache")
             predictions, found = predict(
                 model,
                 description,
                 data,
                 bar,
                 skip_unreadable=skip_unreadable,
-                cache=Run(root).cache(description.notes["config"].get("cache")),
+                cache=Run(root).cache(cache),
+                digests=Run(root).digests(cache),
                 allow_duplicates=allow_duplicates,
             )
             duplicates = found.as_json()
