@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks.host_synchronisations import Synchronisations
+from media.dataset import Prepared
 from media.spec import Grid
 from models.checkpoint import read_description
 from models.vit import VisionTransformer
@@ -159,6 +160,7 @@ def test_measuring_waits_for_the_device_once() -> None:
     """Whatever the number of batches; logits stay where the network is until the last one."""
     setup = make_setup()
     model = setup.model.eval()
+    assert isinstance(setup.validation, Prepared)
     with Synchronisations() as count:
         logits_of(model, setup.validation.pixels, batch=3)
     assert len(count.places) == count.places.total() == 1
