@@ -155,7 +155,7 @@ class Settings(BaseSettings):
         ge=0,
         le=256,
         description="processes that decode uploads; 0 is one more than CPUs, as for threads: where "
-        "several modalities are served one is kept for small files",
+        "several modalities or jobs are served one is kept for small files",
     )
     decode_seconds: float = Field(
         5.0, gt=0, le=600, description="wall time for one image, then its worker is killed"

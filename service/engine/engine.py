@@ -78,6 +78,7 @@ class Engine:
         self.pool = DecodePool(
             settings.decode_workers or cpus + 1,
             on_restart=self.metrics.worker_restarts.inc,
+            has_batch=settings.jobs is not None,
         )
         # Everything that touches a device runs in these threads: one for each lane, one that
         # replays goldens of each device, and one that examines bundles beside them.

@@ -104,12 +104,13 @@ def run(
     script: str | None = None,
     on_restart: Callable[[], None] = lambda: None,
     modalities: tuple[str, ...] = ("image",),
+    has_batch: bool = False,
 ) -> None:
     """Play a story with a pool, of real workers or of a script."""
     command = {} if script is None else {"command": (sys.executable, "-c", script)}
 
     async def play() -> None:
-        pool = DecodePool(workers, on_restart, **command)
+        pool = DecodePool(workers, on_restart, **command, has_batch=has_batch)
         await pool.start(modalities)
         try:
             await asyncio.wait_for(story(pool), 30)
@@ -712,6 +713,21 @@ def test_workers_become_warm_for_what_is_served_later() -> None:
 def settled(pool: DecodePool) -> bool:
     """Whether no worker is starting, and none is left over."""
     return len(pool.staff.alive) == pool.ready == pool.staff.workers and not pool.staff._spawning
+
+
+def test_one_worker_is_kept_where_batch_work_may_come_beside_images() -> None:
+    """It takes none of it: the files of a job go to workers that stand below it for the kernel."""
+
+    async def story(pool: DecodePool) -> None:
+        assert sorted(one.place.small_only for one in pool.staff.ready) == [False, True]
+        batch = pool.prepare(asked(seconds=60), b"r", kind=BATCH)
+        kept = next(one for one in pool.staff.ready if one.place.small_only)
+        working = asyncio.create_task(batch)
+        await asyncio.sleep(0)
+        assert not kept.tasks
+        assert (await working).grid == "2x3"
+
+    run(story, workers=2, script=OBEDIENT, has_batch=True)
 
 
 @alone

@@ -44,13 +44,14 @@ class DecodePool:
     """``workers`` processes, each with one item (or two small ones); the rest wait.
 
     Whose turn it is says ``service.engine.schedule``: modalities take turns by the processor
-    seconds that they used, the earliest deadline first within each. Where several are served, one
-    worker takes small files alone, and while others come no modality but images may hold all of the
-    rest. Batch work is a kind of its own, whatever its modality: it is never small, and nothing is
-    kept for it.
+    seconds that they used, the earliest deadline first within each. Where several are served, or
+    batch work beside images, one worker takes small files alone, and while others come no modality
+    but images may hold all of the rest. Batch work is a kind of its own, whatever its
+    modality: it is never small, and nothing is kept for it.
 
     Args:
         on_restart: called whenever a worker is replaced.
+        has_batch: whether batch work may come.
 
     Attributes:
         costs: by modality, learnt from every file.
@@ -63,11 +64,14 @@ class DecodePool:
         workers: int,
         on_restart: Callable[[], None] = lambda: None,
         command: tuple[str, ...] = COMMAND,
+        has_batch: bool = False,
     ) -> None:
         self.costs: defaultdict[str, DecodeCosts] = defaultdict(DecodeCosts)
         self.ahead: Callable[[str], float] = lambda kind: 0.0
         self.bytes_ahead: Callable[[], int] = lambda: 0
-        self.staff = Staff(workers, self._make_worker, command, self.begin_next, on_restart)
+        self.staff = Staff(
+            workers, self._make_worker, command, self.begin_next, on_restart, has_batch
+        )
         self._waiting: defaultdict[Queue, Earliest[Task]] = defaultdict(Earliest)
         self._turns = Turns()
         self._came: dict[str, float] = {}  # kind -> when the newest item came

@@ -18,13 +18,14 @@ RESPAWN_SECONDS = 1.0
 
 
 class Staff:
-    """``workers`` processes, one of them for small files where several modalities are served.
+    """``workers`` processes, one of them for small files where there are images and others.
 
     Args:
         make: a worker of its socket and its place, which enters itself in ``alive`` as soon as it
             has a process, and calls ``lose`` when that has ended.
         on_ready: called when one more can be given items.
         on_restart: called whenever a worker that ended is replaced.
+        has_batch: whether batch work may come, which counts as others.
 
     Attributes:
         alive: all that have a process.
@@ -40,8 +41,10 @@ class Staff:
         command: tuple[str, ...],
         on_ready: Callable[[], None],
         on_restart: Callable[[], None],
+        has_batch: bool = False,
     ) -> None:
         self.workers = workers
+        self._has_batch = has_batch
         self._make = make
         self._command = command
         self._on_ready = on_ready
@@ -78,7 +81,8 @@ class Staff:
 
     def _places(self) -> list[Place]:
         """Of every worker, as it should be."""
-        kept = self.workers > 1 and "image" in self._modalities and len(self._modalities) > 1
+        has_large = self._has_batch or len(self._modalities) > 1
+        kept = self.workers > 1 and "image" in self._modalities and has_large
         return [Place(self._modalities, kept and not number) for number in range(self.workers)]
 
     def _missing(self) -> list[Place]:
