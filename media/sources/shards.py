@@ -61,10 +61,11 @@ def find_shards(path: Path) -> list[Path]:
     Raises:
         SourceError: a shard of a pattern is missing.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  # a pattern may be longer than a path can be
         names = [name for name in sorted(one.name for one in path.iterdir()) if not is_junk(name)]
         return _only_shards(path, names)
-    if not path.name.endswith(".tar") or not re.search(r"[{*?\[]", str(path)) or path.exists():
+    is_pattern = path.name.endswith(".tar") and re.search(r"[{*?\[]", str(path))
+    if not is_pattern or os.path.exists(path):  # noqa: PTH110
         return []
     found: list[Path] = []
     for pattern in _expanded(str(path)):

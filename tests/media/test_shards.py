@@ -162,6 +162,14 @@ def test_pattern_of_which_a_shard_is_missing_is_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path / "train-{00..01}.tar")
 
 
+def test_pattern_may_be_longer_than_a_path_can_be(tmp_path: Path) -> None:
+    """Names one by one, of shards that do not follow each other."""
+    two_shards(tmp_path)
+    pattern = "{" + ",".join(["train-00", "val-00"] * 40) + "}.tar"
+    assert len(pattern) > 255
+    assert as_items(open_dataset(tmp_path / pattern)) == as_items(open_dataset(tmp_path))
+
+
 def test_index_is_kept_beside_the_shard_and_follows_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

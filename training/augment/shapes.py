@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 import torch
@@ -25,10 +26,13 @@ def mirror(pixels: np.ndarray, draws: np.ndarray, axes: Sequence[int]) -> np.nda
     Returns:
         [B, *sides, C].
     """
-    moved = whole_pixels(pixels).copy()  # [B, *sides]
-    for axis, draw in zip(axes, draws.T, strict=True):
-        chosen = draw < 0.5  # [B]
-        moved[chosen] = np.flip(moved[chosen], axis)
+    whole = whole_pixels(pixels)  # [B, *sides]
+    moved = np.empty_like(whole)
+    for item, turned in enumerate(draws < 0.5):  # each is copied once
+        steps = [slice(None)] * whole[item].ndim
+        for axis in compress(axes, turned):
+            steps[axis - 1] = slice(None, None, -1)
+        moved[item] = whole[item][tuple(steps)]
     return moved.view(pixels.dtype).reshape(pixels.shape)
 
 
