@@ -96,8 +96,8 @@ def shards_in(folder: Path, quarter: bool) -> Path:
     """The folder, or a pattern of the first quarter of its shards."""
     if not quarter:
         return folder
-    names = sorted((path.name for path in folder.glob("*.tar")), key=lambda name: name[-9:])
-    return folder / ("{" + ",".join(names[: len(names) // 4])[: -len(".tar")] + "}.tar")
+    names = sorted((path.stem for path in folder.glob("*.tar")), key=lambda name: name[-5:])
+    return folder / ("{" + ",".join(names[: len(names) // 4]) + "}.tar")
 
 
 def measured(folder: Path) -> dict[str, Any]:
