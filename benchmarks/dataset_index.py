@@ -157,7 +157,7 @@ def started(data: Path, folder: Path) -> tuple[Dataset, Digests]:
 
 
 def kept_in(data: Path) -> Path:
-    return (data if data.is_dir() else data.parent) / ".digests"
+    return (data.parent if data.name.endswith(".tar") else data) / ".digests"
 
 
 def read_some(dataset: Dataset) -> int:
