@@ -19,7 +19,7 @@ from media.sources.texts import Texts
 def open_dataset(
     path: Path,
     rule: int = RULE,
-    limits: SourceLimits = TRAINER,
+    limits: SourceLimits = TRAINER.source,
     cache: Path | None = None,
     indexing: Indexing = quiet,
 ) -> Dataset:

@@ -63,7 +63,7 @@ ARCHIVES: dict[str, Callable[[Path, SourceLimits], Tree]] = {
 ENDINGS = (".csv", ".npz", *ARCHIVES)
 
 
-def open_source(path: Path, rule: int = RULE, limits: SourceLimits = STRANGER) -> Source:
+def open_source(path: Path, rule: int = RULE, limits: SourceLimits = STRANGER.source) -> Source:
     """Open a folder, or a file by its ending, with a split for every item.
 
     Args:
@@ -80,7 +80,7 @@ def list_source(
     path: Path,
     rule: int = RULE,
     extra_columns: bool = False,
-    limits: SourceLimits = STRANGER,
+    limits: SourceLimits = STRANGER.source,
 ) -> Source:
     """The items as the data give them; ``split`` is empty where they give none.
 
