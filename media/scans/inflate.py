@@ -2,8 +2,8 @@
 
 What comes out is written into one array of the size that the file's own header told, and whatever
 lies behind it is inflated piece by piece, for the checksum, and dropped. The whole stream is held
-to the limits on bytes and, above ``FREE_BYTES``, on how many times as many they are as came in: masks
-of a small scan pack a thousandfold and are honest.
+to a limit on its bytes and, above ``FREE_BYTES``, on how many times as many they are as came in:
+masks of a small scan pack a thousandfold and are honest.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ The order is: intensity window first, then resampling in float32, then rounding.
 outside the window does not bleed into its neighbours, and values are rounded once.
 
 Memory: the voxels stay in their stored type, in the bytes that came in where these are not
-packed; float32 exists for a block of a million voxels at a time. Beside the file (a stranger's: at
-most 256 MiB) and what it inflates to (at most 512 MiB) a decode takes less than 100 MiB, most of it for the
-sample of which the percentiles of large scans are taken; ``benchmarks.decode_volume`` measures it.
+packed; float32 exists for a block of a million voxels at a time. Beside the file (a stranger's has
+at most 256 MiB) and what it inflates to (512 MiB) a decode takes less than 100 MiB, most of it for
+the sample of which percentiles of large scans are taken; ``benchmarks.decode_volume`` measures it.
 DICOM takes its voxels once more, as float32 and with a mask where slices have slopes of their own
 or padding.
 """
@@ -83,8 +83,10 @@ def read(
         MediaError: see its subclasses.
     """
     volume = cast(VolumeSpec, spec.volume)  # an InputSpec for volumes has it
-    load_media = arrays.from_array if isinstance(media, np.ndarray) else load
-    scan = load_media(media, limits.scan)  # type: ignore[arg-type]
+    if isinstance(media, np.ndarray):
+        scan = arrays.from_array(media, limits.scan)
+    else:
+        scan = load(media, limits.scan)
     oriented = geometry.orient(scan)
     size = oriented.voxels.shape
     pixels = fitting(_extent(oriented, volume.spacing), sizes)

@@ -93,7 +93,7 @@ def test_long_clip_is_read_at_any_moment(moment: float, shown: int) -> None:
 
 
 def test_scan_that_memory_cannot_bear_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trainer's scan may be as large as the memory is, and the message says which of them it is."""
+    """A trainer's scan may be as large as the memory is, and the message says how large that is."""
     data, sides = nifti(np.zeros((20, 30, 40), np.int16)), SIDES["volume"]
     monkeypatch.setattr(media.limits, "memory_bytes", lambda: 30_000)
     for one in (data, gzip.compress(data)):
