@@ -62,7 +62,8 @@ class ScanLimits:
 
     Attributes:
         file_bytes: of its file.
-        inflated_bytes: of its voxels, and of what packed data become; 0 for the whole memory.
+        inflated_bytes: of its voxels, and of what packed data become; 0 for half of the memory,
+            as its file lies there too.
         ratio: how many times their size packed data may become, above 16 MiB; deflate ends at 1032.
         voxels, side: of all axes together, and of one.
         slices: of DICOM, frames over all files.
@@ -85,7 +86,7 @@ class ScanLimits:
     @property
     def most_bytes(self) -> int:
         """``inflated_bytes`` in numbers."""
-        return self.inflated_bytes or memory_bytes()
+        return self.inflated_bytes or memory_bytes() // 2
 
     @property
     def value_bytes(self) -> int:
@@ -104,7 +105,7 @@ class Limits:
 
 #: Of whoever is not known.
 STRANGER = Limits()
-#: As many members as 31 bits can number; a day of 120 frames a second; scans as large as memory is.
+#: As many members as 31 bits can number; a day of 120 frames a second; scans that memory can bear.
 TRAINER = Limits(
     SourceLimits(members=2**31 - 1, member_bytes=64 * 2**30),
     ClipLimits(64 * 2**30, seconds=24 * 3600, packets=120 * 24 * 3600, decoded=120 * 24 * 3600),

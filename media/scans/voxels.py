@@ -84,7 +84,7 @@ def byte_count(shape: tuple[int, int, int], dtype: np.dtype, limits: ScanLimits)
     """Bytes that the voxels take; MediaTooLarge where no file may hold that many."""
     size = math.prod(shape) * dtype.itemsize
     if size > (most := limits.most_bytes):
-        own = "" if limits.inflated_bytes else ", which is all the memory that there is"
+        own = "" if limits.inflated_bytes else ", half of the memory that there is"
         raise MediaTooLarge(
             f"the voxels of a scan may take at most {most} bytes{own}; "
             f"these are {_x(shape)} {dtype.name}, which takes {size}"

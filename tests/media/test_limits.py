@@ -93,11 +93,11 @@ def test_long_clip_is_read_at_any_moment(moment: float, shown: int) -> None:
 
 
 def test_scan_that_memory_cannot_bear_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trainer's scan may be as large as the memory is, and the message says how large that is."""
+    """A trainer's scan may take half of the memory, and the message says how much that is."""
     data, sides = nifti(np.zeros((20, 30, 40), np.int16)), SIDES["volume"]
-    monkeypatch.setattr(media.limits, "memory_bytes", lambda: 30_000)
+    monkeypatch.setattr(media.limits, "memory_bytes", lambda: 60_000)
     for one in (data, gzip.compress(data)):
-        with pytest.raises(MediaTooLarge, match="30000 bytes, which is all the memory .* 48000"):
+        with pytest.raises(MediaTooLarge, match="30000 bytes, half of the memory .* takes 48000"):
             read(one, SCANS, Grid(sides), (1, 1, 1), limits=TRAINER)
     few = Limits(scan=ScanLimits(inflated_bytes=30_000))
     with pytest.raises(MediaTooLarge, match="at most 30000 bytes; these are .* 48000"):
