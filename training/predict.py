@@ -7,6 +7,9 @@ scan that is itself a zip or an npz lies in a folder. Nothing is decoded but wha
 next, so DATA may be larger than the memory; nothing is written there, save for the index beside
 shards.
 
+  python -m training predict runs/mine photos --out predictions.csv
+  python -m training predict runs/mine labels.csv --split test --grid 10x10 --out test.csv
+
 A row of the CSV is one item:
 
   id           its path in DATA, or the name it has there
@@ -277,7 +280,10 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=_none_or_more, metavar="N", help="processes that read ahead, 0 for none "
         "(default: the run's; none where one batch is all)",
     )  # fmt: skip
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="(default: a GPU where there is one)",
+    )  # fmt: skip
     return parser
 
 
