@@ -31,18 +31,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import dataclasses
-import io
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import torch
 
 from media.files import atomic_file
 from media.index import Dataset, Wanted, open_media
@@ -50,22 +45,18 @@ from media.index.columns import NONE
 from media.sources import RULE, SPLITS
 from media.spec import Grid, SpecError
 from models.checkpoint import Description, load_checkpoint
-from models.vit import VisionTransformer
+from training.answers import Count, answers_of, write_table
 from training.batches import NoBatch, Rows
 from training.checks import pick_device
 from training.data import rule_of
-from training.evaluate import VALUES, encode_for, logits_of
+from training.evaluate import VALUES
 from training.failures import BAD_INPUT, FAILED
 from training.finetune import checkpoint_folder
 from training.listed import Listed
-from training.loader import Loader
-from training.memory import told
 from training.progress import Progress
 
-COLUMNS = ("id", "label", "predicted", "probability", "problem")
 #: The split that items which are asked for are put into, whatever they are in.
 ASKED = "test"
-NOT_FINITE = "the model gives no finite answer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,39 +75,6 @@ class Options:
     batch: int | None = None
     workers: int | None = None
     device: str = "auto"
-
-
-class Answers(NamedTuple):
-    """Of some items that follow each other, n of them.
-
-    Attributes:
-        first: place of the first one in the split.
-        logits: float32 [n, classes], means over views; of an item with a problem they mean nothing.
-        problems: place of an item -> why it has no answer.
-    """
-
-    first: int
-    logits: np.ndarray
-    problems: dict[int, str]
-
-
-@dataclasses.dataclass
-class Count:
-    """How many items got what; ``known`` have an answer and a label that is one of the model's."""
-
-    items: int = 0
-    problems: int = 0
-    known: int = 0
-    right: int = 0  # of the known
-
-    def __str__(self) -> str:
-        text = f"{self.items} items"
-        if self.problems:
-            text += f", {self.problems} without an answer (column problem)"
-        if self.known:
-            right = self.right / self.known
-            text += f"; top-1 {right:.4f} of {self.known} whose label is one of the model's"
-        return text
 
 
 def main(arguments: list[str]) -> int:
@@ -173,9 +131,9 @@ def predict(run: Path, data: Path, out: Path, options: Options) -> Count:
         listed = Listed(dataset, ASKED, wanted)
         rows = Rows(listed, workers, batch * listed.views, tolerant=True)
         advance = until_end.enter_context(progress.predicting(items))
-        answers = until_end.enter_context(contextlib.closing(_answers(model.to(device), rows)))
+        answers = until_end.enter_context(contextlib.closing(answers_of(model.to(device), rows)))
         with atomic_file(out) as stream:
-            return _write(stream, answers, listed, description.labels, advance)
+            return write_table(stream, answers, listed, description.labels, advance)
 
 
 def _open(data: Path, description: Description, split: str | None, progress: Progress) -> Dataset:
@@ -200,62 +158,6 @@ def _how(
     batch = max(1, min(batch, VALUES // values))
     workers = config.get("workers", 2) if options.workers is None else options.workers
     return batch, workers if items > batch else 0
-
-
-def _answers(model: VisionTransformer, rows: Rows) -> Generator[Answers, None, None]:
-    """Of all items, in order."""
-    views, step = rows.listed.views, rows.step
-    grid = Grid(tuple(map(int.__floordiv__, rows.listed.wanted.pixels, model.spec.patch)))
-    with told(f"while answering for {step // views} items at a time; --batch N takes fewer"):
-        encoded = encode_for(model, grid)
-        count = math.ceil(len(rows) / step)
-        loader = Loader(rows, 0, count, model.head.weight.device)
-        try:
-            for number in range(count):
-                batch = loader.take(number, rows.rows(number))
-                pixels = batch.pixels.numpy()
-                logits = logits_of(model, pixels, step, encoded=encoded).float().numpy()
-                own = logits.reshape(-1, views, logits.shape[1]).mean(axis=1)  # [n, classes]
-                yield Answers(number * step // views, own, dict(batch.problems))
-        finally:
-            loader.close()
-
-
-def _write(
-    stream: BinaryIO,
-    answers: Iterable[Answers],
-    listed: Listed,
-    labels: tuple[str, ...],
-    advance: Callable[[int], None],
-) -> Count:
-    """The head of the table and a row for every item.
-
-    Args:
-        labels: of the model.
-        advance: called with the number of items just written.
-    """
-    text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-    writer, count = csv.writer(text, lineterminator="\n"), Count()
-    writer.writerow([*COLUMNS, *(f"p({label})" for label in labels)])
-    names, ids = listed.dataset.labels, listed.ids
-    for first, logits, problems in answers:
-        probabilities = torch.from_numpy(logits).double().softmax(1).numpy()  # [n, classes]
-        for item, row in enumerate(probabilities, first):
-            label = names[listed.labels[item]] if listed.labels[item] >= 0 else ""
-            problem = problems.get(item, "" if np.isfinite(row).all() else NOT_FINITE)
-            count.items += 1
-            if problem:
-                count.problems += 1
-                writer.writerow([ids[item], label, "", "", problem, *[""] * len(labels)])
-                continue
-            predicted = labels[row.argmax()]
-            count.known += label in labels
-            count.right += label == predicted
-            shown = [f"{one:.9g}" for one in row.tolist()]
-            writer.writerow([ids[item], label, predicted, shown[row.argmax()], "", *shown])
-        advance(len(logits))
-    text.detach()  # written out; whoever opened the file closes it
-    return count
 
 
 def _parser() -> argparse.ArgumentParser:

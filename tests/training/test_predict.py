@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-import training.predict
+import training.answers
 from media.dataset import prepare_split
 from media.index import open_dataset
 from media.spec import Grid, InputSpec, VideoSpec
@@ -248,7 +248,7 @@ def test_answer_that_is_no_number_is_a_problem(
 ) -> None:
     """It is said of the item and not written as one."""
     broken = torch.tensor([[1.0, 2, 3], [1, torch.nan, 3], [1, 2, torch.inf], [3, 2, 1]])
-    monkeypatch.setattr(training.predict, "logits_of", lambda *_, **__: broken)
+    monkeypatch.setattr(training.answers, "logits_of", lambda *_, **__: broken)
     rows = predict(run, pictures / "val/red", tmp_path / "a.csv", status=1)
     answered = ["red", "", "", "blue"]
     assert [row["predicted"] for row in rows] == answered
@@ -261,7 +261,7 @@ def test_no_more_is_decoded_than_is_answered_for_next(
     run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch at a time, so that data may be larger than the memory."""
-    read, answer, reads, seen = Listed.read, training.predict.logits_of, [], []
+    read, answer, reads, seen = Listed.read, training.answers.logits_of, [], []
 
     def reading(listed: Listed, item: int) -> np.ndarray:
         reads.append(item)
@@ -272,7 +272,7 @@ def test_no_more_is_decoded_than_is_answered_for_next(
         return answer(*arguments, **options)
 
     monkeypatch.setattr(Listed, "read", reading)
-    monkeypatch.setattr(training.predict, "logits_of", answering)
+    monkeypatch.setattr(training.answers, "logits_of", answering)
     predict(run, pictures / "train", tmp_path / "a.csv", "--batch", "9", "--workers", "0")
     assert seen == [9, 18, 27, 36, 42]
 
@@ -282,7 +282,7 @@ def test_table_is_there_whole_or_not_at_all(
     run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     """Nor does anything else stay behind, whatever ends it."""
-    answer, calls = training.predict.logits_of, []
+    answer, calls = training.answers.logits_of, []
 
     def ending(*arguments: Any, **options: Any) -> torch.Tensor:
         calls.append(len(names(tmp_path)))
@@ -290,12 +290,35 @@ def test_table_is_there_whole_or_not_at_all(
             raise error
         return answer(*arguments, **options)
 
-    monkeypatch.setattr(training.predict, "logits_of", ending)
+    monkeypatch.setattr(training.answers, "logits_of", ending)
     arguments = ["predict", str(run), str(pictures), "--out", str(tmp_path / "a.csv")]
     status = 130 if isinstance(error, KeyboardInterrupt) else 1
     assert main([*arguments, "--batch", "9", "--workers", "0"]) == status
     assert calls == [1, 1]
     assert names(tmp_path) == set()
+
+
+def test_too_little_memory_says_what_takes_less(
+    run: Path, pictures: Path, tmp_path: Path, capsys: Chatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the network, and of what reads ahead of it."""
+    arguments = ["predict", str(run), str(pictures), "--out", str(tmp_path / "a.csv"), "--batch"]
+
+    def greedy(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.answers, "logits_of", greedy)
+        message = "out of memory while answering for 9 items at a time; --batch N takes fewer"
+        check_refused([*arguments, "9", "--workers", "0"], capsys, message, status=1)
+    monkeypatch.setattr("training.loader.start_server", greedy_start)
+    message = r"no worker process can be started: .*; try --workers 1 or --workers 0\n"
+    check_refused([*arguments, "9", "--workers", "2"], capsys, message, status=1)
+    assert names(tmp_path) == set()
+
+
+def greedy_start(*_: str) -> None:
+    raise OSError(12, "Cannot allocate memory")
 
 
 REFUSED: dict[str, tuple[str, tuple[str, ...], str]] = {
