@@ -4,8 +4,8 @@ DATA is whatever training takes (a folder, a CSV, an npz, a zip or tar, shards),
 items need no label: a folder may hold nothing but pictures, a CSV no column but path. Where
 folders, tables or shards say labels, these stand beside the answers. An archive is one of items: a
 scan that is itself a zip or an npz lies in a folder. Nothing is decoded but what is answered for
-next, so DATA may be larger than the memory; nothing is written there, save for the index beside
-shards.
+next, so DATA may be larger than the memory, but for an npz and a tar.gz, which lie in it; nothing
+is written there, save for the index beside shards.
 
   python -m training predict runs/mine photos --out predictions.csv
   python -m training predict runs/mine labels.csv --split test --grid 10x10 --out test.csv
