@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kill_training import ROOT
+from benchmarks.kill_training import ROOT, below
 from benchmarks.loader import photograph
 
 CLASSES, VALIDATION = 10, 20
@@ -106,19 +106,6 @@ def peak(data: Path, out: Path, batch: int, steps: int) -> int:
             run.terminate()
             run.wait()
     return most
-
-
-def below(process: int) -> list[int]:
-    """All processes that one has started, and those that they have."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(") ")[2].split()[1])
-    found, new = [], [process]
-    while new:
-        new = [child for child, parent in parents.items() if parent in new]
-        found += new
-    return found
 
 
 def pss(process: int) -> int:
