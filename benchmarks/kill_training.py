@@ -211,7 +211,7 @@ def run_trial(
     trial, draws = Trial(seed), random.Random(f"{number.name} {seed}")
     mode = MODES[seed % len(MODES)] if number == signal.SIGKILL else "any"
     starts, several = 0, ground.processes > 1
-    expected = (*INTERRUPTED[number], *[1] * several)  # torchrun's own, whatever ended its processes
+    expected = (*INTERRUPTED[number], *[1] * several)  # torchrun's own, whatever ended it
     while not trial.places:
         out = ground.folder / f"{number.name}-{seed}-{starts}"
         starts += 1
@@ -362,7 +362,8 @@ def may_resume(ground: Ground, out: Path, trial: Trial) -> bool:
         return True
     if out.with_suffix(".log").exists():
         refusal = start(ground.data, out, True, ground.more, ground.processes).wait()
-        if refusal != (1 if ground.processes > 1 else 2) or "holds no checkpoint to resume from" not in log_of(out):
+        expected = 2 if ground.processes == 1 else 1  # torchrun's own, whatever it was
+        if refusal != expected or "holds no checkpoint to resume from" not in log_of(out):
             trial.wrong.append(f"--resume without a checkpoint ended with {refusal}")
     return False
 

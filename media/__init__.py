@@ -14,6 +14,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from media.limits import STRANGER, Limits
 from media.part import Part
 from media.sample import Media, Sample
 from media.spec import Grid, InputSpec
@@ -53,6 +54,7 @@ class Reader(Protocol):
         sizes: Sequence[tuple[int, ...]],
         views: int,
         part: Part | None = None,
+        limits: Limits = STRANGER,
     ) -> Sample:
         """One item as arrays of one of ``sizes``, pixels per axis; MediaError if that cannot be.
 
@@ -68,12 +70,18 @@ def reader(modality: str) -> Reader:
 
 
 def read(
-    media: Media, spec: InputSpec, grid: Grid, patch: tuple[int, ...], views: int | None = None
+    media: Media,
+    spec: InputSpec,
+    grid: Grid,
+    patch: tuple[int, ...],
+    views: int | None = None,
+    limits: Limits = STRANGER,
 ) -> Sample:
     """Decode and shape one item for a model.
 
     Args:
         views: of a clip; None for as many as the InputSpec says.
+        limits: on what a file may ask for (``media.limits``).
 
     Returns:
         ``pixels`` is ``[views, *grid.pixels(patch), channels]``.
@@ -81,7 +89,7 @@ def read(
     Raises:
         MediaError: the bytes are of an unsupported type, broken, or over a limit.
     """
-    return read_fitting(media, spec, [grid], patch, views)[0]
+    return read_fitting(media, spec, [grid], patch, views, limits)[0]
 
 
 def read_fitting(
@@ -90,6 +98,7 @@ def read_fitting(
     grids: Sequence[Grid],
     patch: tuple[int, ...],
     views: int | None = None,
+    limits: Limits = STRANGER,
 ) -> tuple[Sample, Grid]:
     """``read`` with the grid that fits the item's own size, and which one that is.
 
@@ -99,13 +108,20 @@ def read_fitting(
     in the model's own voxels where these have a spacing.
     """
     sizes = {grid.pixels(patch): grid for grid in grids}
-    sample = reader(spec.modality).read(media, spec, list(sizes), views or spec.views)
+    read_sizes = reader(spec.modality).read
+    sample = read_sizes(media, spec, list(sizes), views or spec.views, limits=limits)
     return sample, sizes[sample.pixels.shape[1:-1]]
 
 
-def read_part(media: Media, spec: InputSpec, size: tuple[int, ...], part: Part) -> np.ndarray:
+def read_part(
+    media: Media,
+    spec: InputSpec,
+    size: tuple[int, ...],
+    part: Part,
+    limits: Limits = STRANGER,
+) -> np.ndarray:
     """A part of one item, ``[*size, channels]``; raises as ``read`` does."""
-    return reader(spec.modality).read(media, spec, [size], 1, part).pixels[0]
+    return reader(spec.modality).read(media, spec, [size], 1, part, limits).pixels[0]
 
 
 def prepare(media: Media, spec: InputSpec, grid: Grid, patch: tuple[int, ...]) -> np.ndarray:

@@ -20,6 +20,7 @@ from media import Media, MediaError, read
 from media.cache import Add, cache_key, cached
 from media.contents import DIGEST_BYTES, Contents, Hashes, contents_of, read_pieces
 from media.index.dataset import Dataset
+from media.limits import TRAINER
 from media.sources import Item, Source, SourceError
 from media.spec import Grid, InputSpec
 
@@ -169,7 +170,7 @@ class _Wanted:
         return skipped
 
     def _views(self, medium: Media) -> np.ndarray:
-        pixels = read(medium, self.spec, self.grid, self.patch).pixels
+        pixels = read(medium, self.spec, self.grid, self.patch, limits=TRAINER).pixels
         assert pixels.shape == (self.spec.views, *self.row)
         assert pixels.dtype == np.dtype(self.spec.dtype)
         return pixels

@@ -1,4 +1,4 @@
-"""python -m training PRESET --data PATH --out RUN, ... compare, ... split, ... report."""
+"""python -m training PRESET --data PATH --out RUN, ... compare, split, report, predict."""
 
 from __future__ import annotations
 

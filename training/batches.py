@@ -28,6 +28,8 @@ from training.order import order_of
 
 #: Where batches lie on their way from a worker.
 SHARED = Path("/dev/shm")
+#: What reading an item raises where it is the item's fault.
+UNREADABLE = (MediaError, OSError, Changed)
 
 
 class NoBatch(OSError):
@@ -50,11 +52,14 @@ class Batch(NamedTuple):
             process of several B are its own rows.
         samples: places of the items in their split, int64 [B].
         taken: draws that every sample has used.
+        problems: of items that cannot be read and are zeros here, their places in the split, each
+            with the reason.
     """
 
     pixels: Tensor
     samples: Tensor
     taken: int
+    problems: tuple[tuple[int, str], ...] = ()
 
 
 class Batches:
@@ -116,13 +121,20 @@ class Rows:
         shape: of all of them.
         workers: processes that read ahead.
         step: how many at a time.
+        tolerant: whether an item that cannot be read is a problem of the batch and no error.
         items: those of the split that N counts.
     """
 
     def __init__(
-        self, listed: Listed, workers: int, step: int = 1, items: slice = slice(None)
+        self,
+        listed: Listed,
+        workers: int,
+        step: int = 1,
+        tolerant: bool = False,
+        items: slice = slice(None),
     ) -> None:
-        self.listed, self.workers, self.step, self.items = listed, workers, step, items
+        self.listed, self.workers, self.step, self.tolerant = listed, workers, step, tolerant
+        self.items = items
         self._first, end, _ = items.indices(len(listed.places))
         rows = (end - self._first) * listed.views
         self.modality = listed.wanted.spec.modality
@@ -137,7 +149,7 @@ class Rows:
 
     def in_steps(self, step: int) -> Rows:
         """The same, so many at a time."""
-        return Rows(self.listed, self.workers, step, self.items)
+        return Rows(self.listed, self.workers, step, self.tolerant, self.items)
 
     def name(self, number: int) -> str:
         """In words."""
@@ -148,12 +160,23 @@ class Rows:
         return np.arange(number * self.step, min((number + 1) * self.step, len(self)))
 
     def _read(self, rows: np.ndarray) -> Batch:
-        listed, views = self.listed, self.listed.views
+        views = self.listed.views
         items = range(rows[0] // views, rows[-1] // views + 1)
-        places = (self._first + item for item in items)
-        found = [named(listed, item, lambda i=item: listed.read(i)) for item in places]  # type: ignore[misc]
+        problems: list[tuple[int, str]] = []
+        found = [self._item(self._first + item, problems) for item in items]
         pixels = np.concatenate(found)[rows - items[0] * views]  # [step, *pixels, C]
-        return Batch(torch.from_numpy(pixels), torch.from_numpy(rows), 0)
+        return Batch(torch.from_numpy(pixels), torch.from_numpy(rows), 0, tuple(problems))
+
+    def _item(self, item: int, problems: list[tuple[int, str]]) -> np.ndarray:
+        """Its views, [V, *pixels, C]."""
+        listed = self.listed
+        if not self.tolerant:
+            return named(listed, item, lambda: listed.read(item))
+        try:
+            return listed.read(item)
+        except UNREADABLE as error:
+            problems.append((item, reason_of(error)))
+            return np.zeros((listed.views, *self.shape[1:]), listed.wanted.spec.dtype)
 
 
 def named(
@@ -164,10 +187,16 @@ def named(
         return read()
     except Changed as error:
         raise NoBatch(str(error)) from error
-    except (MediaError, OSError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except UNREADABLE as error:
         id_ = listed.ids[sample]
-        raise NoBatch(f"{id_!r} cannot be read: {reason}", [f"skip={id_}"] * skip) from error
+        raise NoBatch(
+            f"{id_!r} cannot be read: {reason_of(error)}", [f"skip={id_}"] * skip
+        ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Why an item cannot be read."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def given(read: Callable[[], Batch], name: str, workers: int) -> Batch | NoBatch:

@@ -11,6 +11,7 @@ import torch
 
 from media import MediaError, UnsupportedMedia, read
 from media.index import Dataset
+from media.limits import TRAINER
 from media.spec import Grid, SpecError
 from training.augment.mixing import circle_of
 from training.config import TrainConfig
@@ -78,7 +79,7 @@ def check_modality(config: TrainConfig, dataset: Dataset) -> None:
     reason, one = "", (1,) * len(config.model.grid)  # pixel is enough
     for item in dataset.split("train")[:TRIED].tolist():
         try:
-            read(dataset.read(item), config.input, Grid(one), one)
+            read(dataset.read(item), config.input, Grid(one), one, limits=TRAINER)
         except UnsupportedMedia as error:
             reason = reason or f"{dataset.columns.ids[item]}: {error}"
         except (MediaError, OSError):

@@ -1,4 +1,4 @@
-"""The command line: PRESET --data PATH --out RUN, compare, split, report."""
+"""The command line: PRESET --data PATH --out RUN, compare, split, report, predict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from media.spec import SpecError
 from media.strict_json import from_json, to_json
 from models.encodings import options_help
-from training import split
+from training import predict, split
 from training.batches import NoBatch
 from training.compare import compare
 from training.config import Augment, TrainConfig
@@ -34,7 +34,12 @@ from training.step import NotFinite
 from training.stopping import Stopped
 
 #: Commands beside the presets: a function of the remaining arguments that gives the exit status.
-OTHERS = {"compare": compare.main, "split": split.main, "report": report.main}
+OTHERS = {
+    "compare": compare.main,
+    "split": split.main,
+    "report": report.main,
+    "predict": predict.main,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -216,7 +221,8 @@ def _parser() -> argparse.ArgumentParser:
         + options_help()
         + "\n\nalso: python -m training split --help (a split that does not leak, as a CSV)"
         "\n      python -m training compare --help (encodings under one recipe, one table)"
-        "\n      python -m training report --help (figures and pictures of a run, once more)",
+        "\n      python -m training report --help (figures and pictures of a run, once more)"
+        "\n      python -m training predict --help (what a checkpoint says of files, as a CSV)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("preset", choices=sorted(PRESETS), help="a complete set of values, below")

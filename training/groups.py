@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from media import MediaError
+from media.limits import TRAINER
 from media.scans.dicom.patient import patient_id
 from media.sources import Item, Source, SourceError
 from media.sources.table import read_column
@@ -137,7 +138,7 @@ def by_patient(source: Source) -> Name:
             data = source.read(item.id)
             if isinstance(data, np.ndarray):
                 raise MediaError("expected a DICOM file, got an array")
-            patients[item.id] = patient_id(data)
+            patients[item.id] = patient_id(data, TRAINER.scan)
         except (MediaError, OSError) as error:
             raise SourceError(f"{source.name}: {item.id!r} names no patient: {error}") from None
         contents.append(hashlib.sha256(data).digest())

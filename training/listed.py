@@ -12,6 +12,7 @@ import numpy as np
 
 from media import Part, read_part
 from media.index import Dataset, Wanted
+from media.limits import TRAINER
 from media.sources.texts import Texts
 from training import memory
 from training.config import TrainConfig
@@ -66,7 +67,7 @@ class Listed:
     def read_part(self, sample: int, part: Part) -> np.ndarray:
         """A part of an item, [*pixels per axis, C]; raises as ``Dataset.read`` does."""
         media = self.dataset.read(int(self.places[sample]))
-        return read_part(media, self.wanted.spec, self.wanted.pixels, part)
+        return read_part(media, self.wanted.spec, self.wanted.pixels, part, TRAINER)
 
     def of_items(self, logits: np.ndarray) -> np.ndarray:
         """Logits [N * V, classes] of all views -> means over each item's views, [N, classes]."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
+from media.limits import memory_bytes
 from training.config import TrainConfig
 
 #: How torch, its libraries and Python say it where they raise a plain RuntimeError.
@@ -14,10 +13,6 @@ WORDS = (
     "can't allocate memory", "not enough memory", "out of memory", "alloc_failed",
     "can't start new thread",
 )  # fmt: skip
-
-
-#: Where the limit of a container stands, in bytes.
-LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 #: What the reason of every ``OutOfMemory`` begins with.
 OUT_OF_MEMORY = "out of memory"
@@ -78,8 +73,4 @@ def smaller_decoding(config: TrainConfig) -> list[str]:
 
 def whole() -> int:
     """Bytes of memory that this machine has, or that its container may use."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # no such file; "max" for no limit
-            sizes.append(int(Path(path).read_text()))
-    return min(sizes)
+    return memory_bytes()

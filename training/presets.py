@@ -112,7 +112,9 @@ def finetune(data: str) -> TrainConfig:
     python -m training finetune --init-from runs/mine --data other.csv --out runs/other
     Rates fall by a fifth with every layer away from the head. Another image size:
     ``--set model.grid=12x12``; only the last layers: ``--set freeze=4``. Clips and scans: their own
-    presets, with --init-from.
+    presets, with --init-from. Pictures are decoded once, a quarter larger than they are trained on,
+    so that steps wait for no decoder; parts of the whole picture in each step instead:
+    ``--set augment.crop_from=picture --set augment.oversize=1``.
     """
     config = images(data)
     return dataclasses.replace(
@@ -144,6 +146,52 @@ def small_pictures(data: str) -> TrainConfig:
         clip_norm=1.0,
         ema=0.999,
         augment=Augment(operations=2, magnitude=0.3, erase=0.1, mixup=0.2, cutmix=1.0),
+    )
+
+
+def images_224(data: str) -> TrainConfig:
+    """Hundreds of thousands of pictures at 224 px, ViT-S/16 with LieRE, from scratch; for a GPU.
+
+    python -m training images-224 --data 'imagenet/{train,val}-*.tar' --out runs/large
+    The recipe of long runs on ImageNet (DeiT, arXiv 2012.12877): random parts of the whole picture,
+    decoded in each step. It was never run to its end: nobody knows its accuracy. Fewer pictures at
+    a time: ``--set accumulate=4``; as many ``workers`` as there are cores. Fine-tuning:
+    ``--init-from RUN --set epochs=30 --set learning_rate=1e-4 --set layer_decay=0.75``.
+    """
+    return TrainConfig(
+        data=data,
+        model=ModelSpec(
+            patch=(16, 16),
+            grid=(14, 14),
+            classes=0,
+            width=384,
+            depth=12,
+            heads=6,
+            mlp_dim=1536,
+            pool="mean",
+            drop_path=0.1,
+            encoding=EncodingSpec("liere", block=8),
+        ),
+        input=InputSpec(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        epochs=300,
+        batch=1024,
+        learning_rate=1e-3,
+        warmup_steps=6000,
+        betas=(0.9, 0.999),
+        clip_norm=1.0,
+        ema=0.9999,
+        augment=Augment(
+            crop_from="picture",
+            crop_scale=(0.08, 1.0),
+            operations=2,
+            magnitude=0.9,
+            erase=0.25,
+            mixup=0.8,
+            cutmix=1.0,
+        ),
+        precision="bf16",
+        save_every=1000,
+        workers=8,
     )
 
 
@@ -308,6 +356,7 @@ PRESETS: dict[str, Callable[[str], TrainConfig]] = {
     "clips": clips,
     "finetune": finetune,
     "images": images,
+    "images-224": images_224,
     "lung-ultrasound": lung_ultrasound,
     "small-pictures": small_pictures,
     "smoke": smoke,

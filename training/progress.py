@@ -55,6 +55,13 @@ class Progress:
         self.bar.remove_task(task)
 
     @contextlib.contextmanager
+    def predicting(self, items: int) -> Iterator[Callable[[int], None]]:
+        """A bar for items that are answered for."""
+        task = self.bar.add_task("predicting", total=items, status="")
+        yield lambda done: self.bar.advance(task, done)
+        self.bar.remove_task(task)
+
+    @contextlib.contextmanager
     def indexing(self, size: int) -> Iterator[Callable[[int], None]]:
         """A bar for bytes of shards that are looked through."""
         task = self.bar.add_task("indexing shards (bytes)", total=size, status="")

@@ -31,7 +31,6 @@ from media.clips.clip_file import Clip
 from media.clips.clip_types import INDEXED
 from media.errors import BrokenMedia, MediaTooLarge
 
-MAX_DECODED = 2000  # packets
 MAX_DELAY = 32  # packets that a decoder takes before it gives its first frame; it may hold back 16
 #: Codecs whose unreferenced frames leave nothing behind: no probabilities, no motion vectors.
 DROPPABLE = ("h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video")
@@ -168,9 +167,9 @@ def _decode(
         sparing: drop what nobody asked for, and take nothing but the very frames that were.
     """
     packets = sum(stretch.last - stretch.first + 1 for stretch in stretches)
-    if packets > MAX_DECODED:
+    if packets > (most := clip.limits.decoded):
         raise MediaTooLarge(
-            f"at most {MAX_DECODED} packets of a clip are decoded; this one would need {packets}"
+            f"at most {most} packets of a clip are decoded; this one would need {packets}"
         )
     for stretch in stretches:
         frames = _frames(clip, stretch, result, dropping=sparing and _droppable(clip))

@@ -32,11 +32,9 @@ from media.clips.clip_timeline import Coded, Timeline
 from media.clips.clip_types import STREAMED, check_single, check_whole, demuxer_of
 from media.clips.transport import codec_change
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
+from media.limits import STRANGER, ClipLimits
 
-MAX_BYTES = 100 * 2**20
-MAX_SECONDS = 60
 MAX_STREAMS = 16
-MAX_PACKETS = 100_000  # looked at; ``clip_decode`` says how many may be decoded
 
 #: FFmpeg decodes frames to learn what headers do not tell it; those of QuickTime tell enough.
 PROBING = {"mov": {"skip_frame": "all"}}
@@ -57,6 +55,7 @@ class Clip:
         duration: seconds from there to the end of the last.
         tick: seconds.
         pixel_aspect: width of a pixel over its height; where the file says nothing, its codec does.
+        limits: that it was opened by, and is decoded by.
     """
 
     demuxer: str
@@ -69,6 +68,7 @@ class Clip:
     duration: Fraction
     tick: Fraction
     pixel_aspect: Fraction
+    limits: ClipLimits
 
     def seconds(self, start: int) -> float:
         """A frame's time from the first one's, to the microsecond."""
@@ -76,7 +76,7 @@ class Clip:
 
 
 @contextlib.contextmanager
-def open_clip(data: bytes) -> Iterator[Clip]:
+def open_clip(data: bytes, limits: ClipLimits = STRANGER.clip) -> Iterator[Clip]:
     """Look a file through; the clip can be decoded while this context lasts.
 
     Raises:
@@ -85,10 +85,12 @@ def open_clip(data: bytes) -> Iterator[Clip]:
         BrokenMedia: no key frame, no times, or the end is missing; FFmpeg's errors besides.
     """
     demuxer = demuxer_of(data)
-    if len(data) > MAX_BYTES:
-        raise MediaTooLarge(f"a clip may have at most {MAX_BYTES} bytes; this one has {len(data)}")
+    if len(data) > limits.file_bytes:
+        raise MediaTooLarge(
+            f"a clip may have at most {limits.file_bytes} bytes; this one has {len(data)}"
+        )
     if demuxer == "mov":
-        check_single(data)
+        check_single(data, limits.boxes)
     elif demuxer == "mpegts":
         _check_codecs(data)
     with _open_container(data, demuxer) as container:
@@ -96,9 +98,9 @@ def open_clip(data: bytes) -> Iterator[Clip]:
         tick = stream.time_base
         if not tick:
             raise BrokenMedia("the video does not say in which unit its times are")
-        packets = _scan(container, stream, Timeline(tick, demuxer, data), demuxer)
+        packets = _scan(container, stream, Timeline(tick, demuxer, data), demuxer, limits)
         check_whole(demuxer, data, stream)
-        starts, duration = _times(packets, tick)
+        starts, duration = _times(packets, tick, limits)
         context = stream.codec_context
         codec, size = context.codec.canonical_name, (context.width, context.height)
         alpha = has_alpha(codec, (one.packet for one in packets))
@@ -115,6 +117,7 @@ def open_clip(data: bytes) -> Iterator[Clip]:
             duration,
             tick,
             aspect or Fraction(1),
+            limits,
         )
 
 
@@ -174,7 +177,11 @@ def _check_codec(stream: VideoStream) -> None:
 
 
 def _scan(
-    container: InputContainer, stream: VideoStream, timeline: Timeline, demuxer: str
+    container: InputContainer,
+    stream: VideoStream,
+    timeline: Timeline,
+    demuxer: str,
+    limits: ClipLimits,
 ) -> list[Coded]:
     """All packets from the first key frame on, each with a time at which it is shown.
 
@@ -184,8 +191,8 @@ def _scan(
     found = cast("Iterator[Packet[VideoStream]]", container.demux(watched))
     places: dict[int, list[int]] = {one.index: [] for one in watched}  # in the file, by video
     for count, packet in enumerate(found):
-        if count >= MAX_PACKETS:
-            raise MediaTooLarge(f"a clip may have at most {MAX_PACKETS} packets")
+        if count >= limits.packets:
+            raise MediaTooLarge(f"a clip may have at most {limits.packets} packets")
         if packet.pos is not None:
             places[packet.stream_index].append(packet.pos)
         if not packet.size or packet.stream_index != stream.index:
@@ -195,7 +202,7 @@ def _scan(
             raise BrokenMedia("the video has frames without a time")
         if timeline.packets or packet.is_keyframe:
             timeline.add(packet, start)
-            _check_seconds(timeline.seconds)
+            _check_seconds(timeline.seconds, limits)
         elif demuxer not in STREAMED:
             raise BrokenMedia("the video does not begin with a key frame, or that is damaged")
     if not timeline.packets:
@@ -225,12 +232,14 @@ def _check_sequels(places: dict[int, list[int]], stream: VideoStream) -> None:
             )
 
 
-def _check_seconds(seconds: Fraction) -> None:
-    if seconds > MAX_SECONDS:
-        raise MediaTooLarge(f"a clip may last at most {MAX_SECONDS} seconds")
+def _check_seconds(seconds: Fraction, limits: ClipLimits) -> None:
+    if seconds > limits.seconds:
+        raise MediaTooLarge(f"a clip may last at most {limits.seconds} seconds")
 
 
-def _times(packets: list[Coded], tick: Fraction) -> tuple[list[int], Fraction]:
+def _times(
+    packets: list[Coded], tick: Fraction, limits: ClipLimits
+) -> tuple[list[int], Fraction]:
     """``Clip.starts`` and ``Clip.duration``.
 
     What an edit list cuts away is not shown, nor what belongs before the first key frame. The last
@@ -246,5 +255,5 @@ def _times(packets: list[Coded], tick: Fraction) -> tuple[list[int], Fraction]:
     if last <= 0:
         last = span // max(len(starts) - 1, 1)
     duration = (span + last) * tick
-    _check_seconds(duration)
+    _check_seconds(duration, limits)
     return starts, duration

@@ -10,7 +10,6 @@ from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
 from media.images.heif import none_of_them, still_named
 
 QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-MAX_BOXES = 400_000  # outer ones of an MP4; a fragment of one frame has two or more
 FRAGMENT = 20  # where a fragment (moof) has its number: in a box (mfhd) that comes first
 EBML, SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"  # the two outer elements of Matroska
 #: Bytes of a packet of MPEG-TS, and before the letter G in it; M2TS puts a time in front of each.
@@ -49,14 +48,17 @@ def demuxer_of(data: bytes) -> str:
     raise UnsupportedMedia(f"expected {TYPES} bytes; {none_of_them(data)}")
 
 
-def check_single(data: bytes) -> None:
+def check_single(data: bytes, most: int) -> None:
     """Refuse an MP4 with a second movie behind the first, before FFmpeg mixes their frames.
+
+    Args:
+        most: outer boxes that it may have.
 
     Raises:
         UnsupportedMedia: it has one.
         MediaTooLarge: it has more boxes than a movie needs.
     """
-    if _is_joined(data):
+    if _is_joined(data, most):
         raise UnsupportedMedia("expected one movie in a file; here several were joined")
 
 
@@ -78,13 +80,13 @@ def check_whole(demuxer: str, data: bytes, stream: VideoStream) -> None:
         raise BrokenMedia("the video is cut off: it promises more than there is")
 
 
-def _is_joined(data: bytes) -> bool:
+def _is_joined(data: bytes, most: int) -> bool:
     """Whether a second movie begins in an MP4.
 
     Between fragments the first may be said again, as players store it; then their numbers go on.
     """
     movie, last, repeated = b"", -1, False
-    for kind, place, end in _boxes(data):
+    for kind, place, end in _boxes(data, most):
         if kind == b"moov":
             repeated = bool(movie)
             if repeated and (last < 0 or data[place:end] != movie):
@@ -98,7 +100,7 @@ def _is_joined(data: bytes) -> bool:
     return False
 
 
-def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(data: bytes, most: int) -> Iterator[tuple[bytes, int, int]]:
     """The name, the begin and the end of each outer box of an MP4."""
     place = count = 0
     while place + 8 <= len(data):
@@ -108,8 +110,8 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         end = place + size if size else len(data)  # without a size: all the rest
         if end < place + 8:  # not one of a movie
             return
-        if (count := count + 1) > MAX_BOXES:
-            raise MediaTooLarge(f"a clip may have at most {MAX_BOXES} boxes")
+        if (count := count + 1) > most:
+            raise MediaTooLarge(f"a clip may have at most {most} boxes")
         yield data[place + 4 : place + 8], place, end
         place = end
 

@@ -26,6 +26,7 @@ from media.clips.clip_times import frame_at, moments_within, view_times
 from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from media.fitting import fitting
 from media.images import image
+from media.limits import STRANGER, Limits
 from media.part import Part
 from media.sample import Media, Sample
 from media.spec import InputSpec, VideoSpec
@@ -58,6 +59,7 @@ def read(
     sizes: Sequence[tuple[int, ...]],
     views: int,
     part: Part | None = None,
+    limits: Limits = STRANGER,
 ) -> Sample:
     """One clip as the network's input.
 
@@ -69,6 +71,7 @@ def read(
             moments (``moments_within``) and the upright size of its frames.
         views: at how many moments each frame of the input is looked for.
         part: of every frame, the same one, and its moments; with a single view.
+        limits: of its file.
 
     Returns:
         uint8 ``[views, frames, height, width, channels]``; ``seconds``: when each frame began, a
@@ -81,7 +84,7 @@ def read(
     if isinstance(media, np.ndarray):
         return _read_array(media, spec, sizes, views, part)
     try:
-        with open_clip(media) as clip:
+        with open_clip(media, limits.clip) as clip:
             return read_clip(clip, spec, sizes, views, part)[0]
     except MediaError:
         raise

@@ -27,7 +27,7 @@ from media.images.jpeg import open_jpeg
 from media.images.opened import Opened
 from media.images.png import SIGNATURE, open_png
 from media.images.webp import open_webp
-from media.limits import MAX_PIXELS, check_size
+from media.limits import MAX_PIXELS, STRANGER, Limits, check_size
 from media.part import Part, of_shape
 from media.sample import Media, Sample
 from media.spec import InputSpec
@@ -95,11 +95,13 @@ def read(
     sizes: Sequence[tuple[int, ...]],
     views: int = 1,
     part: Part | None = None,
+    limits: Limits = STRANGER,
 ) -> Sample:
     """``prepare`` as every modality offers it; an image has one view: [1, height, width, C].
 
     It has seen, of an upright original of ``size`` pixels (height, width), the ``box``: from top to
-    bottom and from left to right; ``turn`` is the EXIF orientation that made it upright.
+    bottom and from left to right; ``turn`` is the EXIF orientation that made it upright. Images
+    have one limit, whoever brings them.
     """
     pixels, seen = see(media, spec, *sizes, part=part)
     return Sample(pixels[np.newaxis], seen)

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from media.index.dataset import Changed, Dataset, Wanted, open_kept
 from media.index.digests import Digests, fingerprint
-from media.index.listing import open_dataset
+from media.index.listing import open_dataset, open_media
 
-__all__ = ["Changed", "Dataset", "Digests", "Wanted", "fingerprint", "open_dataset", "open_kept"]
+__all__ = [
+    "Changed", "Dataset", "Digests", "Wanted", "fingerprint", "open_dataset", "open_kept",
+    "open_media",
+]  # fmt: skip

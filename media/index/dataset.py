@@ -14,6 +14,7 @@ import numpy as np
 from media import reader
 from media.files import atomic_directory
 from media.index.columns import NONE, Columns
+from media.limits import TRAINER
 from media.sample import Media
 from media.sources import SPLITS, Item, Source, SourceError
 from media.sources.stores import Files, Held, Store, Tars, Where, Zips
@@ -69,7 +70,9 @@ class Dataset:
         """The places of a split's items, in order, int64; SourceError if there are none."""
         found = np.flatnonzero(self.columns.splits == SPLITS.index(name))
         if not len(found):
-            counts = {split: sum(of) for split, of in self.counts().items()}
+            own = self.columns.splits
+            items = {split: int((own == place).sum()) for place, split in enumerate(SPLITS)}
+            counts = {split: count for split, count in items.items() if count}
             raise SourceError(f"{self.name}: expected items in split {name!r}, got {counts}")
         return found
 
@@ -124,7 +127,8 @@ class Dataset:
             return media
         views = wanted.views or wanted.spec.views
         read = reader(wanted.spec.modality).read
-        return read(media, wanted.spec, [wanted.pixels], views).pixels  # [views, *pixels, C]
+        sample = read(media, wanted.spec, [wanted.pixels], views, limits=TRAINER)
+        return sample.pixels  # [views, *pixels, C]
 
     def where(self, item: int) -> Where:
         """Where the bytes of an item lie."""

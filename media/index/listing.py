@@ -9,7 +9,16 @@ import numpy as np
 from media.index.columns import NONE, Columns
 from media.index.dataset import Dataset, stamp_of
 from media.limits import TRAINER, SourceLimits
-from media.sources import RULE, SPLITS, Source, SourceError, open_source, with_splits
+from media.sources import (
+    RULE,
+    SPLITS,
+    UNLABELLED,
+    Source,
+    SourceError,
+    list_media,
+    open_source,
+    with_splits,
+)
 from media.sources.items import check_classes
 from media.sources.shards import Indexing, Shards, as_source, find_shards, list_shards, quiet
 from media.sources.stores import Files, Reading, Tars
@@ -19,7 +28,7 @@ from media.sources.texts import Texts
 def open_dataset(
     path: Path,
     rule: int = RULE,
-    limits: SourceLimits = TRAINER,
+    limits: SourceLimits = TRAINER.source,
     cache: Path | None = None,
     indexing: Indexing = quiet,
 ) -> Dataset:
@@ -35,17 +44,59 @@ def open_dataset(
         SourceError: what is wrong with the data.
     """
     if files := find_shards(path):
-        return index_shards(list_shards(files, cache, indexing), rule)
+        shards = list_shards(files, cache, indexing)
+        found = np.bincount(shards.targets, minlength=len(shards.labels))
+        check_classes(shards.name, shards.labels, dict(enumerate(found.tolist())))
+        return index_shards(shards, rule)
     return index(open_source(path, rule, limits))
 
 
-def index_shards(shards: Shards, rule: int = RULE) -> Dataset:
-    """Shards as columns; objects are made, and let go, only where splits have to be."""
-    found = np.bincount(shards.targets, minlength=len(shards.labels))
-    check_classes(shards.name, shards.labels, dict(enumerate(found.tolist())))
+def open_media(
+    path: Path,
+    rule: int = RULE,
+    split: bool = False,
+    limits: SourceLimits = TRAINER.source,
+    cache: Path | None = None,
+    indexing: Indexing = quiet,
+) -> Dataset:
+    """Open what ``open_dataset`` opens, or one file; items need no label, and classes no items.
+
+    Args:
+        rule, limits, cache, indexing: as of ``open_dataset``.
+        split: whether all items shall have a split, as training gives them; it takes a label of
+            every item, or the splits as they stand in the data. Else they stay as they are there.
+
+    Raises:
+        SourceError: what is wrong with the data.
+    """
+    if files := find_shards(path):
+        shards = list_shards(files, cache, indexing, labelled=False)
+        if not len(shards.targets):
+            raise SourceError(f"{shards.name}: expected media, got none")
+        return index_shards(shards, rule, split and _may_split(shards.targets, shards.splits))
+    source = list_media(path, rule, limits)
+    labels = np.array([item.label for item in source.items])
+    splits = np.array([_place(item.split) for item in source.items])
+    return index(with_splits(source, rule) if split and _may_split(labels, splits) else source)
+
+
+def _may_split(labels: np.ndarray, splits: np.ndarray) -> bool:
+    """Whether splits can be made, of labels [N]; SourceError where there are neither."""
+    labelled = bool((labels != UNLABELLED).all())
+    if not labelled and (splits == NONE).all():
+        raise SourceError("expected splits in the data, or a label of every item to make them by")
+    return labelled
+
+
+def index_shards(shards: Shards, rule: int = RULE, split: bool = True) -> Dataset:
+    """Shards as columns; objects are made, and let go, only where splits have to be.
+
+    Args:
+        split: whether every item shall have one.
+    """
     splits = shards.splits
     made: tuple[str, ...] = ()
-    if (splits == NONE).any() or SPLITS.index("val") not in splits:
+    if split and ((splits == NONE).any() or SPLITS.index("val") not in splits):
         source = with_splits(as_source(shards), rule)
         splits = np.array([SPLITS.index(item.split) for item in source.items], np.int8)
         made = source.made

@@ -15,6 +15,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
+from media.limits import STRANGER, ScanLimits
 from media.scans.inflate import PIECE_BYTES, most, too_large
 from media.scans.scan import Scan
 from media.scans.voxels import Bytes, byte_count, check_dtype, check_shape, view, volume_axes
@@ -23,7 +24,6 @@ from media.sources.zip_entries import ENCRYPTED, METHODS
 NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = b"PK\3\4"
 ZIP_ENTRY = b"PK\1\2"  # begins an entry of a zip's directory
-MAX_ENTRIES = 2000
 MAX_HEADER_BYTES = 16_384  # of an array; numpy reads texts of at most 10,000
 READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -46,28 +46,29 @@ def is_npz(head: bytes) -> bool:
     return head.startswith(ZIP_MAGIC) and head[30 : 30 + name_bytes].endswith(b".npy")
 
 
-def load(data: bytes) -> Scan:
+def load(data: bytes, limits: ScanLimits = STRANGER.scan) -> Scan:
     """A scan from the bytes of a .npy or .npz file; ``affine`` is None."""
-    return Scan(_from_npz(data) if data.startswith(ZIP_MAGIC) else _from_npy(data), None)
+    load_file = _from_npz if data.startswith(ZIP_MAGIC) else _from_npy
+    return Scan(load_file(data, limits), None)
 
 
-def from_array(array: np.ndarray) -> Scan:
+def from_array(array: np.ndarray, limits: ScanLimits = STRANGER.scan) -> Scan:
     """An array in memory as a scan: [depth, height, width], and axes of length one."""
-    shape = _sides(array.shape, "array")
+    shape = _sides(array.shape, "array", limits)
     if array.dtype == bool:
         array = array.view(np.uint8)
     check_dtype(array.dtype, "array")
     return Scan(array.reshape(shape), None)  # [depth, height, width]
 
 
-def _from_npy(data: bytes) -> np.ndarray:
+def _from_npy(data: bytes, limits: ScanLimits) -> np.ndarray:
     header = _header(data[:MAX_HEADER_BYTES])
-    return _voxels(header, data)
+    return _voxels(header, data, limits)
 
 
-def _from_npz(data: bytes) -> np.ndarray:
-    if data.count(ZIP_ENTRY) > MAX_ENTRIES:
-        raise MediaTooLarge(f"npz files may have at most {MAX_ENTRIES} entries")
+def _from_npz(data: bytes, limits: ScanLimits) -> np.ndarray:
+    if data.count(ZIP_ENTRY) > limits.files:
+        raise MediaTooLarge(f"npz files may have at most {limits.files} entries")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             arrays = _scans(dict(_headers(archive)))
@@ -79,7 +80,8 @@ def _from_npz(data: bytes) -> np.ndarray:
                 )
             ((entry, header),) = arrays.items()
             with archive.open(entry) as stream:
-                return _voxels(header, _read(stream, header, most(entry.compress_size)))
+                content = _read(stream, header, entry.compress_size, limits)
+                return _voxels(header, content, limits)
     except (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError) as error:
         raise BrokenMedia("the npz file is damaged") from error
 
@@ -107,8 +109,8 @@ def _scans(headers: dict[zipfile.ZipInfo, Header]) -> dict[zipfile.ZipInfo, Head
     }
 
 
-def _sides(shape: tuple[int, ...], kind: str) -> tuple[int, int, int]:
-    return check_shape([shape[axis] for axis in volume_axes(shape)], kind)
+def _sides(shape: tuple[int, ...], kind: str, limits: ScanLimits) -> tuple[int, int, int]:
+    return check_shape([shape[axis] for axis in volume_axes(shape)], kind, limits)
 
 
 def _header(head: bytes) -> Header:
@@ -126,17 +128,21 @@ def _header(head: bytes) -> Header:
     return Header(shape, "F" if fortran else "C", dtype, stream.tell())
 
 
-def _voxels(header: Header, content: Bytes) -> np.ndarray:
-    shape, dtype = _sides(header.shape, "NumPy"), check_dtype(header.dtype, "NumPy")
-    return view(content, header.size, shape, dtype, header.order)
+def _voxels(header: Header, content: Bytes, limits: ScanLimits) -> np.ndarray:
+    shape, dtype = _sides(header.shape, "NumPy", limits), check_dtype(header.dtype, "NumPy")
+    return view(content, header.size, shape, dtype, header.order, limits)
 
 
-def _read(stream: IO[bytes], header: Header, limit: int) -> memoryview:
-    """One member of an npz file: header and values, not a byte more, with their checksum."""
-    shape, dtype = _sides(header.shape, "NumPy"), check_dtype(header.dtype, "NumPy")
-    size = header.size + byte_count(shape, dtype)
-    if size > limit:
-        raise too_large(limit)
+def _read(stream: IO[bytes], header: Header, packed: int, limits: ScanLimits) -> memoryview:
+    """One member of an npz file: header and values, not a byte more, with their checksum.
+
+    Args:
+        packed: bytes that it takes in the file.
+    """
+    shape, dtype = _sides(header.shape, "NumPy", limits), check_dtype(header.dtype, "NumPy")
+    size = header.size + byte_count(shape, dtype, limits)
+    if size > (limit := most(packed, limits)):
+        raise too_large(limit, limits)
     target = np.empty(size, np.uint8).data
     filled = 0
     while piece := stream.read(PIECE_BYTES):  # at the end the checksum is compared

@@ -2,8 +2,8 @@
 
 What comes out is written into one array of the size that the file's own header told, and whatever
 lies behind it is inflated piece by piece, for the checksum, and dropped. The whole stream is held
-to ``MAX_INFLATED_BYTES`` and, above ``FREE_BYTES``, to ``MAX_RATIO`` times what came in: masks of
-a small scan pack a thousandfold and are honest.
+to a limit on its bytes and, above ``FREE_BYTES``, on how many times as many they are as came in:
+masks of a small scan pack a thousandfold and are honest.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from media.errors import BrokenMedia, MediaTooLarge
-from media.scans.voxels import MAX_INFLATED_BYTES, Bytes
+from media.limits import STRANGER, ScanLimits
+from media.scans.voxels import Bytes
 
-MAX_RATIO = 200
 FREE_BYTES = 16 * 2**20
-MAX_MEMBERS = 20_000  # a gzip file may be many, one after another; blocked gzip is
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP, ZLIB_OR_GZIP = 31, 47  # window bits, as zlib numbers what to expect
 CHUNK_BYTES = 2**16  # fed at once
@@ -30,19 +29,24 @@ def is_gzip(data: Bytes) -> bool:
     return data[:2] == GZIP_MAGIC
 
 
-def head(data: Bytes, size: int) -> bytes:
+def head(data: Bytes, size: int, limits: ScanLimits = STRANGER.scan) -> bytes:
     """The first ``size`` bytes of a file, of what it inflates to where it is a gzip file."""
     if not is_gzip(data):
         return bytes(data[:size])
     found = b""
-    for piece in _pieces(data, GZIP):
+    for piece in _pieces(data, GZIP, limits.members):
         found += piece
         if len(found) >= size:
             break
     return found[:size]
 
 
-def unpack(data: Bytes, size: int | None = None, kind: int = GZIP) -> memoryview:
+def unpack(
+    data: Bytes,
+    size: int | None = None,
+    kind: int = GZIP,
+    limits: ScanLimits = STRANGER.scan,
+) -> memoryview:
     """What the data inflate to.
 
     Args:
@@ -51,41 +55,44 @@ def unpack(data: Bytes, size: int | None = None, kind: int = GZIP) -> memoryview
 
     Raises:
         BrokenMedia: damaged, truncated, or fewer than ``size`` bytes.
-        MediaTooLarge: over the limits above.
+        MediaTooLarge: over the limits.
     """
-    limit = most(len(data))
+    limit = most(len(data), limits)
     if (size or 0) > limit:
-        raise too_large(limit)
+        raise too_large(limit, limits)
     target = np.empty(limit if size is None else size, np.uint8)  # takes memory where written
     total = 0
-    for piece in _pieces(data, kind):
+    for piece in _pieces(data, kind, limits.members):
         kept = piece[: max(0, len(target) - total)]
         target[total : total + len(kept)] = np.frombuffer(kept, np.uint8)
         total += len(piece)
         if total > limit:
-            raise too_large(limit)
+            raise too_large(limit, limits)
     if size is not None and total < size:
         raise BrokenMedia(f"expected {size} bytes in the packed data; there are {total}")
     return target[:total].data
 
 
-def most(packed: int) -> int:
+def most(packed: int, limits: ScanLimits = STRANGER.scan) -> int:
     """How many bytes that many packed bytes may inflate to."""
-    return min(MAX_INFLATED_BYTES, max(FREE_BYTES, MAX_RATIO * packed))
+    return min(limits.most_bytes, max(FREE_BYTES, limits.ratio * packed))
 
 
-def too_large(limit: int) -> MediaTooLarge:
+def too_large(limit: int, limits: ScanLimits) -> MediaTooLarge:
     """The reason that is given where they inflate to more."""
     return MediaTooLarge(
-        f"packed data may inflate to at most {MAX_INFLATED_BYTES} bytes, and above {FREE_BYTES} "
-        f"to {MAX_RATIO} times their size; here that is {limit} bytes, and there are more"
+        f"packed data may inflate to at most {limits.most_bytes} bytes, and above {FREE_BYTES} "
+        f"to {limits.ratio} times their size; here that is {limit} bytes, and there are more"
     )
 
 
-def _pieces(data: Bytes, kind: int) -> Iterator[bytes]:
-    """All that the data inflate to, member after member, in pieces of at most PIECE_BYTES."""
+def _pieces(data: Bytes, kind: int, members: int) -> Iterator[bytes]:
+    """All that the data inflate to, member after member, in pieces of at most PIECE_BYTES.
+
+    A gzip file may be many, one after another; blocked gzip is.
+    """
     rest = memoryview(data)
-    for _ in range(MAX_MEMBERS):
+    for _ in range(members):
         engine = zlib.decompressobj(kind)
         while not engine.eof:
             if not rest:
@@ -97,7 +104,7 @@ def _pieces(data: Bytes, kind: int) -> Iterator[bytes]:
             if np.frombuffer(rest, np.uint8).any():  # zeros are padding
                 raise BrokenMedia("expected the end of the packed data; other bytes follow")
             return
-    raise MediaTooLarge(f"gzip files may have at most {MAX_MEMBERS} members")
+    raise MediaTooLarge(f"gzip files may have at most {members} members")
 
 
 def _inflate(engine: zlib._Decompress, fed: bytes) -> Iterator[bytes]:

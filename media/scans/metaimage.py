@@ -14,6 +14,7 @@ import re
 import numpy as np
 
 from media.errors import BrokenMedia, UnsupportedMedia
+from media.limits import STRANGER, ScanLimits
 from media.scans.scan import Scan
 from media.scans.textheader import (
     MAX_HEADER_BYTES,
@@ -66,7 +67,7 @@ def is_metaimage(head: bytes) -> bool:
     return BEGINS.match(head) is not None
 
 
-def load(data: bytes) -> Scan:
+def load(data: bytes, limits: ScanLimits = STRANGER.scan) -> Scan:
     """A scan from the bytes of a .mha file."""
     last = LAST.search(data[:MAX_HEADER_BYTES])
     if last is None:
@@ -81,9 +82,9 @@ def load(data: bytes) -> Scan:
     packed = _is_true(fields.get("CompressedData"))
     sizes, dtype = _sizes(fields), _dtype(fields)
     kept = volume_axes(sizes)
-    shape = check_shape([sizes[axis] for axis in kept], "MetaImage")
+    shape = check_shape([sizes[axis] for axis in kept], "MetaImage", limits)
     affine = _affine(fields, len(sizes), kept)
-    return read_voxels(data, Layout(shape, dtype, last.end(), packed, affine))
+    return read_voxels(data, Layout(shape, dtype, last.end(), packed, affine), limits)
 
 
 def _fields(header: str) -> dict[str, str]:

@@ -23,9 +23,10 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
 from media.errors import BrokenMedia, UnsupportedMedia
+from media.limits import STRANGER, ScanLimits
 from media.scans import inflate
 from media.scans.scan import Scan
-from media.scans.voxels import byte_count, check_dtype, check_shape, view
+from media.scans.voxels import Bytes, byte_count, check_dtype, check_shape, view
 
 SINGLE = {b"n+1\0": Nifti1Header, b"n+2\0": Nifti2Header}
 PAIR = (b"ni1\0", b"ni2\0")
@@ -43,17 +44,20 @@ def is_nifti(head: bytes) -> bool:
     return _magic(head) in (*SINGLE, *PAIR)
 
 
-def load(data: bytes) -> Scan:
+def load(data: bytes, limits: ScanLimits = STRANGER.scan) -> Scan:
     """A scan from the bytes of a .nii or .nii.gz file; see ``is_nifti``."""
-    head = inflate.head(data, max(SIDES))
+    head = inflate.head(data, max(SIDES), limits)
     if _magic(head) in PAIR:
         raise UnsupportedMedia("expected NIfTI in one file (.nii); got the header of .hdr and .img")
     header = _header(head)
-    shape, dtype, offset = _layout(header)
+    shape, dtype, offset = _layout(header, limits)
     packed = inflate.is_gzip(data)
-    content = inflate.unpack(data, offset + byte_count(shape, dtype)) if packed else data
+    content: Bytes = data
+    if packed:
+        size = offset + byte_count(shape, dtype, limits)
+        content = inflate.unpack(data, size, limits=limits)
     slope, intercept = _rescaling(header)
-    voxels = view(content, offset, shape, dtype, order="F")
+    voxels = view(content, offset, shape, dtype, "F", limits)
     return Scan(voxels, _affine(header), slope, intercept)
 
 
@@ -74,13 +78,15 @@ def _header(head: bytes) -> Nifti1Header:
     return header
 
 
-def _layout(header: Nifti1Header) -> tuple[tuple[int, int, int], np.dtype, int]:
+def _layout(
+    header: Nifti1Header, limits: ScanLimits
+) -> tuple[tuple[int, int, int], np.dtype, int]:
     """Sides, type and first byte of the voxels."""
     axes, *sides = header["dim"].tolist()
     if not 1 <= axes <= 7:
         raise BrokenMedia(f"expected 1 to 7 axes in the NIfTI header; got {axes}")
     one_volume = all(side == 1 for side in sides[3:axes])
-    shape = check_shape(sides[: min(axes, 3) if one_volume else axes], "NIfTI")
+    shape = check_shape(sides[: min(axes, 3) if one_volume else axes], "NIfTI", limits)
     try:
         dtype = check_dtype(header.get_data_dtype(), "NIfTI")
     except (HeaderDataError, KeyError) as error:

@@ -13,6 +13,7 @@ import re
 import numpy as np
 
 from media.errors import BrokenMedia, UnsupportedMedia
+from media.limits import STRANGER, ScanLimits
 from media.scans.scan import Scan
 from media.scans.textheader import (
     MAX_HEADER_BYTES,
@@ -66,7 +67,7 @@ def is_nrrd(head: bytes) -> bool:
     return head.startswith(MAGIC)
 
 
-def load(data: bytes) -> Scan:
+def load(data: bytes, limits: ScanLimits = STRANGER.scan) -> Scan:
     """A scan from the bytes of a .nrrd file."""
     end = re.search(rb"\r?\n\r?\n", data[:MAX_HEADER_BYTES])
     fields = _fields(data[: end.start() if end else MAX_HEADER_BYTES].decode("latin-1"))
@@ -77,10 +78,11 @@ def load(data: bytes) -> Scan:
         )
     sizes = _sizes(fields)
     kept = _volume_axes(fields, sizes)
-    shape, dtype = check_shape([sizes[axis] for axis in kept], "NRRD"), _dtype(fields)
+    shape = check_shape([sizes[axis] for axis in kept], "NRRD", limits)
+    dtype = _dtype(fields)
     packed = _choice(fields, "encoding", ENCODINGS)
     affine = _affine(fields, len(sizes), kept)
-    return read_voxels(data, Layout(shape, dtype, end.end(), packed, affine))
+    return read_voxels(data, Layout(shape, dtype, end.end(), packed, affine), limits)
 
 
 def _fields(header: str) -> dict[str, str]:

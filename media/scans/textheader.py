@@ -14,6 +14,7 @@ import re
 import numpy as np
 
 from media.errors import BrokenMedia
+from media.limits import ScanLimits
 from media.scans import inflate
 from media.scans.scan import LPS_TO_RAS, Scan
 from media.scans.voxels import byte_count, view
@@ -41,13 +42,13 @@ class Layout:
     affine: np.ndarray | None
 
 
-def read_voxels(data: bytes, layout: Layout) -> Scan:
+def read_voxels(data: bytes, layout: Layout, limits: ScanLimits) -> Scan:
     """The voxels as the header says; axes without places become depth, height, width."""
     content, offset = memoryview(data), layout.offset
     if layout.packed:
-        size = byte_count(layout.shape, layout.dtype)
-        content, offset = inflate.unpack(content[offset:], size, inflate.ZLIB_OR_GZIP), 0
-    voxels = view(content, offset, layout.shape, layout.dtype, order="F")  # [i, j, k]
+        size = byte_count(layout.shape, layout.dtype, limits)
+        content, offset = inflate.unpack(content[offset:], size, inflate.ZLIB_OR_GZIP, limits), 0
+    voxels = view(content, offset, layout.shape, layout.dtype, "F", limits)  # [i, j, k]
     return Scan(voxels.T if layout.affine is None else voxels, layout.affine)
 
 

@@ -4,9 +4,9 @@ The order is: intensity window first, then resampling in float32, then rounding.
 outside the window does not bleed into its neighbours, and values are rounded once.
 
 Memory: the voxels stay in their stored type, in the bytes that came in where these are not
-packed; float32 exists for a block of a million voxels at a time. Beside the file (at most 256 MiB)
-and what it inflates to (at most 512 MiB) a decode takes less than 100 MiB, most of it for the
-sample of which the percentiles of large scans are taken; ``benchmarks.decode_volume`` measures it.
+packed; float32 exists for a block of a million voxels at a time. Beside the file (a stranger's has
+at most 256 MiB) and what it inflates to (512 MiB) a decode takes less than 100 MiB, most of it for
+the sample of which percentiles of large scans are taken; ``benchmarks.decode_volume`` measures it.
 DICOM takes its voxels once more, as float32 and with a mask where slices have slopes of their own
 or padding.
 """
@@ -22,11 +22,11 @@ import numpy as np
 
 from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
 from media.fitting import fitting
+from media.limits import STRANGER, Limits, ScanLimits
 from media.part import Part
 from media.sample import Media, Sample
 from media.scans import arrays, geometry, inflate, intensity, metaimage, nifti, nrrd
 from media.scans.scan import Scan
-from media.scans.voxels import MAX_FILE_BYTES
 from media.spec import InputSpec, VolumeSpec
 
 HEAD_BYTES = 1024  # every type shows itself in fewer
@@ -61,6 +61,7 @@ def read(
     sizes: Sequence[tuple[int, ...]],
     views: int = 1,
     part: Part | None = None,
+    limits: Limits = STRANGER,
 ) -> Sample:
     """One scan as the network's input.
 
@@ -71,6 +72,7 @@ def read(
         views: there is one of a scan.
         part: of what is seen otherwise; where the voxels have a spacing it may lie anywhere in the
             scan, and with a share of 1 and no shape of its own it keeps that spacing.
+        limits: of its file.
 
     Returns:
         ``pixels`` is [1, depth, height, width, 1] of the InputSpec's dtype, from 0 to 255. Of it
@@ -81,7 +83,10 @@ def read(
         MediaError: see its subclasses.
     """
     volume = cast(VolumeSpec, spec.volume)  # an InputSpec for volumes has it
-    scan = arrays.from_array(media) if isinstance(media, np.ndarray) else load(media)
+    if isinstance(media, np.ndarray):
+        scan = arrays.from_array(media, limits.scan)
+    else:
+        scan = load(media, limits.scan)
     oriented = geometry.orient(scan)
     size = oriented.voxels.shape
     pixels = fitting(_extent(oriented, volume.spacing), sizes)
@@ -125,14 +130,14 @@ def _cut(
     return finer, middles
 
 
-def load(data: bytes) -> Scan:
+def load(data: bytes, limits: ScanLimits = STRANGER.scan) -> Scan:
     """The scan in a file of any of ``TYPES``; raises as ``read`` does."""
-    if len(data) > MAX_FILE_BYTES:
-        raise MediaTooLarge(f"scans may have at most {MAX_FILE_BYTES} bytes; got {len(data)}")
+    if len(data) > limits.file_bytes:
+        raise MediaTooLarge(f"scans may have at most {limits.file_bytes} bytes; got {len(data)}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # readers warn about oddities that are checked here
-            return _load(data)
+            return _load(data, limits)
     except MediaError:
         raise
     except MemoryError as error:
@@ -141,8 +146,8 @@ def load(data: bytes) -> Scan:
         raise BrokenMedia("the scan is truncated or corrupt and cannot be decoded") from error
 
 
-def _load(data: bytes) -> Scan:
-    packed, head = inflate.is_gzip(data), inflate.head(data, HEAD_BYTES)
+def _load(data: bytes, limits: ScanLimits) -> Scan:
+    packed, head = inflate.is_gzip(data), inflate.head(data, HEAD_BYTES, limits)
     found = next((one for one in TYPES if one.begins(head) and one.packed >= packed), None)
     if found is None:
         names = ", ".join(one.name for one in TYPES)
@@ -150,8 +155,8 @@ def _load(data: bytes) -> Scan:
             f"expected {names} bytes (the first two may be gzipped); these are none of them"
         )
     if packed and found.name == "DICOM":  # the reader of NIfTI unpacks what its header asks for
-        data = bytes(inflate.unpack(data))
-    return cast(Scan, importlib.import_module(found.module).load(data))
+        data = bytes(inflate.unpack(data, limits=limits))
+    return cast(Scan, importlib.import_module(found.module).load(data, limits))
 
 
 def _extent(oriented: geometry.Oriented, wanted: tuple[float, ...]) -> tuple[float, ...]:

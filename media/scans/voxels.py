@@ -1,4 +1,4 @@
-"""What all volume files share: how large a scan may be, which numbers it may hold, raw voxels."""
+"""What all volume files share: how a size is checked, which numbers there may be, raw voxels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
+from media.limits import ScanLimits
 
-MAX_FILE_BYTES = 256 * 2**20
-MAX_INFLATED_BYTES = 512 * 2**20
-MAX_VOXELS = 512**3  # 134 million
-MAX_SIDE = 16_384  # voxels
 MAX_AXES = 16  # that a header may count, of length one or not; NRRD's own limit
 
 #: Bytes of a file: what came in, or a part of it, or what it inflates to.
@@ -46,7 +43,7 @@ def volume_axes(shape: Sequence[int]) -> tuple[int, ...]:
     return next(iter(found.values())) if len(found) == 1 else axes
 
 
-def check_shape(shape: Sequence[int], kind: str) -> tuple[int, int, int]:
+def check_shape(shape: Sequence[int], kind: str, limits: ScanLimits) -> tuple[int, int, int]:
     """The three sides of a scan.
 
     Raises:
@@ -59,9 +56,9 @@ def check_shape(shape: Sequence[int], kind: str) -> tuple[int, int, int]:
         raise UnsupportedMedia(f"expected a {kind} file of one volume with 3 axes; got {_x(shape)}")
     if min(sides) < 1:
         raise BrokenMedia(f"expected at least one voxel per side in {kind}; got {_x(shape)}")
-    if math.prod(sides) > MAX_VOXELS or max(sides) > MAX_SIDE:
+    if math.prod(sides) > limits.voxels or max(sides) > limits.side:
         raise MediaTooLarge(
-            f"scans may have at most {MAX_VOXELS} voxels and {MAX_SIDE} per side; "
+            f"scans may have at most {limits.voxels} voxels and {limits.side} per side; "
             f"this one is {_x(sides)}"
         )
     return sides[0], sides[1], sides[2]
@@ -83,26 +80,32 @@ def check_dtype(dtype: np.dtype, kind: str) -> np.dtype:
     return dtype
 
 
-def byte_count(shape: tuple[int, int, int], dtype: np.dtype) -> int:
+def byte_count(shape: tuple[int, int, int], dtype: np.dtype, limits: ScanLimits) -> int:
     """Bytes that the voxels take; MediaTooLarge where no file may hold that many."""
     size = math.prod(shape) * dtype.itemsize
-    if size > MAX_INFLATED_BYTES:
+    if size > (most := limits.most_bytes):
+        own = "" if limits.inflated_bytes else ", half of the memory that there is"
         raise MediaTooLarge(
-            f"the voxels of a scan may take at most {MAX_INFLATED_BYTES} bytes; "
+            f"the voxels of a scan may take at most {most} bytes{own}; "
             f"these are {_x(shape)} {dtype.name}, which takes {size}"
         )
     return size
 
 
 def view(
-    content: Bytes, offset: int, shape: tuple[int, int, int], dtype: np.dtype, order: str
+    content: Bytes,
+    offset: int,
+    shape: tuple[int, int, int],
+    dtype: np.dtype,
+    order: str,
+    limits: ScanLimits,
 ) -> np.ndarray:
     """Voxels that lie unpacked in ``content``, without a copy; BrokenMedia where some are missing.
 
     Args:
         order: "F" where the first axis runs fastest, "C" where the last one does.
     """
-    size, found = byte_count(shape, dtype), len(content) - offset
+    size, found = byte_count(shape, dtype, limits), len(content) - offset
     if found < size:
         raise BrokenMedia(
             f"the scan is truncated: its header tells of {size} bytes of voxels, "

@@ -25,15 +25,27 @@ its archive.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from media.limits import STRANGER, SourceLimits
-from media.sources.items import FIRST, RULE, SPLITS, Item, Source, SourceError
+from media.sources.items import (
+    FIRST,
+    RULE,
+    SPLITS,
+    UNLABELLED,
+    Item,
+    Source,
+    SourceError,
+    check_classes,
+    make_source,
+)
 from media.sources.names import summary
 from media.sources.npz import open_npz
 from media.sources.rules import assign_splits, with_splits
 from media.sources.shards import as_source, find_shards, list_shards
+from media.sources.stores import Files, Reading, Where
 from media.sources.table import COLUMNS, open_csv
 from media.sources.tars import open_tar, open_tar_gz
 from media.sources.tree import Tree, open_folder, open_tree
@@ -44,10 +56,12 @@ __all__ = [
     "FIRST",
     "RULE",
     "SPLITS",
+    "UNLABELLED",
     "Item",
     "Source",
     "SourceError",
     "assign_splits",
+    "list_media",
     "list_source",
     "open_source",
     "summary",
@@ -63,7 +77,7 @@ ARCHIVES: dict[str, Callable[[Path, SourceLimits], Tree]] = {
 ENDINGS = (".csv", ".npz", *ARCHIVES)
 
 
-def open_source(path: Path, rule: int = RULE, limits: SourceLimits = STRANGER) -> Source:
+def open_source(path: Path, rule: int = RULE, limits: SourceLimits = STRANGER.source) -> Source:
     """Open a folder, or a file by its ending, with a split for every item.
 
     Args:
@@ -80,7 +94,7 @@ def list_source(
     path: Path,
     rule: int = RULE,
     extra_columns: bool = False,
-    limits: SourceLimits = STRANGER,
+    limits: SourceLimits = STRANGER.source,
 ) -> Source:
     """The items as the data give them; ``split`` is empty where they give none.
 
@@ -91,16 +105,49 @@ def list_source(
         SourceError: what is wrong with the data.
     """
     if shards := find_shards(path):
-        return as_source(list_shards(shards))
+        source = as_source(list_shards(shards))
+    elif found := _opened(path, rule, extra_columns, limits):
+        source = found
+    else:
+        known = ", ".join(ENDINGS)
+        raise SourceError(f"expected a folder, a pattern of shards or a {known} file, got {path}")
+    check_classes(source.name, source.labels, Counter(item.label for item in source.items))
+    return source
+
+
+def list_media(path: Path, rule: int = RULE, limits: SourceLimits = STRANGER.source) -> Source:
+    """The items of anything but shards, or one file of any other ending, with or without labels.
+
+    Raises:
+        SourceError: what is wrong with the data, or that there are none.
+    """
+    source = _opened(path, rule, True, limits, labelled=False)
+    if source is None and path.is_file():
+        read = Reading(Files((path.parent,)), lambda id_: Where(path=id_))
+        source = make_source(path.name, (), [Item(path.name, UNLABELLED, "")], read)
+    if source is None:
+        raise SourceError(f"expected a folder, a pattern of shards or a file, got {path}")
+    if not source.items:
+        left = summary(source.left_out)
+        raise SourceError(f"{source.name}: expected media, got none{left and f' beside {left}'}")
+    labels = [item.label for item in source.items]
+    if max(labels) >= (count := len(source.labels)) or min(labels) < UNLABELLED:
+        raise SourceError(f"{source.name}: a label is outside the {count} classes")
+    return source
+
+
+def _opened(
+    path: Path, rule: int, extra_columns: bool, limits: SourceLimits, labelled: bool = True
+) -> Source | None:
+    """What is no shards; None where it is no source."""
     if path.is_dir():
-        return open_folder(path, rule, extra_columns)
+        return open_folder(path, rule, extra_columns, labelled)
     name = path.name.lower()
     if path.is_file() and name.endswith(".csv"):
-        return open_csv(path, rule, extra_columns=extra_columns)
+        return open_csv(path, rule, extra_columns=extra_columns, labelled=labelled)
     if path.is_file() and name.endswith(".npz"):
-        return open_npz(path)
+        return open_npz(path, labelled)
     for ending, open_archive in ARCHIVES.items():
         if path.is_file() and name.endswith(ending):
-            return open_tree(open_archive(path, limits), rule)
-    known = ", ".join(ENDINGS)
-    raise SourceError(f"expected a folder, a pattern of shards or a {known} file, got {path}")
+            return open_tree(open_archive(path, limits), rule, labelled)
+    return None

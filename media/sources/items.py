@@ -12,6 +12,8 @@ SPLITS = ("train", "val", "test")
 ALIASES = {"valid": "val", "validation": "val"}
 #: The first and the newest rule of reading names and making splits (``media.sources.rules``).
 FIRST, RULE = 1, 2
+#: Label of an item that has none.
+UNLABELLED = -1
 
 #: Item id -> encoded bytes, or an array that is stored decoded; OSError where it cannot be read.
 Read = Callable[[str], bytes | np.ndarray]
@@ -23,7 +25,11 @@ class SourceError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One labelled medium; ``id`` is unique in its source and means something to its owner."""
+    """One medium; ``id`` is unique in its source and means something to its owner.
+
+    Attributes:
+        label: a class, or ``UNLABELLED`` where a source needs none.
+    """
 
     id: str
     label: int
@@ -79,9 +85,8 @@ def make_source(
     read: Read,
     left_out: Mapping[str, int] | None = None,
 ) -> Source:
-    """A source as its data say it, whose items have passed what is asked of every kind."""
+    """A source as its data say it; SourceError for ids that are no text, or there twice."""
     _check_ids(name, items)
-    check_classes(name, labels, Counter(item.label for item in items))
     return Source(name, labels, tuple(items), read, left_out or {})
 
 

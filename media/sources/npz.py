@@ -10,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from media.sources.items import SPLITS, Item, Source, SourceError, make_source
+from media.sources.items import SPLITS, UNLABELLED, Item, Source, SourceError, make_source
 from media.sources.stores import WHOLE, Held, Reading, Where
 
 Arrays = dict[str, np.ndarray]
 
 
-def open_npz(path: Path) -> Source:
-    """Read all of its arrays into memory, once: items are views of them. Nothing is unpickled."""
+def open_npz(path: Path, labelled: bool = True) -> Source:
+    """Read all of its arrays into memory, once: items are views of them. Nothing is unpickled.
+
+    Args:
+        labelled: whether it has to have labels.
+    """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = dict(archive)
@@ -26,8 +30,11 @@ def open_npz(path: Path) -> Source:
         reason = "it holds pickled objects" if "pickle" in str(error) else type(error).__name__
         raise SourceError(f"{path.name}: expected an npz of plain arrays, {reason}") from error
     splits = [split for split in SPLITS if f"{split}_labels" in arrays]
+    if not splits and not labelled:
+        splits = [s for s in SPLITS if {f"{s}_images", f"{s}_jpeg"} & arrays.keys()]
     if not splits:
-        raise SourceError(f"{path.name}: expected train_labels, got keys {list(arrays)[:8]}")
+        wanted = "train_labels" if labelled else "train_images or train_jpeg"
+        raise SourceError(f"{path.name}: expected {wanted}, got keys {list(arrays)[:8]}")
     items: list[Item] = []
     held: list[np.ndarray] = []
     places: dict[str, Where] = {}
@@ -44,7 +51,8 @@ def open_npz(path: Path) -> Source:
 def _rows(arrays: Arrays, split: str, file: str) -> Iterable[tuple[str, int, Where]]:
     """Name, label and place of every item of one split."""
     media = _media(arrays, split, file)
-    targets = arrays[f"{split}_labels"].reshape(-1)
+    unlabelled = np.full(len(media), UNLABELLED)
+    targets = arrays.get(f"{split}_labels", unlabelled).reshape(-1)
     if targets.dtype.kind not in "iu":
         raise SourceError(f"{file}: expected whole numbers in {split}_labels, got {targets.dtype}")
     names = arrays.get(f"{split}_names", np.arange(len(targets))).astype(str).tolist()

@@ -35,7 +35,7 @@ VERSION = 1
 MEDIA = frozenset(ending.removeprefix(".") for ending in ENDINGS + FOREIGN)
 #: Of a .cls or a .json; what is larger says something else.
 MAX_NOTE_BYTES = 2**20
-#: What an item has no split or group by.
+#: What an item has no label, split or group by.
 NONE = -1
 
 Advance = Callable[[int], None]
@@ -48,7 +48,7 @@ class ShardIndex:
     Attributes:
         names: of their members.
         starts, sizes: of their bytes in the tar, int64 [N].
-        labels: places in ``said``, the labels as they stand there, int32 [N].
+        labels: places in ``said``, the labels as they stand there, or ``NONE``, int32 [N].
         splits: places in ``SPLITS``, or ``NONE``, int8 [N].
         groups: places in ``grouped``, or ``NONE``, int32 [N].
         left_out: how many members were passed over, by kind.
@@ -66,13 +66,17 @@ class ShardIndex:
 
 
 def shard_index(
-    path: Path, cache: Path | None = None, advance: Advance = lambda count: None
+    path: Path,
+    cache: Path | None = None,
+    advance: Advance = lambda count: None,
+    labelled: bool = True,
 ) -> ShardIndex:
     """The index of a shard: the kept one, or made now and kept.
 
     Args:
         cache: a folder for it, where nothing can be written beside the shard.
         advance: called with the number of bytes that were looked through.
+        labelled: whether every item has to have a label.
 
     Raises:
         SourceError: what is wrong with the shard.
@@ -87,8 +91,10 @@ def shard_index(
     for place in places:
         if kept := _load(place, stamp):
             advance(found.st_size)
-            return kept
+            return _labelled(path, kept) if labelled else kept
     made = _Listing(path).made(advance)
+    if labelled:
+        _labelled(path, made)
     data = _packed(made, stamp)
     if cache and not os.access(path.parent, os.W_OK):
         cache.mkdir(parents=True, exist_ok=True)
@@ -97,6 +103,16 @@ def shard_index(
             write_atomic(place, data)
             break
     return made
+
+
+def _labelled(path: Path, index: ShardIndex) -> ShardIndex:
+    """The index, in which every item has a label."""
+    if len(lacking := np.flatnonzero(index.labels == NONE)):
+        raise SourceError(
+            f"{path.name}: {index.names[int(lacking[0])]!r} has no label: expected a .cls of the "
+            'same key, or a .json with "label"'
+        )
+    return index
 
 
 def _packed(index: ShardIndex, stamp: list[int]) -> bytes:
@@ -150,7 +166,7 @@ class _Listing:
         self.left_out: Counter[str] = Counter()
 
     def made(self, advance: Advance) -> ShardIndex:
-        """All of it; SourceError where a medium or a label stands alone."""
+        """All of it; SourceError where a label stands alone."""
         for entry in walk_tar(self.path, advance):
             self._add(entry)
         for key in self.labels.keys() - self.media.keys():
@@ -158,21 +174,17 @@ class _Listing:
                 f"{self.path.name}: the label of {key!r} names a missing member: expected "
                 f"{key}.jpg or another medium beside it"
             )
-        if lacking := [row[0] for key, row in self.media.items() if key not in self.labels]:
-            raise SourceError(
-                f"{self.path.name}: {lacking[0]!r} has no label: expected a .cls of the same key, "
-                'or a .json with "label"'
-            )
         keys, rows = list(self.media), list(self.media.values())
         labels = dict.fromkeys(self.labels.values())
         said = {label: place for place, label in enumerate(labels)}
         grouped = {name: place for place, name in enumerate(dict.fromkeys(self.groups.values()))}
         groups = [grouped[self.groups[key]] if key in self.groups else NONE for key in keys]
+        targets = [said[self.labels[key]] if key in self.labels else NONE for key in keys]
         return ShardIndex(
             Texts.of(name for name, _, _ in rows),
             np.array([start for _, start, _ in rows], np.int64),
             np.array([size for _, _, size in rows], np.int64),
-            np.array([said[self.labels[key]] for key in keys], np.int32),
+            np.array(targets, np.int32),
             tuple(said),
             np.array([self.splits.get(key, NONE) for key in keys], np.int8),
             np.array(groups, np.int32),

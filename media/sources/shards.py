@@ -99,19 +99,23 @@ def _expanded(pattern: str) -> list[str]:
 
 
 def list_shards(
-    files: list[Path], cache: Path | None = None, indexing: Indexing = quiet
+    files: list[Path],
+    cache: Path | None = None,
+    indexing: Indexing = quiet,
+    labelled: bool = True,
 ) -> Shards:
     """What lies in some shards; an index is made of those that have none.
 
     Args:
         cache: a folder for indexes, where nothing can be written beside the shards.
+        labelled: whether every item has to have a label.
 
     Raises:
         SourceError: what is wrong with the data.
     """
     root = Path(os.path.commonpath([path.absolute().parent for path in files]))
     with indexing(sum(path.stat().st_size for path in files)) as advance:
-        parts = [shard_index(path, cache, advance) for path in files]
+        parts = [shard_index(path, cache, advance, labelled) for path in files]
     counts = [len(part.starts) for part in parts]
     labels, targets = _classes(root, parts)
     grouped = tuple(sorted({name for part in parts for name in part.grouped}))

@@ -13,6 +13,7 @@ from media.sources.items import (
     FIRST,
     RULE,
     SPLITS,
+    UNLABELLED,
     Item,
     Read,
     Source,
@@ -26,7 +27,11 @@ COLUMNS = ("path", "label", "split", "group")
 
 
 def open_csv(
-    path: Path, rule: int = RULE, name: str = "", extra_columns: bool = False
+    path: Path,
+    rule: int = RULE,
+    name: str = "",
+    extra_columns: bool = False,
+    labelled: bool = True,
 ) -> Source:
     """A CSV on disk; its paths are relative to its folder, and may lead out of it."""
     folder, find = path.parent, finder(path.parent, exact=rule == FIRST)
@@ -43,6 +48,7 @@ def open_csv(
         read=Reading(Files((folder,)), where),
         rule=rule,
         extra_columns=extra_columns,
+        labelled=labelled,
     )
 
 
@@ -55,6 +61,7 @@ def read_table(
     read: Read,
     rule: int = RULE,
     extra_columns: bool = False,
+    labelled: bool = True,
 ) -> Source:
     """The source that a table describes.
 
@@ -64,14 +71,16 @@ def read_table(
         exists, read: how to look up and read the path of a row.
         rule: of ``media.sources.rules``.
         extra_columns: whether there may be others than ``COLUMNS``; they mean nothing here.
+        labelled: whether every row has to have a label.
     """
     try:
-        rows = _rows(_text(data, rule), file, extra_columns)
+        rows = _rows(_text(data, rule), file, extra_columns, labelled)
     except (UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{file}: expected a CSV in UTF-8: {error}") from error
-    labels = tuple(sorted({row["label"] for row in rows}))
+    labels = tuple(sorted({row.get("label", "") for row in rows} - {""}))
+    classes = {label: place for place, label in enumerate(labels)} | {"": UNLABELLED}
     items = [
-        Item(row["path"], labels.index(row["label"]), _split(row, file), row.get("group", ""))
+        Item(row["path"], classes[row.get("label", "")], _split(row, file), row.get("group", ""))
         for row in rows
     ]
     _check_paths(items, file, exists)
@@ -91,14 +100,18 @@ def _text(data: bytes, rule: int) -> str:
     return text if rule == FIRST else composed(text)
 
 
-def _rows(text: str, file: str, extra_columns: bool) -> list[dict[str, str]]:
+def _rows(
+    text: str, file: str, extra_columns: bool, labelled: bool = True
+) -> list[dict[str, str]]:
     """Every row, stripped; SourceError where a column is unknown, missing or too many."""
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", restval="")
     header = tuple(reader.fieldnames or ())
-    known = {"path", "label"} <= set(header) and (extra_columns or set(header) <= set(COLUMNS))
+    needed = {"path", "label"} if labelled else {"path"}
+    known = needed <= set(header) and (extra_columns or set(header) <= set(COLUMNS))
     if not known or len(set(header)) < len(header):
         raise SourceError(
-            f"{file}: expected columns path,label and optionally split,group; "
+            f"{file}: expected {'columns path,label' if labelled else 'a column path'} and "
+            f"optionally {'' if labelled else 'label,'}split,group; "
             f"got {','.join(header)}" + _advice(header)
         )
     rows = []
@@ -106,8 +119,9 @@ def _rows(text: str, file: str, extra_columns: bool) -> list[dict[str, str]]:
         if "" in row:
             raise SourceError(f"{file}: line {reader.line_num} has more than {len(header)} columns")
         rows.append({key: value.strip() for key, value in row.items()})
-        if not rows[-1]["path"] or not rows[-1]["label"]:
-            raise SourceError(f"{file}: line {reader.line_num} lacks a path or a label")
+        if not all(rows[-1][name] for name in needed):
+            lacks = "a path or a label" if labelled else "a path"
+            raise SourceError(f"{file}: line {reader.line_num} lacks {lacks}")
     return rows
 
 

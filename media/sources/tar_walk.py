@@ -1,7 +1,7 @@
 """The files of a large tar one after the other: only headers are read, many checked at once.
 
-An object of the standard library for every member takes ten times as long. What it knows of old
-and long names is known here too: those of GNU tar, of pax, and ustar's prefix.
+No object of the standard library is made for a member; what that library knows of old and long
+names is known here too: those of GNU tar, of pax, and ustar's prefix.
 """
 
 from __future__ import annotations

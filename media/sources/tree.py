@@ -21,6 +21,7 @@ from media.sources.items import (
     FIRST,
     RULE,
     SPLITS,
+    UNLABELLED,
     Item,
     Source,
     SourceError,
@@ -75,23 +76,26 @@ class Tree:
         return Tree(self.name, files, folders, read, self.left_out)
 
 
-def open_folder(root: Path, rule: int = RULE, extra_columns: bool = False) -> Source:
-    """A folder on disk."""
+def open_folder(
+    root: Path, rule: int = RULE, extra_columns: bool = False, labelled: bool = True
+) -> Source:
+    """A folder on disk; ``labelled`` as of ``open_tree``."""
     if not (root / LABELS).is_file():
-        return open_tree(_walk(root, _refuse), rule)
-    source = open_csv(root / LABELS, rule, root.name, extra_columns)
+        return open_tree(_walk(root, _refuse), rule, labelled)
+    source = open_csv(root / LABELS, rule, root.name, extra_columns, labelled)
     return _with_unlisted(source, _walk(root))
 
 
-def open_tree(tree: Tree, rule: int = RULE) -> Source:
+def open_tree(tree: Tree, rule: int = RULE, labelled: bool = True) -> Source:
     """A folder or an archive; a table in it can name nothing outside.
 
     Args:
         rule: of ``media.sources.rules``.
+        labelled: whether every item has to have a label, and every folder of a class an item.
     """
     tree = tree if rule == FIRST else tree.composed()
     if LABELS not in tree.files:
-        return read_classes(tree, rule)
+        return read_classes(tree, rule) if labelled else read_media(tree, rule)
     try:
         data = bytes(tree.read(LABELS))
     except OSError as error:
@@ -103,6 +107,8 @@ def open_tree(tree: Tree, rule: int = RULE) -> Source:
         exists=lambda id_: posixpath.normpath(id_) in tree.files,
         read=tree.read.renamed(posixpath.normpath),
         rule=rule,
+        extra_columns=not labelled,
+        labelled=labelled,
     )
     return _with_unlisted(source, tree)
 
@@ -124,6 +130,22 @@ def read_classes(tree: Tree, rule: int = RULE) -> Source:
         for place, files in sorted(classes.items())
         for file in sorted(files)
     ]
+    return make_source(tree.name, labels, items, tree.read, most_frequent(left_out))
+
+
+def read_media(tree: Tree, rule: int = RULE) -> Source:
+    """Every medium; its folder is its class, as ``read_classes`` has it, if it lies in one."""
+    endings = (FIRST_ENDINGS if rule == FIRST else ENDINGS) + FOREIGN
+    depth, left_out = 2 if _has_splits(tree) else 1, Counter(tree.left_out)
+    media = sorted(file for file in tree.files if file.lower().endswith(endings))
+    left_out.update(map(kind_of, tree.files - frozenset(media)))
+    places = [tuple(file.split("/")[:-1])[:depth] for file in media]
+    labels = tuple(sorted({place[-1] for place in places if len(place) == depth}))
+    items = []
+    for file, place in zip(media, places, strict=True):
+        label = labels.index(place[-1]) if len(place) == depth else UNLABELLED
+        split = ALIASES.get(place[0], place[0]) if place and depth == 2 else ""
+        items.append(Item(file, label, split))
     return make_source(tree.name, labels, items, tree.read, most_frequent(left_out))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from media.errors import BrokenMedia
+from media.limits import STRANGER, Limits
+from media.part import Part
 from media.sample import Media, Sample
 from media.spec import InputSpec
 
@@ -15,7 +17,12 @@ calls: list[int] = []
 
 
 def read(
-    media: Media, spec: InputSpec, sizes: Sequence[tuple[int, ...]], views: int
+    media: Media,
+    spec: InputSpec,
+    sizes: Sequence[tuple[int, ...]],
+    views: int,
+    part: Part | None = None,
+    limits: Limits = STRANGER,
 ) -> Sample:
     """Frames spread over the clip, later ones in later views; the nearest pixels."""
     calls.append(views)

@@ -1,4 +1,4 @@
-"""Runs of several processes, forked from one that has imported torch, as torchrun would start them."""
+"""Runs of several processes as torchrun starts them, forked from one that has imported torch."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def test_limits_of_sources_bound_no_job(
 ) -> None:
     """What an archive may hold to be trained on is no limit of what is answered."""
     for field in ("members", "member_bytes", "inflated_bytes"):
-        monkeypatch.setitem(vars(STRANGER), field, 1)
+        monkeypatch.setitem(vars(STRANGER.source), field, 1)
     archive = packed({"a/good.png": GOOD, "b/good.png": GOOD, "zeros.png": bytes(2**20)})
     path = tmp_path / f"set.{'zip' if packed is zipped else 'tar'}"
     path.write_bytes(archive)

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
-from media.scans.dicom import dicom_limits
+from media.limits import ScanLimits
 from media.scans.dicom.dicom import load
 from tests.conftest import ROOT
 from tests.helpers.dicom_files import (
@@ -310,23 +310,19 @@ def test_file_is_refused_with_a_reason(name: str) -> None:
         assert secret not in str(caught.value)
 
 
-def test_header_of_countless_elements_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_header_of_countless_elements_ends() -> None:
     """Reading stops at a number of pieces, not where the sender likes."""
     load(countless())
-    monkeypatch.setattr(dicom_limits, "MAX_PIECES", 20_000)
     with pytest.raises(BrokenMedia, match="at most 20000 pieces"):
-        load(countless())
+        load(countless(), ScanLimits(pieces=20_000))
 
 
-def test_sequence_that_is_read_when_asked_for_is_counted_before(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_sequence_that_is_read_when_asked_for_is_counted_before() -> None:
     """A sequence that tells its length is passed over at first, and costs as much later."""
     data = per_frame(*((0.0, 0.0, float(number)) for number in range(100)))
     load(data)
-    monkeypatch.setattr(dicom_limits, "MAX_PIECES", 300)
     with pytest.raises(BrokenMedia, match="at most 300 pieces"):
-        load(data)
+        load(data, ScanLimits(pieces=300))
 
 
 def samples() -> dict[str, bytes]:

@@ -113,17 +113,17 @@ def test_image_goes_by_its_upright_size(kind: str, orientation: int) -> None:
 
 def test_large_jpeg_is_scaled_for_the_grid_that_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice comes before the pixels: they are loaded once, in the scale of that grid."""
-    loaded: list[int] = []
+    loaded: list[float] = []
     load = image._load
 
-    def counting(opened: Opened, at_least: int) -> object:
-        loaded.append(at_least)
-        return load(opened, at_least)
+    def counting(opened: Opened, ratio: float) -> object:
+        loaded.append(ratio)
+        return load(opened, ratio)
 
     monkeypatch.setattr(image, "_load", counting)
     data, grids = photo(600, 640, "JPEG", 1), [Grid((1, 1)), Grid((20, 20)), Grid((200, 200))]
     sample, grid = read_fitting(data, InputSpec(), grids, PATCH)
-    assert (loaded, str(grid)) == ([160], "20x20")
+    assert (loaded, str(grid)) == ([160 / 600], "20x20")
     np.testing.assert_array_equal(sample.pixels, read(data, InputSpec(), grid, PATCH).pixels)
 
 

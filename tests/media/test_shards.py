@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from media.index import Changed, open_dataset
+from media.index import Changed, open_dataset, open_media
 from media.sources import SourceError, open_source, shard_index
 from media.sources.tar_walk import walk_tar
 from tests.media.test_archives import pack, tar_entry, tarred
@@ -136,6 +136,18 @@ def test_shard_that_cannot_be_used_is_refused(tmp_path: Path, data: bytes, messa
     with pytest.raises(SourceError, match=f"train-7.tar.*{message}|train-7: .*{message}"):
         open_dataset(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["train-7.tar"]
+
+
+def test_items_without_a_label_are_found_and_not_trained_on(tmp_path: Path) -> None:
+    """Whoever only wants answers takes them; the index that is kept serves both."""
+    shard(tmp_path / "test-0.tar", {"1.jpg": b"one", "2.jpg": b"two", "2.cls": b"ant"})
+    for _ in range(2):
+        found = open_media(tmp_path)
+        assert as_items(found)[1] == ("test-0/2.jpg", "ant", "test", "")
+        assert (found.columns.labels.tolist(), found.read(0)) == ([-1, 0], b"one")
+        with pytest.raises(SourceError, match="test-0.tar: '1.jpg' has no label: expected a .cls"):
+            open_dataset(tmp_path)
+        assert (tmp_path / "test-0.tar.index").exists()
 
 
 @pytest.mark.parametrize("labels", [(b"0", b"2"), (b"0", b"0")])

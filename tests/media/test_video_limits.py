@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from media.clips import clip_decode, clip_file
+from media.clips import clip_file
 from media.clips.clip_file import open_clip
 from media.clips.video import read
 from media.errors import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from media.limits import ClipLimits, Limits
 from media.spec import InputSpec, VideoSpec
 from tests.helpers.clip_files import (
     HEIGHT,
@@ -37,9 +38,9 @@ SIZE = (HEIGHT, WIDTH)
 FRAMES = 6
 
 
-def refused(data: bytes, kind: type[MediaError], says: str) -> None:
+def refused(data: bytes, kind: type[MediaError], says: str, **limits: int) -> None:
     with pytest.raises(kind, match=says):
-        read(data, SPEC, [(FRAMES, *SIZE)], 1)
+        read(data, SPEC, [(FRAMES, *SIZE)], 1, limits=Limits(clip=ClipLimits(**limits)))
 
 
 # --- types -----------------------------------------------------------------------------------
@@ -178,24 +179,21 @@ def test_many_frames_are_refused() -> None:
     refused(dots(150_000), MediaTooLarge, "at most 60 seconds")
 
 
-def test_packets_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packets_are_counted() -> None:
     """However short they are."""
-    monkeypatch.setattr(clip_file, "MAX_PACKETS", 40)
-    refused(clip_of("h264.mp4"), MediaTooLarge, "at most 40 packets")
+    refused(clip_of("h264.mp4"), MediaTooLarge, "at most 40 packets", packets=40)
 
 
-def test_cost_is_known_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cost_is_known_before_decoding() -> None:
     """The limit is on what the frames that are asked for need, not on the clip."""
-    monkeypatch.setattr(clip_decode, "MAX_DECODED", 12)
-    data = clip_of("h264.mp4")
-    assert read(data, SPEC, [(1, *SIZE)], 1).pixels.shape == (1, 1, *SIZE, 3)
-    refused(data, MediaTooLarge, "at most 12 packets of a clip are decoded")
+    data, few = clip_of("h264.mp4"), Limits(clip=ClipLimits(decoded=12))
+    assert read(data, SPEC, [(1, *SIZE)], 1, limits=few).pixels.shape == (1, 1, *SIZE, 3)
+    refused(data, MediaTooLarge, "at most 12 packets of a clip are decoded", decoded=12)
 
 
-def test_long_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_files_are_refused() -> None:
     """Bytes are counted before anything is opened."""
-    monkeypatch.setattr(clip_file, "MAX_BYTES", 1000)
-    refused(clip_of("h264.mp4"), MediaTooLarge, "at most 1000 bytes")
+    refused(clip_of("h264.mp4"), MediaTooLarge, "at most 1000 bytes", file_bytes=1000)
 
 
 # --- damage ----------------------------------------------------------------------------------

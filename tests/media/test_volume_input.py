@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from media import BrokenMedia, MediaError, MediaTooLarge, UnsupportedMedia
+from media.limits import STRANGER, ScanLimits
 from media.scans import volume
 from media.scans.scan import Scan
-from media.scans.voxels import MAX_FILE_BYTES, MAX_SIDE
 from service.engine.decode.process import ENVIRONMENT
 from tests.helpers.scan_files import (
     itk_image,
@@ -147,11 +147,11 @@ def test_bytes_of_no_known_type_are_unsupported(data: bytes) -> None:
 def test_file_over_the_limit_is_refused_unread() -> None:
     """The bytes that came in are counted before anything looks at them."""
     with pytest.raises(MediaTooLarge, match="bytes"):
-        prepared(bytes(MAX_FILE_BYTES + 1), (2, 3, 4))
+        prepared(bytes(STRANGER.scan.file_bytes + 1), (2, 3, 4))
 
 
 @pytest.mark.parametrize(
-    "dim", [(3, 32767, 32767, 32767), (3, MAX_SIDE + 1, 2, 2), (3, 600, 600, 600)]
+    "dim", [(3, 32767, 32767, 32767), (3, STRANGER.scan.side + 1, 2, 2), (3, 600, 600, 600)]
 )
 def test_huge_header_is_refused_before_any_allocation(dim: tuple[int, ...]) -> None:
     """The header alone is enough; no memory is taken for what it announces."""
@@ -189,7 +189,7 @@ def test_gzipped_dicom_is_unpacked_for_its_reader(monkeypatch: pytest.MonkeyPatc
     data, given_bytes = bytes(128) + b"DICM" + bytes(range(256)), []
     reader = types.ModuleType("media.scans.dicom.dicom")
 
-    def load(media: bytes) -> Scan:
+    def load(media: bytes, limits: ScanLimits) -> Scan:
         given_bytes.append(media)
         return Scan(numbered(), None)
 

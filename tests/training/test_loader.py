@@ -23,8 +23,10 @@ from models.checkpoint import WEIGHTS, read_description
 from models.spec import EncodingSpec, ModelSpec
 from tests.conftest import ROOT
 from tests.helpers import training_runs
+from tests.helpers.clip_files import number_of
 from tests.helpers.effort import alone
 from tests.helpers.training_runs import check_refused, command
+from tests.media.test_limits import long_clip
 from training.__main__ import main
 from training.augment.augment import augment, change
 from training.augment.draws import Draws
@@ -134,6 +136,16 @@ def test_whole_picture_is_reached(pictures: Path, kept: Dataset) -> None:
     left = training.read_part(0, Part(1, (1, 1), (0, 0)))
     right = training.read_part(0, Part(1, (1, 1), (0, 1)))
     assert not np.array_equal(left, right)
+
+
+def test_part_is_read_of_a_clip_that_a_server_refuses(tmp_path: Path) -> None:
+    """An hour and a half long: its last frame is at the last moment."""
+    for label in "ab":
+        (tmp_path / "val" / label).mkdir(parents=True)
+        (tmp_path / f"val/{label}/1.mp4").write_bytes(long_clip())
+    listed = Listed(open_dataset(tmp_path), "val", Wanted(CLIPS, (1, 60, 88)))
+    (frame,) = listed.read_part(0, Part(1, (1, 1), (0.5, 0.5), 1.0))
+    assert number_of(frame) == 7
 
 
 # --- the boundary ----------------------------------------------------------------------------
@@ -346,17 +358,15 @@ def test_memory_that_runs_out_in_a_worker_is_told_with_what_to_do(
 SMALL = """
 import sys
 from pathlib import Path
-import torch
+import training.batches
 from media.index import open_kept
 from tests.training.test_loader import make_batches
-from training.batches import NoBatch
-from training.loader import Loader
 
+training.batches.get_worker_info = object  # as in a worker
 batches = make_batches(open_kept(Path(sys.argv[1])), workers=1, batch=40, size=(300, 300))
-try:
-    Loader(batches, 0, 1, torch.device("cpu")).take(0, batches.samples(0))
-except NoBatch as error:
-    print(error, *error.settings)
+error = batches[0]
+assert isinstance(error, training.batches.NoBatch)
+print(error, *error.settings)
 """
 
 

@@ -138,10 +138,14 @@ def test_losses_are_those_of_one_process_where_items_are_read_in_steps(
     """With another encoding, whose positions draw too, by workers, from pictures of any part."""
     settings = (
         "batch=16", "epochs=1", "model.encoding.name=comrope_ld", "model.encoding.block=4",
-        "augment.crop_from=picture", "augment.crop_scale=[0.3,1]", "workers=1", "model.drop_path=0.2",
+        "augment.crop_from=picture", "augment.crop_scale=[0.3,1]", "model.drop_path=0.2",
     )  # fmt: skip
     found = [
-        losses_of(tmp_path / str(count), count, command(many, tmp_path / f"run-{count}", *settings))
+        losses_of(
+            tmp_path / str(count),
+            count,
+            command(many, tmp_path / f"run-{count}", *settings, f"workers={count - 1}"),
+        )
         for count in (1, 2)
     ]
     np.testing.assert_allclose([*found[1].values()], [*found[0].values()], rtol=1e-5)
@@ -180,7 +184,7 @@ def test_stopped_together_a_run_goes_on_with_any_number_of_processes(
 
 
 def test_report_is_measured_together(pictures: Path, tmp_path: Path) -> None:
-    """Its figures, and those of every epoch, are those that one process finds in that checkpoint."""
+    """Its figures, and those of an epoch, are those that one process finds in that checkpoint."""
     arguments = command(pictures, tmp_path / "run", "epochs=1")
     statuses, said = run(tmp_path, 2, arguments)
     assert statuses == [0, 0], said
@@ -276,7 +280,9 @@ def test_processes_that_disagree_end_with_what_they_disagree_about(
     """Every setting with its values and ranks; labels and items of the data likewise."""
     changed = ("learning_rate=0.5", "augment.mixup=0.1", "epochs=3")
     group = start(
-        tmp_path / "settings", 2, lambda rank: command(pictures, tmp_path / "run", *changed[2 * rank :])
+        tmp_path / "settings",
+        2,
+        lambda rank: command(pictures, tmp_path / "run", *changed[2 * rank :]),
     )
     assert group.end() == [2, 2]
     assert group.said().count("error: the processes of the run disagree about the settings") == 1

@@ -84,10 +84,10 @@ def test_process_reads_its_rows_of_a_batch_and_its_items_of_a_split(pictures: Pa
         own = torch.cat([part[place] for part in parts])  # type: ignore[misc, arg-type]
         assert torch.equal(own, whole[place])
     validation = Listed(dataset, "val", how)
-    every = [Rows(validation, 0, 5, items)[0] for items in (slice(0, 5), slice(5, 10))]
+    every = [Rows(validation, 0, 5, items=items)[0] for items in (slice(0, 5), slice(5, 10))]
     expected = np.concatenate([validation.read(item) for item in range(10)])
     assert np.array_equal(torch.cat([batch.pixels for batch in every]).numpy(), expected)  # type: ignore[union-attr]
-    assert Rows(validation, 0, 5, slice(7, 12)).shape == (5, 8, 9, 3)
+    assert Rows(validation, 0, 5, items=slice(7, 12)).shape == (5, 8, 9, 3)
 
 
 def test_gradients_travel_in_few_buckets() -> None:
@@ -116,7 +116,8 @@ def test_disagreement_names_every_value_with_its_ranks() -> None:
     mine = {"torch": "2.1", "code": "abc", "numpy": "1"}
     agree(Others(mine, dict(mine)), "what computes", lambda: mine)
     other = {"torch": "2.2", "numpy": "1"}
-    message = r"about what computes.*: code: 'abc' in 0, 2; None in 1 \| torch: '2.1' in 0, 2; '2.2' in"
+    told = r"code: 'abc' in 0, 2; None in 1 \| torch: '2.1' in 0, 2; '2.2' in 1; start all with"
+    message = rf"about what computes.*: {told}"
     with pytest.raises(SpecError, match=message):
         agree(Others(other, mine), "what computes", lambda: mine)
     agree(ALONE, "nothing", lambda: 1 / 0)  # type: ignore[arg-type, return-value]

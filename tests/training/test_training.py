@@ -165,3 +165,20 @@ def test_checkpoint_that_is_cut_short_is_refused(
     path = out / "last" / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     check_refused(command(pictures, out, resume=True), capsys, message)
+
+
+def test_recipe_of_long_runs_trains_at_small_size(pictures: Path, tmp_path: Path) -> None:
+    """All that ``images-224`` asks of a GPU, on a model of a few numbers: nothing is left out."""
+    settings = (
+        "model.patch=2x3", "model.grid=4x3", "model.width=24", "model.depth=2", "model.heads=2",
+        "model.mlp_dim=20", "model.encoding.block=4", "batch=8", "epochs=1", "workers=0",
+    )  # fmt: skip
+    arguments = ["images-224", "--data", str(pictures), "--out", str(tmp_path / "run")]
+    for setting in settings:
+        arguments += ["--set", setting]
+    assert main([*arguments, "--no-report"]) == 0
+    description = read_description(tmp_path / "run/best")
+    assert (description.notes["step"], description.model.grid) == (5, (4, 3))
+    kept = description.notes["config"]
+    assert kept["augment"]["crop_from"] == "picture"
+    assert (kept["precision"], kept["ema"], kept["betas"]) == ("bf16", 0.9999, [0.9, 0.999])

@@ -20,6 +20,7 @@ import dataclasses
 import numpy as np
 
 from media.errors import BrokenMedia
+from media.limits import STRANGER, ScanLimits
 from media.scans.dicom.dicom_frames import Frame, Rescale, read_frames
 from media.scans.dicom.dicom_header import Header, read_header
 from media.scans.dicom.dicom_limits import Budget, told_as_media_errors
@@ -39,20 +40,20 @@ class Part:
     padding: tuple[int, int] | None  # the lowest and highest stored value that stand for nothing
 
 
-def load(data: bytes) -> Scan:
+def load(data: bytes, limits: ScanLimits = STRANGER.scan) -> Scan:
     """One DICOM file as voxels [slice, row, column].
 
     Raises:
         MediaError: the bytes are no DICOM file, of a type that is not read, damaged, or too large.
     """
     with told_as_media_errors():
-        return stack([read_part(data, Budget())])
+        return stack([read_part(data, Budget(limits))], limits)
 
 
 def read_part(data: bytes, budget: Budget) -> Part:
     """Everything that a file says besides its pixels, checked."""
     header = read_header(data, budget)
-    layout = read_layout(header)
+    layout = read_layout(header, budget.limits)
     frames = read_frames(header.tags, layout.number_of_frames)
     return Part(header, layout, frames, _padding(header, layout))
 
@@ -67,10 +68,10 @@ def _padding(header: Header, layout: Layout) -> tuple[int, int] | None:
     return low, high
 
 
-def stack(parts: list[Part]) -> Scan:
+def stack(parts: list[Part], limits: ScanLimits) -> Scan:
     """The frames of one file, or of all files of a series, as one volume."""
     frames = [frame for part in parts for frame in part.frames]
-    check_size(len(frames), parts[0].layout.rows, parts[0].layout.columns)
+    check_size(len(frames), parts[0].layout.rows, parts[0].layout.columns, limits)
     order, affine = np.arange(len(frames)), None
     planes = [frame.plane for frame in frames if frame.plane]
     if planes:
@@ -79,17 +80,20 @@ def stack(parts: list[Part]) -> Scan:
     places = np.argsort(order)  # of every frame in the volume
     if len(rescales) == 1:
         (rescale,) = rescales
-        return Scan(_decode(parts, places, rescale), affine, rescale.slope, rescale.intercept)
-    return Scan(_decode(parts, places, None), affine)
+        voxels = _decode(parts, places, rescale, limits)
+        return Scan(voxels, affine, rescale.slope, rescale.intercept)
+    return Scan(_decode(parts, places, None, limits), affine)
 
 
-def _decode(parts: list[Part], places: np.ndarray, rescale: Rescale | None) -> np.ndarray:
+def _decode(
+    parts: list[Part], places: np.ndarray, rescale: Rescale | None, limits: ScanLimits
+) -> np.ndarray:
     """Voxels [slices, rows, columns]: stored values; intensities where they share no rescale."""
     layout = parts[0].layout
     stored = np.result_type(*(part.layout.dtype for part in parts))
     shape = (len(places), layout.rows, layout.columns)
     dtype = stored if rescale else np.dtype(np.float32)
-    byte_count(shape, dtype)
+    byte_count(shape, dtype, limits)
     voxels = np.empty(shape, dtype)
     padded = np.zeros(shape, bool) if any(part.padding for part in parts) else None
     place = iter(places)

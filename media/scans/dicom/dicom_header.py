@@ -17,7 +17,8 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 
 from media.errors import BrokenMedia, UnsupportedMedia
-from media.scans.dicom.dicom_limits import MAX_VALUE, PIECE_BYTES, Budget, HeaderStream, inflate
+from media.limits import ScanLimits
+from media.scans.dicom.dicom_limits import PIECE_BYTES, Budget, HeaderStream, inflate
 from media.scans.inflate import most, too_large
 
 PREAMBLE = 128  # bytes before the prefix
@@ -115,7 +116,7 @@ def read_header(data: bytes, budget: Budget) -> Header:
     meta, stream = _read_meta(data, budget)
     syntax_uid = _syntax(meta)
     if syntax_uid == uid.DeflatedExplicitVRLittleEndian:
-        data = _inflate(memoryview(data)[stream.tell() :])
+        data = _inflate(memoryview(data)[stream.tell() :], budget.limits)
         stream = HeaderStream(data, budget)
     tags, element = _read_tags(stream, SYNTAXES[syntax_uid])
     if element is None:
@@ -165,15 +166,17 @@ def _charge(tags: Dataset, budget: Budget) -> None:
             continue
         if dictionary_VR(element.tag) == "SQ":
             budget.spend(element.length // PIECE_BYTES)
-        elif element.length > MAX_VALUE:
-            raise BrokenMedia(f"expected values of at most {MAX_VALUE} bytes, got {element.length}")
+        elif element.length > (most_bytes := budget.limits.value_bytes):
+            raise BrokenMedia(
+                f"expected values of at most {most_bytes} bytes, got {element.length}"
+            )
 
 
-def _inflate(packed: memoryview) -> bytes:
-    limit = most(len(packed))
+def _inflate(packed: memoryview, limits: ScanLimits) -> bytes:
+    limit = most(len(packed), limits)
     data = inflate(packed, limit)
     if len(data) > limit:
-        raise too_large(limit)
+        raise too_large(limit, limits)
     return data
 
 

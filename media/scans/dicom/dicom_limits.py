@@ -10,28 +10,28 @@ import zlib
 from collections.abc import Iterator
 
 from media.errors import BrokenMedia, MediaError, MediaTooLarge
+from media.limits import ScanLimits
 
-MAX_SLICES = 4096  # frames over all files
-MAX_VALUE = 32 * MAX_SLICES  # bytes; no value that is used has more than a number per slice
-#: Pieces of headers that pydicom may take apart: countless tiny elements end here. An element is
-#: two or three pieces, a frame with functional groups some 300.
-MAX_PIECES = 1_000_000
 PIECE_BYTES = 16  # of a sequence that is taken apart when it is asked for
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # it quotes values of the patient's
 
 
 class Budget:
-    """How many pieces may still be taken apart; the files of a series share one."""
+    """How many pieces may still be taken apart; the files of a series share one.
 
-    def __init__(self) -> None:
-        self._left = MAX_PIECES
+    Attributes:
+        limits: of the scan.
+    """
+
+    def __init__(self, limits: ScanLimits) -> None:
+        self.limits, self._left = limits, limits.pieces
 
     def spend(self, pieces: int = 1) -> None:
         """Take some off; BrokenMedia where none is left."""
         self._left -= pieces
         if self._left < 0:
-            raise BrokenMedia(f"expected DICOM headers of at most {MAX_PIECES} pieces")
+            raise BrokenMedia(f"expected DICOM headers of at most {self.limits.pieces} pieces")
 
 
 class HeaderStream(io.BytesIO):

@@ -19,8 +19,8 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import get_decoder
 
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
+from media.limits import ScanLimits
 from media.scans.dicom.dicom_header import Header
-from media.scans.dicom.dicom_limits import MAX_SLICES
 from media.scans.voxels import check_shape
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -61,7 +61,7 @@ class Layout:
         return self.photometric_interpretation in COLOUR
 
 
-def read_layout(header: Header) -> Layout:
+def read_layout(header: Header, limits: ScanLimits) -> Layout:
     """What the header says of the pixels, once it can be true and is within the limits."""
     tags = header.tags
     bits = whole(tags, "BitsStored")
@@ -77,7 +77,7 @@ def read_layout(header: Header) -> Layout:
         whole(tags, "HighBit", bits - 1),
         whole(tags, "PixelRepresentation", 0),
     )
-    check_size(layout.number_of_frames, layout.rows, layout.columns)
+    check_size(layout.number_of_frames, layout.rows, layout.columns, limits)
     _check_colours(layout)
     _check_bits(layout)
     if header.uid == uid.JPEGExtended12Bit and layout.bits_stored != 8:
@@ -97,11 +97,11 @@ def whole(tags: Dataset, keyword: str, default: int | None = None) -> int:
     return int(value)
 
 
-def check_size(slices: int, rows: int, columns: int) -> None:
+def check_size(slices: int, rows: int, columns: int, limits: ScanLimits) -> None:
     """BrokenMedia for no voxels at all, MediaTooLarge for more than a scan may have."""
-    check_shape((slices, rows, columns), "DICOM")
-    if slices > MAX_SLICES:
-        raise MediaTooLarge(f"scans may have at most {MAX_SLICES} slices; this one has {slices}")
+    check_shape((slices, rows, columns), "DICOM", limits)
+    if slices > limits.slices:
+        raise MediaTooLarge(f"scans may have at most {limits.slices} slices; this one has {slices}")
 
 
 def _check_colours(layout: Layout) -> None:

@@ -14,12 +14,12 @@ import zlib
 from typing import NamedTuple
 
 from media.errors import BrokenMedia, MediaTooLarge, UnsupportedMedia
+from media.limits import ScanLimits
 from media.scans.dicom.dicom_limits import inflate
 from media.scans.inflate import most, too_large
 from media.sources.zip_entries import ForeignMethod, ZipError, find_entries, read_directory
 
-MAX_ENTRIES = 2000
-MAX_DIRECTORY = MAX_ENTRIES * 1024  # bytes
+ENTRY_BYTES = 1024  # of the directory, for each file that there may be
 MAX_COMMENT = 65_535  # bytes, after the end record
 END = struct.Struct("<4s4H2LH")  # the record at the end of every zip
 ZIP64 = b"PK\6\7"  # before the end record of a zip of more than 4 GiB or 65,535 members
@@ -34,20 +34,20 @@ class Member(NamedTuple):
     crc: int
 
 
-def read_zip(data: bytes) -> list[Member]:
+def read_zip(data: bytes, limits: ScanLimits) -> list[Member]:
     """The files of a zip in its order, folders left out; nothing is inflated yet.
 
     Raises:
         MediaTooLarge: more entries or bytes than a scan may have.
         BrokenMedia: the zip is damaged, encrypted or made to deceive; the message says how.
     """
-    told = _check_end(data)
+    told = _check_end(data, limits.files)
     try:
         named, directory = read_directory(io.BytesIO(data))
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise BrokenMedia("expected a whole zip; its directory cannot be read") from error
     entries = [entry for _, entry in named]
-    _check_sizes(entries)
+    _check_sizes(entries, limits)
     if len(entries) != told:
         raise BrokenMedia(f"expected {told} entries, as the zip declares; got {len(entries)}")
     _check_names([name for name, _ in named])
@@ -59,7 +59,7 @@ def read_zip(data: bytes) -> list[Member]:
     ]  # fmt: skip
 
 
-def _check_end(data: bytes) -> int:
+def _check_end(data: bytes, most_files: int) -> int:
     """How many entries the zip declares, once its directory is small enough to be read at all."""
     start = data.rfind(b"PK\5\6", max(0, len(data) - END.size - MAX_COMMENT))
     if start < 0 or start + END.size > len(data):
@@ -67,17 +67,17 @@ def _check_end(data: bytes) -> int:
     _, _, _, _, entries, directory, _, _ = END.unpack_from(data, start)
     if data[max(0, start - 20) :].startswith(ZIP64):
         raise UnsupportedMedia("expected a plain zip, got one of the kind for more than 4 GiB")
-    if entries > MAX_ENTRIES or directory > MAX_DIRECTORY:
-        raise MediaTooLarge(f"expected at most {MAX_ENTRIES} entries in the zip, got {entries}")
+    if entries > most_files or directory > most_files * ENTRY_BYTES:
+        raise MediaTooLarge(f"expected at most {most_files} entries in the zip, got {entries}")
     return int(entries)
 
 
-def _check_sizes(entries: list[zipfile.ZipInfo]) -> None:
-    if len(entries) > MAX_ENTRIES:
-        raise MediaTooLarge(f"expected at most {MAX_ENTRIES} entries in the zip")
-    limit = most(sum(entry.compress_size for entry in entries))
+def _check_sizes(entries: list[zipfile.ZipInfo], limits: ScanLimits) -> None:
+    if len(entries) > limits.files:
+        raise MediaTooLarge(f"expected at most {limits.files} entries in the zip")
+    limit = most(sum(entry.compress_size for entry in entries), limits)
     if sum(entry.file_size for entry in entries) > limit:
-        raise too_large(limit)
+        raise too_large(limit, limits)
 
 
 def _check_names(names: list[str]) -> None:

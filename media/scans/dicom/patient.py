@@ -10,14 +10,9 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 
 from media.errors import BrokenMedia, UnsupportedMedia
+from media.limits import STRANGER, ScanLimits
 from media.scans import inflate as gzip
-from media.scans.dicom.dicom_limits import (
-    MAX_VALUE,
-    Budget,
-    HeaderStream,
-    inflate,
-    told_as_media_errors,
-)
+from media.scans.dicom.dicom_limits import Budget, HeaderStream, inflate, told_as_media_errors
 from media.scans.dicom.dicom_zip import inflate_member, read_zip
 
 PREFIX = slice(128, 132)  # where every DICOM file says DICM
@@ -25,7 +20,7 @@ PATIENT_ID = Tag("PatientID")
 META = [Tag("MediaStorageSOPClassUID"), Tag("TransferSyntaxUID")]
 
 
-def patient_id(data: bytes) -> str:
+def patient_id(data: bytes, limits: ScanLimits = STRANGER.scan) -> str:
     """PatientID of a DICOM file, gzipped or not, or of all the DICOM files of a zip.
 
     Raises:
@@ -33,11 +28,11 @@ def patient_id(data: bytes) -> str:
     """
     with told_as_media_errors():
         if gzip.is_gzip(data):
-            data = bytes(gzip.unpack(data))
+            data = bytes(gzip.unpack(data, limits=limits))
         files = [data]
         if data.startswith(b"PK"):
-            files = [inflate_member(member) for member in read_zip(data)]
-        budget = Budget()
+            files = [inflate_member(member) for member in read_zip(data, limits)]
+        budget = Budget(limits)
         found = {_of_file(file, budget) for file in files if file[PREFIX] == b"DICM"} - {None}
         if not found:
             raise UnsupportedMedia("expected a DICOM file, or a zip of some; there is none")
@@ -56,13 +51,14 @@ def _of_file(data: bytes, budget: Budget) -> str | None:
     syntax = uid.UID(meta.TransferSyntaxUID)
     if syntax == uid.DeflatedExplicitVRLittleEndian:
         packed = memoryview(data)[stream.tell() :]
-        limit = gzip.most(len(packed))
+        limit = gzip.most(len(packed), budget.limits)
         stream = HeaderStream(inflate(packed, limit)[:limit], budget)
     tags = read_dataset(
         stream, syntax.is_implicit_VR, syntax.is_little_endian, None, _behind_patient,
         specific_tags=[PATIENT_ID],
     )  # fmt: skip
-    if PATIENT_ID not in tags or len(tags.get_item(PATIENT_ID).value or b"") > MAX_VALUE:
+    value = tags.get_item(PATIENT_ID).value if PATIENT_ID in tags else None
+    if PATIENT_ID not in tags or len(value or b"") > budget.limits.value_bytes:
         raise BrokenMedia("expected a PatientID; there is none")
     number = str(tags[PATIENT_ID].value or "").strip(" \0")
     if not number:

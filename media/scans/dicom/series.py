@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 
 from media.errors import BrokenMedia, MediaError, UnsupportedMedia
+from media.limits import STRANGER, ScanLimits
 from media.scans.dicom.dicom import Part, read_part, stack
 from media.scans.dicom.dicom_header import has_prefix, is_directory
 from media.scans.dicom.dicom_limits import Budget, told_as_media_errors
@@ -30,7 +31,7 @@ from media.scans.scan import Scan
 BARE = re.compile(rb"(?s)DICM|[\2\x08]\0..([A-Z]{2}|..\0\0)|\0[\2\x08]..([A-Z]{2}|\0\0..)")
 
 
-def load(data: bytes) -> Scan:
+def load(data: bytes, limits: ScanLimits = STRANGER.scan) -> Scan:
     """The files of one series as voxels [slice, row, column], ordered by place.
 
     Raises:
@@ -40,8 +41,8 @@ def load(data: bytes) -> Scan:
     if not data.startswith(b"PK"):
         raise UnsupportedMedia("expected a zip of DICOM files; these bytes are no zip")
     with told_as_media_errors():
-        members = read_zip(data)
-        parts = _read_parts(members)
+        members = read_zip(data, limits)
+        parts = _read_parts(members, limits)
         if not members:
             raise BrokenMedia("expected DICOM files in the zip, got none")
         if not parts:
@@ -49,7 +50,7 @@ def load(data: bytes) -> Scan:
                 f"expected DICOM files in the zip; none of its {len(members)} files is a slice"
             )
         _check_alike(parts)
-        return stack(parts)
+        return stack(parts, limits)
 
 
 def _is_slice(data: bytes, budget: Budget) -> bool:
@@ -57,8 +58,8 @@ def _is_slice(data: bytes, budget: Budget) -> bool:
     return not is_directory(data, budget) if has_prefix(data) else BARE.match(data) is not None
 
 
-def _read_parts(members: list[Member]) -> list[Part]:
-    budget, parts, slices = Budget(), [], 0
+def _read_parts(members: list[Member], limits: ScanLimits) -> list[Part]:
+    budget, parts, slices = Budget(limits), [], 0
     for number, member in enumerate(members, 1):
         try:
             with told_as_media_errors():
@@ -69,7 +70,7 @@ def _read_parts(members: list[Member]) -> list[Part]:
         except MediaError as error:
             raise type(error)(f"file {number} of {len(members)} in the zip: {error}") from error
         slices += part.layout.number_of_frames
-        check_size(slices, part.layout.rows, part.layout.columns)
+        check_size(slices, part.layout.rows, part.layout.columns, limits)
         parts.append(part)
     return parts
 
