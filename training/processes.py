@@ -18,6 +18,7 @@ import json
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -277,7 +278,7 @@ def joined() -> Iterator[Processes]:
     _end_with_launcher()
     rank, size, local_rank, local_size = (int(os.environ[name]) for name in TOLD[:4])
     try:
-        store, *_ = next(dist.rendezvous("env://", timeout=MEETING))
+        store = _met(next(dist.rendezvous("env://", timeout=MEETING))[0], rank, size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=MEETING)
     except RuntimeError as error:
         raise Ended(f"the processes of the run do not find each other: {error}") from error
@@ -290,6 +291,29 @@ def joined() -> Iterator[Processes]:
     finally:
         if dist.is_initialized() and "cuda" not in processes.groups:
             dist.destroy_process_group()  # nccl would wait for those who have failed
+
+
+def _met(store: dist.Store, rank: int, size: int) -> dist.Store:
+    """A part of the store that these processes alone know.
+
+    Torchrun keeps it when it starts processes again, with all that those before them had said.
+    So the first of them gives the part a new name, and tells the others theirs: who finds its own
+    there knows that the name is not an old one.
+    """
+    mine = uuid.uuid4().hex
+    if rank == 0:
+        store.set("meeting", mine)
+        names = [store.get(f"{mine}/{other}").decode() for other in range(1, size)]  # waits
+        store.set(f"{mine}/all", json.dumps(names))
+        return dist.PrefixStore(mine, store)
+    until = time.monotonic() + MEETING.total_seconds()
+    while time.monotonic() < until:
+        meeting = store.get("meeting").decode()
+        store.set(f"{meeting}/{rank}", mine)
+        if store.check([f"{meeting}/all"]) and mine in json.loads(store.get(f"{meeting}/all")):
+            return dist.PrefixStore(meeting, store)
+        time.sleep(0.05)
+    raise RuntimeError("process 0 did not come in time")
 
 
 def _end_with_launcher() -> None:
