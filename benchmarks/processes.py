@@ -29,10 +29,11 @@ from torch.distributed import TCPStore
 from media.dataset import Prepared
 from models.vit import VisionTransformer
 from training.data import wanted
+from training.joining import joined
 from training.optim import make_average, make_optimiser
 from training.order import order_of
 from training.presets import cifar10_liere8
-from training.processes import Processes, joined
+from training.processes import Processes
 from training.run import State
 from training.step import Setup, train_step
 

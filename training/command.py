@@ -22,10 +22,11 @@ from training.config import Augment, TrainConfig
 from training.failures import BAD_INPUT, FAILED
 from training.finetune import recipe_for
 from training.history import going_on
+from training.joining import joined, started
 from training.loop import train
 from training.memory import OutOfMemory, told
 from training.presets import PRESETS
-from training.processes import Ended, Processes, joined, started
+from training.processes import Ended, Processes
 from training.report import report
 from training.run import Run
 from training.settings import LISTS, MAY_CHANGE, named, override

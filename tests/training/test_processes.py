@@ -59,7 +59,7 @@ class Losses:
                 with self.path.open("a") as stream:
                     stream.write(f"{one.step} {loss!r}\n")
 
-        training.loop.Fit._note = noted  # type: ignore[method-assign]
+        setattr(training.loop.Fit, "_note", noted)  # noqa: B010 - mypy takes no other type
 
     def read(self) -> dict[int, float]:
         """By step; of one that was taken again the last."""
@@ -271,7 +271,7 @@ def break_pixels(rank: int) -> None:
             images[2 + rank, 2, 3] = math.nan
         return images
 
-    training.step.augment = augment
+    setattr(training.step, "augment", augment)  # noqa: B010 - mypy takes no other type
 
 
 def test_processes_that_disagree_end_with_what_they_disagree_about(

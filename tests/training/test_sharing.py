@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.kill_training import outcome
+from benchmarks.kill_training import lines_of, outcome
 from media.index import Wanted, open_dataset
 from media.spec import InputSpec, SpecError
 from tests.helpers import training_runs
@@ -26,7 +26,7 @@ from training.presets import PRESETS
 from training.processes import ALONE, BUCKET, Processes, buckets
 from training.shared_run import agree, versions
 
-pictures, finished = training_runs.pictures, training_runs.finished
+pictures = training_runs.pictures
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_process_reads_its_rows_of_a_batch_and_its_items_of_a_split(pictures: Pa
     whole = Batches(training, config)[6]
     parts = [Batches(training, config, rows)[6] for rows in (slice(0, 4), slice(4, 8))]
     assert isinstance(whole, Batch)
-    for place in (0, 1):  # pixels, samples
-        own = torch.cat([part[place] for part in parts])  # type: ignore[misc, arg-type]
-        assert torch.equal(own, whole[place])
+    own = [part for part in parts if isinstance(part, Batch)]
+    assert torch.equal(torch.cat([part.pixels for part in own]), whole.pixels)
+    assert torch.equal(torch.cat([part.samples for part in own]), whole.samples)
     validation = Listed(dataset, "val", how)
     every = [Rows(validation, 0, 5, items=items)[0] for items in (slice(0, 5), slice(5, 10))]
     expected = np.concatenate([validation.read(item) for item in range(10)])
@@ -134,17 +134,17 @@ def test_memory_is_saved_by_parts_that_processes_can_share() -> None:
 # --- one command that begins and goes on -------------------------------------------------------
 
 
-def test_same_command_begins_a_run_and_goes_on(
-    finished: Path, pictures: Path, tmp_path: Path
-) -> None:
+def test_same_command_begins_a_run_and_goes_on(pictures: Path, tmp_path: Path) -> None:
     """Also where a start was killed before its first checkpoint, and where the run has ended."""
     out = tmp_path / "run"
     (out / "checkpoints/.step-00000000.x").mkdir(parents=True)
-    arguments = [*command(pictures, out), "--resume", "auto"]
-    assert main([*arguments, "--set", "patience=0"]) == 0
-    assert outcome(out) == outcome(finished)
-    assert main(["--resume=auto", *command(pictures, out)]) == 0
-    assert outcome(out) == outcome(finished)
+    arguments = [*command(pictures, out, "epochs=1"), "--no-report", "--resume", "auto"]
+    assert main(arguments) == 0
+    ended = outcome(out)
+    assert main(arguments) == 0
+    assert outcome(out) == ended
+    assert main([*arguments, "--set", "epochs=2"]) == 0
+    assert [line["epoch"] for line in lines_of(out)] == [1, 2]
 
 
 def test_resume_alone_takes_no_other_argument_for_its_value(

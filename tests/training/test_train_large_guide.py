@@ -1,4 +1,4 @@
-"""docs/train-large.md, command by command, at small size: folder, shards, one process and several."""
+"""docs/train-large.md, command by command, at small size: folder, shards, several processes."""
 
 from __future__ import annotations
 
