@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from tests.helpers.training_runs import (
 )
 from training.__main__ import main
 from training.batches import NoBatch
+from training.processes import Processes
+from training.shared_stop import PASSED_ON, SharedStop
+from training.stopping import Stopped
 
 pytestmark = alone
 
@@ -44,13 +48,15 @@ EVERYTHING = (
 
 @dataclasses.dataclass(frozen=True)
 class Losses:
-    """Writes the loss of every step that the writer notes down, a line each."""
+    """Writes the loss of every step that the writer notes down, a line each; and more."""
 
     path: Path
+    more: Callable[[int], Any] = int
 
     def __call__(self, rank: int) -> None:
         import training.loop  # noqa: PLC0415 - in the process that it is for
 
+        self.more(rank)
         note = training.loop.Fit._note
 
         def noted(fit: Any, one: Any, loss: float, norm: float) -> None:
@@ -111,9 +117,11 @@ def single(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, fl
     return losses_of(folder, 1, command(many, folder / "run", *EVERYTHING))
 
 
-def losses_of(folder: Path, count: int, arguments: list[str]) -> dict[int, float]:
+def losses_of(
+    folder: Path, count: int, arguments: list[str], act: Callable[[int], None] = int
+) -> dict[int, float]:
     """Of a run that ends well."""
-    losses = Losses(folder / "losses.txt")
+    losses = Losses(folder / "losses.txt", act)
     statuses, said = run(folder, count, [*arguments, "--no-report"], losses)
     assert statuses == [0] * count, said
     return losses.read()
@@ -198,6 +206,35 @@ def test_report_is_measured_together(pictures: Path, tmp_path: Path) -> None:
         assert figure["value"] == pytest.approx(expected[name]["value"], rel=1e-6), name
     (line,) = lines_of(tmp_path / "run")
     assert line["val_top1"] == figures["top1"]["value"]
+
+
+def test_cache_is_filled_by_one_and_mapped_by_all(pictures: Path, tmp_path: Path) -> None:
+    """Whoever decodes is the leader of its machine, and what it trains on is the same."""
+    settings = ("epochs=1", "batch=6", "cache=.cache")
+    arguments = command(pictures, tmp_path / "run", *settings)
+    found = losses_of(tmp_path, 2, arguments, Decoders(tmp_path / "decoders.txt"))
+    assert set((tmp_path / "decoders.txt").read_text().split()) == {"0"}
+    again = losses_of(tmp_path / "again", 1, command(pictures, tmp_path / "alone", *settings))
+    np.testing.assert_allclose([*found.values()], [*again.values()], rtol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoders:
+    """Writes down who decodes, a rank for each item."""
+
+    path: Path
+
+    def __call__(self, rank: int) -> None:
+        import media.dataset  # noqa: PLC0415 - in the process that it is for
+
+        decode = media.dataset._decode_one
+
+        def decoded(*arguments: Any) -> Any:
+            with self.path.open("a") as stream:
+                stream.write(f"{rank}\n")
+            return decode(*arguments)
+
+        setattr(media.dataset, "_decode_one", decoded)  # noqa: B010
 
 
 # --- failures ----------------------------------------------------------------------------------
@@ -298,3 +335,38 @@ def test_processes_that_disagree_end_with_what_they_disagree_about(
     assert "items of train: 42 in 0; 39 in 1" in group.said()
     assert not (tmp_path / "run").exists()
 
+
+
+def test_what_the_writer_finds_beside_the_steps_ends_all(tmp_path: Path) -> None:
+    """Bytes in two splits, of data that are read while the steps go on."""
+    data = make_data(tmp_path / "data", COLOURS)
+    shutil.copy(data / "train/red/3.png", data / "val/red/3.png")
+    arguments = [*command(data, tmp_path / "run", "epochs=2"), "--no-report"]
+    statuses, said = run(tmp_path, 2, arguments, read_beside)
+    assert statuses == [2, 2], said
+    assert said.count("error:") == 1
+    assert re.search(r"reads 54 items \(.*\) beside the steps", said)
+    assert "train/red/3.png" in said
+
+
+def read_beside(rank: int) -> None:
+    """All data are too many to be read before the first step."""
+    import training.identity  # noqa: PLC0415 - in the process that it is for
+
+    training.identity.SMALL_BYTES = 0
+
+
+def test_signal_that_a_launcher_passes_on_is_no_second_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever stops a group of processes reaches them twice; a second one later ends at once."""
+    ended: list[int] = []
+    monkeypatch.setattr("training.stopping._end", lambda number, frame: ended.append(number))
+    with SharedStop(Processes()) as stop, pytest.raises(Stopped), stop.deferred():
+        signal.raise_signal(signal.SIGTERM)
+        stop.check()  # which it does not do alone
+        signal.raise_signal(signal.SIGTERM)
+        assert ended == []
+        stop._since -= PASSED_ON
+        signal.raise_signal(signal.SIGTERM)
+        assert ended == [signal.SIGTERM]
