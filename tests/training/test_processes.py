@@ -118,12 +118,19 @@ def single(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, fl
 
 
 def losses_of(
-    folder: Path, count: int, arguments: list[str], act: Callable[[int], None] = int
+    folder: Path,
+    count: int,
+    arguments: list[str] | Callable[[int], list[str]],
+    act: Callable[[int], Any] = int,
 ) -> dict[int, float]:
-    """Of a run that ends well."""
+    """Of a run that ends well; the arguments may be those of a rank."""
     losses = Losses(folder / "losses.txt", act)
-    statuses, said = run(folder, count, [*arguments, "--no-report"], losses)
-    assert statuses == [0] * count, said
+    if isinstance(arguments, list):
+        same = [*arguments, "--no-report"]
+        group = start(folder, count, lambda rank: same, losses)
+    else:
+        group = start(folder, count, arguments, losses)
+    assert group.end() == [0] * count, group.said()
     return losses.read()
 
 
@@ -165,7 +172,7 @@ def test_stopped_together_a_run_goes_on_with_any_number_of_processes(
 ) -> None:
     """A signal to one of two, both with a checkpoint of the same step; then by one, or by four.
 
-    The other process has no access to the folder of the run.
+    No process but the first has access to the folder of the run.
     """
     losses = Losses(tmp_path / "losses.txt")
     act = Before(1, "training.loop.train_step", 18, signal.SIGTERM, losses)
@@ -179,11 +186,13 @@ def test_stopped_together_a_run_goes_on_with_any_number_of_processes(
     assert not places[1].exists()
     assert read_description(places[0] / "last").notes["step"] == 17
     for count in (1, 4):
-        out = tmp_path / f"run-{count}"
-        shutil.copytree(places[0], out, symlinks=True)
-        rest = losses_of(
-            tmp_path / str(count), count, command(many, out, *EVERYTHING, resume=True)
-        )
+        out = [tmp_path / f"run-{count}", *places[1:] * 3]
+        shutil.copytree(places[0], out[0], symlinks=True)
+        going_on = [
+            [*command(many, place, *EVERYTHING, resume=True), "--no-report"] for place in out
+        ]
+        rest = losses_of(tmp_path / str(count), count, going_on.__getitem__)
+        assert not places[1].exists()
         found = losses.read() | rest
         assert min(rest) == 17
         assert sorted(found) == list(range(52))
