@@ -1,6 +1,7 @@
 """Does a training run that is killed, or asked to stop, lose anything?
 
     python -m benchmarks.kill_training [--kills 50] [--stops 10] [--seed 0] [--workers 2]
+                                       [--processes 2]
 
 One small run, with everything that holds state or draws, is left in peace. Every trial starts the
 same run in a new process and ends its process group with SIGKILL, goes on with ``--resume``, may
@@ -12,6 +13,9 @@ start must work in the same folder.
 
 With ``--workers`` items are read in each step by so many processes, and SIGKILL is for the run
 alone: none of its workers may outlive it by much.
+
+With ``--processes`` torchrun starts so many, and SIGKILL is for one of them or for torchrun itself,
+as it is drawn; while a checkpoint is written, for the one that writes it. All others have to end.
 
 A stop is a SIGTERM at a uniform instant: status 143 and, resumed, again the same end.
 
@@ -58,6 +62,7 @@ SETTINGS = (
     "augment.mixup=0.4", "augment.cutmix=1.0",
 )  # fmt: skip
 CHECKPOINTS = 7
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 MODES = ("any", "checkpoint", "any", "links", "any")
 #: How a process ends that gets the signal; before Python listens a SIGTERM ends it by itself.
 INTERRUPTED = {
@@ -86,6 +91,7 @@ class Ground:
         calm: outcome of the run that was left in peace.
         life: seconds of processor time that its process took.
         more: settings beside ``SETTINGS``.
+        processes: that take its steps together.
     """
 
     folder: Path
@@ -93,6 +99,7 @@ class Ground:
     calm: dict[str, Any]
     life: float
     more: tuple[str, ...] = ()
+    processes: int = 1
 
 
 @dataclasses.dataclass
@@ -113,15 +120,15 @@ class Trial:
     waited: float = 0.0
 
 
-def make_ground(folder: Path, more: tuple[str, ...] = ()) -> Ground:
+def make_ground(folder: Path, more: tuple[str, ...] = (), processes: int = 1) -> Ground:
     """Pictures, and the run that is left in peace."""
     data, out = folder / "data", folder / "calm"
     make_data(data)
-    process = start(data, out, more=more)
-    life = watch(process, math.inf)
+    process = start(data, out, more=more, processes=processes)
+    life = watch(process, math.inf, processes > 1)
     if process.returncode:
         raise SystemExit(f"the run left in peace ended so: {process.returncode}\n{log_of(out)}")
-    return Ground(folder, data, outcome(out), life, more)
+    return Ground(folder, data, outcome(out), life, more, processes)
 
 
 def make_data(root: Path) -> None:
@@ -144,10 +151,12 @@ def picture(colour: tuple[int, ...], seed: int) -> bytes:
 
 
 def start(
-    data: Path, out: Path, resume: bool = False, more: tuple[str, ...] = ()
+    data: Path, out: Path, resume: bool = False, more: tuple[str, ...] = (), processes: int = 1
 ) -> subprocess.Popen[bytes]:
     """A training process, the head of its own process group; what it says is in ``log_of``."""
-    command = [sys.executable, "-m", "training", "smoke", "--data", str(data), "--out", str(out)]
+    launcher = [*TORCHRUN, f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launcher, "-m", "training", "smoke", "--data", str(data)]
+    command += ["--out", str(out)]
     command += [part for setting in (*SETTINGS, *more) for part in ("--set", setting)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with out.with_suffix(".log").open("ab") as log:
@@ -201,55 +210,87 @@ def run_trial(
     """A run that gets the signal at least once, resumed to its end; anew if it ended before."""
     trial, draws = Trial(seed), random.Random(f"{number.name} {seed}")
     mode = MODES[seed % len(MODES)] if number == signal.SIGKILL else "any"
-    starts = 0
+    starts, several = 0, ground.processes > 1
+    expected = (*INTERRUPTED[number], *[1] * several)  # torchrun's own, whatever ended it
     while not trial.places:
         out = ground.folder / f"{number.name}-{seed}-{starts}"
         starts += 1
         while True:
             resume = may_resume(ground, out, trial)
-            process = start(ground.data, out, resume, ground.more)
+            process = start(ground.data, out, resume, ground.more, ground.processes)
+            sent, family = False, [process.pid]
             if not trial.places or draws.random() < AGAIN:
-                wait_for_the_moment(process, out, draws, mode, ground.life)
+                wait_for_the_moment(process, out, draws, mode, ground)
+                family += below(process.pid)
                 if process.poll() is None:
-                    whom = os.kill if ground.more and number == signal.SIGKILL else os.killpg
-                    whom(process.pid, number)
+                    sent = True
+                    send(number, family, draws, mode, ground)
             began = time.monotonic()
-            if process.wait() not in INTERRUPTED[number]:
+            if process.wait() not in expected or not sent:
                 break
             trial.waited = max(trial.waited, time.monotonic() - began)
-            if not ended_with(process.pid):
-                trial.wrong.append(f"processes outlived the run: {living(process.pid)}")
+            if not ended_with(family):
+                trial.wrong.append(f"processes outlived the run: {living(family)}")
             trial.places.append(place_of(out))
             trial.unreadable += not is_readable(out)
         check_end(ground, out, process.returncode, trial)
     return trial
 
 
-def ended_with(leader: int, most: float = 60) -> bool:
-    """Whether all processes of a session end within seconds of the one that began it."""
+def send(
+    number: signal.Signals, family: list[int], draws: random.Random, mode: str, ground: Ground
+) -> None:
+    """The signal to whom it is for: the run, its group, or one of several processes."""
+    if ground.processes > 1 and number == signal.SIGKILL:
+        several = family[: 1 + ground.processes]  # torchrun, then by rank
+        place = draws.randrange(len(several)) if mode == "any" else 1
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(several[min(place, len(several) - 1)], number)
+    elif ground.more and number == signal.SIGKILL:
+        os.kill(family[0], number)
+    else:
+        os.killpg(family[0], number)
+
+
+def ended_with(family: list[int], most: float = 60) -> bool:
+    """Whether all processes of a family end within seconds."""
     deadline = time.monotonic() + most
-    while living(leader) and time.monotonic() < deadline:
+    while living(family) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return not living(leader)
+    return not living(family)
 
 
-def living(leader: int) -> list[int]:
-    """The processes of the session that a process began."""
+def living(family: list[int]) -> list[int]:
+    """Those of a family's processes that live, and all of the session that its first began."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             state, _, _, session = path.read_text().rpartition(") ")[2].split()[:4]
-            if int(session) == leader and state != "Z":
+            ours = int(session) == family[0] or int(path.parent.name) in family
+            if ours and state != "Z":
                 found.append(int(path.parent.name))
     return found
 
 
+def below(process: int) -> list[int]:
+    """All processes that one has started, and those that they have; its own first, by age."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(") ")[2].split()[1])
+    found, new = [], [process]
+    while new:
+        new = sorted(child for child, parent in parents.items() if parent in new)
+        found += new
+    return found
+
+
 def wait_for_the_moment(
-    process: subprocess.Popen[bytes], out: Path, draws: random.Random, mode: str, life: float
+    process: subprocess.Popen[bytes], out: Path, draws: random.Random, mode: str, ground: Ground
 ) -> None:
     """Until the instant that is drawn for the kill, or the process ends."""
     if mode == "any":
-        watch(process, draws.uniform(0, life))
+        watch(process, draws.uniform(0, ground.life), ground.processes > 1)
         time.sleep(draws.uniform(0, DELAY["any"]))  # it may be waiting for a disk
         return
     seen: set[str] = set()
@@ -262,14 +303,26 @@ def wait_for_the_moment(
     time.sleep(draws.uniform(0, DELAY[mode]))
 
 
-def watch(process: subprocess.Popen[bytes], until: float) -> float:
-    """Wait until the process took so much processor time, or ended; the seconds that it took."""
+def watch(process: subprocess.Popen[bytes], until: float, family: bool = False) -> float:
+    """Wait until the process took so much processor time, or ended; the seconds that it took.
+
+    Args:
+        family: count what it has started too.
+    """
     taken = 0.0
     while process.poll() is None and taken < until:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2].split()
-        taken = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        time.sleep(0.002)
+        everyone = [process.pid, *(below(process.pid) if family else ())]
+        taken = max(taken, sum(map(processor_time, everyone)))
+        time.sleep(0.02 if family else 0.002)
     return taken
+
+
+def processor_time(process: int) -> float:
+    """Seconds; 0 of one that has ended."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def temporaries(out: Path) -> set[str]:
@@ -308,8 +361,9 @@ def may_resume(ground: Ground, out: Path, trial: Trial) -> bool:
     if (out / "last").is_symlink():
         return True
     if out.with_suffix(".log").exists():
-        refusal = start(ground.data, out, True, ground.more).wait()
-        if refusal != 2 or "holds no checkpoint to resume from" not in log_of(out):
+        refusal = start(ground.data, out, True, ground.more, ground.processes).wait()
+        expected = 2 if ground.processes == 1 else 1  # torchrun's own, whatever it was
+        if refusal != expected or "holds no checkpoint to resume from" not in log_of(out):
             trial.wrong.append(f"--resume without a checkpoint ended with {refusal}")
     return False
 
@@ -332,7 +386,7 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         reading = ("read=each-step", f"workers={options.workers}") if options.workers else ()
-        ground = make_ground(Path(folder), reading)
+        ground = make_ground(Path(folder), reading, options.processes)
         print(f"in peace: {ground.life:.1f} processor seconds, {ground.calm['hashes']}", flush=True)
         first = options.seed
         kills = [tell(run_trial(ground, first + n)) for n in range(options.kills)]
@@ -362,6 +416,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--stops", type=int, default=10, help="runs that get a SIGTERM")
     parser.add_argument("--seed", type=int, default=0, help="of the first run; then 1 more each")
     parser.add_argument("--workers", type=int, default=0, help="processes that read the batches")
+    parser.add_argument("--processes", type=int, default=1, help="that take the steps together")
     return parser.parse_args()
 
 

@@ -48,7 +48,8 @@ class Batch(NamedTuple):
     """What a step begins with, moved and not changed: see ``training.augment.moving``.
 
     Attributes:
-        pixels: [B, *sides, C] of the InputSpec's dtype, on the host; pinned for a GPU.
+        pixels: [B, *sides, C] of the InputSpec's dtype, on the host; pinned for a GPU. Of a
+            process of several B are its own rows.
         samples: places of the items in their split, int64 [B].
         taken: draws that every sample has used.
         problems: of items that cannot be read and are zeros here, their places in the split, each
@@ -62,10 +63,16 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """The batch of every step of a run, by its number."""
+    """The batch of every step of a run, by its number.
 
-    def __init__(self, training: Listed, config: TrainConfig) -> None:
-        self.training, self.config = training, config
+    Args:
+        rows: those of every batch that are wanted here; a process of several has its own.
+    """
+
+    def __init__(
+        self, training: Listed, config: TrainConfig, rows: slice = slice(None)
+    ) -> None:
+        self.training, self.config, self.rows = training, config, rows
         self.workers, self.modality = config.workers, training.wanted.spec.modality
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
@@ -78,9 +85,9 @@ class Batches:
         return f"the batch of step {step}"
 
     def read(self, step: int, samples: np.ndarray) -> Batch:
-        """The given samples [B] as they are in a step; NoBatch where one cannot be read."""
+        """Of the samples [B] of a step the wanted ones; NoBatch where one cannot be read."""
         config, training = self.config, self.training
-        draws = Draws(config.seed, step, samples)
+        draws, samples = Draws(config.seed, step, samples, rows=self.rows), samples[self.rows]
         chosen = (
             draw_parts(draws, config.augment, training.wanted.spec)
             if config.augment.reads_parts
@@ -92,7 +99,7 @@ class Batches:
         return Batch(torch.from_numpy(pixels), torch.from_numpy(samples), draws.taken)
 
     def samples(self, step: int) -> np.ndarray:
-        """Int64 [B]."""
+        """Of the whole batch, int64 [B]."""
         batch = self.config.batch
         epoch, position = divmod(step, len(self.training.places) // batch)
         if epoch != self._epoch:
@@ -115,13 +122,21 @@ class Rows:
         workers: processes that read ahead.
         step: how many at a time.
         tolerant: whether an item that cannot be read is a problem of the batch and no error.
+        items: those of the split that N counts.
     """
 
     def __init__(
-        self, listed: Listed, workers: int, step: int = 1, tolerant: bool = False
+        self,
+        listed: Listed,
+        workers: int,
+        step: int = 1,
+        tolerant: bool = False,
+        items: slice = slice(None),
     ) -> None:
         self.listed, self.workers, self.step, self.tolerant = listed, workers, step, tolerant
-        rows = len(listed.places) * listed.views
+        self.items = items
+        self._first, end, _ = items.indices(len(listed.places))
+        rows = (end - self._first) * listed.views
         self.modality = listed.wanted.spec.modality
         self.shape = (rows, *listed.wanted.pixels, listed.wanted.spec.channels)
 
@@ -134,7 +149,7 @@ class Rows:
 
     def in_steps(self, step: int) -> Rows:
         """The same, so many at a time."""
-        return Rows(self.listed, self.workers, step, self.tolerant)
+        return Rows(self.listed, self.workers, step, self.tolerant, self.items)
 
     def name(self, number: int) -> str:
         """In words."""
@@ -148,7 +163,7 @@ class Rows:
         views = self.listed.views
         items = range(rows[0] // views, rows[-1] // views + 1)
         problems: list[tuple[int, str]] = []
-        found = [self._item(item, problems) for item in items]
+        found = [self._item(self._first + item, problems) for item in items]
         pixels = np.concatenate(found)[rows - items[0] * views]  # [step, *pixels, C]
         return Batch(torch.from_numpy(pixels), torch.from_numpy(rows), 0, tuple(problems))
 

@@ -13,19 +13,49 @@ from media import MediaError, UnsupportedMedia, read
 from media.index import Dataset
 from media.limits import TRAINER
 from media.spec import Grid, SpecError
+from training.augment.mixing import circle_of
 from training.config import TrainConfig
+from training.processes import ALONE, Processes
 
 #: Items that are tried before all are decoded.
 TRIED = 8
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto`` takes a GPU where there is one; an explicit ``cuda`` without one is an error."""
+def pick_device(name: str, processes: Processes = ALONE) -> torch.device:
+    """``auto`` takes a GPU where there is one; an explicit ``cuda`` without one is an error.
+
+    Every process of several takes the GPU of its place on the machine.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise SpecError("device is cuda and torch sees no GPU")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if name == "cpu" or processes.size == 1:
+        return torch.device(name)
+    if processes.local_size > torch.cuda.device_count():
+        raise SpecError(
+            f"{processes.local_size} processes on this machine need as many GPUs, and torch sees "
+            f"{torch.cuda.device_count()}: expected fewer processes (torchrun --nproc-per-node)"
+        )
+    return torch.device(name, processes.local_rank)
+
+
+def check_processes(config: TrainConfig, processes: Processes) -> None:
+    """SpecError where a batch cannot be shared among so many processes."""
+    count, batch = processes.size, config.batch
+    if batch % (count * config.accumulate):
+        parts = f" in {config.accumulate} parts each (accumulate)" * (config.accumulate > 1)
+        raise SpecError(
+            f"batch {batch} cannot be shared alike by {count} processes{parts}: expected a "
+            f"multiple of {count * config.accumulate}"
+        )
+    circles = batch // circle_of(batch)
+    if config.augment.mixes and circles % count:
+        able = ", ".join(str(n) for n in range(1, circles + 1) if circles % n == 0)
+        raise SpecError(
+            f"augment.mixup and augment.cutmix mix the items of batch {batch} within {circles} "
+            f"parts of it, which no two processes may share: expected {able} processes, got {count}"
+        )
 
 
 def check_compiler(config: TrainConfig, device: torch.device) -> None:

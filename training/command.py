@@ -10,8 +10,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from media.spec import SpecError
+from media.strict_json import from_json, to_json
 from models.encodings import options_help
 from training import predict, split
 from training.batches import NoBatch
@@ -20,12 +22,15 @@ from training.config import Augment, TrainConfig
 from training.failures import BAD_INPUT, FAILED
 from training.finetune import recipe_for
 from training.history import going_on
+from training.joining import joined, started
 from training.loop import train
 from training.memory import OutOfMemory, told
 from training.presets import PRESETS
+from training.processes import Ended, Processes
 from training.report import report
 from training.run import Run
-from training.settings import LISTS, MAY_CHANGE, override
+from training.settings import LISTS, MAY_CHANGE, named, override
+from training.shared_run import agree, versions
 from training.step import NotFinite
 from training.stopping import Stopped
 
@@ -45,29 +50,54 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in OTHERS:
+        if started() > 1:
+            print(f"error: training {arguments[0]} runs as one process", file=sys.stderr)
+            return 2
         return OTHERS[arguments[0]](arguments[1:])
+    arguments = _resume_said(arguments)
     options = _parser().parse_args(arguments)
-    config = None
     try:
-        config = _config(options)
+        with joined() as processes:
+            return _train(options, arguments, processes)
+    except (SpecError, Ended) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status if isinstance(error, Ended) else 2
+
+
+def _train(options: argparse.Namespace, arguments: Sequence[str], processes: Processes) -> int:
+    config = None
+
+    def failed(status: int, what: str, then: str = "") -> int:
+        if processes.tells(what, status):
+            print(f"{what}{then}", file=sys.stderr)
+        return status
+
+    try:
+        resume = processes.from_writer(lambda: _resumes(options))
+        config = _config(options, resume, processes)
+        agree(processes, "what computes", versions)
+        agree(processes, "the settings", lambda: _asked(options, config))
         with told("while training"):
             best = train(
                 config,
                 options.out,
-                options.resume,
+                resume,
                 not options.no_report,
                 verify_data=options.verify_data,
+                processes=processes,
             )
+        processes.leave()
     except BAD_INPUT as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return failed(2, f"error: {error}")
     except FAILED as error:
         ways = _ways_on(error, config) if config else []
-        print(f"error: {error}{_kept(options.out, ways, arguments)}", file=sys.stderr)
-        return 1
+        return failed(1, f"error: {error}", _kept(options.out, ways, arguments))
     except Stopped as stopped:
-        print(f"stopped by {stopped}{_kept(options.out)}", file=sys.stderr)
-        return stopped.status
+        return failed(stopped.status, f"stopped by {stopped}", _kept(options.out))
+    except Ended as ended:
+        return failed(ended.status, f"error: {ended}", _kept(options.out, way="--resume auto"))
+    if not processes.writer:
+        return 0
     report = f"figures and pictures: {options.out}/report/index.html"
     if options.no_report:
         report = f"no report was made; python -m training report {options.out} makes it"
@@ -78,19 +108,54 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _config(options: argparse.Namespace) -> TrainConfig:
-    config, run = PRESETS[options.preset](str(options.data)), Run(options.out)
+def _asked(options: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:
+    """What must be asked of all processes alike."""
+    said = {name: getattr(options, name) for name in ("preset", "resume", "no_report")}
+    return named(config) | said | {
+        "verify_data": options.verify_data,
+        "init_from": config.init_from is not None,
+        "cache": config.cache is not None,
+    }
+
+
+def _resume_said(arguments: Sequence[str]) -> list[str]:
+    """``--resume auto`` as one argument: without it, whatever follows is no value of it."""
+    said: list[str] = []
+    for argument in arguments:
+        if argument == "auto" and said[-1:] == ["--resume"]:
+            said[-1] = "--resume=auto"
+        else:
+            said.append(argument)
+    return ["--resume=always" if argument == "--resume" else argument for argument in said]
+
+
+def _resumes(options: argparse.Namespace) -> bool:
+    """Whether a run goes on."""
+    return options.resume == "always" or (options.resume == "auto" and Run(options.out).exists())
+
+
+def _config(options: argparse.Namespace, resume: bool, processes: Processes) -> TrainConfig:
+    """As the run's folder, which the writer reads, and this process's own arguments say."""
+    begun = processes.from_writer(lambda: to_json(_begun(options, resume)))
+    config = from_json(TrainConfig, begun | {"data": str(options.data)}, "config")
     if options.init_from:
-        known = options.out / "last" if options.resume else options.init_from
-        config = recipe_for(config, known)
         config = dataclasses.replace(config, init_from=str(options.init_from))
-    elif options.preset == "finetune":
-        raise SpecError("finetune starts from a checkpoint: expected --init-from RUN, got none")
-    if options.resume and run.exists():  # what may change stays as it is until it is named
-        config = going_on(config, run.notes(), run.history())
     if options.allow_duplicates:
         config = dataclasses.replace(config, allow_duplicates=True)
     return override(config, options.set)
+
+
+def _begun(options: argparse.Namespace, resume: bool) -> TrainConfig:
+    """What the preset says, a checkpoint to begin from, and the run that goes on."""
+    config, run = PRESETS[options.preset](str(options.data)), Run(options.out)
+    if options.init_from:
+        config = recipe_for(config, options.out / "last" if resume else options.init_from)
+        config = dataclasses.replace(config, init_from=str(options.init_from))
+    elif options.preset == "finetune":
+        raise SpecError("finetune starts from a checkpoint: expected --init-from RUN, got none")
+    if resume and run.exists():  # what may change stays as it is until it is named
+        config = going_on(config, run.notes(), run.history())
+    return config
 
 
 def _ways_on(error: BaseException, config: TrainConfig) -> list[str]:
@@ -112,13 +177,15 @@ def _ways_on(error: BaseException, config: TrainConfig) -> list[str]:
     return [*ways, "--set skip=ID, for an item above that is to blame"] if error.samples else ways
 
 
-def _kept(out: Path, ways: Sequence[str] = (), arguments: Sequence[str] = ()) -> str:
+def _kept(
+    out: Path, ways: Sequence[str] = (), arguments: Sequence[str] = (), way: str = "--resume"
+) -> str:
     """What a run that stopped leaves behind and how to go on, as lines of their own."""
     if not Run(out).exists():
         return ""
     kept = f"\nthe last good checkpoint is kept in {out}/last"
     if not ways:
-        return f"{kept}; --resume continues from it"
+        return f"{kept}; {way} continues from it"
     first, *others = ways
     keys = {key for way in ways for key in re.findall(r"--set '?(\w+)=", way)} - {*LISTS}
     again = shlex.join(_without(arguments, keys))  # the run keeps what it was given of them
@@ -138,7 +205,7 @@ def _without(arguments: Sequence[str], keys: set[str]) -> list[str]:
             continue
         if named and kept[-1] == "--set":
             kept.pop()
-        elif argument != "--resume":
+        elif not argument.startswith("--resume"):
             kept.append(argument)
     return kept
 
@@ -180,9 +247,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--resume",
-        action="store_true",
-        help=f"continue the run in --out. With --set it may go on with another "
-        f"{', '.join(MAY_CHANGE)}, which it keeps from then on and remembers",
+        nargs="?",
+        choices=("always", "auto"),
+        const="always",
+        help=f"continue the run in --out; with auto begin it where there is none, so that the "
+        f"same command does both. With --set it may go on with another {', '.join(MAY_CHANGE)}, "
+        "which it keeps from then on and remembers",
     )
     parser.add_argument(
         "--no-report",

@@ -153,9 +153,10 @@ class TrainConfig:
             number of them.
         patience: end the run after so many epochs without a better figure than the best one, by
             ``choose``; 0 for never.
-        batch: items per update; a last, smaller batch of an epoch is left out.
-        accumulate: parts that a batch is computed in, one after the other, to need less memory;
-            as many items at a time are measured.
+        batch: items per update, of all processes together; a last, smaller batch of an epoch is
+            left out.
+        accumulate: parts that a batch is computed in, one after the other, to need less memory, in
+            every process; as many items at a time are measured.
         learning_rate: the peak, reached after ``warmup_steps``.
         schedule: of the rate after that. ``cosine`` and ``linear`` fall to 0 at once, ``wsd`` stays
             (warm-up, stable, decay; arXiv 2404.06395) and falls in the ``cooldown``, ``constant``
@@ -193,6 +194,8 @@ class TrainConfig:
         cache: folder that keeps decoded splits for all later runs, as plain arrays that are
             mapped and may be larger than the memory; a relative one begins beside the run. null:
             every run decodes for itself, into memory.
+        timeout: minutes that a process of several waits for the others, who may be decoding or
+            measuring; one that has ended is noticed at once.
         skip_unreadable: leave broken items out, named, of what is decoded before the first step,
             instead of stopping. One that is read in a step ends the run, with how to skip it.
         allow_duplicates: go on where the same bytes lie in two splits; report and card say so.
@@ -234,6 +237,7 @@ class TrainConfig:
     read: Literal["auto", "once", "each-step"] = "auto"
     workers: int = 2
     cache: str | None = None
+    timeout: int = 120
     skip_unreadable: bool = False
     allow_duplicates: bool = False
 
@@ -243,7 +247,7 @@ class TrainConfig:
         return self.batch // self.accumulate
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "accumulate", "save_every"):
+        for name in ("epochs", "batch", "accumulate", "save_every", "timeout"):
             _at_least(self, name, 1)
         for name in ("weight_decay", "warmup_steps", "clip_norm", "freeze", "items", "seed",
                      "patience", "log_every", "workers"):  # fmt: skip

@@ -17,7 +17,9 @@ from models.vit import Encoded, VisionTransformer
 from training.batches import Rows
 from training.listed import Listed
 from training.loader import Loader
+from training.processes import ALONE, Processes
 from training.step import autocast
+from training.stopping import Stop
 from training.transfer import to_device
 
 #: Values that a batch of pixels holds at most; as float32 they take 256 MiB.
@@ -53,6 +55,8 @@ def logits_of(
         for piece in _pieces(pixels, batch, device):
             check()
             pieces.append(model(to_device(piece, device), encoded))  # [batch, classes]
+    if not pieces:  # a process of several may have no rows
+        return torch.empty(0, model.spec.classes)
     return torch.cat(pieces).cpu()  # a GPU is waited for here, once
 
 
@@ -91,22 +95,32 @@ def evaluate(
     model: VisionTransformer,
     prepared: Prepared | Listed,
     batch: int = 256,
-    check: Callable[[], None] = lambda: None,
+    stop: Stop | None = None,
     workers: int = 0,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """Measure in evaluation mode; an item's logits are the mean over its views.
 
     Args:
-        batch, check: as of ``logits_of``.
+        batch: as of ``logits_of``.
+        stop: may end it before every batch.
         workers: processes that read a listed split ahead.
+        processes: that share the items; all of them measure the whole.
 
     Returns:
         ``top1`` (fraction right), ``balanced_accuracy`` (mean over the classes that are there of
         the fraction right) and ``loss`` (cross-entropy, nats).
     """
     model.eval()
-    pixels = Rows(prepared, workers) if isinstance(prepared, Listed) else prepared.pixels
-    views = logits_of(model, pixels, batch, check)  # [N * V, classes]
+    stop, items = stop or Stop(), processes.rows(len(prepared.labels))
+    with stop.together():
+        pixels = (
+            Rows(prepared, workers, items=items)
+            if isinstance(prepared, Listed)
+            else rows_of(prepared, items)
+        )
+        own = logits_of(model, pixels, batch, stop.check)
+    views = processes.gather_rows(own)  # [N * V, classes]
     logits = torch.from_numpy(prepared.of_items(views.numpy()))  # [N, classes]
     targets = torch.from_numpy(prepared.labels)
     right = (logits.argmax(1) == targets).double()
@@ -116,3 +130,8 @@ def evaluate(
         "balanced_accuracy": torch.stack(per_class).mean().item(),
         "loss": torch.nn.functional.cross_entropy(logits, targets).item(),
     }
+
+
+def rows_of(prepared: Prepared, items: slice) -> np.ndarray:
+    """All views of some items, [n * V, *pixels per axis, C]."""
+    return prepared.pixels[items.start * prepared.views : items.stop * prepared.views]

@@ -86,6 +86,16 @@ class Identity:
             self._read()
             self.judge()
 
+    def follow(self, now: bool) -> None:
+        """In place of ``begin`` where another process is the judge.
+
+        Args:
+            now: whether what the splits hold has to be known.
+        """
+        if now:
+            self._read()
+            self.contents = self.digests.contents()
+
     def judge(self) -> Duplicates:
         """Of what was read: is it what the run began with, and what is in it twice?
 

@@ -27,6 +27,7 @@ from training.checks import (
     check_compiler,
     check_modality,
     check_precision,
+    check_processes,
     check_skipped,
     check_steps,
     pick_device,
@@ -45,9 +46,12 @@ from training.optim import (
     make_optimiser,
 )
 from training.order import order_of
+from training.processes import ALONE, Processes
 from training.progress import Progress
 from training.report.report import make_report
 from training.run import Run, State
+from training.shared_run import SharedRun, agree, share_state, told_of
+from training.shared_stop import SharedStop
 from training.step import NotFinite, Setup, Taken, check, train_step
 from training.stopping import Stop, Stopped
 
@@ -61,7 +65,9 @@ def train(
     resume: bool = False,
     report: bool = True,
     rule: int = RULE,
+    *,
     verify_data: bool = False,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Train, or continue, one run; returns the metrics of its best checkpoint.
 
@@ -69,6 +75,7 @@ def train(
         report: measure the best checkpoint and write the report page at the end.
         rule: by which a new run makes missing splits; one that is resumed keeps its own.
         verify_data: read all items before the first step, however long that takes.
+        processes: that take its steps together; each of them makes this call.
 
     Raises:
         SpecError, SourceError, CheckpointError: bad input, with what was expected and what came.
@@ -76,17 +83,21 @@ def train(
         FloatingPointError: the loss, a gradient or a weight is not finite.
         OutOfMemory: with what to lower.
         Stopped: SIGTERM or SIGINT came; the last whole step is saved.
+        Ended: another process of the run has ended.
     """
-    run = Run(root)
+    several = processes.size > 1
+    run = SharedRun(root, processes) if several else Run(root)
     run.check(resume)
-    with Stop() as stop:
-        with Progress() as progress:
-            setup, notes = set_up(config, run, resume, progress, rule, verify_data)
+    with SharedStop(processes) if several else Stop() as stop:
+        with Progress(processes.writer) as progress:
+            setup, notes = set_up(
+                config, run, resume, progress, rule, verify_data=verify_data, processes=processes
+            )
             fit(setup, run, notes, stop, progress)
             del setup  # the report decodes its own splits
         if report:  # the checkpoint may know an older place of the data
             allowed = config.skip_unreadable, config.allow_duplicates
-            make_report(root, Path(config.data), *allowed)
+            make_report(root, Path(config.data), *allowed, processes)
     return notes["best"]
 
 
@@ -96,19 +107,17 @@ def set_up(
     resume: bool,
     progress: Progress,
     rule: int = RULE,
+    *,
     verify_data: bool = False,
+    processes: Processes = ALONE,
 ) -> tuple[Setup, dict[str, Any]]:
     """Everything that the steps need, and what the run remembers.
 
     Whatever can be known without decoding is checked first.
     """
-    device = pick_device(config.device)
-    check_compiler(config, device)
-    check_precision(config, device)
+    device = _begin(config, processes)
     rule = data.rule_of(run.notes()["data"]) if resume else rule
-    kept = run.digests(config.cache)
-    dataset = data.open_data(config, rule, progress.indexing, kept)
-    progress.say([how_split(dataset.rule, dataset.made), *about_source(dataset)])
+    dataset = _open(config, rule, run.digests(config.cache), progress, processes)
     config = dataclasses.replace(config, model=data.with_classes(config.model, dataset))
     notes: dict[str, Any] = {"step": 0, "measured": 0, "losses": 0.0, "best": None, "history": []}
     if resume:
@@ -123,7 +132,7 @@ def set_up(
     check_skipped(config, dataset, used)
     torch.manual_seed(config.seed)  # initial weights only; every later draw names its step
     model = VisionTransformer(config.model, config.input)
-    if config.init_from and not resume:
+    if config.init_from and not resume and processes.writer:
         notes["init"] = finetune.adopt(model, config, dataset.labels)
         progress.begins(notes["init"])
     freeze(model.to(device), config.freeze)
@@ -135,13 +144,17 @@ def set_up(
     )
     if resume:
         run.restore(state)
+    share_state(state, processes)
     if not config.skip_unreadable:
         check_modality(config, used)
-    begun = dict(notes) if resume else None
-    identity = Identity(dataset, Digests(dataset, kept), config, begun, progress)
-    identity.begin(verify_data or config.cache is not None)  # whose names are hashes of contents
-    contents = identity.contents
-    training, validation = _splits(used, config, contents, progress, run.cache(config.cache))
+    begun, cached = dict(notes) if resume else None, config.cache is not None
+    with processes.leader_first():  # others find what it has read beside the run
+        digests = Digests(dataset, run.digests(config.cache))
+        identity = Identity(dataset, digests, config, begun, progress)
+        known = identity.begin if processes.writer else identity.follow
+        known(cached or processes.writer and verify_data)  # a cache's names are hashes of contents
+    cache, contents = run.cache(config.cache), identity.contents
+    training, validation = _splits(used, config, contents, progress, cache, processes)
     check_steps(config, len(training.ids), notes["step"])  # unreadable items may be left out
     described = identity.kept(
         data.describe(dataset, contents, identity.duplicates, training, validation)
@@ -154,8 +167,30 @@ def set_up(
             progress.goes_on(change)
     notes |= {"config": to_json(config), "data": described, "fingerprint": identity.fingerprint}
     weights = loss_weights(config, training.labels, len(dataset.labels), device)
-    pending = identity.pending()
-    return Setup(config, state, training, validation, dataset.labels, weights, pending), notes
+    pending = identity.pending() if processes.writer else None
+    splits = training, validation, dataset.labels
+    return Setup(config, state, *splits, weights, pending, processes=processes), notes
+
+
+def _begin(config: TrainConfig, processes: Processes) -> torch.device:
+    """The device of this process, which the settings fit, as the processes do."""
+    device = pick_device(config.device, processes)
+    check_compiler(config, device)
+    check_precision(config, device)
+    check_processes(config, processes)
+    processes.begin(device, config.timeout)
+    return device
+
+
+def _open(
+    config: TrainConfig, rule: int, kept: Path, progress: Progress, processes: Processes
+) -> Dataset:
+    """The data, which are the same to all processes."""
+    with processes.leader_first():  # indexes of shards are made once
+        dataset = data.open_data(config, rule, progress.indexing, kept)
+    agree(processes, "the data", lambda: told_of(dataset))
+    progress.say([how_split(dataset.rule, dataset.made), *about_source(dataset)])
+    return dataset
 
 
 def _splits(
@@ -164,17 +199,25 @@ def _splits(
     contents: Mapping[str, Contents] | None,
     progress: Progress,
     cache: Path | None,
+    processes: Processes,
 ) -> list[Prepared | Listed]:
-    """What is trained on and what is measured on, decoded or listed."""
+    """What is trained on and what is measured on, decoded or listed.
+
+    Without a cache every process holds what it has decoded.
+    """
     splits: list[Prepared | Listed] = []
     with memory.told("while decoding", memory.smaller_decoding(config)):
         for split, listed in (("train", reads_each_step), ("val", is_too_large)):
             how, found = data.wanted(config, split), contents[split] if contents else None
-            splits.append(
-                Listed(dataset, split, how)
-                if listed(config, len(dataset.split(split)), how)
-                else data.prepare(dataset, split, config, progress, cache, contents=found)
-            )
+            items = len(dataset.split(split)) * processes.local_size
+            if processes.highest(listed(config, items, how)):
+                splits.append(Listed(dataset, split, how))
+                continue
+            first = processes.leader_first() if cache else contextlib.nullcontext()
+            with first:
+                splits.append(
+                    data.prepare(dataset, split, config, progress, cache, contents=found)
+                )
     return splits
 
 
@@ -198,9 +241,10 @@ def fit(setup: Setup, run: Run, notes: dict[str, Any], stop: Stop, progress: Pro
         if setup.config.compile:
             setup.model.compile(dynamic=False)
         first, reading = notes["step"], setup.pending or contextlib.nullcontext()
+        writer = setup.processes.writer
         with (
             reading,
-            Curves(run.curves, first) as curves,
+            Curves(run.curves, first) if writer else contextlib.nullcontext() as curves,
             read_ahead(setup, run, first, stop) as ready,
         ):
             Fit(ready, run, notes, stop, progress, curves).steps()
@@ -224,7 +268,8 @@ def read_ahead(setup: Setup, run: Run, first: int, stop: Stop) -> Iterator[Setup
         return
     total = len(training.ids) // config.batch * config.epochs
     device = setup.model.head.weight.device
-    loader = Loader(Batches(training, config), first, total, device, stop.check)
+    batches = Batches(training, config, setup.processes.rows(config.batch))
+    loader = Loader(batches, first, total, device, stop.check)
     try:
         yield dataclasses.replace(setup, loader=loader)
     finally:
@@ -250,7 +295,7 @@ class Fit:
         notes: dict[str, Any],
         stop: Stop,
         progress: Progress,
-        curves: Curves,
+        curves: Curves | None,
     ) -> None:
         self.setup, self.run, self.notes = setup, run, notes
         self.stop, self.progress, self.curves = stop, progress, curves
@@ -309,10 +354,11 @@ class Fit:
         rate = learning_rate(config, step, self.total)
         if not self.taken:
             self.since = time.perf_counter()
-        doing = f"in step {step}, {config.items_at_a_time} items at a time"
+        processes = setup.processes.size
+        doing = f"in step {step}, {config.items_at_a_time // processes} items at a time"
         with (
             self.stop.at_once(step == self.saved),  # torch.compile may take minutes in there
-            memory.told(doing, memory.smaller_steps(config)),
+            memory.told(doing, memory.smaller_steps(config, processes)),
         ):
             taken = train_step(setup, samples, step, rate, self.stop)
         self.taken.append(Step(step, samples, rate, taken))
@@ -349,7 +395,8 @@ class Fit:
     def _note(self, one: Step, loss: float, norm: float) -> None:
         self.notes["losses"] += loss
         self.progress.step(loss)
-        if (one.step % self.per_epoch + 1) % max(1, self.per_epoch // CURVE_POINTS) == 0:
+        every = max(1, self.per_epoch // CURVE_POINTS)
+        if self.curves and (one.step % self.per_epoch + 1) % every == 0:
             values = {"loss": loss, "rate": one.rate, "gradient_norm": norm}
             self.curves.add(
                 one.step + 1, {f"train/{name}": value for name, value in values.items()}
@@ -359,19 +406,22 @@ class Fit:
         """Measure on the validation split, and remember the result if it is the best so far."""
         setup, notes = self.setup, self.notes
         self._look()
-        self._settle(wait=True)  # no measured checkpoint lacks the hashes of its data
+        with self.stop.together():
+            self._settle(wait=True)  # no measured checkpoint lacks the hashes of its data
         check_finite(setup.model, notes["step"])
-        items = setup.config.items_at_a_time
+        processes = setup.processes
+        items = setup.config.items_at_a_time // processes.size
         doing = f"while measuring after step {notes['step']}, {items} items at a time"
         device = setup.model.head.weight.device
         with (
-            memory.told(doing, memory.smaller_passes(setup.config)),
+            memory.told(doing, memory.smaller_passes(setup.config, processes.size)),
             validating(setup.config.precision, device),
         ):
             measured = evaluate(
-                setup.state.measured(), setup.validation, items, self.stop.check,
-                setup.config.workers,
+                setup.state.measured(), setup.validation, items, self.stop,
+                setup.config.workers, processes,
             )  # fmt: skip
+        measured = processes.from_writer(lambda: measured)  # nobody differs by a last bit
         if not math.isfinite(measured["loss"]):
             what = f"the validation loss is {measured['loss']} after step {notes['step']}"
             raise NotFinite(what, notes["step"], [])
@@ -383,10 +433,11 @@ class Fit:
             "rate": rate,
         } | {f"val_{name}": value for name, value in measured.items()}
         self.run.log(record | {"time": time.time()})
-        self.curves.add(
-            notes["step"], {f"val/{name}": value for name, value in measured.items()}
-        )
-        self.curves.flush()
+        if self.curves:
+            self.curves.add(
+                notes["step"], {f"val/{name}": value for name, value in measured.items()}
+            )
+            self.curves.flush()
         self.progress.epoch(record)
         if is_better(record, notes["best"], setup.config.choose):
             notes["best"] = record

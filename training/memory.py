@@ -52,16 +52,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in WORDS)
 
 
-def smaller_passes(config: TrainConfig) -> list[str]:
+def smaller_passes(config: TrainConfig, processes: int = 1) -> list[str]:
     """What makes a pass through the network smaller and keeps the batch."""
-    divisors = (n for n in range(config.accumulate + 1, config.batch + 1) if not config.batch % n)
+    own = config.batch // processes
+    divisors = (n for n in range(config.accumulate + 1, own + 1) if not own % n)
     settings = [f"accumulate={n}" for n in divisors if n >= 2 * config.accumulate][:1]
     return settings + ["precision=bf16"] * (config.precision in ("fp32", "tf32"))
 
 
-def smaller_steps(config: TrainConfig) -> list[str]:
+def smaller_steps(config: TrainConfig, processes: int = 1) -> list[str]:
     """What makes a step need less: smaller passes, or fewer tensors kept for the gradient."""
-    return smaller_passes(config) + ["recompute=true"] * (not config.recompute)
+    return smaller_passes(config, processes) + ["recompute=true"] * (not config.recompute)
 
 
 def smaller_decoding(config: TrainConfig) -> list[str]:

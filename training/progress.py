@@ -14,10 +14,14 @@ from training.history import Change
 
 
 class Progress:
-    """A live bar with items/s, loss and time left; plain lines where there is no terminal."""
+    """A live bar with items/s, loss and time left; plain lines where there is no terminal.
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, soft_wrap=True)
+    Args:
+        shown: whether anything is; of several processes one shows it.
+    """
+
+    def __init__(self, shown: bool = True) -> None:
+        self.console = Console(stderr=True, soft_wrap=True, quiet=not shown)
         self.bar = bars.Progress(
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
@@ -26,7 +30,7 @@ class Progress:
             bars.TimeElapsedColumn(),
             bars.TimeRemainingColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not (shown and self.console.is_terminal),
         )
 
     def __enter__(self) -> Self:

@@ -24,6 +24,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,15 @@ class State:
             tensors |= {f"loss_scale.{name}": tensor for name, tensor in scale.items()}
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
-    def restore(self, stored: VisionTransformer, tensors: dict[str, torch.Tensor]) -> None:
-        """Take everything over, bit for bit; a scale that was not there begins anew."""
-        self.measured().load_state_dict(stored.state_dict())
+    def restore(
+        self, weights: Mapping[str, torch.Tensor], tensors: dict[str, torch.Tensor]
+    ) -> None:
+        """Take everything over, bit for bit; a scale that was not there begins anew.
+
+        Args:
+            weights: of the measured model.
+        """
+        self.measured().load_state_dict(weights)
         _load_optimiser(self.optimiser, _below("optimiser.", tensors))
         if self.average:
             self.average.updates.fill_(_updates(self.optimiser))
@@ -196,7 +203,7 @@ class Run:
             raise CheckpointError(f"{folder} has no {TRAINING_STATE} and cannot be resumed")
         if sha256_file(path) != description.notes.get("training_sha256"):
             raise CheckpointError(f"{path} is cut short or changed")
-        state.restore(stored, load_tensors(path))
+        state.restore(stored.state_dict(), load_tensors(path))
         self._settle(description.notes)
         self._forget_after(description.notes["step"])
 

@@ -17,7 +17,8 @@ from training.config import TrainConfig
 PLACES = ("data", "init_from", "cache")
 #: What decides no weight and no figure.
 WITHOUT_EFFECT = (
-    "save_every", "log_every", "read", "workers", "skip_unreadable", "allow_duplicates",
+    "save_every", "log_every", "read", "workers", "timeout", "skip_unreadable",
+    "allow_duplicates",
 )  # fmt: skip
 #: What may change when a run goes on: how far its next steps go, how they are computed, what they
 #: draw, and how many there are.
@@ -84,9 +85,14 @@ def _left_over(encoding: dict[str, Any]) -> str:
 
 def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, ...]]:
     """What each setting was and is, by its dotted name, where it differs; places do not count."""
-    before, after = _flat(_whole(old)), _flat(_whole(new))
+    before, after = named(old), named(new)
     pairs = {name: (before.get(name), after.get(name)) for name in sorted(before | after)}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name not in PLACES}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def named(config: TrainConfig) -> dict[str, Any]:
+    """Every setting by its dotted name, as JSON has it, but for places."""
+    return {name: value for name, value in _flat(_whole(config)).items() if name not in PLACES}
 
 
 def _whole(config: TrainConfig) -> dict[str, Any]:

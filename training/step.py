@@ -20,13 +20,14 @@ from media.dataset import Prepared
 from models.vit import Encoded, VisionTransformer
 from training.augment.augment import augment, change
 from training.augment.draws import Draws, step_key
-from training.augment.mixing import mix
+from training.augment.mixing import circle_of, mix
 from training.augment.moving import draw_views
 from training.batches import Batch, Batches
 from training.config import TrainConfig
 from training.identity import Pending
 from training.listed import Listed
 from training.optim import set_rate, step_unless
+from training.processes import ALONE, Processes
 from training.run import State
 from training.stopping import Stop
 from training.transfer import to_device
@@ -52,6 +53,7 @@ class Setup:
         weights: of the classes in the loss, [classes], or None.
         pending: what is still to be read of the data, beside the steps.
         loader: reads batches of a listed split ahead; without it they are read in the step.
+        processes: that take every step together, each its rows of the batch.
     """
 
     config: TrainConfig
@@ -62,6 +64,7 @@ class Setup:
     weights: Tensor | None
     pending: Pending | None = None
     loader: Reader | None = None
+    processes: Processes = ALONE
 
     @property
     def model(self) -> VisionTransformer:
@@ -76,8 +79,8 @@ class Setup:
 class Taken(NamedTuple):
     """What one update came to, on the device: whoever reads it waits for the update."""
 
-    losses: Tensor  # [B], before the update
-    loss: Tensor  # [], their mean
+    losses: Tensor  # [B], before the update; of this process's rows
+    loss: Tensor  # [], the mean over the batch
     gradient_norm: Tensor  # [], before clipping
 
 
@@ -100,28 +103,31 @@ class NotFinite(FloatingPointError):
 def train_step(
     setup: Setup, samples: np.ndarray, step: int, rate: float, stop: Stop | None = None
 ) -> Taken:
-    """One update on the given samples, B of them, computed in ``accumulate`` parts.
+    """One update on the given samples, a whole batch, computed in ``accumulate`` parts.
 
-    Where the loss or the gradient is not finite, nothing moves: weights, means of the optimiser,
-    average and counters are as before. ``check`` says so.
+    Every process computes its rows, B of them, and the gradient is the sum. Where the loss or the
+    gradient is not finite, nothing moves: weights, means of the optimiser, average and counters
+    are as before. ``check`` says so.
 
     Raises:
-        Stopped: between two parts; the weights are as before.
+        Stopped: between two parts, or before them all; the weights are as before.
     """
-    config, model, state = setup.config, setup.model, setup.state
-    inputs, targets = make_batch(setup, samples, step)
+    config, model, state, processes = setup.config, setup.model, setup.state, setup.processes
+    with stop.together() if stop else contextlib.nullcontext():
+        inputs, targets = make_batch(setup, samples, step)
     model.train()
     for layer in model.layers[: config.freeze]:
         layer.eval()  # as they are: neither dropout nor drop_path
     state.optimiser.zero_grad(set_to_none=True)
     device = model.head.weight.device
     seed_torch(config, step)
-    keys = to_device(Draws(config.seed, step, samples).keys(), device)  # [B]
+    draws = Draws(config.seed, step, samples, rows=processes.rows(len(samples)))
+    keys = to_device(draws.keys(), device)  # [B]
     with autocast(device, config.precision):
         encoded = model.encode(model.spec.training_grid)  # once, for all parts, layers and heads
     shared = Encoded(*map(_cut, encoded))  # parts leave their gradients here
     losses = []
-    part = len(samples) // config.accumulate
+    part = len(inputs) // config.accumulate
     for index in range(config.accumulate):
         if stop:
             stop.check()
@@ -135,7 +141,9 @@ def train_step(
         losses.append(each.detach())
     _pass_on(encoded, shared)
     every = torch.cat(losses)  # [B]
-    taken = Taken(every, every.mean(), finish_gradient(state, config.clip_norm))
+    loss = every.mean() / processes.size  # []
+    processes.add_up([loss, *gradients(model)])
+    taken = Taken(every, loss, finish_gradient(state, config.clip_norm))
     skipped = 1 - (taken.loss.isfinite() & taken.gradient_norm.isfinite()).float()  # []
     set_rate(state.optimiser, rate)
     step_unless(skipped, state.optimiser)
@@ -154,7 +162,8 @@ def seed_torch(config: TrainConfig, step: int) -> None:
 def make_batch(setup: Setup, samples: np.ndarray, step: int) -> tuple[Tensor, Tensor]:
     """Augmented pixels [B, *pixels per axis, C] and targets [B] or, where items mix, [B, classes].
 
-    Drawn for the whole batch, so that neither depends on the number of parts.
+    Of this process's rows, but drawn for the whole batch: neither the number of parts nor that of
+    processes changes any.
 
     Raises:
         NoBatch: items are read in the step and cannot be.
@@ -162,18 +171,24 @@ def make_batch(setup: Setup, samples: np.ndarray, step: int) -> tuple[Tensor, Te
     config, spec, training = setup.config, setup.model.spec, setup.training
     device = setup.model.head.weight.device
     where = config.input, spec.training_grid.pixels(spec.patch), device
+    rows = setup.processes.rows(len(samples))
+    own = samples[rows]
     if isinstance(training, Listed):
-        read = setup.loader.take if setup.loader else Batches(training, config).read
-        batch = read(step, samples)
-        draws = Draws(config.seed, step, samples, batch.taken)
+        batch = (
+            setup.loader.take(step, own)
+            if setup.loader
+            else Batches(training, config, rows).read(step, samples)
+        )
+        draws = Draws(config.seed, step, samples, batch.taken, rows)
         inputs = change(batch.pixels, draws, config.augment, *where)
     else:
-        draws = Draws(config.seed, step, samples)
-        pixels = training.pixels[one_view(samples, training.views, draws)]
+        draws = Draws(config.seed, step, samples, rows=rows)
+        pixels = training.pixels[one_view(own, training.views, draws)]
         inputs = augment(pixels, draws, config.augment, *where)
-    labels = training.labels[samples]
+    labels = training.labels[own]
     if config.augment.mixes:
-        return mix(inputs, labels, spec.classes, draws, config.augment)
+        circle = circle_of(len(samples))
+        return mix(inputs, labels, spec.classes, draws, config.augment, circle)
     return inputs, to_device(labels, device)
 
 
@@ -200,21 +215,33 @@ def item_weights(targets: Tensor, weights: Tensor) -> Tensor:
     return weights[targets] if targets.dim() == 1 else targets @ weights
 
 
+def gradients(model: VisionTransformer) -> list[Tensor]:
+    """Of all parameters that have one."""
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
 def finish_gradient(state: State, clip_norm: float) -> Tensor:
     """The length [] of the gradient; it is as if never scaled, and shortened to ``clip_norm``."""
-    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    found = gradients(state.model)
     if state.loss_scale:
-        torch._foreach_mul_(gradients, 1 / state.loss_scale.factor)
-    norm = nn.utils.get_total_norm(gradients)
+        torch._foreach_mul_(found, 1 / state.loss_scale.factor)
+    norm = nn.utils.get_total_norm(found)
     if clip_norm:
         shorter = torch.where(norm > clip_norm, clip_norm / (norm + 1e-6), 1.0)
-        torch._foreach_mul_(gradients, shorter)
+        torch._foreach_mul_(found, shorter)
     return norm
 
 
 def check(setup: Setup, samples: np.ndarray, step: int, taken: Taken) -> None:
-    """NotFinite where the step was skipped, but for one that a smaller ``loss_scale`` may mend."""
-    check_loss(taken.losses, setup, samples, step)
+    """NotFinite where the step was skipped, but for one that a smaller ``loss_scale`` may mend.
+
+    Args:
+        samples: of the whole batch.
+    """
+    losses = taken.losses
+    if setup.processes.size > 1:
+        losses = setup.processes.gather_rows(losses.cpu())  # [batch]
+    check_loss(losses, setup, samples, step)
     norm, scale = taken.gradient_norm.item(), setup.state.loss_scale
     if math.isfinite(norm) or (scale and scale.factor >= 1):
         return

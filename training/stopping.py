@@ -54,7 +54,8 @@ class Stop:
             yield
         finally:
             self._deferring = False
-        self.check()
+        with self.together():
+            self.check()
 
     @contextlib.contextmanager
     def at_once(self, allowed: bool) -> Iterator[None]:
@@ -65,6 +66,11 @@ class Stop:
             yield
         finally:
             self._deferring = True
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A part of the run at whose end several processes know of each other (``SharedStop``)."""
+        yield
 
     def check(self) -> None:
         """Raise Stopped if a signal came."""

@@ -399,10 +399,10 @@ def test_killed_run_leaves_no_worker_and_goes_on_to_the_same_weights(
     while not (out / "checkpoints/step-00000004").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    assert len(living(process.pid)) >= 4  # the run, a server, two workers
+    assert len(living([process.pid])) >= 4  # the run, a server, two workers
     process.kill()
     process.wait()
-    assert ended_with(process.pid)
+    assert ended_with([process.pid])
     assert main([*arguments, "--resume"]) == 0
     for name in (WEIGHTS, TRAINING_STATE):
         assert (out / "last" / name).read_bytes() == (calm / "last" / name).read_bytes()

@@ -75,14 +75,25 @@ class Draws:
     draws the same whatever the others of its batch are; one that comes twice in a batch draws
     anew the second time.
 
+    Args:
+        samples: of the whole batch, [B].
+        rows: those of the batch that draw here.
+
     Attributes:
         taken: columns that were handed out; who goes on elsewhere begins there.
     """
 
-    def __init__(self, seed: int, step: int, samples: np.ndarray, taken: int = 0) -> None:
+    def __init__(
+        self,
+        seed: int,
+        step: int,
+        samples: np.ndarray,
+        taken: int = 0,
+        rows: slice = slice(None),
+    ) -> None:
         with np.errstate(over="ignore"):
-            again = occurrences(samples).astype(np.uint64) << np.uint64(40)  # [N]
-            own = _mix((samples.astype(np.uint64) ^ again) + _GOLDEN)  # [N]
+            again = occurrences(samples).astype(np.uint64) << np.uint64(40)  # [B]
+            own = _mix((samples.astype(np.uint64) ^ again)[rows] + _GOLDEN)  # [N]
             self._keys = _mix(step_key(seed, step) ^ own)  # [N]
         self.taken = taken
 

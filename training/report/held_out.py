@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,9 @@ from media.sources import SourceError
 from models.checkpoint import Description
 from models.vit import Encoded, VisionTransformer
 from training.data import Bars, check_labels, read_contents, rule_of
-from training.evaluate import encode_for, logits_of
+from training.evaluate import encode_for, logits_of, rows_of
 from training.memory import told
+from training.processes import ALONE, Processes
 from training.report.predictions import Predictions
 from training.report.thumbnails import thumbnails
 
@@ -39,6 +41,7 @@ def predict(
     cache: Path | None = None,
     digests: Path | None = None,
     allow_duplicates: bool = False,
+    processes: Processes = ALONE,
 ) -> tuple[dict[str, Predictions], Duplicates]:
     """The model's answers to every held-out split that has items, at its training grid.
 
@@ -50,24 +53,27 @@ def predict(
         allow_duplicates: go on where the same bytes lie in two splits.
         cache: folder that keeps decoded splits (``media.cache``).
         digests: folder that keeps digests of what was read (``media.index.Digests``).
+        processes: that share the items; all get all answers.
 
     Raises:
         SourceError: the data are not those of the run, items cannot be read, or are in two splits.
         FloatingPointError: a logit is not finite; the message names the item.
     """
-    dataset = open_held_out(description, data, digests)
+    with processes.leader_first():
+        dataset = open_held_out(description, data, digests)
     device = description.notes["config"].get("device")
     model = model.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     encoded = encode_for(model, model.spec.training_grid)
     dataset.split("val")  # which is an error where there is none
-    contents = read_contents(dataset, digests, bar)
+    with processes.leader_first():  # others find what it has read beside the run
+        contents = read_contents(dataset, digests, bar)
     if {"train", "test"} <= contents.keys():  # unseen only while train is what it was
         _check_split(description, "train", len(contents["train"].ids), contents["train"].sha256)
     duplicates = find_duplicates(contents)
     if not (allow_duplicates or let_through(description.notes)):
         duplicates.check(dataset)
     options: dict[str, Any] = {"skip_unreadable": skip_unreadable, "cache": cache}
-    options["encoded"] = encoded
+    options |= {"encoded": encoded, "processes": processes}
     return {
         split: _predict_split(
             model, description, dataset, split, bar, contents=contents[split], **options
@@ -104,9 +110,11 @@ def _predict_split(
     skip_unreadable: bool,
     cache: Path | None,
     contents: Contents,
+    processes: Processes,
 ) -> Predictions:
     config, places = description.notes["config"], dataset.split(split)
-    with told(f"while decoding split {split}"):
+    first = processes.leader_first() if cache else contextlib.nullcontext()
+    with told(f"while decoding split {split}"), first:
         prepared = prepare_split(
             dataset,
             split,
@@ -121,10 +129,10 @@ def _predict_split(
         )
     _check_split(description, split, len(places), prepared.sha256)
     group_of = {item.id: item.group for item in dataset.view(split).items}
-    batch = config.get("batch", 256) // config.get("accumulate", 1)
+    batch = config.get("batch", 256) // config.get("accumulate", 1) // processes.size
     with told(f"while measuring split {split}, {batch} items at a time"):
-        advance = bar(f"measuring {split}", len(places))
-        logits = _logits(model, encoded, prepared, batch, advance)
+        advance = bar(f"measuring {split}", len(places) // processes.size)
+        logits = _logits(model, encoded, prepared, batch, advance, processes)
     answers = Predictions(
         logits=logits,
         labels=prepared.labels,
@@ -145,14 +153,17 @@ def _logits(
     prepared: Prepared,
     batch: int,
     advance: Callable[[int], None],
+    processes: Processes,
 ) -> np.ndarray:
     """Finite ones of the items, means over their views; float32 [N, classes]."""
-    pieces, rows = [], PIECE * prepared.views
-    for start in range(0, len(prepared.pixels), rows):
-        piece = prepared.pixels[start : start + rows]
-        pieces.append(logits_of(model, piece, batch, encoded=encoded).float().numpy())
+    pieces, own = [], rows_of(prepared, processes.rows(len(prepared.ids)))
+    rows = PIECE * prepared.views
+    for start in range(0, max(1, len(own)), rows):
+        piece = own[start : start + rows]
+        pieces.append(logits_of(model, piece, batch, encoded=encoded).float())
         advance(len(pieces[-1]) // prepared.views)
-    logits = prepared.of_items(np.concatenate(pieces))  # [N, classes]
+    views = processes.gather_rows(torch.cat(pieces))  # [N * V, classes]
+    logits = prepared.of_items(views.numpy())  # [N, classes]
     broken = np.flatnonzero(~np.isfinite(logits).all(1))
     if len(broken):
         raise FloatingPointError(f"the logits of {prepared.ids[broken[0]]!r} are not finite")

@@ -27,16 +27,18 @@ from rich.progress import Progress
 from media.files import atomic_directory, sync_directory
 from media.strict_json import to_json
 from models.bootstrap import DRAWS
-from models.checkpoint import CheckpointError, Description, load_checkpoint
+from models.checkpoint import CheckpointError, Description
 from models.measures import BINS, DEFINITIONS, Measures, measure
 from training.about_data import about_duplicates, how_split
 from training.data import Bars, rule_of
 from training.failures import BAD_INPUT, FAILED
 from training.history import read_changes, shown
+from training.processes import ALONE, Processes
 from training.report.held_out import predict
 from training.report.html import page
 from training.report.predictions import Predictions, PredictionsError, load_predictions
 from training.run import Run
+from training.shared_run import shared_checkpoint
 
 SCHEMA = 1
 LINK, FOLDERS = "report", "reports"
@@ -73,6 +75,7 @@ def make_report(
     data: Path | None = None,
     skip_unreadable: bool = False,
     allow_duplicates: bool = False,
+    processes: Processes = ALONE,
 ) -> Path:
     """Measure the best checkpoint of a run and write its report; returns the page.
 
@@ -82,6 +85,7 @@ def make_report(
     Args:
         skip_unreadable: leave items that cannot be read out, and name them in the report.
         allow_duplicates: go on where the same bytes lie in two splits, and say so in the report.
+        processes: that measure together; each of them makes this call, one writes.
 
     Raises:
         CheckpointError: the run, its metrics or its checkpoint cannot be used.
@@ -89,12 +93,12 @@ def make_report(
         FloatingPointError: the model gives an answer that is no number.
         OSError: a full disk, for one; an earlier report is kept.
     """
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    _check(root)
-    model, description = load_checkpoint(root / "best")
+    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not processes.writer)
+    processes.from_writer(lambda: _check(root))
+    model, description = shared_checkpoint(root / "best", processes)
     if missing := sorted({"config", "data", "best", "step"} - set(description.notes)):
         raise ReportError(f"{root}/best does not say its {missing[0]}: training did not write it")
-    records = read_metrics(root / "metrics.jsonl")
+    records = processes.from_writer(lambda: read_metrics(root / "metrics.jsonl"))
     predictions = {} if data else _kept(root / LINK, description, console)
     duplicates = _kept_duplicates(root / LINK) if predictions else {}
     with _bars(console) as bar:
@@ -109,10 +113,13 @@ def make_report(
                 cache=Run(root).cache(cache),
                 digests=Run(root).digests(cache),
                 allow_duplicates=allow_duplicates,
+                processes=processes,
             )
             duplicates = found.as_json()
             for line in about_duplicates(duplicates):
                 console.print(line, markup=False)
+        if not processes.writer:
+            return root / LINK / "index.html"
         measured = {}
         for split, answers in predictions.items():
             advance = bar(f"intervals {split}", 1)
@@ -272,7 +279,8 @@ def publish(
 @contextlib.contextmanager
 def _bars(console: Console) -> Iterator[Bars]:
     """A live bar for each piece of work; nothing where there is no terminal."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    disable = console.quiet or not console.is_terminal
+    with Progress(console=console, transient=True, disable=disable) as progress:
 
         def begin(text: str, items: int) -> Callable[[int], None]:
             task = progress.add_task(text, total=items)
