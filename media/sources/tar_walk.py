@@ -105,8 +105,7 @@ class _Walk:
                 self.name = self.size = None
                 size = found[-1][3]
             self.position = start + -(-size // BLOCK) * BLOCK
-            if self.position > self.length:  # the entry is told by its name, if that can be
-                self.ended = True
+            if self.position > self.length:  # told by the member's name, or by the next look
                 break
         return found
 
@@ -201,7 +200,8 @@ class _Walk:
         return SourceError(f"{self.tar} is damaged: {what}; expected a whole tar")
 
     def _cut(self, what: str, position: int) -> SourceError:
+        place = f", in what begins at byte {position}" * (position < self.length)
         return SourceError(
-            f"{self.tar} is cut short: {what} and the file ends at byte {self.length}, in what "
-            f"begins at byte {position}; copy it anew"
+            f"{self.tar} is cut short: {what} and the file ends at byte {self.length}{place}; "
+            "copy it anew"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from media.index import Changed, open_dataset, open_media
-from media.sources import SourceError, open_source, shard_index
+from media.sources import SourceError, open_source, shard_index, tar_walk
 from media.sources.tar_walk import walk_tar
 from tests.media.test_archives import pack, tar_entry, tarred
 from tests.media.test_index import as_items, expect_source
@@ -96,6 +96,26 @@ def test_tars_of_all_formats_give_the_names_that_tarfile_gives(tmp_path: Path, f
         told.append((entry.name, data[entry.start : entry.start + entry.size]))
         assert bytes(entry.head[: min(entry.size, 512)]) == told[-1][1][:512]
     assert told == [(name.removeprefix("./"), content) for name, content in members.items()]
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tar_that_is_cut_anywhere_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: int
+) -> None:
+    """Also in the padding behind a member or a long name: up to the block that says it has ended."""
+    monkeypatch.setattr(tar_walk, "AHEAD", 2)
+    members = {"1.jpg": b"one", "1.cls": b"0", "2.jpg": b"two" * 200}
+    if form != tarfile.USTAR_FORMAT:
+        members[LONG + ".jpg"] = b"long"
+    path = shard(tmp_path / "x.tar", members, form)
+    *_, last = walk_tar(path)
+    end = last.start + -(-last.size // 512) * 512 + 512  # with the block of zeros
+    os.truncate(path, end)
+    assert len(list(walk_tar(path))) == len(members)
+    for length in sorted({*range(0, end, 512), *range(1, end, 37)}, reverse=True):
+        os.truncate(path, length)
+        with pytest.raises(SourceError, match=r"x.tar is cut short: .* ends at byte \d+.*copy it"):
+            list(walk_tar(path))
 
 
 GOOD = {"1.jpg": b"one", "1.cls": b"0", "2.jpg": b"two" * 400, "2.cls": b"1"}
