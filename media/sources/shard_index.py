@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -133,25 +132,46 @@ def _load(path: Path, stamp: list[int]) -> ShardIndex | None:
     """None where there is none, or one that does not fit the shard."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
-            if kept["stamp"].tolist() != stamp:
-                return None
-            told = json.loads(kept["told"].tobytes())
-            starts, sizes, labels, splits, groups = kept["numbers"]
-            return ShardIndex(
-                Texts(kept["names"], kept["offsets"]),
-                starts,
-                sizes,
-                labels.astype(np.int32),
-                tuple(told["said"]),
-                splits.astype(np.int8),
-                groups.astype(np.int32),
-                tuple(told["grouped"]),
-                told["left_out"],
-            )
-    except FileNotFoundError:
+            return _unpacked(kept, stamp[1]) if kept["stamp"].tolist() == stamp else None
+    except Exception:  # damaged bytes raise nearly every type there is; it can be found again
         return None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
-        return None  # it can be found again
+
+
+def _unpacked(kept: Mapping[str, np.ndarray], length: int) -> ShardIndex | None:
+    """What ``_packed`` wrote; None, or any error, for what cannot be of ``length`` bytes."""
+    names, numbers = Texts(kept["names"], kept["offsets"]), kept["numbers"]
+    told = json.loads(kept["told"].tobytes())
+    starts, sizes, labels, splits, groups = numbers
+    said, grouped, left_out = tuple(told["said"]), tuple(told["grouped"]), dict(told["left_out"])
+    ", ".join((*said, *grouped, *left_out)).encode()
+    sound = (
+        (numbers.dtype, names.data.dtype) == (np.int64, np.uint8)
+        and (numbers.shape, names.data.ndim) == ((5, len(names)), 1)
+        and _are_texts(names)
+        and _lie_within(starts, length + 1)
+        and bool(((sizes >= 0) & (sizes <= length - starts)).all())
+        and _lie_within(labels - NONE, len(said) + 1)
+        and _lie_within(splits - NONE, len(SPLITS) + 1)
+        and _lie_within(groups - NONE, len(grouped) + 1)
+        and all(type(count) is int and count > 0 for count in left_out.values())
+    )
+    if not sound:
+        return None
+    codes = labels.astype(np.int32), said, splits.astype(np.int8), groups.astype(np.int32)
+    return ShardIndex(names, starts, sizes, *codes, grouped, left_out)
+
+
+def _are_texts(names: Texts) -> bool:
+    """Whether offsets part a text in UTF-8 into names, none of them empty."""
+    data, offsets = names.data, names.offsets
+    data.tobytes().decode()
+    rising = offsets.dtype == np.int64 and (np.diff(offsets) > 0).all()
+    whole = rising and offsets[0] == 0 and offsets[-1] == len(data)
+    return bool(whole and ((data[offsets[:-1]] & 0xC0) != 0x80).all())  # none begins in a letter
+
+
+def _lie_within(numbers: np.ndarray, end: int) -> bool:
+    return bool(((numbers >= 0) & (numbers < end)).all())
 
 
 class _Listing:

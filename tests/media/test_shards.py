@@ -6,9 +6,11 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from media.index import Changed, open_dataset, open_media
@@ -102,7 +104,7 @@ def test_tars_of_all_formats_give_the_names_that_tarfile_gives(tmp_path: Path, f
 def test_tar_that_is_cut_anywhere_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: int
 ) -> None:
-    """Also in the padding behind a member or a long name: up to the block that says it has ended."""
+    """Also in the padding behind a member or a long name: up to the block that ends it."""
     monkeypatch.setattr(tar_walk, "AHEAD", 2)
     members = {"1.jpg": b"one", "1.cls": b"0", "2.jpg": b"two" * 200}
     if form != tarfile.USTAR_FORMAT:
@@ -226,6 +228,71 @@ def test_index_is_kept_beside_the_shard_and_follows_it(
     os.utime(tmp_path / "train-00.tar", ns=(1, 1))
     with pytest.raises(Changed, match="train-00.tar had"):
         changed.read(0)
+
+
+def of(row: int, number: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Replaces a row of an index's numbers: starts, sizes, labels, splits, groups."""
+    return lambda numbers: np.where(np.arange(5)[:, None] == row, number, numbers)
+
+
+def told(**words: Any) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda data: np.frombuffer(json.dumps(json.loads(data.tobytes()) | words).encode(), "u1")
+
+
+DAMAGED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "fewer items": ("numbers", lambda numbers: numbers[:, :1]),
+    "no whole numbers": ("numbers", lambda numbers: numbers.astype(float)),
+    "a start before the shard": ("numbers", of(0, -1)),
+    "a start behind the shard": ("numbers", of(0, 2**62)),
+    "an end behind the shard": ("numbers", of(1, 10**15)),
+    "a negative size": ("numbers", of(1, -1)),
+    "no such label": ("numbers", of(2, 2)),
+    "no such label, of 32 bits one": ("numbers", of(2, 2**32)),
+    "no such split": ("numbers", of(3, 9)),
+    "no such group": ("numbers", of(4, 9)),
+    "names turned round": ("offsets", lambda offsets: offsets[::-1].copy()),
+    "fewer names": ("offsets", lambda offsets: offsets[:-1]),
+    "names cut off": ("names", lambda names: names[:-1]),
+    "no UTF-8": ("names", lambda names: np.full_like(names, 255)),
+    "labels of another kind": ("told", told(said=[1, 2])),
+    "no labels": ("told", told(said=5)),
+    "kinds of another kind": ("told", told(left_out={"a": "b"})),
+    "no kinds": ("told", told(left_out=[3])),
+    "a lone surrogate": ("told", told(said=["\ud800", "1"])),
+    "deep": ("told", lambda _: np.frombuffer(b"[" * 100_000, np.uint8)),
+}
+
+
+@pytest.mark.parametrize(("part", "damage"), DAMAGED.values(), ids=DAMAGED)
+def test_index_that_cannot_be_so_is_made_anew(
+    tmp_path: Path, part: str, damage: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Whatever a hand or a disk did to it: no error, and nothing of it in the data set."""
+    path = shard(tmp_path / "val.tar", GOOD)
+    expected = as_items(open_dataset(tmp_path))
+    kept = path.with_name("val.tar.index")
+    with np.load(kept) as arrays:
+        good = dict(arrays)
+    with kept.open("wb") as stream:
+        np.savez(stream, **(good | {part: damage(good[part])}))
+    dataset = open_dataset(tmp_path)
+    assert (as_items(dataset), dataset.read(1)) == (expected, GOOD["2.jpg"])
+    with np.load(kept) as arrays:
+        np.testing.assert_array_equal(arrays[part], good[part])
+
+
+def test_index_of_damaged_bytes_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bit anywhere, as zip, array and JSON have them."""
+    path = shard(tmp_path / "val.tar", GOOD)
+    expected = as_items(open_dataset(tmp_path))
+    kept = path.with_name("val.tar.index")
+    good = kept.read_bytes()
+    monkeypatch.setattr(shard_index, "write_atomic", lambda *_: None)  # it waits for the disk
+    for place in range(0, len(good), 17):
+        kept.write_bytes(good[:place] + bytes([good[place] ^ 1 << place % 8]) + good[place + 1 :])
+        assert as_items(open_dataset(tmp_path)) == expected
 
 
 def test_index_goes_to_a_cache_where_the_shards_cannot_be_written_beside(
