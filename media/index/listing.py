@@ -20,7 +20,7 @@ from media.sources import (
     with_splits,
 )
 from media.sources.items import check_classes
-from media.sources.shards import Indexing, Shards, as_source, find_shards, list_shards, quiet
+from media.sources.shards import Indexing, Shards, as_source, open_shards, quiet
 from media.sources.stores import Files, Reading, Tars
 from media.sources.texts import Texts
 
@@ -43,8 +43,7 @@ def open_dataset(
     Raises:
         SourceError: what is wrong with the data.
     """
-    if files := find_shards(path):
-        shards = list_shards(files, cache, indexing)
+    if shards := open_shards(path, cache, indexing):
         found = np.bincount(shards.targets, minlength=len(shards.labels))
         check_classes(shards.name, shards.labels, dict(enumerate(found.tolist())))
         return index_shards(shards, rule)
@@ -69,8 +68,7 @@ def open_media(
     Raises:
         SourceError: what is wrong with the data.
     """
-    if files := find_shards(path):
-        shards = list_shards(files, cache, indexing, labelled=False)
+    if shards := open_shards(path, cache, indexing, labelled=False):
         if not len(shards.targets):
             raise SourceError(f"{shards.name}: expected media, got none")
         return index_shards(shards, rule, split and _may_split(shards.targets, shards.splits))

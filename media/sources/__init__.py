@@ -44,7 +44,7 @@ from media.sources.items import (
 from media.sources.names import summary
 from media.sources.npz import open_npz
 from media.sources.rules import assign_splits, with_splits
-from media.sources.shards import as_source, find_shards, list_shards
+from media.sources.shards import as_source, open_shards
 from media.sources.stores import Files, Reading, Where
 from media.sources.table import COLUMNS, open_csv
 from media.sources.tars import open_tar, open_tar_gz
@@ -104,8 +104,8 @@ def list_source(
     Raises:
         SourceError: what is wrong with the data.
     """
-    if shards := find_shards(path):
-        source = as_source(list_shards(shards))
+    if shards := open_shards(path):
+        source = as_source(shards)
     elif found := _opened(path, rule, extra_columns, limits):
         source = found
     else:

@@ -22,12 +22,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from media.formats import ENDINGS, FOREIGN
 from media.sources.items import ALIASES, SPLITS, Item, Source, SourceError, make_source
-from media.sources.names import is_junk, most_frequent
+from media.sources.names import is_junk, kind_of, kind_of_junk, most_frequent
 from media.sources.shard_index import NONE, Advance, ShardIndex, shard_index
 from media.sources.stores import Reading, Tars, Where
 from media.sources.texts import Texts
+from media.sources.tree import walk_folder
 
+#: What says the names of classes, the first one that is there.
+CLASSES = ("classes.txt", "classes.json")
+#: Endings of tars that cannot be read in place.
+COMPRESSED = (".tgz", *(f".tar.{kind}" for kind in ("gz", "bz2", "xz", "zst", "lz4")))
 #: Bytes in all -> a context that gives what is to be called with those just looked through.
 Indexing = Callable[[int], AbstractContextManager[Advance]]
 
@@ -78,11 +84,32 @@ def find_shards(path: Path) -> list[Path]:
 
 def _only_shards(folder: Path, names: list[str]) -> list[Path]:
     """The tars of a folder that has no classes and no table."""
-    if "labels.csv" in names or not any(name.endswith(".tar") for name in names):
+    tars = [name for name in names if name.lower().endswith(".tar")]
+    if "labels.csv" in names or not tars or any(_holds_media(folder / name) for name in names):
         return []
-    if any((folder / name).is_dir() for name in names):
-        return []
-    return [folder / name for name in names if name.endswith(".tar")]
+    if packed := [name for name in names if name.lower().endswith(COMPRESSED)]:
+        raise SourceError(
+            f"{folder}: {packed[0]} is compressed: expected shards that are plain tars, beside "
+            f"{tars[0]}; unpack it to a .tar, or move it elsewhere"
+        )
+    return [folder / name for name in tars]
+
+
+def _holds_media(folder: Path) -> bool:
+    """Whether it is a folder with a medium in it or below: a class, or a split."""
+    endings = ENDINGS + FOREIGN
+    walk = walk_folder(folder)  # nothing of a file
+    return any(name.lower().endswith(endings) for _, _, names, _ in walk for name in names)
+
+
+def _beside(folder: Path, files: list[Path]) -> Counter[str]:
+    """What lies in the folder of some shards and is passed over, by kind."""
+    own = {*CLASSES, *(path.name for path in files), *(f"{path.name}.index" for path in files)}
+    kinds: Counter[str] = Counter()
+    for inner, _, names, junk in walk_folder(folder):
+        kinds.update(kind_of(name) for name in names if inner.parts or name not in own)
+        kinds.update(map(kind_of_junk, junk))
+    return kinds
 
 
 def _expanded(pattern: str) -> list[str]:
@@ -97,6 +124,29 @@ def _expanded(pattern: str) -> list[str]:
         parts = found[1].split(",")
     head, tail = pattern[: found.start()], pattern[found.end() :]
     return [one for part in parts for one in _expanded(head + part + tail)]
+
+
+def open_shards(
+    path: Path,
+    cache: Path | None = None,
+    indexing: Indexing = quiet,
+    labelled: bool = True,
+) -> Shards | None:
+    """The shards that a path names, with what lies beside them in their folder; None without any.
+
+    Args:
+        cache, indexing, labelled: as of ``list_shards``.
+
+    Raises:
+        SourceError: what is wrong with the data.
+    """
+    if not (files := find_shards(path)):
+        return None
+    shards = list_shards(files, cache, indexing, labelled)
+    if not os.path.isdir(path):  # noqa: PTH112  # as in ``find_shards``
+        return shards
+    left_out = most_frequent(Counter(shards.left_out) + _beside(path, files))
+    return shards._replace(left_out=left_out)
 
 
 def list_shards(

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from media.formats import ENDINGS, FIRST_ENDINGS, FOREIGN
@@ -213,19 +213,28 @@ def _split(place: Parts) -> str:
 def _walk(root: Path, onerror: Callable[[OSError], None] | None = None) -> Tree:
     """Files and folders below a root. A dangling link is a file, and found unreadable later."""
     files, folders, junk = set[str](), set[str](), Counter[str]()
+    for inner, below, names, passed in walk_folder(root, onerror):
+        junk.update(map(kind_of_junk, passed))
+        folders |= {(inner / name).as_posix() for name in below}
+        files |= {(inner / name).as_posix() for name in names}
+    read = Reading(Files((root,)), lambda id_: Where(path=id_))
+    return Tree(root.name, frozenset(files), frozenset(folders), read, junk)
+
+
+def walk_folder(
+    root: Path, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str], list[str], list[str]]]:
+    """Every folder from a root on: its path from there, its folders, its files, and its junk."""
     for place, below, names in os.walk(root, onerror=onerror, followlinks=True):
         inner = Path(place).relative_to(root)
         linked = len(inner.parts) < LINKED_LEVELS
-        junk.update(kind_of_junk(name) for name in (*below, *names) if is_junk(name))
+        junk = [name for name in (*below, *names) if is_junk(name)]
         below[:] = [
             name
             for name in below
             if not is_junk(name) and (linked or not Path(place, name).is_symlink())
         ]
-        folders |= {(inner / name).as_posix() for name in below}
-        files |= {(inner / name).as_posix() for name in names if not is_junk(name)}
-    read = Reading(Files((root,)), lambda id_: Where(path=id_))
-    return Tree(root.name, frozenset(files), frozenset(folders), read, junk)
+        yield inner, list(below), [name for name in names if not is_junk(name)], junk
 
 
 def _refuse(error: OSError) -> None:

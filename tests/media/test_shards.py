@@ -189,6 +189,38 @@ def test_group_in_two_shards_of_other_splits_is_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+def test_what_lies_beside_shards_is_counted(tmp_path: Path) -> None:
+    """Pictures, folders without any, and what systems leave; the shards stay a data set."""
+    two_shards(tmp_path)
+    (tmp_path / "README").mkdir()
+    for name in ("loose.jpg", "README/a.md", "README/b", ".DS_Store", "val-01.zip", "classes.txt"):
+        (tmp_path / name).write_bytes(b"zebra\nant" if name == "classes.txt" else b"")
+    for _ in range(2):  # the second time beside indexes
+        dataset = open_dataset(tmp_path)
+        assert (len(dataset), dataset.left_out) == (4, {
+            "without an ending": 2, ".DS_Store": 1, ".jpg": 1, ".md": 1, ".txt": 1, ".zip": 1,
+        })  # fmt: skip
+    expect_source(dataset, open_source(tmp_path))
+    assert open_media(tmp_path).left_out == dataset.left_out
+
+
+def test_compressed_shard_beside_others_is_refused(tmp_path: Path) -> None:
+    """It would be half of the data."""
+    (two_shards(tmp_path) / "train-01.tar.gz").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"train-01.tar.gz is compressed: .* plain tars"):
+        open_dataset(tmp_path)
+
+
+def test_folders_of_classes_stay_what_they_are_beside_a_tar(tmp_path: Path) -> None:
+    """Such as the one that they were unpacked from; it is counted."""
+    shard(tmp_path / "all.tar", GOOD)
+    for place in ("train/cat/1.jpg", "train/dog/2.jpg", "val/cat/3.jpg", "val/dog/4.jpg"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(place.encode())
+    dataset = open_dataset(tmp_path)
+    assert (dataset.labels, dataset.left_out) == (("cat", "dog"), {".tar": 1})
+
+
 def test_pattern_of_which_a_shard_is_missing_is_refused(tmp_path: Path) -> None:
     """None is left out unseen."""
     two_shards(tmp_path)
