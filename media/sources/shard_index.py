@@ -26,7 +26,7 @@ import numpy as np
 from media.files import write_atomic
 from media.formats import ENDINGS, FOREIGN
 from media.sources.items import ALIASES, SPLITS, SourceError
-from media.sources.names import kind_of
+from media.sources.names import is_junk, kind_of, kind_of_junk
 from media.sources.tar_walk import BLOCK, Entry, walk_tar
 from media.sources.texts import Texts
 
@@ -34,6 +34,8 @@ VERSION = 1
 MEDIA = frozenset(ending.removeprefix(".") for ending in ENDINGS + FOREIGN)
 #: Of a .cls or a .json; what is larger says something else.
 MAX_NOTE_BYTES = 2**20
+#: What a .json may say of its item.
+FIELDS = ("label", "split", "group")
 #: What an item has no label, split or group by.
 NONE = -1
 
@@ -180,44 +182,44 @@ class _Listing:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.media: dict[str, tuple[str, int, int]] = {}  # key -> name, start, size
-        self.labels: dict[str, str] = {}
-        self.splits: dict[str, int] = {}
-        self.groups: dict[str, str] = {}
+        self.told: dict[str, dict[str, str]] = {field: {} for field in FIELDS}  # key -> word
         self.left_out: Counter[str] = Counter()
 
     def made(self, advance: Advance) -> ShardIndex:
         """All of it; SourceError where a label stands alone."""
         for entry in walk_tar(self.path, advance):
             self._add(entry)
-        for key in self.labels.keys() - self.media.keys():
-            raise SourceError(
-                f"{self.path.name}: the label of {key!r} names a missing member: expected "
-                f"{key}.jpg or another medium beside it"
-            )
+        for field, words in self.told.items():
+            for key in sorted(words.keys() - self.media.keys())[:1]:
+                raise SourceError(
+                    f"{self.path.name}: the {field} of {key!r} names a missing member: expected "
+                    f"{key}.jpg or another medium beside it"
+                )
         keys, rows = list(self.media), list(self.media.values())
-        labels = dict.fromkeys(self.labels.values())
-        said = {label: place for place, label in enumerate(labels)}
-        grouped = {name: place for place, name in enumerate(dict.fromkeys(self.groups.values()))}
-        groups = [grouped[self.groups[key]] if key in self.groups else NONE for key in keys]
-        targets = [said[self.labels[key]] if key in self.labels else NONE for key in keys]
+        labels, splits, groups = self.told.values()
+        said, grouped = tuple(dict.fromkeys(labels.values())), tuple(dict.fromkeys(groups.values()))
         return ShardIndex(
             Texts.of(name for name, _, _ in rows),
             np.array([start for _, start, _ in rows], np.int64),
             np.array([size for _, _, size in rows], np.int64),
-            np.array(targets, np.int32),
-            tuple(said),
-            np.array([self.splits.get(key, NONE) for key in keys], np.int8),
-            np.array(groups, np.int32),
-            tuple(grouped),
+            _codes(keys, labels, said).astype(np.int32),
+            said,
+            _codes(keys, splits, SPLITS).astype(np.int8),
+            _codes(keys, groups, grouped).astype(np.int32),
+            grouped,
             self.left_out,
         )
 
     def _add(self, entry: Entry) -> None:
         name = entry.name
+        doubtful = name[:1] in "._" or "/." in name or "/__" in name  # few are
+        if doubtful and any(map(is_junk, name.split("/"))):
+            self.left_out[kind_of_junk(name)] += 1
+            return
         dot = name.find(".", name.rfind("/") + 1)
         key, ending = name[:dot], name[dot + 1 :].lower()
-        if dot < 0 or key.endswith("/") or not key:
-            self.left_out[kind_of(name) if dot < 0 else "hidden"] += 1
+        if dot < 0:
+            self.left_out[kind_of(name)] += 1
         elif ending in MEDIA:
             if key in self.media:
                 raise SourceError(
@@ -225,19 +227,31 @@ class _Listing:
                 )
             self.media[key] = (name, entry.start, entry.size)
         elif ending == "cls":
-            self.labels[key] = self._once(key, name, self._note(entry).strip())
+            self._say("label", key, name, self._note(entry).strip())
         elif ending == "json":
             self._take(key, name, self._note(entry))
         else:
             self.left_out[kind_of(name)] += 1
 
-    def _once(self, key: str, name: str, label: str) -> str:
-        if not label or self.labels.get(key, label) != label:
+    def _say(self, field: str, key: str, name: str, word: str) -> None:
+        """Take what a member says of its item; SourceError where another one says otherwise."""
+        words = self.told[field]
+        if not word or words.setdefault(key, word) != word:
             raise SourceError(
-                f"{self.path.name}: {name!r}: expected one label, got {label!r}"
-                + f" after {self.labels[key]!r}" * (key in self.labels)
+                f"{self.path.name}: {name!r}: expected one {field}, got {word!r}"
+                + f" after {words[key]!r}" * (key in words)
             )
-        return label
+        if field == "split" and word not in SPLITS:
+            raise SourceError(
+                f"{self.path.name}: {name!r}: split must be one of {', '.join(SPLITS)}, "
+                f"got {word!r}"
+            )
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise SourceError(
+                f"{self.path.name}: {name!r}: expected a {field} in UTF-8, got {word!a}"
+            ) from None
 
     def _note(self, entry: Entry) -> str:
         """The text of a short member."""
@@ -253,7 +267,7 @@ class _Listing:
                 stream.seek(entry.start)
                 data = stream.read(entry.size)
         try:
-            return data.decode()
+            return data.decode("utf-8-sig")
         except UnicodeDecodeError:
             raise SourceError(f"{self.path.name}: {entry.name!r}: expected UTF-8") from None
 
@@ -261,27 +275,21 @@ class _Listing:
         """What a .json says of label, split and group."""
         try:
             told: Any = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError(f"{self.path.name}: {name!r}: expected JSON: {error}") from error
         if not isinstance(told, dict):
             raise SourceError(f"{self.path.name}: {name!r}: expected a JSON object")
-        words = {}
-        for field in ("label", "split", "group"):
+        for field in FIELDS:
             value = told.get(field)
             if not isinstance(value, str | int | None) or isinstance(value, bool):
                 raise SourceError(
                     f"{self.path.name}: {name!r}: {field} must be a text or a number, got {value!r}"
                 )
-            words[field] = "" if value is None else str(value)
-        if words["label"]:
-            self.labels[key] = self._once(key, name, words["label"])
-        if words["split"]:
-            split = ALIASES.get(words["split"], words["split"])
-            if split not in SPLITS:
-                raise SourceError(
-                    f"{self.path.name}: {name!r}: split must be one of {', '.join(SPLITS)}, "
-                    f"got {split!r}"
-                )
-            self.splits[key] = SPLITS.index(split)
-        if words["group"]:
-            self.groups[key] = words["group"]
+            if value is not None and (word := str(value)):
+                self._say(field, key, name, ALIASES.get(word, word) if field == "split" else word)
+
+
+def _codes(keys: list[str], words: dict[str, str], table: tuple[str, ...]) -> np.ndarray:
+    """The place in a table of what is said of each key, or ``NONE``, int64 [keys]."""
+    places = {word: place for place, word in enumerate(table)}
+    return np.array([places[words[key]] if key in words else NONE for key in keys], np.int64)

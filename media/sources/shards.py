@@ -229,7 +229,7 @@ def _classes(root: Path, parts: list[ShardIndex]) -> tuple[tuple[str, ...], np.n
     """Class names, and the class of every item, int32 [N]."""
     said = {label for part in parts for label in part.said}
     names = _class_names(root)
-    numbers = all(label.isdigit() for label in said)
+    numbers = all(map(_is_number, said))
     if names is None:
         last = max(map(int, said), default=-1) if numbers else -1
         if last > 10 * len(said) + 1000:
@@ -247,20 +247,28 @@ def _classes(root: Path, parts: list[ShardIndex]) -> tuple[tuple[str, ...], np.n
     return names, np.concatenate(targets)
 
 
+def _is_number(label: str) -> bool:
+    """Whether it can be the number of a class; longer ones are names, such as dates."""
+    return label.isascii() and label.isdecimal() and len(label) < 10
+
+
 def _class_names(root: Path) -> tuple[str, ...] | None:
     """None where no file says them."""
-    if (root / "classes.txt").is_file():
-        lines = (root / "classes.txt").read_text(encoding="utf-8-sig").splitlines()
-        names: object = [line.strip() for line in lines if line.strip()]
-    elif (root / "classes.json").is_file():
-        try:
-            names = json.loads((root / "classes.json").read_text(encoding="utf-8-sig"))
-        except ValueError as error:
-            raise SourceError(f"{root.name}/classes.json: expected JSON: {error}") from error
-    else:
+    path = next((root / name for name in CLASSES if (root / name).is_file()), None)
+    if path is None:
         return None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SourceError(f"{root.name}/classes.json: expected a list of names")
+    shown = f"{root.name}/{path.name}"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        names = json.loads(text) if path.suffix == ".json" else lines
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise SourceError(f"{shown}: expected a list of names")
+        "".join(names).encode()
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise SourceError(f"{shown}: expected JSON: {error}") from error
+    except UnicodeError as error:
+        raise SourceError(f"{shown}: expected UTF-8: {error}") from error
     if len(set(names)) < len(names):
         raise SourceError(f"{root.name}: expected every class name once, in the order of labels")
     return tuple(names)

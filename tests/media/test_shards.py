@@ -146,6 +146,22 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no medium": (tarred(GOOD | {"3.cls": b"1"}), "label of '3' names a missing member"),
     "one key twice": (tarred(GOOD | {"1.png": b""}), "two items with one key: '1.jpg' and '1.png'"),
     "two labels": (tarred(GOOD | {"1.json": b'{"label": 1}'}), "expected one label, got '1'"),
+    "two splits": (
+        tarred({"1.jpg": b"", "1.cls": b"0", "1.json": b'{"split": "val"}'}
+               | {"1.JSON": b'{"split": "test"}'}),
+        "'1.JSON': expected one split, got 'test' after 'val'",
+    ),
+    "two groups": (
+        tarred(GOOD | {"1.json": b'{"group": "p"}', "1.JSON": b'{"group": 2}'}),
+        "'1.JSON': expected one group, got '2' after 'p'",
+    ),
+    "a split alone": (tarred(GOOD | {"3.json": b'{"split": "val"}'}), "split of '3' names a miss"),
+    "a group alone": (tarred(GOOD | {"3.json": b'{"group": "p"}'}), "group of '3' names a miss"),
+    "deep JSON": (tarred(GOOD | {"1.json": b"[" * 200_000}), "'1.json': expected JSON"),
+    "a long number": (tarred(GOOD | {"1.json": b'{"label": %s}' % (b"1" * 9**4)}), "expected JSON"),
+    "half a letter": (
+        tarred(GOOD | {"1.json": rb'{"group": "\ud800"}'}), "expected a group in UTF-8, got '.ud8"
+    ),
     "no JSON": (tarred(GOOD | {"1.json": b"{"}), "'1.json': expected JSON"),
     "no split": (tarred(GOOD | {"1.json": b'{"split": "x"}'}), "split must be one of train"),
 }
@@ -158,6 +174,61 @@ def test_shard_that_cannot_be_used_is_refused(tmp_path: Path, data: bytes, messa
     with pytest.raises(SourceError, match=f"train-7.tar.*{message}|train-7: .*{message}"):
         open_dataset(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["train-7.tar"]
+
+
+def test_notes_of_one_item_may_agree(tmp_path: Path) -> None:
+    """Twice the same is no contradiction, nor is a note that says nothing of an unknown item."""
+    notes = {"1.json": b'{"label": 0, "split": "valid"}', "1.JSON": b'{"split": "val"}'}
+    shard(tmp_path / "x.tar", GOOD | notes | {"3.json": b'{"url": "x"}'})
+    assert as_items(open_dataset(tmp_path))[0] == ("x/1.jpg", "0", "val", "")
+
+
+def test_what_systems_leave_in_a_shard_is_no_item(tmp_path: Path) -> None:
+    """As of any other archive."""
+    names = "__MACOSX/3.jpg", "._1.jpg", "a/.git/4.jpg", "a/.5.jpg", ".DS_Store"
+    junk = dict.fromkeys(names, b"")
+    shard(tmp_path / "val.tar", GOOD | junk | {"__init__/6.jpg": b"six", "__init__/6.cls": b"1"})
+    dataset = open_dataset(tmp_path)
+    assert [item[0] for item in as_items(dataset)] == [
+        "val/1.jpg", "val/2.jpg", "val/__init__/6.jpg",
+    ]  # fmt: skip
+    assert dataset.left_out == {"hidden": 2, ".DS_Store": 1, "._*": 1, "__MACOSX": 1}
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ((b"\xef\xbb\xbf0", b"1"), ("0", "1")),  # a byte order mark is no letter
+        (("\u00b2".encode(), b"1"), ("1", "\u00b2")),
+        (("\u0663".encode(), b"1"), ("1", "\u0663")),
+        ((b"9" * 5000, b"1"), ("1", "9" * 5000)),
+        ((b"20210101123", b"1"), ("1", "20210101123")),
+    ],
+)
+def test_labels_that_only_look_like_numbers_are_names(
+    tmp_path: Path, labels: tuple[bytes, bytes], classes: tuple[str, str]
+) -> None:
+    """Digits of other kinds, and more of them than any number of classes has."""
+    shard(tmp_path / "val.tar", GOOD | dict(zip(("1.cls", "2.cls"), labels, strict=True)))
+    assert open_dataset(tmp_path).labels == classes
+
+
+@pytest.mark.parametrize(
+    ("written", "data", "message"),
+    [
+        ("classes.txt", b"\xff\xfe", "classes.txt: expected UTF-8"),
+        ("classes.json", b'["\xff"]', "classes.json: expected UTF-8"),
+        ("classes.json", b"[" * 200_000, "classes.json: expected JSON"),
+        ("classes.json", rb'["a", "\ud800"]', "classes.json: expected UTF-8"),
+    ],
+)
+def test_class_names_that_cannot_be_read_are_refused(
+    tmp_path: Path, written: str, data: bytes, message: str
+) -> None:
+    """By the file that says them."""
+    (two_shards(tmp_path) / written).write_bytes(data)
+    with pytest.raises(SourceError, match=message):
+        open_dataset(tmp_path)
 
 
 def test_items_without_a_label_are_found_and_not_trained_on(tmp_path: Path) -> None:
