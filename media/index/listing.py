@@ -24,6 +24,9 @@ from media.sources.shards import Indexing, Shards, as_source, open_shards, quiet
 from media.sources.stores import Files, Reading, Tars
 from media.sources.texts import Texts
 
+#: The stamp of what could not be looked at.
+UNSEEN = (-1, 0)
+
 
 def open_dataset(
     path: Path,
@@ -47,7 +50,8 @@ def open_dataset(
         found = np.bincount(shards.targets, minlength=len(shards.labels))
         check_classes(shards.name, shards.labels, dict(enumerate(found.tolist())))
         return index_shards(shards, rule)
-    return index(open_source(path, rule, limits))
+    stamp = _stamp_if_there(path)
+    return index(open_source(path, rule, limits), stamp)
 
 
 def open_media(
@@ -72,10 +76,13 @@ def open_media(
         if not len(shards.targets):
             raise SourceError(f"{shards.name}: expected media, got none")
         return index_shards(shards, rule, split and _may_split(shards.targets, shards.splits))
+    stamp = _stamp_if_there(path)
     source = list_media(path, rule, limits)
     labels = np.array([item.label for item in source.items])
     splits = np.array([_place(item.split) for item in source.items])
-    return index(with_splits(source, rule) if split and _may_split(labels, splits) else source)
+    if split and _may_split(labels, splits):
+        source = with_splits(source, rule)
+    return index(source, stamp)
 
 
 def _may_split(labels: np.ndarray, splits: np.ndarray) -> bool:
@@ -115,9 +122,8 @@ def index_shards(shards: Shards, rule: int = RULE, split: bool = True) -> Datase
         crcs=np.zeros(count, np.uint32),
         deflated=np.zeros(count, bool),
     )
-    stamps = tuple(map(stamp_of, shards.files))
-    told = shards.left_out, rule, made
-    return Dataset(shards.name, shards.labels, columns, Tars(shards.files), stamps, *told)
+    told = shards.stamps, shards.left_out, rule, made
+    return Dataset(shards.name, shards.labels, columns, Tars(shards.files), *told)
 
 
 def _check_groups(shards: Shards, splits: np.ndarray) -> None:
@@ -133,8 +139,12 @@ def _check_groups(shards: Shards, splits: np.ndarray) -> None:
         )
 
 
-def index(source: Source) -> Dataset:
-    """The items of a source as columns; files of their own are asked for their size and time."""
+def index(source: Source, stamp: tuple[int, int] = UNSEEN) -> Dataset:
+    """The items of a source as columns; files of their own are asked for their size and time.
+
+    Args:
+        stamp: (bytes, time in ns) of the archive, before it was listed.
+    """
     read = source.read
     assert isinstance(read, Reading)  # as everything that is opened from a disk has it
     places = [read.find(item.id) for item in source.items]
@@ -145,7 +155,7 @@ def index(source: Source) -> Dataset:
         sizes, times = np.array(found, np.int64).T
     else:
         sizes, times = np.array([where.size for where in places], np.int64), np.zeros(len(places))
-        stamps = tuple(stamp_of(path) for path in getattr(store, "files", ()))
+        stamps = (stamp,) * len(getattr(store, "files", ()))
     groups = sorted({item.group for item in source.items} - {""})
     names = {name: place for place, name in enumerate(groups)}
     ids = Texts.of(item.id for item in source.items)
@@ -179,4 +189,4 @@ def _stamp_if_there(path: Path) -> tuple[int, int]:
     try:
         return stamp_of(path)
     except OSError:
-        return -1, 0
+        return UNSEEN

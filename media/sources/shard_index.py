@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,6 +54,7 @@ class ShardIndex:
         splits: places in ``SPLITS``, or ``NONE``, int8 [N].
         groups: places in ``grouped``, or ``NONE``, int32 [N].
         left_out: how many members were passed over, by kind.
+        stamp: (bytes, time in ns) of the shard before it was looked through.
     """
 
     names: Texts
@@ -64,6 +66,7 @@ class ShardIndex:
     groups: np.ndarray
     grouped: tuple[str, ...]
     left_out: Mapping[str, int]
+    stamp: tuple[int, int]
 
 
 def shard_index(
@@ -84,7 +87,7 @@ def shard_index(
         OSError: it cannot be read.
     """
     found = path.stat()
-    stamp = [VERSION, found.st_size, found.st_mtime_ns]
+    stamp = found.st_size, found.st_mtime_ns
     places = [path.with_name(f"{path.name}.index")]
     if cache:
         name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
@@ -93,17 +96,28 @@ def shard_index(
         if kept := _load(place, stamp):
             advance(found.st_size)
             return _labelled(path, kept) if labelled else kept
-    made = _Listing(path).made(advance)
+    made = _Listing(path).made(advance, stamp)
     if labelled:
         _labelled(path, made)
-    data = _packed(made, stamp)
-    if cache and not os.access(path.parent, os.W_OK):
-        cache.mkdir(parents=True, exist_ok=True)
-    for place in places:
-        if os.access(place.parent, os.W_OK):
-            write_atomic(place, data)
-            break
+    _keep(_packed(made), places)
     return made
+
+
+def _keep(data: bytes, places: list[Path]) -> None:
+    """Write an index to the first place that takes it; a warning says where none does."""
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(place, data)
+        except OSError as error:  # a full disk, another's folder, one that is read-only
+            reason = error.strerror or error
+        else:
+            return
+    warnings.warn(
+        f"no index of shards can be kept in {' or '.join(str(place.parent) for place in places)} "
+        f"({reason}): they are looked through whenever they are opened",
+        stacklevel=2,
+    )
 
 
 def _labelled(path: Path, index: ShardIndex) -> ShardIndex:
@@ -116,12 +130,12 @@ def _labelled(path: Path, index: ShardIndex) -> ShardIndex:
     return index
 
 
-def _packed(index: ShardIndex, stamp: list[int]) -> bytes:
+def _packed(index: ShardIndex) -> bytes:
     stream = io.BytesIO()
     told = {"said": index.said, "grouped": index.grouped, "left_out": dict(index.left_out)}
     np.savez(
         stream,
-        stamp=np.array(stamp, np.int64),
+        stamp=np.array([VERSION, *index.stamp], np.int64),
         told=np.frombuffer(json.dumps(told).encode(), np.uint8),
         names=index.names.data,
         offsets=index.names.offsets,
@@ -130,17 +144,18 @@ def _packed(index: ShardIndex, stamp: list[int]) -> bytes:
     return stream.getvalue()
 
 
-def _load(path: Path, stamp: list[int]) -> ShardIndex | None:
+def _load(path: Path, stamp: tuple[int, int]) -> ShardIndex | None:
     """None where there is none, or one that does not fit the shard."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
-            return _unpacked(kept, stamp[1]) if kept["stamp"].tolist() == stamp else None
+            fits = kept["stamp"].tolist() == [VERSION, *stamp]
+            return _unpacked(kept, stamp) if fits else None
     except Exception:  # damaged bytes raise nearly every type there is; it can be found again
         return None
 
 
-def _unpacked(kept: Mapping[str, np.ndarray], length: int) -> ShardIndex | None:
-    """What ``_packed`` wrote; None, or any error, for what cannot be of ``length`` bytes."""
+def _unpacked(kept: Mapping[str, np.ndarray], stamp: tuple[int, int]) -> ShardIndex | None:
+    """What ``_packed`` wrote; None, or any error, for what cannot be so of such a shard."""
     names, numbers = Texts(kept["names"], kept["offsets"]), kept["numbers"]
     told = json.loads(kept["told"].tobytes())
     starts, sizes, labels, splits, groups = numbers
@@ -150,8 +165,8 @@ def _unpacked(kept: Mapping[str, np.ndarray], length: int) -> ShardIndex | None:
         (numbers.dtype, names.data.dtype) == (np.int64, np.uint8)
         and (numbers.shape, names.data.ndim) == ((5, len(names)), 1)
         and _are_texts(names)
-        and _lie_within(starts, length + 1)
-        and bool(((sizes >= 0) & (sizes <= length - starts)).all())
+        and _lie_within(starts, stamp[0] + 1)
+        and bool(((sizes >= 0) & (sizes <= stamp[0] - starts)).all())
         and _lie_within(labels - NONE, len(said) + 1)
         and _lie_within(splits - NONE, len(SPLITS) + 1)
         and _lie_within(groups - NONE, len(grouped) + 1)
@@ -160,7 +175,7 @@ def _unpacked(kept: Mapping[str, np.ndarray], length: int) -> ShardIndex | None:
     if not sound:
         return None
     codes = labels.astype(np.int32), said, splits.astype(np.int8), groups.astype(np.int32)
-    return ShardIndex(names, starts, sizes, *codes, grouped, left_out)
+    return ShardIndex(names, starts, sizes, *codes, grouped, left_out, stamp)
 
 
 def _are_texts(names: Texts) -> bool:
@@ -185,7 +200,7 @@ class _Listing:
         self.told: dict[str, dict[str, str]] = {field: {} for field in FIELDS}  # key -> word
         self.left_out: Counter[str] = Counter()
 
-    def made(self, advance: Advance) -> ShardIndex:
+    def made(self, advance: Advance, stamp: tuple[int, int]) -> ShardIndex:
         """All of it; SourceError where a label stands alone."""
         for entry in walk_tar(self.path, advance):
             self._add(entry)
@@ -208,6 +223,7 @@ class _Listing:
             _codes(keys, groups, grouped).astype(np.int32),
             grouped,
             self.left_out,
+            stamp,
         )
 
     def _add(self, entry: Entry) -> None:

@@ -53,6 +53,7 @@ class Shards(NamedTuple):
     groups: np.ndarray
     grouped: tuple[str, ...]
     left_out: dict[str, int]
+    stamps: tuple[tuple[int, int], ...]  # of each file
 
 
 @contextlib.contextmanager
@@ -188,6 +189,7 @@ def list_shards(
         np.concatenate([_renumbered(part.groups, part.grouped, places) for part in parts]),
         grouped,
         most_frequent(left_out),
+        tuple(part.stamp for part in parts),
     )
 
 

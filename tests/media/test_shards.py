@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from media.index import Changed, open_dataset, open_media
+from media.files import write_atomic
+from media.index import Changed, Dataset, listing, open_dataset, open_media
+from media.index.columns import Columns
 from media.sources import SourceError, open_source, shard_index, tar_walk
 from media.sources.tar_walk import walk_tar
 from tests.media.test_archives import pack, tar_entry, tarred
@@ -398,19 +401,63 @@ def test_index_of_damaged_bytes_is_made_anew(
         assert as_items(open_dataset(tmp_path)) == expected
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC, errno.EROFS])
 def test_index_goes_to_a_cache_where_the_shards_cannot_be_written_beside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """The run's own folder has it then."""
+    """The run's own folder has it then, whatever stood in the way."""
     (tmp_path / "set").mkdir()
     two_shards(tmp_path / "set")
-    readable = os.access
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: Path(path).name != "set" and readable(path, mode)
-    )
+    refuse_writes(monkeypatch, ["set"], code)
     open_dataset(tmp_path / "set", cache=tmp_path / "cache")
     assert not list((tmp_path / "set").glob("*.index"))
     assert len(list((tmp_path / "cache").glob("*.index"))) == 2
     monkeypatch.setattr(shard_index, "walk_tar", lambda *_: pytest.fail("walked again"))
     again = open_dataset(tmp_path / "set", cache=tmp_path / "cache")
     assert again.columns.labels.tolist() == [0, 1, 1, 0]
+
+
+def test_index_that_can_be_kept_nowhere_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warning says so and why; the data are used."""
+    (tmp_path / "set").mkdir()
+    two_shards(tmp_path / "set")
+    refuse_writes(monkeypatch, ["set", "cache"], errno.ENOSPC)
+    for cache in (None, tmp_path / "cache"):
+        with pytest.warns(UserWarning, match=r"no index of shards can be kept .*No space left"):
+            assert len(open_dataset(tmp_path / "set", cache=cache)) == 4
+
+
+def refuse_writes(monkeypatch: pytest.MonkeyPatch, folders: list[str], code: int) -> None:
+    def write(path: Path, data: bytes) -> None:
+        if path.parent.name in folders:
+            raise OSError(code, os.strerror(code), str(path))
+        write_atomic(path, data)
+
+    monkeypatch.setattr(shard_index, "write_atomic", write)
+
+
+@pytest.mark.parametrize("kind", ["shards", "tar", "zip"])
+@pytest.mark.parametrize("open_", [open_dataset, open_media])
+def test_archive_that_changes_while_it_is_listed_is_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    open_: Callable[[Path], Dataset],
+) -> None:
+    """Its bytes are no longer where the list says."""
+    path = tmp_path / ("set/train.tar" if kind == "shards" else f"set.{kind}")
+    path.parent.mkdir(exist_ok=True)
+    files = {"train/a/1.jpg": b"1", "train/b/1.jpg": b"2", "val/a/1.jpg": b"3", "val/b/1.jpg": b"4"}
+    pack(path, GOOD if kind == "shards" else files)
+    columns = listing.Columns
+
+    def changed(**arrays: Any) -> Columns:
+        path.write_bytes(path.read_bytes() + b"\0")
+        return columns(**arrays)
+
+    monkeypatch.setattr(listing, "Columns", changed)
+    dataset = open_(path.parent if kind == "shards" else path)
+    with pytest.raises(Changed, match=f"{path.name} had"):
+        dataset.read(0)
