@@ -14,6 +14,7 @@ import numpy as np
 from media.contents import Contents
 from media.index.dataset import Dataset
 from media.sources import Source, SourceError
+from media.sources.stores import Files
 
 #: Pairs that are named.
 TOLD = 10
@@ -41,14 +42,19 @@ class Duplicates:
         more = f"; and {self.across - len(self.named)} more" * (self.across > len(self.named))
         raise SourceError(
             f"{source.name}: the same bytes lie in two splits: {told}{more}. "
-            f"{self._advice(source.made)}--allow-duplicates goes on, and report and card say so"
+            f"{self._advice(source)}--allow-duplicates goes on, and report and card say so"
         )
 
-    def _advice(self, made: tuple[str, ...]) -> str:
+    def _advice(self, source: Source | Dataset) -> str:
         """What keeps splits apart: what is made can be made otherwise, what is given cannot."""
-        movable = {"train", *made} if made else set()
+        movable = {"train", *source.made} if source.made else set()
         among = [{one, two} <= movable for one, _, two, _ in self.named]
         split = "python -m training split DATA --out CSV puts equal bytes into one split. "
+        if isinstance(source, Dataset) and not isinstance(source.store, Files):
+            split = (
+                'Give them one "group" in their .json, in tar shards, or unpack the data: '
+                "python -m training split FOLDER --out CSV puts equal bytes into one split. "
+            )
         remove = "Remove one of each where splits are given. "
         return split * any(among) + remove * (not all(among))
 

@@ -35,6 +35,7 @@ from pathlib import Path
 from media.files import write_atomic
 from media.sources import COLUMNS, RULE, SPLITS, Source, SourceError, list_source, with_splits
 from media.sources.rules import SHARES, VAL_SHARES
+from media.sources.shards import find_shards
 from media.sources.tree import LABELS
 from media.spec import SpecError
 from training.about_data import about_source, how_split
@@ -90,6 +91,12 @@ ORDERS = {"number": by_number, "hash": by_hash}
 
 def _open(options: argparse.Namespace) -> Source:
     """A folder or a CSV, with the splits and groups that it gives."""
+    if find_shards(options.data):
+        raise SourceError(
+            f"{options.data} names tar shards, whose items no CSV can name: expected a folder with "
+            'CLASS/file or a CSV. Say what belongs together by "group" in the .json of each item; '
+            'and its split by "split" there, or by the shard\'s name, such as train-000.tar'
+        )
     if not options.data.is_dir() and options.data.suffix.lower() != ".csv":
         raise SourceError(f"expected a folder with CLASS/file or a CSV, got {options.data}")
     source = list_source(options.data, extra_columns=True)

@@ -12,8 +12,10 @@ import pytest
 from media.contents import contents_of, split_contents
 from media.dataset import prepare_split
 from media.duplicates import TOLD, find_duplicates
+from media.index import open_dataset
 from media.sources import Source, SourceError, open_source
 from media.spec import Grid, InputSpec
+from tests.media.test_archives import pack
 from tests.media.test_dataset import picture
 
 
@@ -44,6 +46,21 @@ def test_same_bytes_in_two_splits_are_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="'train/a/1.png' in train and 'test/a/5.png' in test; "):
         found.check(source)
     assert found.public() == {"across": 2, "within": {}}
+
+
+@pytest.mark.parametrize("kind", [".tar", ".zip", ""])
+def test_advice_is_one_that_these_data_can_follow(tmp_path: Path, kind: str) -> None:
+    """A CSV names files; what lies in an archive is given a group there, or unpacked."""
+    files = {f"{'ab'[n % 2]}/{n}.png": b"%d" % (n // 9) for n in range(40)}
+    make_set(tmp_path / "set", files)
+    if kind:
+        pack(tmp_path / f"set{kind}", files)
+    dataset = open_dataset(tmp_path / f"set{kind}")
+    contents = {name: split_contents(dataset.view(name), name) for name in dataset.present()}
+    with pytest.raises(SourceError, match="python -m training split") as caught:
+        find_duplicates(contents).check(dataset)
+    assert ('one "group" in their .json' in str(caught.value)) == bool(kind)
+    assert ("split DATA" in str(caught.value)) == (not kind)
 
 
 def test_same_bytes_within_a_split_are_counted(tmp_path: Path) -> None:

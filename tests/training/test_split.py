@@ -129,6 +129,16 @@ def test_split_that_cannot_be_made_is_refused(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("named", ["", "*.tar"])
+def test_split_of_shards_is_refused(tmp_path: Path, capsys: Chatter, named: str) -> None:
+    """No CSV can name what lies in them; their own notes say what belongs together."""
+    folder, out = write_empty(tmp_path / "set", "train-0.tar", "train-1.tar"), tmp_path / "l.csv"
+    assert main(["split", str(folder / named), "--out", str(out)]) == 2
+    assert "tar shards, whose items no CSV can name" in (told := capsys.readouterr().err)
+    assert 'by "group" in the .json of each item' in told
+    assert not out.exists()
+
+
 def test_split_never_overwrites(hands: Path, tmp_path: Path, capsys: Chatter) -> None:
     """A CSV may have been corrected by hand, so it is left alone."""
     out = tmp_path / "labels.csv"
