@@ -169,7 +169,7 @@ def list_shards(
     with indexing(sum(path.stat().st_size for path in files)) as advance:
         parts = [shard_index(path, cache, advance, labelled) for path in files]
     counts = [len(part.starts) for part in parts]
-    labels, targets = _classes(root, parts)
+    labels, targets = _classes(root, parts, labelled)
     grouped = tuple(sorted({name for part in parts for name in part.grouped}))
     places = {name: place for place, name in enumerate(grouped)}
     stems = [path.absolute().relative_to(root).as_posix()[: -len(".tar")] for path in files]
@@ -227,26 +227,40 @@ def _renumbered(codes: np.ndarray, words: tuple[str, ...], places: dict[str, int
     return table[codes]  # -1 is the last
 
 
-def _classes(root: Path, parts: list[ShardIndex]) -> tuple[tuple[str, ...], np.ndarray]:
+def _classes(
+    root: Path, parts: list[ShardIndex], labelled: bool
+) -> tuple[tuple[str, ...], np.ndarray]:
     """Class names, and the class of every item, int32 [N]."""
     said = {label for part in parts for label in part.said}
-    names = _class_names(root)
-    numbers = all(map(_is_number, said))
+    names, numbers = _class_names(root), all(map(_is_number, said))
     if names is None:
-        last = max(map(int, said), default=-1) if numbers else -1
-        if last > 10 * len(said) + 1000:
-            raise SourceError(f"{root.name}: expected classes from 0 on, got the number {last}")
-        names = tuple(map(str, range(last + 1))) if numbers else tuple(sorted(said))
-    places = {name: place for place, name in enumerate(names)}
-    if numbers and not said <= places.keys():
-        places = {str(place): place for place in range(len(names))}
-        places |= {label: int(label) for label in said if int(label) < len(names)}
+        names = _numbered(root, said, labelled) if numbers else tuple(sorted(said))
+        places = {name: place for place, name in enumerate(names)}
+        if numbers:  # 007 is 7
+            places = {label: places[str(int(label))] for label in said}
+    else:
+        places = {name: place for place, name in enumerate(names)}
+        if numbers and not said <= places.keys():
+            places = {label: int(label) for label in said if int(label) < len(names)}
     if unknown := sorted(said - places.keys()):
         raise SourceError(
             f"{root.name}: label {unknown[0]!r} is none of the {len(names)} classes"
         )
     targets = [_renumbered(part.labels, part.said, places) for part in parts]
     return names, np.concatenate(targets)
+
+
+def _numbered(root: Path, said: set[str], labelled: bool) -> tuple[str, ...]:
+    """What classes are called that only have numbers: all from 0 on, or those of a few items."""
+    found = {int(label) for label in said}
+    if max(found, default=-1) <= 10 * len(found) + 1000:
+        return tuple(map(str, range(max(found, default=-1) + 1)))
+    if labelled:  # most of them have no items
+        raise SourceError(
+            f"{root.name}: expected the classes 0, 1, 2, ..., got the number {max(found)} and only "
+            f"{len(found)} numbers; count them from 0 on, or use words"
+        )
+    return tuple(map(str, sorted(found)))
 
 
 def _is_number(label: str) -> bool:

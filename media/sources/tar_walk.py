@@ -21,7 +21,7 @@ BLOCK = 512
 AHEAD = 2048
 #: Of a name or of pax records; what is larger is none.
 MAX_EXTENSION_BYTES = 2**20
-FILES, FOLDER = b"0\x007", ord("5")
+FILES, FOLDER, SPARSE = b"0\x007", ord("5"), ord("S")
 LONG_NAME, LONG_LINK, PAX, GLOBAL = ord("L"), ord("K"), b"xX", ord("g")
 
 
@@ -77,6 +77,8 @@ class _Walk:
                 if kind == FOLDER or (told.endswith("/") and not kind):  # so before ustar
                     continue
                 shown = f"{self.tar}: {told!a}"
+                if kind == SPARSE:
+                    raise SourceError(f"{shown} is a sparse file; expected whole ones")
                 if kind not in FILES:
                     raise SourceError(f"{shown} is a link or a device; expected files and folders")
                 if start + size > self.length:

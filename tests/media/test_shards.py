@@ -125,10 +125,10 @@ def test_tar_that_is_cut_anywhere_is_refused(
 GOOD = {"1.jpg": b"one", "1.cls": b"0", "2.jpg": b"two" * 400, "2.cls": b"1"}
 
 
-def linked() -> bytes:
+def linked(kind: bytes = tarfile.SYMTYPE) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as target:
-        target.addfile(tar_entry("1.jpg", kind=tarfile.SYMTYPE, link="/etc/passwd"))
+        target.addfile(tar_entry("1.jpg", kind=kind, link="/etc/passwd"))
     return stream.getvalue()
 
 
@@ -143,6 +143,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "cut between members": (tarred(GOOD)[:2048], "is cut short: it has no end"),
     "changed header": (other_sum(), "is damaged: the header of .* has another checksum"),
     "a link": (linked(), "'1.jpg' is a link or a device"),
+    "a sparse file": (linked(tarfile.GNUTYPE_SPARSE), "'1.jpg' is a sparse file; expected whole"),
     "outside": (tarred({"../1.jpg": b""}), "expected names below the archive's root"),
     "no label": (tarred({"1.jpg": b"", "2.jpg": b""}), "'1.jpg' has no label"),
     "no medium": (tarred(GOOD | {"3.cls": b"1"}), "label of '3' names a missing member"),
@@ -243,6 +244,16 @@ def test_items_without_a_label_are_found_and_not_trained_on(tmp_path: Path) -> N
         with pytest.raises(SourceError, match="test-0.tar: '1.jpg' has no label: expected a .cls"):
             open_dataset(tmp_path)
         assert (tmp_path / "test-0.tar.index").exists()
+
+
+def test_few_items_of_high_classes_are_found_and_not_trained_on(tmp_path: Path) -> None:
+    """Whoever only wants answers need not have items of all classes before them."""
+    shard(tmp_path / "x.tar", GOOD | {"1.cls": b"21000", "2.cls": b"007"})
+    found = open_media(tmp_path)
+    assert found.labels == ("7", "21000")
+    assert [item[1] for item in as_items(found)] == ["21000", "7"]
+    with pytest.raises(SourceError, match="got the number 21000 and only 2 numbers; count them"):
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("labels", [(b"0", b"2"), (b"0", b"0")])
