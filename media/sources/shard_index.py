@@ -11,11 +11,14 @@ time, is made anew.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import os
+import re
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -37,6 +40,8 @@ MEDIA = frozenset(ending.removeprefix(".") for ending in ENDINGS + FOREIGN)
 MAX_NOTE_BYTES = 2**20
 #: What a .json may say of its item.
 FIELDS = ("label", "split", "group")
+#: A file that becomes an index, and for how long that may take.
+REMAINS, REMAINS_SECONDS = re.compile(r"\..+\.tar\.([0-9a-f]{16}\.)?index\.[a-z0-9_]{8}"), 3600.0
 #: What an item has no label, split or group by.
 NONE = -1
 
@@ -118,6 +123,15 @@ def _keep(data: bytes, places: list[Path]) -> None:
         f"({reason}): they are looked through whenever they are opened",
         stacklevel=2,
     )
+
+
+def clear_remains(folder: Path) -> None:
+    """Remove what killed writes of indexes left in a folder, as far as this user may."""
+    old = time.time() - REMAINS_SECONDS
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if REMAINS.fullmatch(path.name) and path.stat().st_mtime < old:
+                path.unlink()
 
 
 def _labelled(path: Path, index: ShardIndex) -> ShardIndex:

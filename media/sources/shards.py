@@ -25,7 +25,7 @@ import numpy as np
 from media.formats import ENDINGS, FOREIGN
 from media.sources.items import ALIASES, SPLITS, Item, Source, SourceError, make_source
 from media.sources.names import is_junk, kind_of, kind_of_junk, most_frequent
-from media.sources.shard_index import NONE, Advance, ShardIndex, shard_index
+from media.sources.shard_index import NONE, Advance, ShardIndex, clear_remains, shard_index
 from media.sources.stores import Reading, Tars, Where
 from media.sources.texts import Texts
 from media.sources.tree import walk_folder
@@ -166,6 +166,8 @@ def list_shards(
         SourceError: what is wrong with the data.
     """
     root = Path(os.path.commonpath([path.absolute().parent for path in files]))
+    for folder in {*(path.parent for path in files), *([cache] if cache else [])}:
+        clear_remains(folder)
     with indexing(sum(path.stat().st_size for path in files)) as advance:
         parts = [shard_index(path, cache, advance, labelled) for path in files]
     counts = [len(part.starts) for part in parts]

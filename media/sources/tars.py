@@ -99,7 +99,9 @@ def _members(name: str, stream: BinaryIO, most: int) -> Iterator[tuple[Member, W
 
 
 def _check_plain(shown: str, entry: tarfile.TarInfo, length: int) -> None:
-    if not (entry.isdir() or entry.isreg()) or entry.issparse():
+    if entry.issparse():
+        raise SourceError(f"{shown} is a sparse file; expected whole ones")
+    if not (entry.isdir() or entry.isreg()):
         raise SourceError(f"{shown} is a link or a device; expected files and folders")
     if not 0 <= entry.size <= length - entry.offset_data:
         raise SourceError(f"{shown} is truncated: {entry.size} bytes do not lie in the archive")

@@ -713,7 +713,7 @@ DAMAGED = tarred(CLASSES).replace(b"b/1.png", b"b/9.png", 1)
     ("data", "message"),
     [
         *((tar_with(entry), "'b/3.png' is a link or a device") for entry in LINKS.values()),
-        (tar_sparse(), "'b/3.png' is a link or a device"),
+        (tar_sparse(), "'b/3.png' is a sparse file"),
         (tar_with(NEGATIVE), "'b/3.png' is truncated: -512 bytes do not lie"),
         (tar_with(LONG_HEADER), "expected a whole tar: a header of 8589934592 bytes"),
         (tar_with(NEGATIVE_HEADER), "expected a whole tar: a header of -512 bytes"),

@@ -33,6 +33,7 @@ def shard(path: Path, members: dict[str, bytes], form: int = tarfile.PAX_FORMAT)
 
 def two_shards(folder: Path) -> Path:
     """Four items: by .cls with a number, by .json, and what belongs to nobody."""
+    folder.mkdir(exist_ok=True)
     shard(folder / "train-00.tar", {
         "a/1.jpg": b"one", "a/1.cls": b"0", "a/1.txt": b"a caption",
         "a/2.png": b"two" * 999, "a/2.json": json.dumps({"label": 1, "more": "x" * 900}).encode(),
@@ -416,7 +417,6 @@ def test_index_goes_to_a_cache_where_the_shards_cannot_be_written_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """The run's own folder has it then, whatever stood in the way."""
-    (tmp_path / "set").mkdir()
     two_shards(tmp_path / "set")
     refuse_writes(monkeypatch, ["set"], code)
     open_dataset(tmp_path / "set", cache=tmp_path / "cache")
@@ -431,7 +431,6 @@ def test_index_that_can_be_kept_nowhere_is_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A warning says so and why; the data are used."""
-    (tmp_path / "set").mkdir()
     two_shards(tmp_path / "set")
     refuse_writes(monkeypatch, ["set", "cache"], errno.ENOSPC)
     for cache in (None, tmp_path / "cache"):
@@ -446,6 +445,33 @@ def refuse_writes(monkeypatch: pytest.MonkeyPatch, folders: list[str], code: int
         write_atomic(path, data)
 
     monkeypatch.setattr(shard_index, "write_atomic", write)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_remains_of_killed_writes_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    """Beside the shards and in the cache, once no write can take so long; nothing else is."""
+    two_shards(tmp_path / "set")
+    if not writable:
+        refuse_writes(monkeypatch, ["set"], errno.EROFS)
+
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Path, "replace", killed)
+        dying.setattr(Path, "unlink", lambda *_, **__: None)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                open_dataset(tmp_path / "set", cache=tmp_path / "cache")
+    old, young = sorted((tmp_path / ("set" if writable else "cache")).glob(".*"))
+    other = old.with_name(".notes.tar.index.of-somebody")
+    other.write_bytes(b"")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    open_dataset(tmp_path / "set", cache=tmp_path / "cache")
+    assert (old.exists(), young.exists(), other.exists()) == (False, True, True)
 
 
 @pytest.mark.parametrize("kind", ["shards", "tar", "zip"])
