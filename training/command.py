@@ -232,7 +232,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         help="CLASS/file or SPLIT/CLASS/file in a folder, .zip or .tar; "
-        ".csv (path,label,split,group) or .npz; splits that are missing are made, 80/10/10 of "
+        ".csv (path,label,split,group) or .npz; a folder of tar shards with .cls or .json, or "
+        "'DIR/train-{000..146}.tar'; splits that are missing are made, 80/10/10 of "
         "every class: keep items of one person together by a group (training split). A DICOM "
         "series is one item, as a .zip",
     )

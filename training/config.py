@@ -138,7 +138,8 @@ class TrainConfig:
     """One training run. Saved, resolved, with every checkpoint.
 
     Attributes:
-        data: path of a folder, .csv, .npz, .zip, .tar, .tar.gz or .tgz (see ``media.sources``).
+        data: path of a folder, .csv, .npz, .zip, .tar, .tar.gz or .tgz, or a pattern of tar shards
+            (see ``media.sources``).
         model: its ``classes`` is 0 until the labels of the data are known.
         init_from: checkpoint whose weights a fine-tuning starts from.
         head: of such a checkpoint: ``keep`` insists on its labels, ``new`` starts anew, ``auto``

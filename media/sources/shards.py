@@ -2,9 +2,11 @@
 
 DATA is a folder whose only data are tars, or a pattern: ``DIR/train-{000..146}.tar``,
 ``DIR/{train,val}-*.tar``. An item is called after its shard and its member. Splits are said by a
-.json, or by a word of the shard's name (``train-000.tar``, ``imagenet-val-7.tar``). Class names are
-the lines of ``classes.txt``, or the list in ``classes.json``, beside the first shard; without them
-labels are sorted, and numbers are classes called by their numbers.
+.json, or by a word of the shard's name (``train-000.tar``, ``imagenet-val-7.tar``). Groups are said
+by a .json alone: tars are cut by size, so that what belongs together may lie in two, and a shard
+holds much that does not. Class names are the lines of ``classes.txt``, or the list
+in ``classes.json``, beside the first shard; without them labels are sorted, and numbers are classes
+called by their numbers. Whatever else lies in the folder is counted and passed over.
 """
 
 from __future__ import annotations

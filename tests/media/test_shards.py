@@ -257,6 +257,24 @@ def test_few_items_of_high_classes_are_found_and_not_trained_on(tmp_path: Path) 
         open_dataset(tmp_path)
 
 
+def test_items_with_captions_are_trained_on_once_they_have_labels(tmp_path: Path) -> None:
+    """As programs write them that fetch pictures: a caption, and a .json of its own fields."""
+    for labels in ({}, {"label": "cat"}):
+        members = {}
+        for n in range(2):
+            fields = {"key": f"{n:09}", "caption": "a", "width": 5, "exif": "{}", "error": None}
+            told = fields | (labels and {"label": ("cat", "dog")[n]})
+            members |= {f"{n:09}.jpg": b"%d" % n, f"{n:09}.txt": b"a"}
+            members[f"{n:09}.json"] = json.dumps(told).encode()
+        shard(tmp_path / "00000.tar", members)
+        assert len(open_media(tmp_path)) == 2
+        if labels:
+            assert open_dataset(tmp_path).labels == ("cat", "dog")
+        else:
+            with pytest.raises(SourceError, match='"label"'):
+                open_dataset(tmp_path)
+
+
 @pytest.mark.parametrize("labels", [(b"0", b"2"), (b"0", b"0")])
 def test_classes_without_items_are_refused(tmp_path: Path, labels: tuple[bytes, bytes]) -> None:
     """Numbers that are left out, and a single class."""
