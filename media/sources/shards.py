@@ -1,4 +1,4 @@
-"""Tar shards in webdataset's convention (``media.sources.shard_index``) as one data set.
+"""Tar shards in webdataset's convention (``media.sources.shard_members``) as one data set.
 
 DATA is a folder whose only data are tars, or a pattern: ``DIR/train-{000..146}.tar``,
 ``DIR/{train,val}-*.tar``. An item is called after its shard and its member. Splits are said by a
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import json
 import os
 import re
 from collections import Counter
@@ -27,13 +26,13 @@ import numpy as np
 from media.formats import ENDINGS, FOREIGN
 from media.sources.items import ALIASES, SPLITS, Item, Source, SourceError, make_source
 from media.sources.names import is_junk, kind_of, kind_of_junk, most_frequent
-from media.sources.shard_index import NONE, Advance, ShardIndex, clear_remains, shard_index
+from media.sources.shard_classes import CLASSES, classes_of, renumbered
+from media.sources.shard_index import clear_remains, shard_index
+from media.sources.shard_members import NONE, Advance, ShardIndex
 from media.sources.stores import Reading, Tars, Where
 from media.sources.texts import Texts
 from media.sources.tree import walk_folder
 
-#: What says the names of classes, the first one that is there.
-CLASSES = ("classes.txt", "classes.json")
 #: Endings of tars that cannot be read in place.
 COMPRESSED = (".tgz", *(f".tar.{kind}" for kind in ("gz", "bz2", "xz", "zst", "lz4")))
 #: Bytes in all -> a context that gives what is to be called with those just looked through.
@@ -173,7 +172,7 @@ def list_shards(
     with indexing(sum(path.stat().st_size for path in files)) as advance:
         parts = [shard_index(path, cache, advance, labelled) for path in files]
     counts = [len(part.starts) for part in parts]
-    labels, targets = _classes(root, parts, labelled)
+    labels, targets = classes_of(root, parts, labelled)
     grouped = tuple(sorted({name for part in parts for name in part.grouped}))
     places = {name: place for place, name in enumerate(grouped)}
     stems = [path.absolute().relative_to(root).as_posix()[: -len(".tar")] for path in files]
@@ -190,7 +189,7 @@ def list_shards(
         np.concatenate([part.sizes for part in parts]),
         targets,
         np.concatenate([_splits(path, part) for path, part in told]),
-        np.concatenate([_renumbered(part.groups, part.grouped, places) for part in parts]),
+        np.concatenate([renumbered(part.groups, part.grouped, places) for part in parts]),
         grouped,
         most_frequent(left_out),
         tuple(part.stamp for part in parts),
@@ -223,72 +222,3 @@ def _splits(path: Path, part: ShardIndex) -> np.ndarray:
     named = [place for place, split in enumerate(SPLITS) if split in words]
     own = named[0] if len(named) == 1 else NONE
     return np.where(part.splits == NONE, np.int8(own), part.splits)
-
-
-def _renumbered(codes: np.ndarray, words: tuple[str, ...], places: dict[str, int]) -> np.ndarray:
-    """Places among the words of one shard -> among those of all, int32; ``NONE`` stays."""
-    table = np.array([*(places[word] for word in words), NONE], np.int32)
-    return table[codes]  # -1 is the last
-
-
-def _classes(
-    root: Path, parts: list[ShardIndex], labelled: bool
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names, and the class of every item, int32 [N]."""
-    said = {label for part in parts for label in part.said}
-    names, numbers = _class_names(root), all(map(_is_number, said))
-    if names is None:
-        names = _numbered(root, said, labelled) if numbers else tuple(sorted(said))
-        places = {name: place for place, name in enumerate(names)}
-        if numbers:  # 007 is 7
-            places = {label: places[str(int(label))] for label in said}
-    else:
-        places = {name: place for place, name in enumerate(names)}
-        if numbers and not said <= places.keys():
-            places = {label: int(label) for label in said if int(label) < len(names)}
-    if unknown := sorted(said - places.keys()):
-        raise SourceError(
-            f"{root.name}: label {unknown[0]!r} is none of the {len(names)} classes"
-        )
-    targets = [_renumbered(part.labels, part.said, places) for part in parts]
-    return names, np.concatenate(targets)
-
-
-def _numbered(root: Path, said: set[str], labelled: bool) -> tuple[str, ...]:
-    """What classes are called that only have numbers: all from 0 on, or those of a few items."""
-    found = {int(label) for label in said}
-    if max(found, default=-1) <= 10 * len(found) + 1000:
-        return tuple(map(str, range(max(found, default=-1) + 1)))
-    if labelled:  # most of them have no items
-        raise SourceError(
-            f"{root.name}: expected the classes 0, 1, 2, ..., got the number {max(found)} and only "
-            f"{len(found)} numbers; count them from 0 on, or use words"
-        )
-    return tuple(map(str, sorted(found)))
-
-
-def _is_number(label: str) -> bool:
-    """Whether it can be the number of a class; longer ones are names, such as dates."""
-    return label.isascii() and label.isdecimal() and len(label) < 10
-
-
-def _class_names(root: Path) -> tuple[str, ...] | None:
-    """None where no file says them."""
-    path = next((root / name for name in CLASSES if (root / name).is_file()), None)
-    if path is None:
-        return None
-    shown = f"{root.name}/{path.name}"
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        names = json.loads(text) if path.suffix == ".json" else lines
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise SourceError(f"{shown}: expected a list of names")
-        "".join(names).encode()
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise SourceError(f"{shown}: expected JSON: {error}") from error
-    except UnicodeError as error:
-        raise SourceError(f"{shown}: expected UTF-8: {error}") from error
-    if len(set(names)) < len(names):
-        raise SourceError(f"{root.name}: expected every class name once, in the order of labels")
-    return tuple(names)

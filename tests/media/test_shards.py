@@ -16,7 +16,7 @@ import pytest
 
 from media.files import write_atomic
 from media.index import Changed, Dataset, listing, open_dataset, open_media
-from media.sources import SourceError, open_source, shard_index, tar_walk
+from media.sources import SourceError, open_source, shard_index, shard_members, tar_walk
 from media.sources.tar_walk import walk_tar
 from tests.media.test_archives import pack, tar_entry, tarred
 from tests.media.test_index import as_items, expect_source
@@ -349,7 +349,7 @@ def test_index_is_kept_beside_the_shard_and_follows_it(
         walked.append(path.name)
         return walk_tar(path, *more)
 
-    monkeypatch.setattr(shard_index, "walk_tar", watched)
+    monkeypatch.setattr(shard_members, "walk_tar", watched)
     two_shards(tmp_path)
     first = as_items(open_dataset(tmp_path))
     assert walked == ["train-00.tar", "val-00.tar"]
@@ -440,7 +440,7 @@ def test_index_goes_to_a_cache_where_the_shards_cannot_be_written_beside(
     open_dataset(tmp_path / "set", cache=tmp_path / "cache")
     assert not list((tmp_path / "set").glob("*.index"))
     assert len(list((tmp_path / "cache").glob("*.index"))) == 2
-    monkeypatch.setattr(shard_index, "walk_tar", lambda *_: pytest.fail("walked again"))
+    monkeypatch.setattr(shard_members, "walk_tar", lambda *_: pytest.fail("walked again"))
     again = open_dataset(tmp_path / "set", cache=tmp_path / "cache")
     assert again.columns.labels.tolist() == [0, 1, 1, 0]
 
