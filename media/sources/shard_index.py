@@ -131,7 +131,8 @@ def _unpacked(kept: Mapping[str, np.ndarray], stamp: tuple[int, int]) -> ShardIn
     said, grouped, left_out = tuple(told["said"]), tuple(told["grouped"]), dict(told["left_out"])
     ", ".join((*said, *grouped, *left_out)).encode()
     sound = (
-        (numbers.dtype, names.data.dtype) == (np.int64, np.uint8)
+        numbers.dtype == np.int64
+        and names.data.dtype == np.uint8
         and (numbers.shape, names.data.ndim) == ((5, len(names)), 1)
         and _are_texts(names)
         and _lie_within(starts, stamp[0] + 1)
