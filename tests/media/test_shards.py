@@ -255,7 +255,7 @@ def test_few_items_of_high_classes_are_found_and_not_trained_on(tmp_path: Path) 
 def test_items_with_captions_are_trained_on_once_they_have_labels(tmp_path: Path) -> None:
     """As programs write them that fetch pictures: a caption, and a .json of its own fields."""
     for labels in ({}, {"label": "cat"}):
-        members = {}
+        members: dict[str, bytes] = {}
         for n in range(2):
             fields = {"key": f"{n:09}", "caption": "a", "width": 5, "exif": "{}", "error": None}
             told = fields | (labels and {"label": ("cat", "dog")[n]})
