@@ -24,7 +24,8 @@ from media.sources.items import SPLITS, SourceError
 from media.sources.shard_members import NONE, Advance, Listing, ShardIndex
 from media.sources.texts import Texts
 
-VERSION = 1
+#: Of what is found in a shard; 1 took one that was cut in some places for a whole one.
+VERSION = 2
 #: A file that becomes an index, and for how long that may take.
 REMAINS, REMAINS_SECONDS = re.compile(r"\..+\.tar\.([0-9a-f]{16}\.)?index\.[a-z0-9_]{8}"), 3600.0
 

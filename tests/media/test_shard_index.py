@@ -56,7 +56,13 @@ def told(**words: Any) -> Callable[[np.ndarray], np.ndarray]:
     return lambda data: np.frombuffer(json.dumps(json.loads(data.tobytes()) | words).encode(), "u1")
 
 
+def as_before(stamp: np.ndarray) -> np.ndarray:
+    """That of an index which took hidden files for items, and a cut shard for a whole one."""
+    return np.array([1, *stamp[1:]])
+
+
 DAMAGED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "of the first version": ("stamp", as_before),
     "fewer items": ("numbers", lambda numbers: numbers[:, :1]),
     "no whole numbers": ("numbers", lambda numbers: numbers.astype(float)),
     "a start before the shard": ("numbers", of(0, -1)),
