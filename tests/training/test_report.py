@@ -32,6 +32,7 @@ from models.vit import VisionTransformer
 from tests.helpers.disks import small_disk
 from tests.helpers.effort import alone
 from tests.helpers.forks import killable
+from tests.media.test_shards import shard
 from training.evaluate import evaluate
 from training.report import pictures
 from training.report.predictions import Predictions, PredictionsError, load_predictions
@@ -492,6 +493,18 @@ def test_data_that_moved_are_asked_for(
     description.write_text(description.read_text().replace(str(data), str(tmp_path / "gone.csv")))
     check_refused([str(fresh)], capsys, "are not at .*gone.csv: say where with --data")
     check_nothing_written(fresh)
+
+
+def test_report_of_a_run_on_shards_that_a_pattern_names(tmp_path: Path) -> None:
+    """Made where training found them, and where they are said to be."""
+    for split, items in (("train", range(6)), ("val", range(6, 18))):
+        members = {f"{place}.png": picture(place) for place in items}
+        members |= {f"{place}.cls": b"%d" % (place % 3) for place in items}
+        shard(tmp_path / f"{split}-0.tar", members)
+    pattern = tmp_path / "{train,val}-*.tar"
+    root = make_run(tmp_path / "run", pattern)
+    assert main([str(root)]) == main([str(root), "--data", str(pattern)]) == 0
+    assert json_of(root)["splits"]["val"]["items"] == 12
 
 
 def test_folder_in_the_place_of_the_link_is_kept(fresh: Path, capsys: Chatter) -> None:

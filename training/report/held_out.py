@@ -16,6 +16,7 @@ from media.dataset import Prepared, prepare_split
 from media.duplicates import Duplicates, find_duplicates, let_through
 from media.index import Dataset, open_dataset
 from media.sources import SourceError
+from media.sources.shards import find_shards
 from models.checkpoint import Description
 from models.vit import Encoded, VisionTransformer
 from training.data import Bars, check_labels, read_contents, rule_of
@@ -92,7 +93,7 @@ def open_held_out(
         kept: a folder for indexes of shards, where nothing can be written beside these.
     """
     path = data or Path(description.notes["config"]["data"])
-    if not path.exists():
+    if not (find_shards(path) or path.exists()):
         raise SourceError(f"the data of the run are not at {path}: say where with --data")
     dataset = open_dataset(path, rule_of(description.notes["data"]), cache=kept)
     check_labels(description.notes, dataset)
