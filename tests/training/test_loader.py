@@ -19,6 +19,7 @@ from benchmarks.kill_training import ended_with, lines_of, living
 from media.index import Dataset, Wanted, open_dataset
 from media.part import Part
 from media.spec import AXES, InputSpec, SpecError, VideoSpec, VolumeSpec
+from media.unread import decoded_bytes
 from models.checkpoint import WEIGHTS, read_description
 from models.spec import EncodingSpec, ModelSpec
 from tests.conftest import ROOT
@@ -33,7 +34,7 @@ from training.augment.draws import Draws
 from training.augment.moving import draw_parts, move
 from training.batches import Batch, Batches, NoBatch, Rows
 from training.config import Augment, TrainConfig
-from training.listed import Listed, decoded_bytes, reads_each_step
+from training.listed import Listed, reads_each_step
 from training.loader import Loader
 from training.run import TRAINING_STATE
 
