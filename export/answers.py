@@ -38,7 +38,9 @@ class Answers:
     digests: np.ndarray
 
     @classmethod
-    def of(cls, dataset: Dataset, split: str, prepared: Prepared | Unread, logits: np.ndarray) -> Self:
+    def of(
+        cls, dataset: Dataset, split: str, prepared: Prepared | Unread, logits: np.ndarray
+    ) -> Self:
         """Of all items of a split that could be read; ``logits`` [N * V, C] are of every view."""
         group_of = {item.id: item.group for item in dataset.view(split).items}
         groups = tuple(group_of[id_] for id_ in prepared.ids)

@@ -1,4 +1,4 @@
-"""A split that is too large for the memory: listed, and decoded by threads where it is asked for."""
+"""A split that is too large for the memory: listed, and decoded where it is asked for."""
 
 from __future__ import annotations
 

@@ -263,6 +263,26 @@ def test_split_is_measured_alike_whether_it_was_decoded_or_is_read(
     assert [(run / "index").exists() for run in runs] == [False, True]
 
 
+def test_copy_of_arrays_is_gone_when_the_run_ends(tmp_path: Path) -> None:
+    """Workers map what an npz holds from the run's folder, and nobody else needs it there."""
+    rng, arrays = np.random.default_rng(0), dict[str, Any]()
+    for split, items in (("train", 16), ("val", 6)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (items, 10, 14, 3), dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.arange(items) % 2
+    np.savez(tmp_path / "data.npz", **arrays)
+    arguments = command(tmp_path / "data.npz", tmp_path / "run", "epochs=1", "read=each-step")
+    kept = list[bool]()
+    look = training_runs.before("training.loop.train_step", 1, lambda *_: kept.append(index()))
+
+    def index() -> bool:
+        return (tmp_path / "run/index/held-0.npy").exists()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(*look)
+        assert main([*arguments, "--no-report"]) == 0
+    assert [*kept, index()] == [True, False]
+
+
 def test_rows_are_read_a_slice_at_a_time(kept: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one array, cut anywhere: also between two views of an item."""
     read = Listed.read
