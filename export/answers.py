@@ -10,6 +10,7 @@ import numpy as np
 
 from media.dataset import Prepared
 from media.index import Dataset
+from media.unread import Unread
 from models.bootstrap import DRAWS
 from models.coverage import coverage
 from models.figures import Figures, Reliability
@@ -37,7 +38,9 @@ class Answers:
     digests: np.ndarray
 
     @classmethod
-    def of(cls, dataset: Dataset, split: str, prepared: Prepared, logits: np.ndarray) -> Self:
+    def of(
+        cls, dataset: Dataset, split: str, prepared: Prepared | Unread, logits: np.ndarray
+    ) -> Self:
         """Of all items of a split that could be read; ``logits`` [N * V, C] are of every view."""
         group_of = {item.id: item.group for item in dataset.view(split).items}
         groups = tuple(group_of[id_] for id_ in prepared.ids)

@@ -28,9 +28,10 @@ from export.plan import Plan
 from export.reference import rounded_logits, torch_logits
 from media.contents import Contents
 from media.dataset import Prepared, prepare_split
-from media.index import Dataset
+from media.index import Dataset, Wanted
 from media.sources import SPLITS
 from media.spec import Grid
+from media.unread import Unread, Views, fits, list_split
 from models.checkpoint import Description
 from models.coverage import THRESHOLDS
 from models.manifest import GridEntry, Parity
@@ -97,7 +98,7 @@ class Measurer:
         logits = self._logits(grid, session, prepared)
         return Answers.of(self.dataset, VALIDATION, prepared, logits)
 
-    def _check_held_out(self, validation: Prepared) -> None:
+    def _check_held_out(self, validation: Prepared | Unread) -> None:
         """NoTemperature unless it is the run's own, or nothing of it was trained on."""
         own = self.description.notes["data"]["val"].get("sha256")
         if validation.sha256 == own:
@@ -109,13 +110,15 @@ class Measurer:
         if count := int(shared(validation.digests, trained).sum()):
             raise NoTemperature(f"{other} {count} of its items were trained on")
 
-    def _logits(self, grid: Grid, session: InferenceSession, prepared: Prepared) -> np.ndarray:
+    def _logits(
+        self, grid: Grid, session: InferenceSession, prepared: Prepared | Unread
+    ) -> np.ndarray:
         """[N * V, classes], of every view."""
         with bar(self.console, f"measuring {grid}", len(prepared.pixels)) as advance:
             return graph_logits(session, prepared.pixels, advance, batch_of(grid))
 
     def _prove_fp16(
-        self, grid: Grid, split: np.ndarray, logits: np.ndarray, pixels: np.ndarray
+        self, grid: Grid, split: np.ndarray | Views, logits: np.ndarray, pixels: np.ndarray
     ) -> tuple[Parity, Parity]:
         """The graph's logits of the whole split; torch's of the parity items, all rounded."""
         with bar(self.console, f"the checkpoint at {grid}", len(split)) as advance:
@@ -129,8 +132,14 @@ class Measurer:
 
     def _prepare(
         self, split: str, grid: Grid, limit: int | None = None, skip_unreadable: bool = False
-    ) -> Prepared:
+    ) -> Prepared | Unread:
         count = len(self.dataset.split(split)[:limit])
+        wanted = Wanted(self.description.input, grid.pixels(self.model.spec.patch))
+        if limit is None and not fits(count, wanted):
+            return list_split(
+                self.dataset, split, wanted, workers=self.options.workers,
+                skip_unreadable=skip_unreadable, contents=self.contents[split],
+            )  # fmt: skip
         with bar(self.console, f"decoding {split} {grid}", count) as advance:
             return prepare_split(
                 self.dataset, split, self.description.input, grid, self.model.spec.patch,
@@ -138,7 +147,7 @@ class Measurer:
                 skip_unreadable=skip_unreadable, contents=self.contents[split],
             )  # fmt: skip
 
-    def _parity_pixels(self, prepared: Prepared, grid: Grid) -> np.ndarray:
+    def _parity_pixels(self, prepared: Prepared | Unread, grid: Grid) -> np.ndarray:
         """Enough real inputs: spread over the measured split, then from the other splits."""
         wanted = self.options.parity_items
         parts = [prepared.pixels[_spread(len(prepared.pixels), wanted)]]

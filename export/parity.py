@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from media.spec import Grid
+from media.unread import Views
 from models.manifest import Parity
 
 #: Rows that are run together at most, and how many scores (tokens squared) of a head they may
@@ -67,7 +68,7 @@ def open_graph(path: Path) -> onnxruntime.InferenceSession:
 
 def graph_logits(
     session: onnxruntime.InferenceSession,
-    pixels: np.ndarray,
+    pixels: np.ndarray | Views,
     advance: Callable[[int], None] = lambda rows: None,
     batch: int = BATCH,
 ) -> np.ndarray:

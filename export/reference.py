@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from export.freeze import FrozenTransformer
 from export.parity import ParityError, batch_of
 from media.spec import Grid
+from media.unread import Views
 from models.vit import VisionTransformer
 
 #: The largest value that fp16 may meet here: half of its range stays free for other inputs.
@@ -24,7 +25,7 @@ Advance = Callable[[int], None]
 @torch.inference_mode()
 def torch_logits(
     model: VisionTransformer,
-    pixels: np.ndarray,
+    pixels: np.ndarray | Views,
     grid: Grid,
     advance: Advance = lambda rows: None,
 ) -> np.ndarray:
@@ -77,7 +78,7 @@ def _largest(result: Tensor) -> float:
 
 
 def _in_batches(
-    call: Callable[[Tensor], Tensor], pixels: np.ndarray, batch: int, advance: Advance
+    call: Callable[[Tensor], Tensor], pixels: np.ndarray | Views, batch: int, advance: Advance
 ) -> np.ndarray:
     """[N, classes] for [N, *pixels per axis, C]."""
     pieces = []

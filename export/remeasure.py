@@ -22,8 +22,9 @@ from export.proof import Proof, failed, tried
 from export.refigure import allowed_move, refigure, wobbled
 from export.statements import stated_right
 from media.dataset import Prepared, prepare_split
-from media.index import Dataset
+from media.index import Dataset, Wanted
 from media.spec import Grid
+from media.unread import Unread, fits, list_split
 from models.bundle import Bundle, BundleError
 from models.figures import FittedOn
 from models.manifest import Accuracy, GridEntry, Manifest
@@ -67,7 +68,7 @@ def _ask(
     entry: GridEntry,
     split: str,
     measured: Accuracy | None,
-) -> tuple[Prepared, np.ndarray]:
+) -> tuple[Prepared | Unread, np.ndarray]:
     """A split, which must be the one that was measured, and the graph's logits of its views.
 
     None is validation, which is compared when the temperature is.
@@ -75,10 +76,16 @@ def _ask(
     manifest, grid = bundle.manifest, Grid.parse(entry.grid)
     if dataset.labels != manifest.labels:
         raise BundleError(f"expected labels {list(dataset.labels)}, got {list(manifest.labels)}")
-    prepared = prepare_split(
-        dataset, split, manifest.input, grid, manifest.patch, workers=workers,
-        skip_unreadable=measured is None,  # as training was told; how many are used is known
-    )  # fmt: skip
+    skip = measured is None  # as training was told; how many are used is known
+    wanted = Wanted(manifest.input, grid.pixels(manifest.patch))
+    prepared: Prepared | Unread
+    if fits(len(dataset.split(split)), wanted):
+        prepared = prepare_split(
+            dataset, split, manifest.input, grid, manifest.patch, workers=workers,
+            skip_unreadable=skip,
+        )  # fmt: skip
+    else:
+        prepared = list_split(dataset, split, wanted, workers=workers, skip_unreadable=skip)
     found = (prepared.sha256, len(prepared.ids))
     if measured is not None and found != (measured.split_sha256, measured.items):
         raise BundleError(
@@ -91,7 +98,7 @@ def _ask(
 
 
 def _accuracy(
-    manifest: Manifest, prepared: Prepared, logits: np.ndarray, entry: GridEntry
+    manifest: Manifest, prepared: Prepared | Unread, logits: np.ndarray, entry: GridEntry
 ) -> Proof:
     usual, own, items = fp16_bound(logits).atol, entry.parity.atol, entry.accuracy.items
     if manifest.precision == "fp16" and own > 1.01 * usual:  # torch's own spread is not known
@@ -105,7 +112,7 @@ def _accuracy(
     return Proof(f"accuracy {entry.grid}", off <= doubtful, told, off, doubtful)
 
 
-def judged(logits: np.ndarray, prepared: Prepared, entry: GridEntry) -> tuple[int, int]:
+def judged(logits: np.ndarray, prepared: Prepared | Unread, entry: GridEntry) -> tuple[int, int]:
     """Items that are right, and items that another processor may judge otherwise.
 
     Those are the ones whose own logit and best other one are nearer than twice the bound of

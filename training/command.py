@@ -268,8 +268,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--verify-data",
         action="store_true",
-        help="read all items before the first step; else more than 1 GiB of new ones is read "
-        "beside the steps of the first epoch, and ends the run where bytes lie in two splits",
+        help="read all items before the first step, known ones too; else more than 1 GiB of new "
+        "ones is read beside the steps of the first epoch, and ends the run where bytes lie in two "
+        "splits",
     )
     parser.add_argument(
         "--set",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from media.dataset import Prepared
 from media.spec import Grid
+from media.unread import Unread, Views
 from models.vit import Encoded, VisionTransformer
 from training.batches import Rows
 from training.listed import Listed
@@ -29,7 +30,7 @@ VALUES = 2**26
 @torch.inference_mode()
 def logits_of(
     model: VisionTransformer,
-    pixels: np.ndarray | Rows,
+    pixels: np.ndarray | Views | Rows,
     batch: int = 256,
     check: Callable[[], None] = lambda: None,
     encoded: Encoded | None = None,
@@ -61,10 +62,10 @@ def logits_of(
 
 
 def _pieces(
-    pixels: np.ndarray | Rows, batch: int, device: torch.device
+    pixels: np.ndarray | Views | Rows, batch: int, device: torch.device
 ) -> Iterator[np.ndarray | Tensor]:
     """``batch`` rows at a time; those that have to be decoded are read ahead."""
-    if isinstance(pixels, np.ndarray):
+    if not isinstance(pixels, Rows):
         for start in range(0, len(pixels), batch):
             yield pixels[start : start + batch]
         return
@@ -132,6 +133,12 @@ def evaluate(
     }
 
 
-def rows_of(prepared: Prepared, items: slice) -> np.ndarray:
-    """All views of some items, [n * V, *pixels per axis, C]."""
+@overload
+def rows_of(prepared: Prepared, items: slice) -> np.ndarray: ...
+@overload
+def rows_of(prepared: Prepared | Unread, items: slice) -> np.ndarray | Views: ...
+def rows_of(prepared: Prepared | Unread, items: slice) -> np.ndarray | Views:
+    """All views of some items, [n * V, *pixels per axis, C]; nothing is decoded for it."""
+    if isinstance(prepared, Unread):
+        return prepared.pixels.of(items)
     return prepared.pixels[items.start * prepared.views : items.stop * prepared.views]

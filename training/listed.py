@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, overload
@@ -14,11 +13,9 @@ from media import Part, read_part
 from media.index import Dataset, Wanted
 from media.limits import TRAINER
 from media.sources.texts import Texts
+from media.unread import SHARE, decoded_bytes
 from training import memory
 from training.config import TrainConfig
-
-#: Of the memory, that a decoded split may take before its items are read in each step instead.
-SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +106,9 @@ def is_too_large(config: TrainConfig, items: int, wanted: Wanted) -> bool:
     """Whether decoded items would leave too little memory, and nothing asks for them anyway."""
     if config.read == "once" or config.cache or config.skip_unreadable:
         return False
+    return exceeds(items, wanted)
+
+
+def exceeds(items: int, wanted: Wanted) -> bool:
+    """Whether decoded items would leave too little memory."""
     return decoded_bytes(wanted) * items > SHARE * memory.whole()
-
-
-def decoded_bytes(wanted: Wanted) -> int:
-    """What an item takes once it is decoded, with all its views."""
-    spec = wanted.spec
-    values = (wanted.views or spec.views) * math.prod(wanted.pixels) * spec.channels
-    return values * np.dtype(spec.dtype).itemsize

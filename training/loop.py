@@ -74,7 +74,8 @@ def train(
     Args:
         report: measure the best checkpoint and write the report page at the end.
         rule: by which a new run makes missing splits; one that is resumed keeps its own.
-        verify_data: read all items before the first step, however long that takes.
+        verify_data: read all items before the first step, however long that takes, also those
+            whose digests are kept.
         processes: that take its steps together; each of them makes this call.
 
     Raises:
@@ -150,6 +151,8 @@ def set_up(
     begun, cached = dict(notes) if resume else None, config.cache is not None
     with processes.leader_first():  # others find what it has read beside the run
         digests = Digests(dataset, run.digests(config.cache))
+        if verify_data and processes.writer:
+            digests.forget()  # a file may change and keep its size and time
         identity = Identity(dataset, digests, config, begun, progress)
         known = identity.begin if processes.writer else identity.follow
         known(cached or processes.writer and verify_data)  # a cache's names are hashes of contents
@@ -256,24 +259,23 @@ def read_ahead(setup: Setup, run: Run, first: int, stop: Stop) -> Iterator[Setup
     config = setup.config
     training, validation = setup.training, setup.validation
     listed = [split for split in (training, validation) if isinstance(split, Listed)]
-    if listed and config.workers:
-        kept = run.keep_index(listed[0].dataset)
-        training, validation = (
-            dataclasses.replace(split, dataset=kept) if isinstance(split, Listed) else split
-            for split in (training, validation)
-        )
-        setup = dataclasses.replace(setup, training=training, validation=validation)
-    if not isinstance(training, Listed):
+    with contextlib.ExitStack() as until_end:
+        if listed and config.workers:
+            until_end.callback(run.drop_arrays)
+            kept = run.keep_index(listed[0].dataset)
+            training, validation = (
+                dataclasses.replace(split, dataset=kept) if isinstance(split, Listed) else split
+                for split in (training, validation)
+            )
+            setup = dataclasses.replace(setup, training=training, validation=validation)
+        if isinstance(training, Listed):
+            total = len(training.ids) // config.batch * config.epochs
+            device = setup.model.head.weight.device
+            batches = Batches(training, config, setup.processes.rows(config.batch))
+            loader = Loader(batches, first, total, device, stop.check)
+            until_end.callback(loader.close)
+            setup = dataclasses.replace(setup, loader=loader)
         yield setup
-        return
-    total = len(training.ids) // config.batch * config.epochs
-    device = setup.model.head.weight.device
-    batches = Batches(training, config, setup.processes.rows(config.batch))
-    loader = Loader(batches, first, total, device, stop.check)
-    try:
-        yield dataclasses.replace(setup, loader=loader)
-    finally:
-        loader.close()
 
 
 class Step(NamedTuple):

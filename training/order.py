@@ -59,7 +59,9 @@ def order_of(setup: Ordered, epoch: int) -> np.ndarray:
         order = epoch_order(config.seed, epoch, len(labels))
     if not config.skip:
         return order
-    return with_stand_ins(order, labels, np.isin(setup.training.ids, config.skip))
+    skip = frozenset(config.skip)  # an array of all ids would be as wide as the longest
+    left_out = np.fromiter((id_ in skip for id_ in setup.training.ids), bool, len(labels))
+    return with_stand_ins(order, labels, left_out)
 
 
 def with_stand_ins(order: np.ndarray, labels: np.ndarray, left_out: np.ndarray) -> np.ndarray:

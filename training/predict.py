@@ -24,7 +24,7 @@ are: a checkpoint is not calibrated. A bundle is (python -m export), and a repor
 probabilities fit. Answers are those of validation, in fp32.
 
 Exit status: 0; 1 where an item has a problem (all rows are written), or nothing could be written;
-2 for bad input.
+2 for bad input; 143 and 130 for SIGTERM and SIGINT.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from training.failures import BAD_INPUT, FAILED
 from training.finetune import checkpoint_folder
 from training.listed import Listed
 from training.progress import Progress
+from training.stopping import Stop, Stopped
 
 #: The split that items which are asked for are put into, whatever they are in.
 ASKED = "test"
@@ -83,7 +84,8 @@ def main(arguments: list[str]) -> int:
     try:
         grid = Grid.parse(given.grid) if given.grid else None
         options = Options(given.split, grid, given.batch, given.workers, given.device)
-        count = predict(given.run, given.data, given.out, options)
+        with Stop():  # nothing stays behind
+            count = predict(given.run, given.data, given.out, options)
     except BAD_INPUT as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -95,6 +97,9 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted\nnothing was written", file=sys.stderr)
         return 130
+    except Stopped as stopped:
+        print(f"stopped by {stopped}\nnothing was written", file=sys.stderr)
+        return stopped.status
     print(f"wrote {given.out}: {count}")
     return 1 if count.problems else 0
 

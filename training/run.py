@@ -10,7 +10,8 @@ Layout::
         metrics.jsonl                one object a line
         tensorboard/                 the same figures and more, for TensorBoard
         not-finite.json              where a run stopped that could not go on
-        index/                       what its data set lists, mapped by the processes that read it
+        index/                       what its data set lists, mapped by the processes that read it;
+                                     with what of an npz or a tar.gz lies in memory, until it ends
         history.json                 settings that changed when it went on (training/history.py)
         report                       link to reports/N: figures and pictures, replaced as a whole
 
@@ -31,8 +32,9 @@ from typing import Any
 import torch
 
 from media.files import atomic_directory, sha256_file, sync_directory, write_atomic
-from media.index import Dataset
+from media.index import Dataset, open_kept
 from media.index.digests import digests_beside
+from media.sources.stores import Held
 from media.spec import InputSpec
 from media.strict_json import read_json, to_json
 from models.checkpoint import (
@@ -253,6 +255,12 @@ class Run:
             if old.exists():
                 shutil.rmtree(old)
         return dataset.kept(self.root / INDEX)
+
+    def drop_arrays(self) -> None:
+        """Remove an index that holds a copy of the data; whoever maps it still may."""
+        index = self.root / INDEX
+        if index.exists() and isinstance(open_kept(index).store, Held):
+            shutil.rmtree(index)
 
     def _folder(self, notes: dict[str, Any]) -> Path:
         """A run may stop at the end of an epoch, before it is measured.

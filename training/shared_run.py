@@ -95,6 +95,11 @@ class SharedRun(Run):
         folders = self._processes.gather(folder and str(Path(folder).absolute()))
         return open_kept(Path(folders[self._processes.rank - self._processes.local_rank]))
 
+    def drop_arrays(self) -> None:
+        """By the writer, for whom nobody waits: the run may have failed."""
+        if self._processes.writer:
+            self._own.drop_arrays()
+
     def _once(self, write: Callable[[], None]) -> None:
         self._processes.from_writer(write)
 

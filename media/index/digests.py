@@ -20,6 +20,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,10 @@ class Digests:
         """What these come to; rows of arrays, whose size nobody says, count nothing."""
         return int(np.maximum(self.dataset.columns.sizes[self.missing()], 0).sum())
 
+    def forget(self) -> None:
+        """Nothing is known, whatever the folder has: all will be read."""
+        self.column[:] = 0
+
     def complete(
         self,
         advance: Callable[[int], None] = lambda items: None,
@@ -69,7 +74,7 @@ class Digests:
 
         Args:
             advance: called with the number of items just read.
-            check: called between pieces of them; it may raise.
+            check: called before each of them, by the threads that read; it may raise.
             workers: threads that read.
 
         Raises:
@@ -79,15 +84,17 @@ class Digests:
         missing, written = self.missing(), time.monotonic()
         with ThreadPoolExecutor(workers) as pool, self._keeping():
             for start in range(0, len(missing), PIECE):
-                check()
                 places = missing[start : start + PIECE]
-                parts = pool.map(self._read, np.array_split(places, workers))
+                parts = pool.map(partial(self._read, check), np.array_split(places, workers))
                 self.column[places] = np.concatenate(list(parts))
                 self._new.append(places)
                 advance(len(places))
                 if time.monotonic() - written > WRITE_SECONDS:
                     self.keep()
                     written = time.monotonic()
+            again = missing[(self.column[missing] == NOTHING).all(axis=1)]
+            self.column[again] = self._read(check, again)  # a storage may have failed for a moment
+            self._new.append(again)
 
     def contents(self) -> dict[str, Contents]:
         """What every split holds, by its name, of complete digests; nothing is read."""
@@ -110,7 +117,11 @@ class Digests:
         places = places[(self.column[places] != NOTHING).any(axis=1)]  # these may be read next time
         rows = _rows(keys_of(self.dataset, places), self.column[places])
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOCK).open("wb") as lock:
+        try:
+            lock = (folder / LOCK).open("ab")
+        except PermissionError:  # it is another user's, as is what the folder has
+            return
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for remains in folder.glob(f".{KEPT}.*"):  # of writes that were killed
                 remains.unlink()
@@ -130,10 +141,11 @@ class Digests:
         found = known[at] == keys
         self.column[found] = rows[at[found], KEY_BYTES:]
 
-    def _read(self, places: np.ndarray) -> np.ndarray:
+    def _read(self, check: Callable[[], None], places: np.ndarray) -> np.ndarray:
         """The digests of some items, [places, 32]."""
         digests = bytearray()
         for place in places.tolist():
+            check()
             try:
                 content = content_of(self.dataset.read(place))
             except OSError:

@@ -401,6 +401,23 @@ def test_data_are_decoded_by_the_threads_that_were_asked_for(
     assert asked == [threads, threads]
 
 
+@pytest.mark.usefixtures("known_graphs")
+def test_split_that_does_not_fit_is_decoded_where_it_is_measured(
+    tmp_path: Path, checkpoint: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export and its proof say the same of it, to the last digit."""
+    told = []
+    for name, memory in (("whole", 2**40), ("little", 1)):
+        monkeypatch.setattr("media.unread.memory_bytes", lambda memory=memory: memory)
+        words = [str(checkpoint), "--grid", "3x2", "--out", str(tmp_path), "--name", name]
+        assert main([*words, "--parity-items", "36", "--workers", "2"]) == 0
+        told.append(read_bundle(tmp_path / name).manifest.grids)
+        monkeypatch.setattr(export.measure, "prepare_split", None)
+        monkeypatch.setattr(export.remeasure, "prepare_split", None)
+    assert told[0] == told[1]
+    assert main(["verify", str(tmp_path / "little"), "--data", str(data)]) == 0
+
+
 def test_data_with_another_train_split_are_refused(
     tmp_path: Path, checkpoint: Path, data: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,6 +144,58 @@ def test_what_was_read_is_kept_when_it_ends(
     with pytest.raises(Changed, match=f"{last.name}' changed while it is in use"):
         Digests(dataset, kept).complete()
     assert len(Digests(dataset, kept).missing()) < 8
+
+
+def test_stop_waits_for_one_item(tmp_path: Path) -> None:
+    """Whoever reads is asked before each, as one may be a scan of many gigabytes."""
+    path, asked = make_set(tmp_path / "set"), list[int]()
+
+    def stop() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    dataset = open_dataset(path)
+    with pytest.raises(KeyboardInterrupt):
+        Digests(dataset).complete(check=stop)
+    assert len(asked) == 3
+
+
+def test_storage_that_fails_for_a_moment_changes_no_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be read is read once more at the end."""
+    path, failed, read = make_set(tmp_path / "set"), list[int](), Dataset.read
+
+    def sometimes(dataset: Dataset, item: int) -> Any:
+        if item in {2, 5} - {*failed}:
+            failed.append(item)
+            raise OSError(5, "Input/output error")
+        return read(dataset, item)
+
+    monkeypatch.setattr(Dataset, "read", sometimes)
+    digests = Digests(open_dataset(path), tmp_path / "kept")
+    digests.complete()
+    monkeypatch.undo()
+    assert failed == [2, 5]
+    expect_contents(path, digests)
+    assert len(Digests(open_dataset(path), tmp_path / "kept").missing()) == 2  # empty, and lost
+
+
+def test_lock_of_another_user_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a folder of another user: all is read, and nothing is kept."""
+    path, kept = make_set(tmp_path / "set"), tmp_path / "kept"
+    kept.mkdir()
+    open_file = Path.open
+
+    def refused(path: Path, *rest: Any, **named: Any) -> Any:
+        if path.name == ".lock":
+            raise PermissionError(13, "Permission denied")
+        return open_file(path, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", refused)
+    assert completed(path, kept) == [12]
+    assert not (kept / KEPT).exists()
 
 
 def test_unknown_digests_are_no_contents(tmp_path: Path) -> None:

@@ -174,6 +174,22 @@ def test_files_as_they_were_are_not_read_to_go_on(
     check_refused(again, capsys, "split 'train' is not the one that the run began with")
 
 
+def test_change_that_no_listing_shows_is_found_where_it_is_asked_for(
+    own: Path, tmp_path: Path, capsys: Chatter
+) -> None:
+    """All items are read again then, also those whose digests are kept."""
+    arguments, file = command(own, tmp_path / "run"), own / "train" / "red" / "0.png"
+    data, stamp = file.read_bytes(), file.stat().st_mtime_ns
+    for more in (b"one", b"two"):
+        file.write_bytes(data + more)
+        os.utime(file, ns=(stamp, stamp))
+        if more == b"one":
+            stopped(arguments, 1)
+    stopped([*arguments, "--resume"], 1)
+    refused = r"split 'train' is not the one that the run began with: expected 42 .*sha256"
+    check_refused([*arguments, "--resume", "--verify-data"], capsys, refused)
+
+
 @pytest.mark.usefixtures("large")
 def test_arrays_are_compared_by_what_they_hold(tmp_path: Path, capsys: Chatter) -> None:
     """They have neither sizes nor times of their own, and are in memory anyway."""

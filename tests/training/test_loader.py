@@ -19,6 +19,7 @@ from benchmarks.kill_training import ended_with, lines_of, living
 from media.index import Dataset, Wanted, open_dataset
 from media.part import Part
 from media.spec import AXES, InputSpec, SpecError, VideoSpec, VolumeSpec
+from media.unread import decoded_bytes
 from models.checkpoint import WEIGHTS, read_description
 from models.spec import EncodingSpec, ModelSpec
 from tests.conftest import ROOT
@@ -33,7 +34,7 @@ from training.augment.draws import Draws
 from training.augment.moving import draw_parts, move
 from training.batches import Batch, Batches, NoBatch, Rows
 from training.config import Augment, TrainConfig
-from training.listed import Listed, decoded_bytes, reads_each_step
+from training.listed import Listed, reads_each_step
 from training.loader import Loader
 from training.run import TRAINING_STATE
 
@@ -260,6 +261,26 @@ def test_split_is_measured_alike_whether_it_was_decoded_or_is_read(
         assert main([*command(pictures, run, "workers=2", "epochs=1"), "--no-report"]) == 0
     assert lines_of(runs[0]) == lines_of(runs[1])
     assert [(run / "index").exists() for run in runs] == [False, True]
+
+
+def test_copy_of_arrays_is_gone_when_the_run_ends(tmp_path: Path) -> None:
+    """Workers map what an npz holds from the run's folder, and nobody else needs it there."""
+    rng, arrays = np.random.default_rng(0), dict[str, Any]()
+    for split, items in (("train", 16), ("val", 6)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (items, 10, 14, 3), dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.arange(items) % 2
+    np.savez(tmp_path / "data.npz", **arrays)
+    arguments = command(tmp_path / "data.npz", tmp_path / "run", "epochs=1", "read=each-step")
+    kept = list[bool]()
+    look = training_runs.before("training.loop.train_step", 1, lambda *_: kept.append(index()))
+
+    def index() -> bool:
+        return (tmp_path / "run/index/held-0.npy").exists()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(*look)
+        assert main([*arguments, "--no-report"]) == 0
+    assert [*kept, index()] == [True, False]
 
 
 def test_rows_are_read_a_slice_at_a_time(kept: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,23 @@ def test_balanced_class_weights_change_the_loss_as_stated() -> None:
     assert setup.weights is not None
     expected = (each * setup.weights[targets]).mean().item()
     assert train_step(setup, SAMPLES, 0, 0.01).loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_ids_are_never_copied_to_leave_few_out() -> None:
+    """An order takes no more memory for long ids."""
+    setup = make_setup(skip=("7",))
+    assert isinstance(setup.training, Prepared)
+    labels, ids = np.zeros(2000, np.int64), tuple(map(str, range(2000)))
+    peaks = []
+    for long in ("", "x" * 9999):
+        training = dataclasses.replace(setup.training, labels=labels, ids=(*ids[:-1], long))
+        tracemalloc.start()
+        order = order_of(dataclasses.replace(setup, training=training), 1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(order) == 2000
+        assert 7 not in order
+    assert peaks[1] < peaks[0] + 10_000
 
 
 def test_items_of_shards_are_taken_from_few_of_them_at_a_time() -> None:

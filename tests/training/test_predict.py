@@ -7,6 +7,7 @@ import dataclasses
 import io
 import shlex
 import shutil
+import signal
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from models.vit import VisionTransformer
 from tests.helpers import training_runs
 from tests.helpers.containers import guide_commands
 from tests.helpers.service_fixtures import clip
-from tests.helpers.training_runs import COLOURS, Chatter, check_refused, make_data, names
+from tests.helpers.training_runs import COLOURS, Chatter, before, check_refused, make_data, names
 from training.__main__ import main
 from training.evaluate import evaluate, logits_of
 from training.listed import Listed
@@ -275,6 +276,22 @@ def test_no_more_is_decoded_than_is_answered_for_next(
     monkeypatch.setattr(training.answers, "logits_of", answering)
     predict(run, pictures / "train", tmp_path / "a.csv", "--batch", "9", "--workers", "0")
     assert seen == [9, 18, 27, 36, 42]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_leaves_nothing_behind(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Neither half a table nor the index that workers map."""
+    monkeypatch.setattr(*before("training.answers.logits_of", 2, lambda *_, **__: act()))
+
+    def act() -> None:
+        assert len(names(tmp_path)) == 2
+        signal.raise_signal(number)
+
+    arguments = ["predict", str(run), str(pictures), "--out", str(tmp_path / "a.csv")]
+    assert main([*arguments, "--batch", "9", "--workers", "1"]) == 128 + number
+    assert names(tmp_path) == set()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -25,6 +26,7 @@ from media.contents import split_sha256
 from media.dataset import prepare_split
 from media.sources import Source, open_source
 from media.spec import Grid, InputSpec
+from media.unread import Views
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.measures import measure
 from models.spec import EncodingSpec, ModelSpec
@@ -32,8 +34,12 @@ from models.vit import VisionTransformer
 from tests.helpers.disks import small_disk
 from tests.helpers.effort import alone
 from tests.helpers.forks import killable
+from tests.media.test_shards import shard
+from training.data import no_bar
 from training.evaluate import evaluate
+from training.processes import Processes
 from training.report import pictures
+from training.report.held_out import predict
 from training.report.predictions import Predictions, PredictionsError, load_predictions
 from training.report.report import main, make_report, publish, read_metrics
 
@@ -492,6 +498,71 @@ def test_data_that_moved_are_asked_for(
     description.write_text(description.read_text().replace(str(data), str(tmp_path / "gone.csv")))
     check_refused([str(fresh)], capsys, "are not at .*gone.csv: say where with --data")
     check_nothing_written(fresh)
+
+
+def test_report_of_a_run_on_shards_that_a_pattern_names(tmp_path: Path) -> None:
+    """Made where training found them, and where they are said to be."""
+    for split, items in (("train", range(6)), ("val", range(6, 18))):
+        members = {f"{place}.png": picture(place) for place in items}
+        members |= {f"{place}.cls": b"%d" % (place % 3) for place in items}
+        shard(tmp_path / f"{split}-0.tar", members)
+    pattern = tmp_path / "{train,val}-*.tar"
+    root = make_run(tmp_path / "run", pattern)
+    assert main([str(root)]) == main([str(root), "--data", str(pattern)]) == 0
+    assert json_of(root)["splits"]["val"]["items"] == 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Second(Processes):
+    """The second of two processes; the first one's rows are zeros here."""
+
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.zeros_like(rows), rows])
+
+
+def test_split_that_does_not_fit_is_decoded_where_it_is_measured(
+    finished: Path, fresh: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch at a time, each process its own items, to the same answers and pictures."""
+    taken: list[int] = []
+    take = Views.__getitem__
+    monkeypatch.setattr("training.memory.whole", lambda: 1)
+    monkeypatch.setattr("training.report.held_out.prepare_split", None)
+    monkeypatch.setattr("training.report.held_out.PIECE", 10)
+    monkeypatch.setattr(Views, "__getitem__", lambda one, rows: note(take(one, rows)))
+
+    def note(pixels: np.ndarray) -> np.ndarray:
+        taken.append(len(pixels))
+        return pixels
+
+    assert main([str(fresh)]) == 0
+    assert taken == [10, 10, 10, 6, 15, 10, 10, 4, 14]  # of both splits: items, then mistakes
+    kept = [Predictions.load(root / "report", "test") for root in (finished, fresh)]
+    whole, own = (vars(one) for one in kept)
+    for name in ("logits", "strips"):
+        assert np.array_equal(whole[name], own[name]), name
+    assert json_of(finished)["splits"] == json_of(fresh)["splits"]
+    taken.clear()
+    model, description = load_checkpoint(fresh / "best")
+    two = Second(1, 2, 1, 2)
+    half, _ = predict(model, description, data, no_bar, processes=two)
+    assert taken[:2] == [10, 8]
+    assert np.array_equal(half["test"].logits[18:], whole["logits"][18:])
+
+
+def test_unreadable_item_of_a_split_that_does_not_fit(
+    tmp_path: Path, capsys: Chatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of one that does: named, or left out where that is asked for."""
+    monkeypatch.setattr("training.memory.whole", lambda: 1)
+    csv = make_data(tmp_path / "set")
+    (csv.parent / "test5.png").write_bytes(b"no picture")
+    root = make_run(tmp_path / "run", csv)
+    check_refused([str(root)], capsys, "'test5.png' cannot be read: ")
+    check_nothing_written(root)
+    assert main([str(root), "--skip-unreadable"]) == 0
+    part = json_of(root)["splits"]["test"]
+    assert (part["items"], part["skipped"]) == (35, ["test5.png"])
 
 
 def test_folder_in_the_place_of_the_link_is_kept(fresh: Path, capsys: Chatter) -> None:

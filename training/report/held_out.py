@@ -14,12 +14,15 @@ import torch
 from media.contents import Contents
 from media.dataset import Prepared, prepare_split
 from media.duplicates import Duplicates, find_duplicates, let_through
-from media.index import Dataset, open_dataset
+from media.index import Dataset, Wanted, open_dataset
 from media.sources import SourceError
+from media.sources.shards import find_shards
+from media.unread import Unread, list_split
 from models.checkpoint import Description
 from models.vit import Encoded, VisionTransformer
 from training.data import Bars, check_labels, read_contents, rule_of
 from training.evaluate import encode_for, logits_of, rows_of
+from training.listed import exceeds
 from training.memory import told
 from training.processes import ALONE, Processes
 from training.report.predictions import Predictions
@@ -92,7 +95,7 @@ def open_held_out(
         kept: a folder for indexes of shards, where nothing can be written beside these.
     """
     path = data or Path(description.notes["config"]["data"])
-    if not path.exists():
+    if not (find_shards(path) or path.exists()):
         raise SourceError(f"the data of the run are not at {path}: say where with --data")
     dataset = open_dataset(path, rule_of(description.notes["data"]), cache=kept)
     check_labels(description.notes, dataset)
@@ -113,20 +116,32 @@ def _predict_split(
     processes: Processes,
 ) -> Predictions:
     config, places = description.notes["config"], dataset.split(split)
-    first = processes.leader_first() if cache else contextlib.nullcontext()
-    with told(f"while decoding split {split}"), first:
-        prepared = prepare_split(
-            dataset,
-            split,
-            description.input,
-            model.spec.training_grid,
-            model.spec.patch,
-            workers=max(1, config.get("workers", 1)),
-            skip_unreadable=skip_unreadable or config.get("skip_unreadable", False),
-            advance=bar(f"decoding {split}", len(places)),
-            cache=cache,
-            contents=contents,
+    grid, patch = model.spec.training_grid, model.spec.patch
+    workers = max(1, config.get("workers", 1))
+    skip = skip_unreadable or config.get("skip_unreadable", False)
+    how = Wanted(description.input, grid.pixels(patch))
+    large = exceeds(len(places) * processes.local_size, how)
+    decoded_anyway = cache or config.get("read") == "once"  # as validation is
+    prepared: Prepared | Unread
+    if processes.highest(large and not decoded_anyway):
+        prepared = list_split(
+            dataset, split, how, workers=workers, skip_unreadable=skip, contents=contents
         )
+    else:
+        first = processes.leader_first() if cache else contextlib.nullcontext()
+        with told(f"while decoding split {split}"), first:
+            prepared = prepare_split(
+                dataset,
+                split,
+                description.input,
+                grid,
+                patch,
+                workers=workers,
+                skip_unreadable=skip,
+                advance=bar(f"decoding {split}", len(places)),
+                cache=cache,
+                contents=contents,
+            )
     _check_split(description, split, len(places), prepared.sha256)
     group_of = {item.id: item.group for item in dataset.view(split).items}
     batch = config.get("batch", 256) // config.get("accumulate", 1) // processes.size
@@ -150,16 +165,15 @@ def _predict_split(
 def _logits(
     model: VisionTransformer,
     encoded: Encoded,
-    prepared: Prepared,
+    prepared: Prepared | Unread,
     batch: int,
     advance: Callable[[int], None],
     processes: Processes,
 ) -> np.ndarray:
     """Finite ones of the items, means over their views; float32 [N, classes]."""
-    pieces, own = [], rows_of(prepared, processes.rows(len(prepared.ids)))
-    rows = PIECE * prepared.views
-    for start in range(0, max(1, len(own)), rows):
-        piece = own[start : start + rows]
+    pieces, own = [], processes.rows(len(prepared.ids))
+    for start in range(own.start, max(own.start + 1, own.stop), PIECE):
+        piece = rows_of(prepared, slice(start, min(start + PIECE, own.stop)))
         pieces.append(logits_of(model, piece, batch, encoded=encoded).float())
         advance(len(pieces[-1]) // prepared.views)
     views = processes.gather_rows(torch.cat(pieces))  # [N * V, classes]

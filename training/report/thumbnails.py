@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from media.dataset import Prepared
+from media.unread import Unread
 
 #: Frames that stand for a clip.
 FRAMES = 4
@@ -13,7 +14,9 @@ FRAMES = 4
 HEIGHT = 112
 
 
-def thumbnails(prepared: Prepared, indices: np.ndarray, modality: str) -> np.ndarray:
+def thumbnails(
+    prepared: Prepared | Unread, indices: np.ndarray, modality: str
+) -> np.ndarray:
     """Pictures of some items, uint8 [number of indices, h, w, 3]."""
     rows = prepared.pixels[indices * prepared.views]  # first views, [n, *pixels per axis, C]
     if not len(rows):
