@@ -274,7 +274,8 @@ def read_ahead(setup: Setup, run: Run, first: int, stop: Stop) -> Iterator[Setup
     total = len(training.ids) // config.batch * config.epochs
     device = setup.model.head.weight.device
     batches = Batches(training, config, setup.processes.rows(config.batch))
-    loader = Loader(batches, first, total, device, stop.check)
+    with stop.together():
+        loader = Loader(batches, first, total, device, stop.check)
     try:
         yield dataclasses.replace(setup, loader=loader)
     finally:

@@ -202,6 +202,28 @@ def test_stopped_together_a_run_goes_on_with_any_number_of_processes(
             assert loss == pytest.approx(single[step], rel=1e-5), step
 
 
+def test_signal_while_workers_start_stops_all(pictures: Path, tmp_path: Path) -> None:
+    """Their server has got it too, which is no failure to start them."""
+    settings = ("augment.crop_from=picture", "workers=1", "batch=6")
+    arguments = [*command(pictures, tmp_path / "run", *settings), "--no-report"]
+    statuses, said = run(tmp_path, 2, arguments, end_server)
+    assert statuses == [143, 143], said
+    assert said.count("stopped by SIGTERM") == 1
+    assert read_description(tmp_path / "run/last").notes["step"] == 0
+
+
+def end_server(rank: int) -> None:
+    """At rank 1, with the process itself."""
+    import training.loader  # noqa: PLC0415 - in the process that it is for
+
+    def end(*_: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise EOFError
+
+    if rank == 1:
+        setattr(training.loader, "start_server", end)  # noqa: B010
+
+
 def test_report_is_measured_together(pictures: Path, tmp_path: Path) -> None:
     """Its figures, and those of an epoch, are those that one process finds in that checkpoint."""
     arguments = command(pictures, tmp_path / "run", "epochs=1")
