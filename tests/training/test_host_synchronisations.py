@@ -158,8 +158,12 @@ def test_what_is_sent_to_a_gpu_comes_from_pinned_memory(monkeypatch: pytest.Monk
         done.append((tensor.dtype, *where, how))
         return tensor
 
+    def pinned(tensor: Tensor) -> Tensor:
+        done.append("pinned")
+        return tensor
+
     monkeypatch.setattr(Tensor, "to", moved)
-    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: (done.append("pinned"), tensor)[1])
+    monkeypatch.setattr(Tensor, "pin_memory", pinned)
     send(torch.ones(2, 3, dtype=torch.float64), torch.device("cuda"), torch.float32)
     assert done == ["pinned", (torch.float32, torch.device("cuda"), {"non_blocking": True})]
     here = torch.ones(2, 3)
