@@ -9,7 +9,6 @@ import hashlib
 import json
 import platform
 import reprlib
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from media.strict_json import from_json, to_json
 from models.checkpoint import Description, load_checkpoint
 from models.vit import VisionTransformer
 from training.history import Change, read_changes
+from training.own_folder import own_folder
 from training.processes import Processes
 from training.run import INDEX, Run, State
 
@@ -90,7 +90,7 @@ class SharedRun(Run):
         if self._processes.writer:
             folder = str(self._own.keep_index(dataset).folder)
         elif self._processes.leader:
-            self._index = tempfile.TemporaryDirectory(prefix="index-")  # ends with this process
+            self._index = own_folder()
             folder = str(dataset.kept(Path(self._index.name) / INDEX).folder)
         folders = self._processes.gather(folder and str(Path(folder).absolute()))
         return open_kept(Path(folders[self._processes.rank - self._processes.local_rank]))
