@@ -21,6 +21,7 @@ from models.dropping import Dropout, DropPath, branch_keys
 from models.encodings import complete, make_encoding
 from models.rotations.apply import Rotations, fold_basis, to_basis, turn
 from models.spec import ModelSpec
+from models.transfer import send
 
 
 class Encoded(NamedTuple):
@@ -77,7 +78,7 @@ class VisionTransformer(nn.Module):
         rotations = self.encoding.rotations(self.positions(grid), dtype)
         device = self.head.weight.device
         kept = (
-            tensor if tensor is None else tensor.to(device, torch.float32, non_blocking=True)
+            tensor if tensor is None else send(tensor, device, torch.float32)
             for tensor in rotations or ()
         )
         return Encoded(self.encoding.token_offset(grid), *kept)

@@ -42,7 +42,7 @@ def logits_of(
     Args:
         batch: rows that go through the network at a time; fewer where they are large, and at a
             larger grid than the trained one, where attention sees more pairs of tokens.
-        check: called before every batch; it may raise.
+        check: called before every batch, and where a worker has died; it may raise.
         encoded: ``encode_for`` the grid of the pixels, where it is known already.
     """
     device = model.head.weight.device
@@ -53,7 +53,7 @@ def logits_of(
     batch = max(1, min(int(batch / pairs), VALUES // math.prod(pixels.shape[1:])))
     pieces = []
     with torch.compiler.set_stance("force_eager"):  # every odd batch would be compiled anew
-        for piece in _pieces(pixels, batch, device):
+        for piece in _pieces(pixels, batch, device, check):
             check()
             pieces.append(model(to_device(piece, device), encoded))  # [batch, classes]
     if not pieces:  # a process of several may have no rows
@@ -62,7 +62,10 @@ def logits_of(
 
 
 def _pieces(
-    pixels: np.ndarray | Views | Rows, batch: int, device: torch.device
+    pixels: np.ndarray | Views | Rows,
+    batch: int,
+    device: torch.device,
+    check: Callable[[], None],
 ) -> Iterator[np.ndarray | Tensor]:
     """``batch`` rows at a time; those that have to be decoded are read ahead."""
     if not isinstance(pixels, Rows):
@@ -70,7 +73,7 @@ def _pieces(
             yield pixels[start : start + batch]
         return
     rows, count = pixels.in_steps(batch), math.ceil(len(pixels) / batch)
-    loader = Loader(rows, 0, count, device)
+    loader = Loader(rows, 0, count, device, check)
     try:
         for number in range(count):
             yield loader.take(number, rows.rows(number)).pixels

@@ -41,7 +41,8 @@ class Loader:
         """Start the workers.
 
         Args:
-            check: called where a worker has died; it may raise, of a signal that both have got.
+            check: called where a worker has died or does not start; it may raise, of a signal that
+                both have got.
 
         Raises:
             NoBatch: no process can be started.
@@ -50,7 +51,8 @@ class Loader:
         before = multiprocessing.active_children()
         try:
             self._batches = iter(_data_loader(batches, range(first, end), device))
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError) as error:  # of their server too, which may have got a signal
+            check()
             reason = f"no worker process can be started: {str(error) or type(error).__name__}"
             raise NoBatch(reason, fewer(batches.workers)) from error
         self._processes = [one for one in multiprocessing.active_children() if one not in before]

@@ -50,7 +50,7 @@ from training.processes import ALONE, Processes
 from training.progress import Progress
 from training.report.report import make_report
 from training.run import Run, State
-from training.shared_run import SharedRun, agree, share_state, told_of
+from training.shared_run import SharedRun, agree, find_device, share_state, told_of
 from training.shared_stop import SharedStop
 from training.step import NotFinite, Setup, Taken, check, train_step
 from training.stopping import Stop, Stopped
@@ -177,10 +177,15 @@ def set_up(
 
 def _begin(config: TrainConfig, processes: Processes) -> torch.device:
     """The device of this process, which the settings fit, as the processes do."""
-    device = pick_device(config.device, processes)
-    check_compiler(config, device)
-    check_precision(config, device)
-    check_processes(config, processes)
+    check_processes(config, processes)  # which all of them know alike
+
+    def find() -> torch.device:
+        device = pick_device(config.device, processes)
+        check_compiler(config, device)
+        check_precision(config, device)
+        return device
+
+    device = find_device(processes, find)
     processes.begin(device, config.timeout)
     return device
 
@@ -272,7 +277,8 @@ def read_ahead(setup: Setup, run: Run, first: int, stop: Stop) -> Iterator[Setup
             total = len(training.ids) // config.batch * config.epochs
             device = setup.model.head.weight.device
             batches = Batches(training, config, setup.processes.rows(config.batch))
-            loader = Loader(batches, first, total, device, stop.check)
+            with stop.together():
+                loader = Loader(batches, first, total, device, stop.check)
             until_end.callback(loader.close)
             setup = dataclasses.replace(setup, loader=loader)
         yield setup

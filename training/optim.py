@@ -101,10 +101,13 @@ class Average:
     Attributes:
         module: the average.
         updates: how many it has seen, [] on the device; the first is taken over as it is.
+        fused: whether by a few kernels for all parameters: ``lerp`` has one for each where its
+            weight is on the device. The last bits are others.
     """
 
     def __init__(self, model: VisionTransformer, decay: float) -> None:
         self.module, self.decay = copy.deepcopy(model), decay
+        self.fused = model.head.weight.is_cuda
         self.updates = torch.zeros((), dtype=torch.int64, device=model.head.weight.device)
 
     @torch.no_grad()
@@ -116,7 +119,12 @@ class Average:
         if skipped is not None:
             way = way * (1 - skipped)
         average, current = tuple(self.module.parameters()), tuple(model.parameters())
-        torch._foreach_lerp_(average, current, [way.float()] * len(average))
+        if self.fused:
+            apart = torch._foreach_sub(current, average)
+            torch._foreach_mul_(apart, way.float())
+            torch._foreach_add_(average, apart)
+        else:
+            torch._foreach_lerp_(average, current, [way.float()] * len(average))
         self.updates += 1 if skipped is None else 1 - skipped.long()
 
 

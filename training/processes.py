@@ -23,6 +23,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout
+
+from training.memory import is_out_of_memory
 
 T = TypeVar("T")
 
@@ -129,14 +132,21 @@ class Several(Processes):
     groups: dict[str, Any] = dataclasses.field(default_factory=dict)  # by the type of a device
 
     def begin(self, device: torch.device, minutes: int) -> None:
+        """ConnectionError where this process has no way to the others' GPUs."""
         timeout = datetime.timedelta(minutes=minutes)
-        with self._heard():
-            self.groups["cpu"] = dist.new_group(backend="gloo", timeout=timeout)
-            if device.type == "cuda":
-                torch.cuda.set_device(device)
-                self.groups["cuda"] = dist.new_group(
-                    backend="nccl", timeout=timeout, device_id=device
-                )
+        _set_pg_timeout(timeout)  # not a group anew, in which one that has ended is waited for
+        if device.type != "cuda":
+            return
+        torch.cuda.set_device(device)
+        try:
+            self.groups["cuda"] = dist.new_group(backend="nccl", timeout=timeout, device_id=device)
+        except RuntimeError as error:
+            self._raise_word(error)
+            advice = ""
+            if "shm" in str(error) or "shared memory" in str(error):
+                advice = "; expected more room in /dev/shm, as docker run --shm-size 8g gives it"
+            what = f"the GPUs of the run cannot be connected here: {_told(error)}{advice}"
+            raise ConnectionError(what) from error
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         for bucket in buckets(tensors):
@@ -217,20 +227,31 @@ class Several(Processes):
 
     @contextlib.contextmanager
     def _heard(self) -> Iterator[None]:
-        """A failure within is that of another process."""
+        """A failure within is that of another process, but for memory that runs out here."""
         try:
             yield
         except RuntimeError as error:
-            with contextlib.suppress(RuntimeError):
-                if word := self._word():
-                    told = f"process {word['rank']} of {self.size} ended: {word['what']}"
-                    raise Ended(told, word["status"]) from error
+            if is_out_of_memory(error):
+                raise
+            self._raise_word(error)
             late = "imed out" in str(error)
             how = "was not heard of in time (timeout)" if late else "ended without a word"
             raise Ended(
                 f"another process of the run {how}: it was killed, ran out of memory, or its "
-                "machine is gone; the launcher says which one"
+                f"machine is gone; the launcher says which one; here it was: {_told(error)}"
             ) from error
+
+    def _raise_word(self, error: RuntimeError) -> None:
+        """Ended where another process has left word why."""
+        with contextlib.suppress(RuntimeError):
+            if word := self._word():
+                told = f"process {word['rank']} of {self.size} ended: {word['what']}"
+                raise Ended(told, word["status"]) from error
+
+
+def _told(error: RuntimeError) -> str:
+    """What torch says, in one line and without its C++ stack."""
+    return " ".join(str(error).partition("Exception raised from")[0].split())
 
 
 def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -9,8 +9,7 @@ import hashlib
 import json
 import platform
 import reprlib
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from media.strict_json import from_json, to_json
 from models.checkpoint import Description, load_checkpoint
 from models.vit import VisionTransformer
 from training.history import Change, read_changes
+from training.own_folder import own_folder
 from training.processes import Processes
 from training.run import INDEX, Run, State
 
@@ -90,7 +90,7 @@ class SharedRun(Run):
         if self._processes.writer:
             folder = str(self._own.keep_index(dataset).folder)
         elif self._processes.leader:
-            self._index = tempfile.TemporaryDirectory(prefix="index-")  # ends with this process
+            self._index = own_folder()
             folder = str(dataset.kept(Path(self._index.name) / INDEX).folder)
         folders = self._processes.gather(folder and str(Path(folder).absolute()))
         return open_kept(Path(folders[self._processes.rank - self._processes.local_rank]))
@@ -153,17 +153,51 @@ def agree(processes: Processes, what: str, values: Callable[[], Mapping[str, Any
     found = processes.gather(dict(values()))
     differing = []
     for name in sorted({name for one in found for name in one}):
-        ranks: dict[str, list[str]] = {}
-        for rank, one in enumerate(found):
-            ranks.setdefault(json.dumps(one.get(name)), []).append(str(rank))
+        ranks = _ranks(json.dumps(one.get(name)) for one in found)
         if len(ranks) > 1:
-            told = (f"{reprlib.repr(json.loads(v))} in {', '.join(r)}" for v, r in ranks.items())
+            told = (f"{reprlib.repr(json.loads(v))} in {r}" for v, r in ranks.items())
             differing.append(f"{name}: {'; '.join(told)}")
     if differing:
         raise SpecError(
             f"the processes of the run disagree about {what}, each with its rank: "
             f"{' | '.join(differing)}; start all with the same command, data and code"
         )
+
+
+def _ranks(values: Iterable[str]) -> dict[str, str]:
+    """Every value that there is, with the ranks that gave it."""
+    ranks: dict[str, list[str]] = {}
+    for rank, value in enumerate(values):
+        ranks.setdefault(value, []).append(str(rank))
+    return {value: ", ".join(of) for value, of in ranks.items()}
+
+
+def find_device(processes: Processes, find: Callable[[], torch.device]) -> torch.device:
+    """What every process finds for itself; all of them know of one that finds none.
+
+    Raises:
+        SpecError: in all of them, where one raised it or the types differ, with the ranks.
+    """
+    if processes.size == 1:
+        return find()
+    device, refused = None, ""
+    try:
+        device = find()
+    except SpecError as error:
+        refused = str(error)
+    found = processes.gather([device.type if device else "", refused])
+    types, refusals = (_ranks(values) for values in zip(*found, strict=True))
+    if list(refusals) != [""]:
+        told = [f"{what} (in {ranks})" for what, ranks in refusals.items() if what]
+        raise SpecError(f"no run of these processes, each with its rank: {' | '.join(told)}")
+    if len(types) > 1:
+        told = [f"{name} in {ranks}" for name, ranks in types.items()]
+        raise SpecError(
+            f"expected devices of one type in all processes, got {'; '.join(told)}: set device="
+            "cpu, or see why torch sees no GPU there"
+        )
+    assert device
+    return device
 
 
 def versions() -> dict[str, str]:

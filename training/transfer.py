@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.transfer import send
+
 
 def to_device(
     array: np.ndarray | Tensor, device: torch.device, dtype: torch.dtype | None = None
@@ -15,7 +17,4 @@ def to_device(
     A GPU takes it when it comes to it; the host goes on at once. On a CPU the memory is shared
     where the type stays.
     """
-    tensor = torch.as_tensor(array).to(dtype)
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()  # from other memory it would wait
-    return tensor.to(device, non_blocking=True)
+    return send(torch.as_tensor(array), device, dtype)

@@ -23,6 +23,7 @@ from models.encodings.base import (
 )
 from models.rotations.exponential import exponential
 from models.rotations.skew import skew
+from models.transfer import send
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Masa(Commuting):
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
         fixed = axial_frequencies(self.shape, self.options.base, dtype)  # [A, 1, 1, P]
-        return fixed.to(self.numbers.device, non_blocking=True)
+        return send(fixed, self.numbers.device)
 
     def basis(self, dtype: torch.dtype = torch.float32) -> Tensor:
         whole = self.form.build(self.numbers.to(dtype), self.shape.head_dim)  # [L, H, D, D]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from media.spec import Grid, SpecError
 from models.encodings.base import Encoding, SeriesOptions, TransformerShape, token_indices
+from models.transfer import send
 
 
 class Sinusoidal(Encoding):
@@ -43,4 +44,4 @@ class Sinusoidal(Encoding):
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)  # [T, 2 m A]
         offset = waves.new_zeros(len(waves), self.shape.width)  # [T, W]
         offset[:, : waves.shape[1]] = waves
-        return offset.to(self.like, non_blocking=True)
+        return send(offset, self.like.device, self.like.dtype)

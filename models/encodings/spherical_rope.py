@@ -18,6 +18,7 @@ from models.encodings.base import (
 )
 from models.rotations.apply import Rotations
 from models.rotations.skew import skew
+from models.transfer import send
 
 #: Entries of the skew-symmetric generator above its diagonal, by how a ball is turned; in the
 #: order of the product. Yaw turns channel 0 towards 1, pitch 2 towards 0, roll 1 towards 2.
@@ -85,7 +86,7 @@ class SphericalRope(OfTrainedGrid):
     def rotations(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Rotations:
         with torch.autocast(self.device.type, enabled=False):
             frequencies = self.frequencies(dtype)
-            positions = positions.to(frequencies, non_blocking=True)
+            positions = send(positions, frequencies.device, frequencies.dtype)
             angles = torch.einsum("ta,alhn->althn", positions, frequencies)
             of_axes = dict(zip(OF_AXES, angles.flip(0), strict=False))  # the last axis first
             factors = [turned(of_axes[name], name) for name in FACTORS if name in of_axes]
@@ -98,7 +99,7 @@ class SphericalRope(OfTrainedGrid):
 def turned(angles: Tensor, factor: str) -> Tensor:
     """Rodrigues' formula, I + sin(t) G + (1 - cos(t)) G^2: [...] -> [..., 3, 3]."""
     generator = skew(torch.tensor(FACTORS[factor], dtype=angles.dtype), 3)
-    generator = generator.to(angles.device, non_blocking=True)
+    generator = send(generator, angles.device)
     sine, cosine = angles.sin()[..., None, None], angles.cos()[..., None, None]
     identity = torch.eye(3, dtype=angles.dtype, device=angles.device)
     return identity + sine * generator + (1 - cosine) * (generator @ generator)

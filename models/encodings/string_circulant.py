@@ -19,6 +19,7 @@ from models.encodings.base import (
     option,
     token_indices,
 )
+from models.transfer import send
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +70,14 @@ class StringCirculant(Commuting):
         return token_indices(grid)
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        waves = sines(self.block).to(self.numbers.device, dtype, non_blocking=True)
+        waves = send(sines(self.block), self.numbers.device, dtype)
         turned = self.numbers.to(dtype) @ waves  # [A, L, H, N, K / 2 - 1]
         return nn.functional.pad(turned, (0, 1)).flatten(-2)  # [A, L, H, P]
 
     def basis(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The same in every block: [1, 1, N, K, K]."""
         blocks = self.shape.head_dim // self.block
-        basis = fourier_basis(self.block).to(self.numbers.device, dtype, non_blocking=True)
+        basis = send(fourier_basis(self.block), self.numbers.device, dtype)
         return basis.expand(1, 1, blocks, -1, -1)  # from [K, K]
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.rotations.turned_blocks import turn_blocks
+from models.transfer import send
 
 
 class Rotations(NamedTuple):
@@ -51,7 +52,7 @@ def planar_rotations(
         frequencies: [A, L or 1, H or 1, P], in the precision to compute in.
         basis: passed on.
     """
-    positions = positions.to(frequencies, non_blocking=True)
+    positions = send(positions, frequencies.device, frequencies.dtype)
     angles = torch.einsum("ta,alhp->lthp", positions, frequencies)
     turns = torch.stack([angles.cos(), angles.sin()], dim=-1)  # [L, T, H, P, 2]
     return Rotations(turns=turns, basis=basis)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from models.rotations import batched, chunked
+from models.transfer import send
 
 #: In place of a chunk: all matrices at once, and no value is read by the host.
 WHOLE = 0
@@ -55,7 +56,7 @@ def exponentials(positions: Tensor, generators: Tensor, chunk: int | None = None
         [T, ..., K, K], orthogonal, on the generators' device; exactly the identity at the origin.
     """
     if generators.shape[-1] == 2:
-        return _planes(positions.to(generators.device, non_blocking=True), generators)
+        return _planes(send(positions, generators.device), generators)
     chunk = default_chunk(generators.device) if chunk is None else chunk
     return torch.ops.liere.exponentials(positions, generators, chunk)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.transfer import send
+
 
 def skew_planes(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """B = Q (sum of w_i J) Q^T, with J = [[0, -1], [1, 0]] in the plane of columns 2i and 2i + 1.
@@ -77,7 +79,7 @@ def _backward(ctx, angles_gradient: Tensor, basis_gradient: Tensor) -> Tensor:
         floor = torch.finfo(wide.dtype).eps ** 0.5 * wide.amax(-1)[..., None, None]
         turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
         quarter = torch.block_diag(*[turn] * (basis.shape[-1] // 2))  # J in every plane, [K, K]
-        quarter = quarter.to(basis, non_blocking=True)
+        quarter = send(quarter, basis.device, basis.dtype)
         seen = basis.mT @ basis_gradient
         seen = (seen - seen.mT) / 2  # [..., K, K]
         mirrored = quarter @ seen @ quarter

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.transfer import send
+
 #: Relative distance from a multiple of another position that rounding to float32 explains.
 ROUNDING = 2.5e-7
 #: Powers beyond this one are not taken: they would multiply the first one's rounding error.
@@ -103,8 +105,8 @@ def _order(values: bytes, axes: int, device: torch.device) -> RayOrder:
     firsts = positions[tokens[: len(rays)]].astype(np.float32)
     with torch.inference_mode(False):  # what is remembered is for training too
         return RayOrder(
-            firsts=torch.from_numpy(firsts).to(device),
-            tokens=torch.from_numpy(tokens).to(device),
-            places=torch.from_numpy(places).to(device),
+            firsts=send(torch.from_numpy(firsts), device),
+            tokens=send(torch.from_numpy(tokens), device),
+            places=send(torch.from_numpy(places), device),
             counts=tuple(map(len, by_power)),
         )

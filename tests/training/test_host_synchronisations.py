@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from benchmarks.host_synchronisations import (
     take_steps,
 )
 from models.rotations.exponential import CACHEFUL
+from models.transfer import send
 from tests.helpers import training_runs
 from tests.helpers.training_runs import command
 from training.__main__ import main
@@ -112,7 +114,10 @@ def test_run_waits_only_when_it_looks(
 
 
 class Copies(TorchDispatchMode):
-    """Counts copies from here to a device of which nobody can read, where they are waited for."""
+    """Counts copies from here to a device of which nobody can read, where they are waited for.
+
+    From memory that is not pinned, which this device does not know, asynchronous ones are too.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,10 +134,40 @@ class Copies(TorchDispatchMode):
         result = function(*arguments, **options or {})
         if name in ("_to_copy", "copy_") and source.device != result.device:
             self.made += 1
-            asynchronous = (options or {}).get("non_blocking") or arguments[2:3] == (True,)
-            if not asynchronous:
+            if not called_by(send):
                 self.waited.append((name, tuple(source.shape)))
         return result
+
+
+def called_by(function: Callable[..., Any]) -> bool:
+    """Whether whoever asks this is below a call of the function."""
+    frame = sys._getframe(1)
+    while frame and frame.f_code is not function.__code__:
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None
+
+
+def test_what_is_sent_to_a_gpu_comes_from_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its new type, and asynchronously; what is on its way or on a CPU already is not copied."""
+    done: list[Any] = []
+    to = Tensor.to
+
+    def moved(tensor: Tensor, *where: Any, **how: Any) -> Tensor:
+        if torch.device("cuda") not in where:
+            return to(tensor, *where, **how)
+        done.append((tensor.dtype, *where, how))
+        return tensor
+
+    def pinned(tensor: Tensor) -> Tensor:
+        done.append("pinned")
+        return tensor
+
+    monkeypatch.setattr(Tensor, "to", moved)
+    monkeypatch.setattr(Tensor, "pin_memory", pinned)
+    send(torch.ones(2, 3, dtype=torch.float64), torch.device("cuda"), torch.float32)
+    assert done == ["pinned", (torch.float32, torch.device("cuda"), {"non_blocking": True})]
+    here = torch.ones(2, 3)
+    assert send(here, torch.device("cpu")) is here
 
 
 @pytest.mark.parametrize(
@@ -145,7 +180,7 @@ class Copies(TorchDispatchMode):
 def test_step_sends_everything_ahead(
     recipe: str, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a device without values: nothing can be read of it, and every copy is asynchronous."""
+    """On a device without values: nothing can be read of it, and every copy goes by ``send``."""
     setup = make_setup(encoding, **RECIPES[recipe] | {"ema": 0.0, "precision": "fp32"})
     setup.model.to("meta")
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -34,9 +35,11 @@ from training.augment.draws import Draws
 from training.augment.moving import draw_parts, move
 from training.batches import Batch, Batches, NoBatch, Rows
 from training.config import Augment, TrainConfig
+from training.evaluate import _pieces
 from training.listed import Listed, reads_each_step
 from training.loader import Loader
 from training.run import TRAINING_STATE
+from training.stopping import Stopped
 
 pictures = training_runs.pictures
 
@@ -359,6 +362,31 @@ def test_worker_that_cannot_be_started_is_told_with_what_to_do(
     with pytest.raises(NoBatch, match="no worker process can be started: .* memory") as raised:
         Loader(make_batches(kept, workers=2), 0, 5, CPU)
     assert raised.value.settings == ("workers=1", "workers=0")
+
+
+def stopped() -> None:
+    raise Stopped(signal.SIGTERM)
+
+
+def test_signal_that_workers_got_too_is_no_failure_of_theirs(
+    kept: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While they are measured from, and while they start."""
+    before = active_children()
+    rows = Rows(Listed(kept, "val", Wanted(IMAGES, (8, 9))), 1).in_steps(1)
+    pieces = _pieces(rows, 1, CPU, stopped)
+    next(pieces)
+    (worker,) = [one for one in active_children() if one not in before]
+    worker.terminate()
+    with pytest.raises(Stopped, match="SIGTERM"):
+        list(pieces)
+
+    def end(*modules: str) -> None:
+        raise EOFError
+
+    monkeypatch.setattr("training.loader.start_server", end)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        Loader(make_batches(kept, workers=2), 0, 5, CPU, stopped)
 
 
 def test_memory_that_runs_out_in_a_worker_is_told_with_what_to_do(

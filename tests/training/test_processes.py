@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed import HashStore
 
 from benchmarks.kill_training import is_readable, lines_of, outcome
+from media.spec import SpecError
 from models.checkpoint import read_description
 from tests.helpers import training_runs
 from tests.helpers.effort import alone
@@ -30,7 +32,7 @@ from tests.helpers.training_runs import (
 )
 from training.__main__ import main
 from training.batches import NoBatch
-from training.processes import Processes
+from training.processes import WORD, Ended, Processes, Several
 from training.shared_stop import PASSED_ON, SharedStop
 from training.stopping import Stopped
 
@@ -200,6 +202,28 @@ def test_stopped_together_a_run_goes_on_with_any_number_of_processes(
             assert loss == pytest.approx(single[step], rel=1e-5), step
 
 
+def test_signal_while_workers_start_stops_all(pictures: Path, tmp_path: Path) -> None:
+    """Their server has got it too, which is no failure to start them."""
+    settings = ("augment.crop_from=picture", "workers=1", "batch=6")
+    arguments = [*command(pictures, tmp_path / "run", *settings), "--no-report"]
+    statuses, said = run(tmp_path, 2, arguments, end_server)
+    assert statuses == [143, 143], said
+    assert said.count("stopped by SIGTERM") == 1
+    assert read_description(tmp_path / "run/last").notes["step"] == 0
+
+
+def end_server(rank: int) -> None:
+    """At rank 1, with the process itself."""
+    import training.loader  # noqa: PLC0415 - in the process that it is for
+
+    def end(*_: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise EOFError
+
+    if rank == 1:
+        setattr(training.loader, "start_server", end)  # noqa: B010
+
+
 def test_report_is_measured_together(pictures: Path, tmp_path: Path) -> None:
     """Its figures, and those of an epoch, are those that one process finds in that checkpoint."""
     arguments = command(pictures, tmp_path / "run", "epochs=1")
@@ -344,6 +368,75 @@ def test_processes_that_disagree_end_with_what_they_disagree_about(
     assert "items of train: 42 in 0; 39 in 1" in group.said()
     assert not (tmp_path / "run").exists()
 
+
+@dataclasses.dataclass(frozen=True)
+class OtherDevice:
+    """At rank 1 something else comes of looking for the device."""
+
+    found: Callable[..., torch.device]
+
+    def __call__(self, rank: int) -> None:
+        import training.loop  # noqa: PLC0415 - in the process that it is for
+
+        if rank == 1:
+            setattr(training.loop, "pick_device", self.found)  # noqa: B010
+
+
+def refuse(*_: Any) -> torch.device:
+    raise SpecError("device is cuda and torch sees no GPU")
+
+
+def find_other(*_: Any) -> torch.device:
+    return torch.device("meta")
+
+
+def be_killed(*_: Any) -> torch.device:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "message"),
+    [
+        (refuse, 2, "with its rank: device is cuda and torch sees no GPU (in 1)"),
+        (find_other, 2, "got cpu in 0; meta in 1: set device=cpu"),
+        (be_killed, 1, "ended without a word"),
+    ],
+)
+def test_process_without_the_device_of_the_others_ends_all(
+    pictures: Path, tmp_path: Path, found: Any, status: int, message: str
+) -> None:
+    """Before anybody waits for it, and by name where it could say so."""
+    arguments = [*command(pictures, tmp_path / "run"), "--no-report"]
+    group = start(tmp_path, 2, lambda rank: arguments, OtherDevice(found))
+    for process in group.processes:
+        process.join(60)  # they would wait for ten minutes
+    assert group.processes[0].exitcode == status, group.said()
+    assert group.processes[1].exitcode in (status, -signal.SIGKILL)
+    assert group.said().count("error:") == 1
+    assert message in group.said()
+
+
+def test_what_fails_here_is_not_laid_on_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL's own words, with what to do; memory that ran out; and what came of an exchange."""
+    processes = Several(0, 2, 0, 2, HashStore())
+    full = "Error while creating shared memory segment /dev/shm/nccl-1: No space left on device"
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError(f"NCCL error\n{full}\nException raised from nowhere")
+
+    monkeypatch.setattr("training.processes._set_pg_timeout", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda *_: None)
+    monkeypatch.setattr("torch.distributed.new_group", fail)
+    with pytest.raises(ConnectionError, match=f"NCCL error {full}; expected more room in /dev/shm"):
+        processes.begin(torch.device("cuda", 0), 1)
+    with pytest.raises(Ended, match="it was: connection reset by peer"), processes._heard():
+        raise RuntimeError("connection reset by peer")
+    with pytest.raises(RuntimeError, match="^CUDA out of memory"), processes._heard():
+        raise RuntimeError("CUDA out of memory")
+    processes.store.set(WORD, json.dumps({"rank": 1, "what": "error: full", "status": 2}))
+    with pytest.raises(Ended, match="process 1 of 2 ended: error: full"):
+        processes.begin(torch.device("cuda", 0), 1)
 
 
 def test_what_the_writer_finds_beside_the_steps_ends_all(tmp_path: Path) -> None:

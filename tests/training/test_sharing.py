@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 from benchmarks.kill_training import lines_of, outcome
 from media.index import Wanted, open_dataset
 from media.spec import InputSpec, SpecError
+from tests.conftest import ROOT
 from tests.helpers import training_runs
 from tests.helpers.training_runs import Chatter, check_refused, command
 from training.__main__ import main
@@ -22,9 +26,10 @@ from training.checks import check_processes
 from training.config import Augment
 from training.listed import Listed
 from training.memory import smaller_passes
+from training.own_folder import own_folder
 from training.presets import PRESETS
 from training.processes import ALONE, BUCKET, Processes, buckets
-from training.shared_run import agree, versions
+from training.shared_run import SharedRun, agree, versions
 
 pictures = training_runs.pictures
 
@@ -176,3 +181,42 @@ def test_launcher_that_says_too_little_is_told(
     check_refused(command(pictures, tmp_path / "run"), capsys, "WORLD_SIZE is 2: expected RANK, ")
     check_refused(["split", "data"], capsys, "training split runs as one process")
     assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_a_process_that_was_killed_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no folder of one that lives, which removes its own."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    killed = "import os; from training.own_folder import own_folder; it = own_folder(); os._exit(9)"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", killed], cwd=ROOT, env=environment, check=False)
+    (left,) = tmp_path.iterdir()
+    (left / "index").mkdir()
+    first = own_folder()
+    assert [*tmp_path.iterdir()] == [Path(first.name)] != [left]
+    second = own_folder()
+    assert {*tmp_path.iterdir()} == {Path(first.name), Path(second.name)}
+    first.cleanup()
+    second.cleanup()
+    assert not [*tmp_path.iterdir()]
+
+
+class SecondMachine(Processes):
+    """Its leader, which hears of a folder that is nowhere here from the writer."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return ["/elsewhere", value]
+
+
+def test_leader_of_another_machine_keeps_an_index_of_its_own(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it ends, and not in the run's folder, which it may not reach."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dataset, run = open_dataset(pictures), SharedRun(tmp_path / "run", SecondMachine(1, 2))
+    kept = run.keep_index(dataset)
+    (folder,) = tmp_path.iterdir()
+    assert kept.folder == folder / "index"
+    assert [*kept.columns.ids] == [*dataset.columns.ids]
+    run._index.cleanup()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.host_synchronisations import make_setup
 from benchmarks.kill_training import outcome
@@ -22,7 +23,7 @@ from tests.helpers import training_runs
 from tests.helpers.training_runs import Chatter, before, check_refused, command
 from tests.training.test_not_finite import STEP, break_pixels, watch
 from training.__main__ import main
-from training.optim import LossScale, learning_rate, make_average
+from training.optim import Average, LossScale, learning_rate, make_average
 from training.settings import override
 from training.step import NotFinite, Setup, Taken, check, train_step
 
@@ -119,6 +120,42 @@ def test_average_is_that_of_torch() -> None:
         theirs.update_parameters(model)
         pairs = zip(mine.module.parameters(), theirs.module.parameters(), strict=True)
         assert all(torch.equal(*pair) for pair in pairs)
+
+
+class Calls(TorchDispatchMode):
+    """Names of the operations that get lists of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        if str(function).startswith("aten._foreach"):
+            self.names.append(str(function))
+        return function(*arguments, **options or {})
+
+
+def test_average_on_a_gpu_is_that_of_a_cpu() -> None:
+    """By operations that take all parameters at once, with one weight for them; to rounding."""
+    model = make_setup().model
+    averages = [Average(model, 0.4) for _ in range(2)]
+    averages[1].fused = True
+    for step in range(9):
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter))
+        skipped = torch.tensor(float(step == 5))
+        before = [one.clone() for one in averages[1].module.parameters()]
+        for average in averages:
+            with Calls() as calls:
+                average.update_parameters(model, skipped)
+        names = [f"aten._foreach_{name}" for name in ("sub.List", "mul_.Tensor", "add_.List")]
+        assert calls.names == names
+        lists = [[*average.module.parameters()] for average in averages]
+        for here, there, old in zip(*lists, before, strict=True):
+            torch.testing.assert_close(here, there, rtol=1e-5, atol=1e-6)
+            assert not old.numel() or torch.equal(there, old) == (step == 5)
 
 
 def test_step_is_named_at_the_next_look(

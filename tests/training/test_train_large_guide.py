@@ -86,7 +86,8 @@ def test_several_processes_begin_again_after_one_was_killed(folder: Path) -> Non
     os.kill(below(launcher.pid)[1], signal.SIGKILL)
     _, told = launcher.communicate(timeout=200)
     assert launcher.returncode == 0, told
-    assert told.count("another process of the run ended without a word") <= 1
+    # what the other one says of it, torchrun may cut off with its own signal
+    assert told.count("failed (exitcode: -9) local_rank: 1") == 1
     assert [line["epoch"] for line in lines_of(folder / "runs/eight")] == [1, 2]
 
 
