@@ -77,16 +77,21 @@ def start(count: int, batch: int) -> list[Connection]:
     pipes = []
     for rank in range(count):
         here, there = context.Pipe()
-        told = {
-            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port,
-            "TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0,
-        }  # fmt: skip
-        environment = {name: str(value) for name, value in told.items()}
+        environment = launched(rank, count, store)
         context.Process(target=serve, args=(there, environment, batch), daemon=True).start()
         there.close()
         pipes.append(here)
     return pipes
+
+
+def launched(rank: int, count: int, store: TCPStore) -> dict[str, str]:
+    """What torchrun would tell one of ``count`` processes on this machine."""
+    told = {
+        "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port,
+        "TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0,
+    }  # fmt: skip
+    return {name: str(value) for name, value in told.items()}
 
 
 stores: list[TCPStore] = []  # in which processes find each other, as in torchrun's

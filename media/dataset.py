@@ -19,6 +19,7 @@ import numpy as np
 from media import Media, MediaError, read
 from media.cache import Add, cache_key, cached
 from media.contents import DIGEST_BYTES, Contents, Hashes, contents_of, read_pieces
+from media.errors import reason_of
 from media.index.dataset import Dataset
 from media.limits import TRAINER
 from media.sources import Item, Source, SourceError
@@ -233,7 +234,7 @@ def _decode_piece(
 
 def _decode_one(medium: Media | OSError, decode: Callable[[Media], np.ndarray]) -> Result:
     if isinstance(medium, OSError):
-        return medium.strerror or type(medium).__name__
+        return reason_of(medium)
     try:
         return decode(medium)
     except MediaError as error:

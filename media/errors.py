@@ -17,3 +17,8 @@ class BrokenMedia(MediaError):
 
 class MediaTooLarge(MediaError):
     """Decoding would exceed a limit; decided from the header, before pixels are allocated."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why an item cannot be read; of an error of the system no path."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from media.contents import Contents, contents_of
-from media.errors import MediaError
+from media.errors import MediaError, reason_of
 from media.index.dataset import Dataset, Wanted
 from media.limits import memory_bytes
 from media.sources import SourceError
@@ -90,13 +90,13 @@ class Views:
             return self.dataset.read(place, self.wanted)
         except (MediaError, OSError) as error:
             id_ = self.dataset.columns.ids[place]
-            raise SourceError(f"{id_!r} cannot be read: {_reason(error)}") from error
+            raise SourceError(f"{id_!r} cannot be read: {reason_of(error)}") from error
 
     def _problem(self, place: int) -> str:
         try:
             self.dataset.read(place, self.wanted)
         except (MediaError, OSError) as error:
-            return _reason(error)
+            return reason_of(error)
         return ""
 
     @contextlib.contextmanager
@@ -170,7 +170,3 @@ def list_split(
         contents.digests[own],
         tuple((ids[item], reason) for item, reason in problems.items()),
     )
-
-
-def _reason(error: MediaError | OSError) -> str:
-    return getattr(error, "strerror", None) or str(error)

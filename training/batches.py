@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from media import MediaError, Part
+from media.errors import reason_of
 from media.index import Changed
 from training.augment.draws import Draws
 from training.augment.moving import draw_parts, draw_views, move
@@ -192,11 +193,6 @@ def named(
         raise NoBatch(
             f"{id_!r} cannot be read: {reason_of(error)}", [f"skip={id_}"] * skip
         ) from error
-
-
-def reason_of(error: BaseException) -> str:
-    """Why an item cannot be read."""
-    return getattr(error, "strerror", None) or str(error)
 
 
 def given(read: Callable[[], Batch], name: str, workers: int) -> Batch | NoBatch:

@@ -13,8 +13,7 @@ from media import Part, read_part
 from media.index import Dataset, Wanted
 from media.limits import TRAINER
 from media.sources.texts import Texts
-from media.unread import SHARE, decoded_bytes
-from training import memory
+from media.unread import fits
 from training.config import TrainConfig
 
 
@@ -106,9 +105,4 @@ def is_too_large(config: TrainConfig, items: int, wanted: Wanted) -> bool:
     """Whether decoded items would leave too little memory, and nothing asks for them anyway."""
     if config.read == "once" or config.cache or config.skip_unreadable:
         return False
-    return exceeds(items, wanted)
-
-
-def exceeds(items: int, wanted: Wanted) -> bool:
-    """Whether decoded items would leave too little memory."""
-    return decoded_bytes(wanted) * items > SHARE * memory.whole()
+    return not fits(items, wanted)

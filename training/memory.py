@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from media.limits import memory_bytes
 from training.config import TrainConfig
 
 #: How torch, its libraries and Python say it where they raise a plain RuntimeError.
@@ -69,8 +68,3 @@ def smaller_decoding(config: TrainConfig) -> list[str]:
     """What makes decoding need less; a cache is mapped and need not fit into memory."""
     settings = [] if config.cache else ["cache=.cache"]
     return settings + ["workers=1"] * (config.workers > 1)
-
-
-def whole() -> int:
-    """Bytes of memory that this machine has, or that its container may use."""
-    return memory_bytes()

@@ -720,12 +720,12 @@ def test_one_worker_is_kept_where_batch_work_may_come_beside_images() -> None:
 
     async def story(pool: DecodePool) -> None:
         assert sorted(one.place.small_only for one in pool.staff.ready) == [False, True]
-        batch = pool.prepare(asked(seconds=60), b"r", kind=BATCH)
         kept = next(one for one in pool.staff.ready if one.place.small_only)
-        working = asyncio.create_task(batch)
+        batch = [pool.prepare(asked(seconds=60), b"w", kind=BATCH) for _ in range(2)]
+        working = [asyncio.create_task(one) for one in batch]
         await asyncio.sleep(0)
-        assert not kept.tasks
-        assert (await working).grid == "2x3"
+        assert not kept.tasks  # one works and one waits
+        assert [(await one).grid for one in working] == ["2x3", "2x3"]
 
     run(story, workers=2, script=OBEDIENT, has_batch=True)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore
 
+from benchmarks.processes import launched
 from tests.helpers.forks import killable
 from training.__main__ import main
 
@@ -58,12 +59,7 @@ def start(
     logs = [folder / f"rank-{rank}.txt" for rank in range(count)]
     processes: list[BaseProcess] = []
     for rank, log in enumerate(logs):
-        told = {
-            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port,
-            "TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0,
-        }  # fmt: skip
-        environment = {name: str(value) for name, value in told.items()}
+        environment = launched(rank, count, store)
         process = killable().Process(
             target=_take_part, args=(list(arguments(rank)), environment, log, rank, act)
         )

@@ -223,7 +223,7 @@ def test_split_that_does_not_fit_is_read_in_each_step(monkeypatch: pytest.Monkey
     """By itself, above half of the memory; not where all items are to be decoded anyway."""
     how = Wanted(IMAGES, (8, 9))
     assert decoded_bytes(how) == 8 * 9 * 3
-    monkeypatch.setattr("training.memory.whole", lambda: 100 * 8 * 9 * 3)
+    monkeypatch.setattr("media.unread.memory_bytes", lambda: 100 * 8 * 9 * 3)
 
     def each_step(items: int, **changes: Any) -> bool:
         return reads_each_step(TrainConfig("data", MODEL, IMAGES, **changes), items, how)
@@ -260,7 +260,7 @@ def test_split_is_measured_alike_whether_it_was_decoded_or_is_read(
     """Where nothing fits into memory, items are read in steps and in measuring, to the same end."""
     runs = [tmp_path / "once", tmp_path / "read"]
     for run, memory in zip(runs, (2**40, 1), strict=True):
-        monkeypatch.setattr("training.memory.whole", lambda memory=memory: memory)
+        monkeypatch.setattr("media.unread.memory_bytes", lambda memory=memory: memory)
         assert main([*command(pictures, run, "workers=2", "epochs=1"), "--no-report"]) == 0
     assert lines_of(runs[0]) == lines_of(runs[1])
     assert [(run / "index").exists() for run in runs] == [False, True]

@@ -526,7 +526,7 @@ def test_split_that_does_not_fit_is_decoded_where_it_is_measured(
     """A batch at a time, each process its own items, to the same answers and pictures."""
     taken: list[int] = []
     take = Views.__getitem__
-    monkeypatch.setattr("training.memory.whole", lambda: 1)
+    monkeypatch.setattr("media.unread.memory_bytes", lambda: 1)
     monkeypatch.setattr("training.report.held_out.prepare_split", None)
     monkeypatch.setattr("training.report.held_out.PIECE", 10)
     monkeypatch.setattr(Views, "__getitem__", lambda one, rows: note(take(one, rows)))
@@ -550,21 +550,6 @@ def test_split_that_does_not_fit_is_decoded_where_it_is_measured(
     assert np.array_equal(half["test"].logits[18:], whole["logits"][18:])
 
 
-def test_unreadable_item_of_a_split_that_does_not_fit(
-    tmp_path: Path, capsys: Chatter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As of one that does: named, or left out where that is asked for."""
-    monkeypatch.setattr("training.memory.whole", lambda: 1)
-    csv = make_data(tmp_path / "set")
-    (csv.parent / "test5.png").write_bytes(b"no picture")
-    root = make_run(tmp_path / "run", csv)
-    check_refused([str(root)], capsys, "'test5.png' cannot be read: ")
-    check_nothing_written(root)
-    assert main([str(root), "--skip-unreadable"]) == 0
-    part = json_of(root)["splits"]["test"]
-    assert (part["items"], part["skipped"]) == (35, ["test5.png"])
-
-
 def test_folder_in_the_place_of_the_link_is_kept(fresh: Path, capsys: Chatter) -> None:
     """Somebody's own folder of that name is not removed."""
     (fresh / "report").mkdir()
@@ -573,12 +558,23 @@ def test_folder_in_the_place_of_the_link_is_kept(fresh: Path, capsys: Chatter) -
     assert (fresh / "report" / "mine.txt").read_text() == "mine"
 
 
-def test_unreadable_test_item(tmp_path: Path, capsys: Chatter) -> None:
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        (2**40, "1 of 36 items in split 'test' cannot be read: test5.png"),
+        (1, "'test5.png' cannot be read: "),
+    ],
+    ids=["fits", "too large"],
+)
+def test_unreadable_test_item(
+    memory: int, message: str, tmp_path: Path, capsys: Chatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It stops the report by name, unless asked to leave it out; then the report names it."""
+    monkeypatch.setattr("media.unread.memory_bytes", lambda: memory)
     csv = make_data(tmp_path / "set")
     (csv.parent / "test5.png").write_bytes(b"no picture")
     root = make_run(tmp_path / "run", csv)
-    check_refused([str(root)], capsys, "1 of 36 items in split 'test' cannot be read: test5.png")
+    check_refused([str(root)], capsys, message)
     check_nothing_written(root)
     assert main([str(root), "--skip-unreadable"]) == 0
     part = json_of(root)["splits"]["test"]

@@ -17,12 +17,11 @@ from media.duplicates import Duplicates, find_duplicates, let_through
 from media.index import Dataset, Wanted, open_dataset
 from media.sources import SourceError
 from media.sources.shards import find_shards
-from media.unread import Unread, list_split
+from media.unread import Unread, fits, list_split
 from models.checkpoint import Description
 from models.vit import Encoded, VisionTransformer
 from training.data import Bars, check_labels, read_contents, rule_of
 from training.evaluate import encode_for, logits_of, rows_of
-from training.listed import exceeds
 from training.memory import told
 from training.processes import ALONE, Processes
 from training.report.predictions import Predictions
@@ -120,7 +119,7 @@ def _predict_split(
     workers = max(1, config.get("workers", 1))
     skip = skip_unreadable or config.get("skip_unreadable", False)
     how = Wanted(description.input, grid.pixels(patch))
-    large = exceeds(len(places) * processes.local_size, how)
+    large = not fits(len(places) * processes.local_size, how)
     decoded_anyway = cache or config.get("read") == "once"  # as validation is
     prepared: Prepared | Unread
     if processes.highest(large and not decoded_anyway):
