@@ -41,10 +41,10 @@ SERVE := .venv/serve-$(EXTRA)/bin/python
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TORCH := $(shell sed -n 's/^torch==[^ ]*/&/p' constraints.txt)
 
-extras.serve-cpu := serve,cpu
-extras.serve-gpu := serve,gpu
-extras.serve-test := serve,cpu,dev
-extras.train := serve,cpu,train,export,dev
+extras.serve-cpu := serve,otel,cpu
+extras.serve-gpu := serve,otel,gpu
+extras.serve-test := serve,otel,cpu,dev
+extras.train := serve,otel,cpu,train,export,dev
 
 # What must not be there after the install, whatever asked for it.
 absent.serve-cpu := torch onnx onnxruntime-gpu
