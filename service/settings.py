@@ -25,6 +25,7 @@ MIB, GIB = 2**20, 2**30
 #: several small ones.
 FORM_MIB = 1.0
 GPU = re.compile("cuda:(0|[1-9][0-9]?)")
+HTTP_URL = re.compile(r"https?://[^/\s?#@]+(/[^\s?#]*)?")
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\sA-Z?#@]+")
 
 
@@ -270,6 +271,18 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least important message that is logged"
     )
+    otel_endpoint: str = Field(
+        "",
+        description="URL that takes OpenTelemetry's spans (OTLP over HTTP), like "
+        "http://127.0.0.1:4318/v1/traces; needs the extra otel. Without it nothing is traced",
+    )
+    otel_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of requests without a traceparent whose traces begin here; of the "
+        "others that header says whether they are told",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -298,6 +311,13 @@ class Settings(BaseSettings):
         several = all(GPU.fullmatch(one) for one in names) and len(set(names)) == len(names)
         if value not in ("auto", "cpu", "cuda") and not several:
             raise ValueError("expected auto, cpu, cuda, or cuda:N once for each GPU, with commas")
+        return value
+
+    @field_validator("otel_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str) -> str:
+        if value and not HTTP_URL.fullmatch(value):
+            raise ValueError("expected a URL like http://127.0.0.1:4318/v1/traces")
         return value
 
     @field_validator("cors_origins")

@@ -323,7 +323,10 @@ class DeviceStation:
                 share = outcome.cost / len(run.entries)
                 features = row.embedding if entry.embed else None
                 entry.future.set_result(
-                    Row(row.logits, waited, outcome.seconds, share, embedding=features)
+                    Row(
+                        row.logits, waited, outcome.seconds, share, embedding=features,
+                        batch_rows=len(run.entries), device=run.queue.session.device,
+                    )  # fmt: skip
                 )
         if all(isinstance(row, Exception) for row in outcome.rows):
             self._doubt(run.queue)
