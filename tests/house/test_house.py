@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 PROMISED = ("serve", "test", "lint", "bench")
-EXTRAS = {"serve", "cpu", "gpu", "train", "export", "dev"}
+EXTRAS = {"serve", "cpu", "gpu", "train", "export", "scale", "dev"}
 
 
 def _normal(name: str) -> str:
@@ -84,7 +84,7 @@ def test_extras_keep_the_environments_apart(project: dict[str, Any]) -> None:
         for name, lines in project["project"]["optional-dependencies"].items()
     }
     assert set(extras) == EXTRAS
-    for name in ("serve", "cpu", "gpu", "dev"):
+    for name in ("serve", "cpu", "gpu", "scale", "dev"):
         assert not extras[name] & {"torch", "onnx", "onnxscript", "safetensors"}
     for runtime, home in (("onnxruntime", "cpu"), ("onnxruntime-gpu", "gpu")):
         assert [name for name in extras if runtime in extras[name]] == [home]
