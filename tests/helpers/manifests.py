@@ -74,3 +74,9 @@ def environment(container: Manifest) -> dict[str, str]:
     named = [(one["name"], one["value"]) for one in container["env"]]
     assert len(named) == len(dict(named))
     return dict(named)
+
+
+def metrics_of_pods() -> list[Manifest]:
+    """What the autoscaler asks of pods, by the adapter."""
+    metrics = only("HorizontalPodAutoscaler", "overlays/cpu")["spec"]["metrics"]
+    return [one["pods"] for one in metrics if one["type"] == "Pods"]

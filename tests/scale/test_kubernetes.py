@@ -24,6 +24,7 @@ from tests.helpers.manifests import (
     Manifest,
     container,
     environment,
+    metrics_of_pods,
     only,
     pod,
     read,
@@ -231,10 +232,7 @@ def quantity(value: str) -> float:
 
 def test_the_adapter_provides_what_the_autoscaler_asks_for() -> None:
     """A metric under another name would leave as many servers as there are."""
-    asked = [
-        one["pods"]["metric"]["name"]
-        for one in only("HorizontalPodAutoscaler", "overlays/cpu")["spec"]["metrics"]
-    ]
+    asked = [one["metric"]["name"] for one in metrics_of_pods()]
     provided = read("components/queue-seconds/adapter.yaml")["rules"]["custom"]
     assert asked == [one["name"]["as"] for one in provided] == ["liere_queue_seconds",
                                                                "liere_lanes_busy"]  # fmt: skip
@@ -246,7 +244,7 @@ def test_queries_ask_for_series_that_the_service_has() -> None:
     rows = read("components/queue-seconds/adapter.yaml")["rules"]["custom"]
     asked = [one[key] for one in rows for key in ("seriesQuery", "metricsQuery")]
     triggers = only("ScaledObject", "overlays/keda")["spec"]["triggers"]
-    asked += [one["metadata"]["query"] for one in triggers]
+    asked += [one["metadata"]["query"] for one in triggers if one["type"] == "prometheus"]
     series = set(re.findall(r"liere_\w+(?=\{)", " ".join(asked)))
     assert series <= known
     assert "liere_predicted_wait_seconds" in series
@@ -260,12 +258,16 @@ def test_keda_does_what_the_autoscaler_does() -> None:
     assert keda["maxReplicaCount"] == scaler["maxReplicas"]
     behavior = keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert behavior == scaler["behavior"]
-    targets = [quantity(one["pods"]["target"]["averageValue"]) for one in scaler["metrics"]]
-    assert [float(one["metadata"]["threshold"]) for one in keda["triggers"]] == targets
+    *queries, cpus = keda["triggers"]
+    targets = [quantity(one["target"]["averageValue"]) for one in metrics_of_pods()]
+    assert [float(one["metadata"]["threshold"]) for one in queries] == targets
+    (used,) = (one["resource"] for one in scaler["metrics"] if one["type"] == "Resource")
+    assert (cpus["type"], cpus["metricType"]) == (used["name"], used["target"]["type"])
+    assert int(cpus["metadata"]["value"]) == used["target"]["averageUtilization"]
     instance = pod("overlays/keda")["metadata"]["labels"]["app.kubernetes.io/instance"]
     copied = only("ServiceMonitor", "monitoring")["spec"]["targetLabels"]
     assert copied == ["app.kubernetes.io/instance"]
-    for one in keda["triggers"]:
+    for one in queries:
         assert one["metricType"] == "AverageValue"
         asked = re.findall(r"liere_\w+\{([^}]*)\}", one["metadata"]["query"])
         ours = f'job="liere",app_kubernetes_io_instance="{instance}"'
@@ -275,13 +277,8 @@ def test_keda_does_what_the_autoscaler_does() -> None:
 
 def test_servers_are_added_before_they_refuse() -> None:
     """The least --max-wait that a server gives itself is above the target."""
-    scaler = only("HorizontalPodAutoscaler", "overlays/cpu")["spec"]["metrics"]
-    (target,) = (
-        quantity(one["pods"]["target"]["averageValue"])
-        for one in scaler
-        if one["pods"]["metric"]["name"] == "liere_queue_seconds"
-    )
-    assert target < default_max_wait(0.0) / 2
+    targets = {one["metric"]["name"]: one["target"]["averageValue"] for one in metrics_of_pods()}
+    assert quantity(targets["liere_queue_seconds"]) < default_max_wait(0.0) / 2
 
 
 # --- watched ---------------------------------------------------------------------------------
