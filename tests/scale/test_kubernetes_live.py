@@ -25,7 +25,7 @@ pytestmark = alone
 KEY = "a-key-of-these-tests"
 
 
-def ours(server: dict[str, Any]) -> dict[str, str]:
+def ours(server: dict[str, Any]) -> dict[str, Any]:
     """What a container gives the server."""
     given = environment(server)
     return {name: value for name, value in given.items() if name.startswith("LIERE_")}
