@@ -14,8 +14,9 @@ from tests.conftest import ROOT
 from tests.helpers.programs import do_without, tool
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
+SCALED = ("cpu", "gpu", "keys", "keda")
+OVERLAYS = (*SCALED, "jobs")
 #: Every folder that somebody would apply.
-OVERLAYS = ("cpu", "gpu", "keys", "keda")
 APPLIED = ("base", *(f"overlays/{name}" for name in OVERLAYS), "monitoring")
 
 Manifest = dict[str, Any]

@@ -21,6 +21,7 @@ from service.settings import Settings
 from tests.helpers.manifests import (
     APPLIED,
     OVERLAYS,
+    SCALED,
     Manifest,
     container,
     environment,
@@ -99,7 +100,6 @@ def test_schemas_find_mistakes(folder: str, kind: str, path: str, value: object)
 @pytest.mark.parametrize("folder", SERVERS)
 def test_everything_is_about_the_pods_of_its_own_deployment(folder: str) -> None:
     """An empty selector would be every pod of the namespace, another overlay's its servers."""
-    name = only("Deployment", folder)["metadata"]["name"]
     labels = pod(folder)["metadata"]["labels"]
     assert set(labels) == {"app.kubernetes.io/name", "app.kubernetes.io/instance"}
     spread = pod(folder)["spec"]["topologySpreadConstraints"]
@@ -111,26 +111,43 @@ def test_everything_is_about_the_pods_of_its_own_deployment(folder: str) -> None
         *(one["labelSelector"]["matchLabels"] for one in spread),
     ]
     assert selectors == [labels] * len(selectors)
-    kind = "ScaledObject" if folder.endswith("keda") else "HorizontalPodAutoscaler"
-    target = only(kind, folder)["spec"]["scaleTargetRef"]
-    assert target == {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
 
 
-def test_servers_with_and_without_a_gpu_may_be_in_one_namespace() -> None:
-    """No name is taken twice, and no selector of the one finds pods of the other."""
-    names = [
-        {(one["kind"], one["metadata"]["name"]) for one in rendered(f"overlays/{overlay}")}
-        for overlay in ("cpu", "gpu")
-    ]
-    assert not names[0] & names[1]
-    labels = [pod(f"overlays/{overlay}")["metadata"]["labels"] for overlay in ("cpu", "gpu")]
-    assert labels[0] != labels[1]
+def test_servers_of_three_kinds_may_be_in_one_namespace() -> None:
+    """On CPUs, on GPUs, and one for jobs: no name is taken twice, no pods are found by two."""
+    folders = [f"overlays/{overlay}" for overlay in ("cpu", "gpu", "jobs")]
+    names = [(one["kind"], one["metadata"]["name"]) for at in folders for one in rendered(at)]
+    assert len(names) == len(set(names))
+    instances = [pod(at)["metadata"]["labels"]["app.kubernetes.io/instance"] for at in folders]
+    assert len(instances) == len(set(instances))
 
 
-@pytest.mark.parametrize("folder", SERVERS)
-def test_no_number_of_servers_undoes_the_autoscalers(folder: str) -> None:
+@pytest.mark.parametrize("overlay", SCALED)
+def test_only_autoscalers_say_how_many_servers_there_are(overlay: str) -> None:
     """Applying it again leaves as many as there are."""
-    assert "replicas" not in only("Deployment", folder)["spec"]
+    folder = f"overlays/{overlay}"
+    deployment = only("Deployment", folder)
+    assert "replicas" not in deployment["spec"]
+    kind = "ScaledObject" if overlay == "keda" else "HorizontalPodAutoscaler"
+    name = deployment["metadata"]["name"]
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+    assert only(kind, folder)["spec"]["scaleTargetRef"] == target
+
+
+def test_a_folder_of_jobs_has_one_server() -> None:
+    """One pod, which ends before the next one starts; its volume has room for all it may keep."""
+    spec = only("Deployment", "overlays/jobs")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    kinds = {one["kind"] for one in rendered("overlays/jobs")}
+    assert not kinds & {"HorizontalPodAutoscaler", "ScaledObject"}
+    claim = only("PersistentVolumeClaim", "overlays/jobs")
+    volumes = pod("overlays/jobs")["spec"]["volumes"]
+    (mounted,) = (one for one in volumes if "persistentVolumeClaim" in one)
+    assert mounted["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    room = int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi"))
+    assert room > Settings.model_fields["jobs_max_gib"].default
+    rights = pod("overlays/jobs")["spec"]["securityContext"]
+    assert rights["fsGroup"] == rights["runAsGroup"]  # a new volume is root's
 
 
 @pytest.mark.parametrize("folder", SERVERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ COMPOSE_ALONE = {
     "restart": "the only policy that a Deployment has",
     "memswap_limit": "swap is the kubelet's affair, and off",
 }
-#: A folder of jobs has one server, and a Deployment several.
-WITHOUT_JOBS = ("LIERE_JOBS", "/jobs")
+#: A folder of jobs has one server: of the overlays all but one are without.
+JOBS = ("LIERE_JOBS", "/jobs")
 
 
 def merged(repo_root: Path, name: str, *files: str) -> dict[str, Any]:
@@ -73,8 +74,10 @@ def image_settings(repo_root: Path) -> dict[str, str]:
     return {name.lower(): value for name, value in re.findall(r"LIERE_(\w+)=(\S+)", stage)}
 
 
-def of_compose(service: dict[str, Any], user: list[int]) -> dict[str, Any]:
-    """What both say, as compose says it."""
+def of_compose(
+    service: dict[str, Any], user: list[int], without: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """What both say, as compose says it, less some variables and mounts."""
     (port,) = (one.rsplit(":", 1)[1] for one in service["ports"])
     (scratch,) = service["tmpfs"]
     folder, size = re.findall(r"^([^:]+):size=(\w+),", scratch)[0]
@@ -87,13 +90,13 @@ def of_compose(service: dict[str, Any], user: list[int]) -> dict[str, Any]:
         "user": user,
         "port": int(port),
         "environment": {
-            name: value for name, value in given.items() if name not in WITHOUT_JOBS
+            name: value for name, value in given.items() if name not in without
         },
         "cpus": default(service["cpus"]),
         "memory": bytes_of(default(service["mem_limit"])),
         "gpus": [str(one["count"]) for one in devices.get("devices", [])],
         "scratch": (folder, bytes_of(size)),
-        "mounts": {target: mode for _, target, *mode in mounts if target not in WITHOUT_JOBS},
+        "mounts": {target: mode for _, target, *mode in mounts if target not in without},
         "read_only": service["read_only"],
         "capabilities": {"drop": service["cap_drop"]},
         "escalates": service["security_opt"] != ["no-new-privileges:true"],
@@ -133,31 +136,35 @@ def of_pod(template: Manifest) -> dict[str, Any]:
     }
 
 
-def with_bundles(overlay: str, folder: Path) -> Path:
-    """An overlay with the component that mounts bundles, as compose does."""
-    up = "/".join([".."] * (len(folder.resolve().parts) - 1)) + str(KUBERNETES)
-    (folder / "kustomization.yaml").write_text(
-        f"resources: [{up}/overlays/{overlay}]\ncomponents: [{up}/components/bundles]\n"
-    )
-    return folder
-
-
 @pytest.mark.parametrize(
-    ("overlay", "name", "files"),
+    ("overlay", "components", "name", "files"),
     [
-        ("cpu", "serve", ["docker-compose.yml"]),
-        ("keda", "serve", ["docker-compose.yml"]),
-        ("gpu", "serve-gpu", ["docker-compose.yml"]),
-        ("keys", "serve", ["docker-compose.yml", "deploy/keys.yml"]),
+        ("cpu", ["bundles"], "serve", ["docker-compose.yml"]),
+        ("keda", ["bundles"], "serve", ["docker-compose.yml"]),
+        ("jobs", ["bundles"], "serve", ["docker-compose.yml"]),
+        ("gpu", ["bundles"], "serve-gpu", ["docker-compose.yml"]),
+        ("keys", ["bundles"], "serve", ["docker-compose.yml", "deploy/keys.yml"]),
+        ("gpu", ["bundles", "keys"], "serve-gpu", ["docker-compose.yml", "deploy/keys.yml"]),
+        ("jobs", ["bundles", "keys"], "serve", ["docker-compose.yml", "deploy/keys.yml"]),
     ],
 )
 def test_compose_and_kubernetes_agree(
-    repo_root: Path, tmp_path: Path, overlay: str, name: str, files: list[str]
-) -> None:
+    repo_root: Path, tmp_path: Path, overlay: str, components: list[str], name: str,
+    files: list[str],
+) -> None:  # fmt: skip
     """Every value that stands in both is one value: image, limits, user, settings, mounts."""
     service = merged(repo_root, name, *files)
-    theirs = of_compose(service, image_user(repo_root))
-    assert of_pod(pod(with_bundles(overlay, tmp_path))) == theirs
+    theirs = of_compose(service, image_user(repo_root), () if overlay == "jobs" else JOBS)
+    assert of_pod(pod(site(tmp_path, overlay, components))) == theirs
+
+
+def site(folder: Path, overlay: str, components: list[str]) -> Path:
+    """A folder that adds components to an overlay; kustomize wants relative addresses."""
+    here = os.path.relpath(KUBERNETES, folder.resolve())
+    added = [f"{here}/components/{name}" for name in components]
+    layout = {"resources": [f"{here}/overlays/{overlay}"], "components": added}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(layout))
+    return folder
 
 
 @pytest.mark.parametrize("name", ["serve", "serve-gpu"])
