@@ -67,7 +67,7 @@ def adopt(model: VisionTransformer, config: TrainConfig, labels: tuple[str, ...]
     }
     with torch.no_grad():
         model.load_state_dict(state, strict=False)
-    model.encoding.adopt(trained.encoding.to(model.head.weight.device))
+    model.encoding.adopt(trained.encoding.to(model.device))
     return origin(description) | {"head": "kept" if keep else "new"}
 
 

@@ -135,7 +135,7 @@ def test_short_names_say_the_whole_spec(text: str, encoding: EncodingSpec) -> No
     [
         ("rope", "unknown encoding 'rope'; known: absolute, .*liere"),
         ("", "unknown encoding ''"),
-        ("absolute_8", "absolute takes .* of per_layer, per_head; got 'block=8'"),
+        ("absolute_8", "absolute takes .* of per_layer, per_head, resize; got 'block=8'"),
         ("liere_8:block=4", "each key once.*got 'block=4'"),
         ("liere:bas=3", "of per_layer, per_head, block, position_rule; got 'bas=3'"),
         ("liere:", "key=value.*got ''"),
