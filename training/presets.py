@@ -140,7 +140,7 @@ def finetune_images(data: str) -> TrainConfig:
     was fine-tuned here: its accuracy is not known. ``linear-probe`` takes seconds and tells first
     what there is to win.
     """
-    config = images(data)
+    config = dataclasses.replace(images(data), init_from="RUN")  # until --init-from names it
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, drop_path=0.1),

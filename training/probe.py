@@ -69,7 +69,7 @@ KEPT = ".features"
 #: Penalties of an item, times half the squared length of the head's weights: the strongest first.
 PENALTIES = tuple(10.0**power for power in np.linspace(0, -4.5, 10))
 #: Steps of one fit at most, and the length of its gradient at which it ends.
-STEPS, TOLERANCE = 200, 1e-4
+STEPS, TOLERANCE = 200, 1e-5
 #: Neighbours that are tried; how much nearer ones count more.
 NEIGHBOURS, TEMPERATURE = (1, 5, 10, 20, 50), 0.07
 
