@@ -125,8 +125,12 @@ def evaluate(
         )
         own = logits_of(model, pixels, batch, stop.check)
     views = processes.gather_rows(own)  # [N * V, classes]
-    logits = torch.from_numpy(prepared.of_items(views.numpy()))  # [N, classes]
-    targets = torch.from_numpy(prepared.labels)
+    return measured(prepared.of_items(views.numpy()), prepared.labels)
+
+
+def measured(answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """What ``evaluate`` returns, of logits [N, classes] and labels [N]."""
+    logits, targets = torch.from_numpy(answers), torch.from_numpy(labels)
     right = (logits.argmax(1) == targets).double()
     per_class = [right[targets == label].mean() for label in targets.unique()]
     return {

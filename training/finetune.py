@@ -47,6 +47,18 @@ def recipe_for(config: TrainConfig, path: Path) -> TrainConfig:
     return dataclasses.replace(config, model=model, input=description.input, init_from=str(path))
 
 
+def at_size(config: TrainConfig, pixels: int) -> TrainConfig:
+    """The recipe at so many pixels an axis; SpecError where the patch does not divide them."""
+    patch = config.model.patch
+    if any(pixels % side for side in patch):
+        raise SpecError(
+            f"the preset is for {pixels} pixels: expected a patch that divides them, got "
+            f"{list(patch)}; the preset finetune keeps the size of the checkpoint"
+        )
+    grid = tuple(pixels // side for side in patch)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, grid=grid))
+
+
 def adopt(model: VisionTransformer, config: TrainConfig, labels: tuple[str, ...]) -> dict[str, Any]:
     """Take over the weights of ``config.init_from``; returns where they came from.
 

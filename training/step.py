@@ -26,7 +26,7 @@ from training.batches import Batch, Batches
 from training.config import TrainConfig
 from training.identity import Pending
 from training.listed import Listed
-from training.optim import set_rate, step_unless
+from training.optim import freeze, set_rate, step_unless
 from training.processes import ALONE, Processes
 from training.run import State
 from training.stopping import Stop
@@ -69,6 +69,12 @@ class Setup:
     @property
     def model(self) -> VisionTransformer:
         return self.state.model
+
+    def frozen(self, step: int) -> int:
+        """How many layers, from the first on, stay as they are in a step, as ``freeze`` has it."""
+        config = self.config
+        first = config.head_first * (len(self.training.ids) // config.batch)  # steps
+        return config.model.depth if step < first else config.freeze
 
     @property
     def log_every(self) -> int:
@@ -115,8 +121,11 @@ def train_step(
     config, model, state, processes = setup.config, setup.model, setup.state, setup.processes
     with stop.together() if stop else contextlib.nullcontext():
         inputs, targets = make_batch(setup, samples, step)
+    frozen = setup.frozen(step)
+    if config.head_first:
+        freeze(model, frozen)
     model.train()
-    for layer in model.layers[: config.freeze]:
+    for layer in model.layers[:frozen]:
         layer.eval()  # as they are: neither dropout nor drop_path
     state.optimiser.zero_grad(set_to_none=True)
     device = model.device

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
 from tests.helpers import training_runs
 from tests.helpers.effort import effort
-from tests.helpers.training_runs import Chatter, check_refused, command
+from tests.helpers.training_runs import COLOURS, Chatter, check_refused, command, make_data
+from tests.helpers.training_runs import before as before_call
 from training.__main__ import main
 from training.config import TrainConfig
 from training.data import class_weights
-from training.finetune import adopt, recipe_for
-from training.loop import set_up
+from training.finetune import adopt, at_size, recipe_for
+from training.loop import Fit, set_up
 from training.optim import freeze, make_average, make_optimiser, set_rate, stage
-from training.presets import PRESETS
+from training.presets import FROM_CHECKPOINT, PRESETS
 from training.progress import Progress
 from training.run import Run
 from training.settings import override
@@ -287,6 +289,51 @@ def test_fine_tuning_road(pictures: Path, finished: Path, tmp_path: Path, capsys
         assert torch.equal(tensor, before[name]) == (stage(name, old.spec.depth) <= 1), name
 
 
+def test_head_learns_alone_first(pictures: Path, finished: Path, tmp_path: Path) -> None:
+    """For whole epochs nothing before it moves; then all do, also where the run goes on there."""
+    settings = ("head_first=1", "epochs=2", "model.grid=[3,4]", "ema=0.5", "head=new")
+    out, again = tmp_path / "tuned", tmp_path / "again"
+    first = command(pictures, out, *settings, init_from=finished)
+    old, _ = load_checkpoint(finished / "best")
+    before, moved = old.state_dict(), {}
+
+    def look(fit: Fit) -> None:
+        state = fit.setup.state.model.state_dict()
+        moved[fit.notes["step"]] = {n for n, t in state.items() if not torch.equal(t, before[n])}
+
+    with pytest.MonkeyPatch.context() as patched:
+        for call in (1, 2):
+            patched.setattr(*before_call("training.loop.Fit._end_epoch", call, look))
+        assert main(first) == 0
+    head = {name for name in before if stage(name, old.spec.depth) > old.spec.depth}
+    assert moved == {5: head, 10: {name for name in before if before[name].numel()}}
+    stopping = before_call("training.loop.train_step", 5, lambda *_: signal.raise_signal(15))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(*stopping)
+        assert main(command(pictures, again, *settings, init_from=finished)) == 143
+    assert main(command(pictures, again, *settings, init_from=finished, resume=True)) == 0
+    states = [load_checkpoint(run / "last")[0].state_dict() for run in (out, again)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_preset_for_photos_takes_any_patch_that_divides_their_size(tmp_path: Path) -> None:
+    """At 224 pixels, whatever the checkpoint was trained at; another patch is told what to do."""
+    data = make_data(tmp_path / "data", COLOURS, train=3)
+    for patch in ((56, 112), (2, 3)):
+        spec = dataclasses.replace(SPEC, patch=patch)
+        make_checkpoint(tmp_path / f"patch-{patch[0]}", spec)
+    arguments = ["finetune-images", "--data", str(data), "--out", str(tmp_path / "run")]
+    small = ("epochs=2", "batch=4", "workers=0", "precision=fp32")
+    arguments += [word for one in small for word in ("--set", one)]
+    with pytest.raises(SpecError, match=r"divides them, got \[2, 3\]; the preset finetune keeps"):
+        at_size(make_config(), 224)
+    assert main([*arguments, "--init-from", str(tmp_path / "patch-2")]) == 2
+    assert main([*arguments, "--init-from", str(tmp_path / "patch-56")]) == 0
+    _, description = load_checkpoint(tmp_path / "run" / "last")
+    assert description.model.grid == (4, 2)
+    assert description.notes["config"]["head_first"] == 1
+
+
 def test_fine_tuning_is_resumed_without_its_origin(
     pictures: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -318,8 +365,10 @@ def test_preset_for_fine_tuning_needs_a_checkpoint(
     pictures: Path, tmp_path: Path, capsys: Chatter
 ) -> None:
     """Without one it would train from scratch by a recipe made for something else."""
-    arguments = ["finetune", "--data", str(pictures), "--out", str(tmp_path / "run")]
-    check_refused(arguments, capsys, "finetune starts from a checkpoint: expected --init-from RUN")
+    for preset in FROM_CHECKPOINT:
+        arguments = [preset, "--data", str(pictures), "--out", str(tmp_path / "run")]
+        told = f"error: {preset} starts from a checkpoint: expected --init-from RUN"
+        check_refused(arguments, capsys, told)
 
 
 def test_class_weights_reach_the_steps(pictures: Path, tmp_path: Path) -> None:
