@@ -14,7 +14,7 @@ from models.checkpoint import load_checkpoint, read_description, save_checkpoint
 from models.encodings.liere import Liere
 from models.grow import check_same, grids_of, grow, main, rotations_apart, whole_rotations
 from models.spec import EncodingSpec, ModelSpec
-from models.vit import VisionTransformer
+from models.vit import Attention, Layer, VisionTransformer
 from tests.models.test_vit_families import FAMILIES
 
 LABELS = ("ant", "bee", "cat", "dog", "eel")
@@ -106,12 +106,19 @@ def test_every_score_stays(
         assert (before - after).abs().max() < bound * before.abs().max()
 
 
+def attention_of(model: VisionTransformer, layer: int) -> Attention:
+    own = model.layers[layer]
+    assert isinstance(own, Layer)
+    return own.attention
+
+
 def scores(
     model: VisionTransformer, layer: int, tokens: torch.Tensor, dtype: torch.dtype
 ) -> torch.Tensor:
     """[H, S, S], by matrices alone."""
-    attention = model.layers[layer].attention
+    attention = attention_of(model, layer)
     weight, bias = attention.query_key_value.weight, attention.bias
+    assert bias is not None
     parts = functional.linear(tokens, weight.to(dtype), bias.to(dtype))  # [S, 3 W]
     query, key, _ = parts.unflatten(-1, (3, 3, 24)).unbind(-3)  # [S, H, D] each
     grid = Grid((4, 3))
@@ -175,7 +182,7 @@ def test_gains_and_biases_move_with_their_channels(tmp_path: Path) -> None:
     old = make(EncodingSpec("axial_rope"), query_key_norm=True)
     new = grown_of(old, 8, tmp_path)
     with torch.no_grad():
-        new.layers[0].attention.query_bias.copy_(old.layers[0].attention.query_bias)
+        attention_of(new, 0).query_bias.copy_(attention_of(old, 0).query_bias)  # type: ignore[union-attr, arg-type]
     with pytest.raises(SpecError, match="answers at grid .* would differ by"):
         check_same(old, new)
     wrong = grown_of(old, 8, tmp_path)
