@@ -26,6 +26,7 @@ from service.engine.failures import (
     InternalError,
     MediaTooLarge,
     NoEmbedding,
+    NoShadow,
     NotReady,
     Overloaded,
     UnknownBundle,
@@ -188,6 +189,7 @@ PROBLEMS: dict[type[Failure], Problem] = {
     BadParameter: Problem(422, "bad-parameter", "A parameter has a value out of range."),
     UnknownBundle: Problem(404, "unknown-bundle", "There is no such bundle."),
     UnknownVersion: Problem(404, "unknown-version", "The bundle answers with another version."),
+    NoShadow: Problem(404, "no-shadow", "The bundle has no shadow."),
     UnknownGrid: Problem(422, "unknown-grid", "The bundle does not have this grid."),
     NoEmbedding: Problem(422, "no-embedding", "The bundle has no embedding."),
     ExplanationTooLong: Problem(
