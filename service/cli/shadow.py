@@ -110,8 +110,8 @@ def _lines(report: Report) -> list[str]:
     mine, theirs = report["answering"], report["candidate"]
     began = datetime.fromtimestamp(report["began"], UTC).strftime("%Y-%m-%d %H:%M UTC")
     ended = f"; ended, as {report['reason']}" if report["reason"] else ""
-    sees = f"{100 * report['share']:g} % of what {mine} answers"
-    lines = [f"{report['bundle']}: {theirs} sees {sees}, since {began}{ended}"]
+    sees = f"{100 * report['share']:g} % of what version {mine} answers"
+    lines = [f"{report['bundle']}: version {theirs} sees {sees}, since {began}{ended}"]
     lines += [f"compared {report['compared']} files; {_left_out(report)}"]
     if not report["compared"]:
         return lines
@@ -120,16 +120,16 @@ def _lines(report: Report) -> list[str]:
     mean = f"mean {_interval(apart, '.4f')}, " if apart else ""
     lines += [f"probabilities differ by: {mean}largest {report['largest_difference']:.4f}"]
     sure, lane = report["confidence"], report["lane_ms"]
-    lines += [f"probability of the first label, mean: {_both(mine, theirs, sure, '.4f')}"]
-    lines += [f"a file's time on a lane, ms: {_both(mine, theirs, lane, '.2f')}"]
+    lines += [f"probability of the first label, mean: {_both(sure, '.4f')}"]
+    lines += [f"a file's time on a lane, ms, mean: {_both(lane, '.2f')}"]
     lines += ["", *_table(
-        ("label", mine, theirs, "of these the same"),
+        "<>>>", ("label", f"version {mine}", f"version {theirs}", "agree"),
         ((one["label"], one["answering"], one["candidate"], _percent(one["agreement"]))
          for one in report["labels"][:ROWS]),
     )]  # fmt: skip
     if report["differed"]:
         lines += ["", *_table(
-            (f"{mine} says", f"{theirs} says", "files"),
+            "<<>", (f"version {mine}", f"version {theirs}", "files"),
             ((one["answering"], one["candidate"], one["items"])
              for one in report["differed"][:ROWS]),
         )]  # fmt: skip
@@ -146,8 +146,8 @@ def _left_out(report: Report) -> str:
     return ", ".join(said)
 
 
-def _both(mine: str, theirs: str, numbers: Report, form: str) -> str:
-    return f"{mine} {numbers['answering']:{form}}, {theirs} {numbers['candidate']:{form}}"
+def _both(numbers: Mapping[str, float], form: str) -> str:
+    return f"{numbers['answering']:{form}} and {numbers['candidate']:{form}}"
 
 
 def _percent(interval: Mapping[str, float] | None) -> str:
@@ -161,14 +161,13 @@ def _interval(interval: Mapping[str, float], form: str) -> str:
     return f"{value} ({low} to {high})"
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
-    """Columns as wide as they must be; words to the left, the others to the right."""
+def _table(sides: str, head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
+    """Columns as wide as they must be, each to the left (<) or to the right (>)."""
     texts = [head, *(tuple(map(str, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if place < len(row) - 2 or not place else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            f"{cell:{side}{width}}" for side, cell, width in zip(sides, row, widths, strict=True)
         ).rstrip()
         for row in texts
     ]

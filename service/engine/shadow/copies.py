@@ -33,13 +33,14 @@ class Copy:
     seconds: float
 
 
-def fraction(media: Encoded | np.ndarray) -> float:
+def fraction(media: Encoded | memoryview | np.ndarray) -> float:
     """Where what was sent lies in [0, 1): the same bytes always at the same place, others anywhere.
 
     Who sees all below a share sees the same again, on every server, and with a larger share more.
     """
-    raw = memoryview(np.ascontiguousarray(media) if isinstance(media, np.ndarray) else media)
-    raw = raw.cast("B")
+    if isinstance(media, np.ndarray):
+        media = np.ascontiguousarray(media).data
+    raw = memoryview(media).cast("B")
     digest = hashlib.blake2b(len(raw).to_bytes(8, "big"), digest_size=8)
     if len(raw) <= LOOKED_AT:
         digest.update(raw)
@@ -54,6 +55,6 @@ def fraction(media: Encoded | np.ndarray) -> float:
 def held_bytes(media: Encoded | np.ndarray) -> int:
     """Memory that cannot be given back while somebody holds this: of a row, that of its tensor."""
     whole: Any = media
-    while isinstance(whole, np.ndarray) and whole.base is not None:
-        whole = whole.base
+    while (base := getattr(whole, "base", None)) is not None:
+        whole = base
     return memoryview(whole).nbytes
