@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -251,6 +253,43 @@ def test_command_begins_shows_and_ends(server: RunningServer, tmp_path: Path) ->
     assert report == ask(server, "GET").json()
     ended = run("shadow", "end", "tiny", *where)
     assert "ended, as an operator ended it" in ended.stdout
+
+
+def test_commands_of_the_guide_work(
+    server: RunningServer, tmp_path: Path, repo_root: Path
+) -> None:
+    """In their order, with the bundle of this server; each tells of the shadow."""
+    page = (repo_root / "docs" / "shadow.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) == 7
+    (tmp_path / "admin.key").write_text("admin")
+    for line in commands:
+        here = line.replace("digits", "tiny").replace("http://127.0.0.1:8000", server.url)
+        words = [word.replace("$KEY", "admin") for word in shlex.split(here)]
+        words = [word.replace("admin.key", str(tmp_path / "admin.key")) for word in words]
+        if words[0] == "curl":
+            words[1:1] = ["--silent", "--show-error", "--fail-with-body"]
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
+        else:
+            assert words[:3] == ["python", "-m", "service"]
+            done = run(*words[3:], "--url", server.url)
+            assert done.returncode == 0, done.stderr
+        assert "tiny" in done.stdout, line
+    assert "python -m benchmarks.serving.shadow" in page
+    settings = make_settings(shadow=re.findall(r"`--shadow (\S+)`", page)[0])
+    assert settings.shadows == [("digits", "2", 0.1)]
+    classify(server, picture(1))  # the last command has ended it
+    assert ask(server, "GET").json()["state"] == "ended"
+
+
+def test_guide_tells_every_series(server: RunningServer, repo_root: Path) -> None:
+    """By the names that the server exports."""
+    page = (repo_root / "docs" / "shadow.md").read_text()
+    families = {one.name for one in server.engine.metrics.registry.collect()}
+    known = {one for one in families if one.startswith("liere_shadow")}
+    told = re.findall(r"^\| `(liere_shadow\w+)` \|", page, flags=re.MULTILINE)
+    assert {one.removesuffix("_total") for one in told} == known
 
 
 def test_command_tells_why_it_cannot(server: RunningServer, tmp_path: Path) -> None:
