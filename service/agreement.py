@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -28,7 +27,6 @@ class Agreement:
     """What a candidate said of the copies that it saw, beside what was answered.
 
     Attributes:
-        labels, candidates: of the version that answers, and of the candidate.
         share: of the requests that are copied, in [0, 1].
         shed: copies that were let go of unseen, by the reason.
         failed: those that the candidate cannot answer, by the kind of failure.
@@ -42,8 +40,6 @@ class Agreement:
 
     bundle: str
     version: str
-    labels: tuple[str, ...]
-    candidates: tuple[str, ...]
     share: float
     shed: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -59,37 +55,33 @@ class Agreement:
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def compare(
-        self, answered: np.ndarray, candidate: np.ndarray, seconds: tuple[float, float]
+        self,
+        first: tuple[str, str],
+        apart: float,
+        sureness: tuple[float, float],
+        seconds: tuple[float, float],
     ) -> None:
-        """Count one copy.
+        """Count one copy; of two values that of the candidate is the second.
 
         Args:
-            answered, candidate: calibrated probabilities, float64 ``[classes]`` of each version.
-            seconds: of a lane, that each took.
+            first: labels.
+            apart: the largest difference of the probabilities of any label.
+            sureness: probabilities of the first labels.
+            seconds: of a lane.
         """
-        mine, theirs = self.labels[answered.argmax()], self.candidates[candidate.argmax()]
-        apart = self._distance(answered, candidate)
+        mine, theirs = first
         self.compared += 1
         self.difference += apart
         self.squares += apart * apart
         self.largest = max(self.largest, apart)
-        sure = float(answered.max()), float(candidate.max())
-        self.sureness = self.sureness[0] + sure[0], self.sureness[1] + sure[1]
+        self.sureness = self.sureness[0] + sureness[0], self.sureness[1] + sureness[1]
         self.seconds = self.seconds[0] + seconds[0], self.seconds[1] + seconds[1]
         self.first[mine] += 1
         self.first_of_candidate[theirs] += 1
         if mine == theirs:
             self.agreed[mine] += 1
-        elif (mine, theirs) in self.pairs or len(self.pairs) < MOST_PAIRS:
-            self.pairs[mine, theirs] += 1
-
-    def _distance(self, answered: np.ndarray, candidate: np.ndarray) -> float:
-        """The largest difference of the probabilities of any label."""
-        if self.labels == self.candidates:
-            return float(np.abs(answered - candidate).max())
-        mine = dict(zip(self.labels, answered.tolist(), strict=True))
-        theirs = dict(zip(self.candidates, candidate.tolist(), strict=True))
-        return max(abs(mine.get(one, 0.0) - theirs.get(one, 0.0)) for one in mine | theirs)
+        elif first in self.pairs or len(self.pairs) < MOST_PAIRS:
+            self.pairs[first] += 1
 
     @property
     def outcomes(self) -> dict[str, int]:

@@ -34,8 +34,8 @@ ANSWER_SECONDS = 0.0005
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """How a job was answered, as those see it who look over its shoulder.
+class Answered:
+    """What a job was answered from, for whoever looks over its shoulder.
 
     Attributes:
         probabilities: calibrated, float64 ``[classes]``.
@@ -62,7 +62,7 @@ class Pipeline:
         self._devices = devices
         self._metrics = metrics
         self._explainer = Explainer(devices)
-        self.on_answer: Callable[[Job, Answer], None] = lambda job, answer: None
+        self.on_answer: Callable[[Job, Answered], None] = lambda job, answered: None
 
     async def submit_all(self, jobs: Sequence[Job]) -> list[Outcome]:
         """What ``Engine.submit_all`` says."""
@@ -134,7 +134,7 @@ class Pipeline:
             if target.is_as_measured and not isinstance(job.media, np.ndarray):
                 first = int(calibrated.argmax())
                 self._metrics.drift.count(target.key, first, float(calibrated[first]))
-            self.on_answer(job, Answer(target, item, row, calibrated))
+            self.on_answer(job, Answered(target, item, row, calibrated))
             if job.explain is not None:
                 answer["explanation"] = await self._explain(job, target, item, row, course, charge)
         timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
+import mmap
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -33,6 +34,7 @@ from service.engine.job import Job, softmax
 from service.engine.model import AUTO, Choice
 from service.engine.schedule import BATCH, DEVICE, Charge
 from service.engine.shadow.copies import LOOKED_AT, fraction, held_bytes
+from service.engine.shadow.distance import Distance
 from service.engine.shadow.report import Interval, ShadowReport
 from service.engine.shadow.shadow import CALM
 from service.settings import Settings, make_settings
@@ -356,6 +358,8 @@ def test_row_of_a_tensor_holds_all_of_it() -> None:
     rows = np.frombuffer(body, np.uint8).reshape(4, 8, 12, 3)
     assert held_bytes(rows[1:2]) == len(body)
     assert held_bytes(bytes(100)) == 100
+    lent = mmap.mmap(-1, 300_000)
+    assert held_bytes(np.frombuffer(lent, np.uint8, 240).reshape(4, 60)) == 300_000
     assert held_bytes(np.zeros((2, 3), np.float32)) == 24
 
 
@@ -631,35 +635,43 @@ def test_intervals_are_wilsons_and_those_of_a_mean() -> None:
 
 def test_labels_are_compared_by_their_text() -> None:
     """Other places are no difference, a label that one version lacks is one."""
-    tally = Agreement("a", "2", ("cat", "dog"), ("bird", "dog", "cat"), 1.0)
-    tally.compare(np.array([0.7, 0.3]), np.array([0.2, 0.3, 0.5]), (0.01, 0.02))
-    tally.compare(np.array([0.4, 0.6]), np.array([0.8, 0.2, 0.0]), (0.01, 0.02))
-    report = ShadowReport.of(
-        tally, answering="1", ended=None, began=0.0, waiting=0
-    )
-    assert (report.compared, report.agreed, report.largest_difference) == (2, 1, 0.8)
+    apart = Distance(("cat", "dog"), ("bird", "dog", "cat"))
+    assert apart.between(np.array([0.7, 0.3]), np.array([0.2, 0.3, 0.5])) == pytest.approx(0.2)
+    assert apart.between(np.array([0.4, 0.6]), np.array([0.8, 0.2, 0.0])) == pytest.approx(0.8)
+    same = Distance(LABELS, LABELS)
+    assert same.between(np.full(5, 0.2), np.array([0.2, 0.1, 0.3, 0.2, 0.2])) == pytest.approx(0.1)
+
+
+def test_report_tells_means_and_labels_by_how_often_they_come() -> None:
+    """Of both versions, and the pairs where they differ."""
+    tally = Agreement("a", "2", 1.0)
+    for first, apart, sureness in (
+        (("cat", "cat"), 0.2, (0.7, 0.5)),
+        (("dog", "bird"), 0.8, (0.6, 0.8)),
+        (("cat", "bird"), 0.2, (0.5, 0.5)),
+        (("cat", "bird"), 0.2, (0.6, 0.6)),
+    ):
+        tally.compare(first, apart, sureness, (0.01, 0.02))
+    report = ShadowReport.of(tally, answering="1", ended=None, began=0.0, waiting=0)
+    assert (report.compared, report.agreed, report.largest_difference) == (4, 1, 0.8)
     assert report.difference is not None
-    assert report.difference.value == pytest.approx(0.5)
-    assert report.confidence is not None
-    assert report.confidence.answering == pytest.approx(0.65)
-    assert report.lane_ms is not None
-    assert report.lane_ms.candidate == pytest.approx(20)
-    labels = {one.label: (one.answering, one.candidate) for one in report.labels}
-    assert labels == {"cat": (1, 1), "dog": (1, 0), "bird": (0, 1)}
-    assert [(one.answering, one.candidate, one.items) for one in report.differed] == [
-        ("dog", "bird", 1)
-    ]
+    assert report.difference.value == pytest.approx(0.35)
+    for told, mine, theirs in ((report.confidence, 0.6, 0.6), (report.lane_ms, 10, 20)):
+        assert told is not None
+        assert (told.answering, told.candidate) == pytest.approx((mine, theirs))
+    labels = [(one.label, one.answering, one.candidate) for one in report.labels]
+    assert labels == [("cat", 3, 1), ("bird", 0, 3), ("dog", 1, 0)]
+    agreements = [one.agreement and one.agreement.value for one in report.labels]
+    assert agreements == [pytest.approx(1 / 3), None, 0.0]
+    pairs = [(one.answering, one.candidate, one.items) for one in report.differed]
+    assert pairs == [("cat", "bird", 2), ("dog", "bird", 1)]
 
 
 def test_pairs_of_labels_are_bounded() -> None:
     """Of many labels the pairs that came first are told; all are counted."""
-    names = tuple(map(str, range(MOST_PAIRS + 50)))
-    tally = Agreement("a", "2", names, names, 1.0)
-    first, other = np.zeros(len(names)), np.zeros(len(names))
-    first[0] = 1
-    for place in range(1, len(names)):
-        other[:] = 0
-        other[place] = 1
-        tally.compare(first, other, (0.0, 0.0))
-    assert len(tally.pairs) == MOST_PAIRS
-    assert tally.outcomes == {"agreed": 0, "differed": len(names) - 1, "shed": 0, "failed": 0}
+    tally, pairs = Agreement("a", "2", 1.0), MOST_PAIRS + 50
+    for _ in range(2):
+        for place in range(pairs):
+            tally.compare(("a", f"b{place}"), 0.5, (0.5, 0.5), (0.0, 0.0))
+    assert (len(tally.pairs), tally.pairs.total()) == (MOST_PAIRS, 2 * MOST_PAIRS)
+    assert tally.outcomes == {"agreed": 0, "differed": 2 * pairs, "shed": 0, "failed": 0}

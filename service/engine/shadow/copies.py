@@ -13,7 +13,7 @@ from service.engine.job import Job
 
 #: Of what was sent, so much is looked at, in so many pieces spread evenly over it: scans of one
 #: scanner begin and end alike.
-LOOKED_AT, PIECES = 2**14, 16
+LOOKED_AT, PIECES = 2**12, 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,10 +20,11 @@ from service.engine.admission import Admission
 from service.engine.failures import Failure, InternalError, UnknownGrid
 from service.engine.job import Job, softmax
 from service.engine.model import Choice, ExaminedBundle, Target
-from service.engine.pipeline import Answer, Pipeline
+from service.engine.pipeline import Answered, Pipeline
 from service.engine.room import Room
 from service.engine.schedule import BATCH
 from service.engine.shadow.copies import Copy, fraction, held_bytes
+from service.engine.shadow.distance import Distance
 from service.engine.shadow.report import ShadowReport
 
 log = logging.getLogger(__name__)
@@ -63,19 +64,18 @@ class Shadow:
         self._working: asyncio.Task[None] | None = None
         self._began = time.time()
         self._closed: str | None = None  # why
-        self.tally = Agreement(
-            answering.name, candidate.manifest.version, answering.manifest.labels,
-            candidate.manifest.labels, share,
-        )  # fmt: skip
+        self._labels = answering.manifest.labels
+        self._distance = Distance(self._labels, candidate.manifest.labels)
+        self.tally = Agreement(answering.name, candidate.manifest.version, share)
 
     @property
     def version(self) -> str:
         """Of the candidate."""
         return self.tally.version
 
-    def offer(self, job: Job, answer: Answer) -> None:
+    def offer(self, job: Job, answered: Answered) -> None:
         """Copy a request that was answered, where it is its turn and there is room."""
-        target = answer.target
+        target = answered.target
         if self._closed is not None or target.model.number != self._answering:
             return  # it was let in to another version than the one that answers now
         if fraction(job.media) >= self.tally.share:
@@ -83,7 +83,7 @@ class Shadow:
         if self._is_busy():
             self.tally.shed["busy"] += 1
             return
-        copied = self._copy(job, answer)
+        copied = self._copy(job, answered)
         if copied is None:
             self.tally.failed[UnknownGrid.__name__] += 1
             return
@@ -91,7 +91,7 @@ class Shadow:
         if not self._room.enter_at_once(size):
             self.tally.shed["room"] += 1
             return
-        self._waiting.append(Copy(copied, size, answer.probabilities, answer.row.cost_seconds))
+        self._waiting.append(Copy(copied, size, answered.probabilities, answered.row.cost_seconds))
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work())
 
@@ -121,16 +121,16 @@ class Shadow:
         kinds = backlog.inside.keys() - {BATCH}
         return any(backlog.wait(kind) > CALM * most(kind) for kind in kinds)
 
-    def _copy(self, job: Job, answer: Answer) -> Job | None:
+    def _copy(self, job: Job, answered: Answered) -> Job | None:
         """The job that the candidate would get of this request; None if it has no grid for it."""
-        choice = self._choose(job, answer.target)
+        choice = self._choose(job, answered.target)
         if choice is None:
             return None
         if isinstance(job.media, np.ndarray):
             return Job(job.media, choice, "logits", job_class="batch")
         if choice.preparation.header == job.choice.preparation.header:
-            alone = Choice.of([choice.targets[answer.item.grid]])
-            return Job(answer.item.pixels, alone, "logits", job_class="batch")
+            alone = Choice.of([choice.targets[answered.item.grid]])
+            return Job(answered.item.pixels, alone, "logits", job_class="batch")
         return Job(job.media, choice, "logits", job_class="batch")
 
     def _choose(self, job: Job, target: Target) -> Choice | None:
@@ -181,5 +181,10 @@ class Shadow:
             log.exception("a copy for bundle %s %s failed", self.tally.bundle, self.version)
             self.tally.failed[InternalError.__name__] += 1
             return
-        candidate = softmax(row.logits, target.temperature)
-        self.tally.compare(copy.answered, candidate, (copy.seconds, row.cost_seconds))
+        mine, theirs = copy.answered, softmax(row.logits, target.temperature)
+        self.tally.compare(
+            (self._labels[mine.argmax()], target.labels[theirs.argmax()]),
+            self._distance.between(mine, theirs),
+            (float(mine.max()), float(theirs.max())),
+            (copy.seconds, row.cost_seconds),
+        )

@@ -16,7 +16,7 @@ from service.engine.device.devices import Devices
 from service.engine.failures import NoShadow
 from service.engine.job import Job
 from service.engine.model import ExaminedBundle
-from service.engine.pipeline import Answer, Pipeline
+from service.engine.pipeline import Answered, Pipeline
 from service.engine.room import Room
 from service.engine.schedule import BATCH
 from service.engine.shadow.report import ShadowReport
@@ -102,11 +102,11 @@ class Shadows:
         for name in list(self._running):
             self.end(name, "the server ended")
 
-    def _on_answer(self, job: Job, answer: Answer) -> None:
+    def _on_answer(self, job: Job, answered: Answered) -> None:
         """Copies are made once the answer is on its way, whatever becomes of them."""
-        shadow = self._running.get(answer.target.bundle)
+        shadow = self._running.get(answered.target.bundle)
         if shadow is not None and job.kind != BATCH:
-            asyncio.get_running_loop().call_soon(shadow.offer, job, answer)
+            asyncio.get_running_loop().call_soon(shadow.offer, job, answered)
 
     def _tell(self) -> None:
         self._agreements.tallies = [one.tally for one in self._running.values()]
