@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from models.manifest import NAME_PATTERN
 from service.environment import PREFIX, own_variables
 
 MIB, GIB = 2**20, 2**30
@@ -26,6 +27,7 @@ MIB, GIB = 2**20, 2**30
 FORM_MIB = 1.0
 GPU = re.compile("cuda:(0|[1-9][0-9]?)")
 HTTP_URL = re.compile(r"https?://[^/\s?#@]+(/[^\s?#]*)?")
+SHADOW = re.compile(f"({NAME_PATTERN})@({NAME_PATTERN})=([0-9]*\\.?[0-9]+)", re.ASCII)
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\sA-Z?#@]+")
 
 
@@ -65,7 +67,8 @@ class Settings(BaseSettings):
 
     Other commands, each with its own --help: python -m service classify FILE... answers without a
     server, bundles chooses which version of a bundle answers, jobs shows and cancels the jobs of
-    a server, new-key makes a bearer key, health asks a running server whether it is ready.
+    a server, new-key makes a bearer key, shadow tells how far a candidate version agrees with the
+    one that answers, health asks a running server whether it is ready.
     """
 
     model_config = SettingsConfigDict(
@@ -217,6 +220,16 @@ class Settings(BaseSettings):
         description="time for the head of one request, from its first byte, and for the first byte "
         "of a new connection",
     )
+    shadow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="version that sees copies of a share of what another one answers, once that "
+        "does: NAME@VERSION=SHARE, like digits@2=0.1; several, one for each bundle, apart by "
+        "commas. See docs/shadow.md",
+    )
+    shadow_mib: float = Field(
+        256.0, ge=0,
+        description="bytes of copies that wait for such versions, in MiB; more are let go of",
+    )
     jobs: Path | None = Field(
         None,
         description="folder where jobs, their files and their answers are kept, for /v1/jobs; one "
@@ -331,6 +344,29 @@ class Settings(BaseSettings):
                     "http://localhost:3000 (in small letters, without a path), or *"
                 )
         return origins
+
+    @field_validator("shadow")
+    @classmethod
+    def _check_shadow(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        given = tuple(one for one in values if one)  # an empty variable is none
+        for one in given:
+            found = SHADOW.fullmatch(one)
+            if found is None or float(found[3]) > 1:
+                raise ValueError("expected NAME@VERSION=SHARE, with a share from 0 to 1")
+        if len({one.partition("@")[0] for one in given}) < len(given):
+            raise ValueError("expected one version for each bundle")
+        return given
+
+    @property
+    def shadows(self) -> list[tuple[str, str, float]]:
+        """Bundle, version and share of each ``shadow``."""
+        found = (SHADOW.fullmatch(one) for one in self.shadow)
+        return [(one[1], one[2], float(one[3])) for one in found if one]
+
+    @property
+    def shadow_bytes(self) -> int:
+        """That copies may hold."""
+        return int(self.shadow_mib * MIB)
 
     @property
     def has_keys(self) -> bool:

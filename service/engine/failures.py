@@ -95,6 +95,10 @@ class FolderFixed(Failure):
     """The folder of bundles cannot be changed: it is read-only, or full."""
 
 
+class NoShadow(Failure):
+    """No version of the bundle sees, or saw, copies of its requests."""
+
+
 # --- files -> pixels -------------------------------------------------------------------------
 
 

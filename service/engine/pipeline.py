@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -34,8 +35,26 @@ ANSWER_SECONDS = 0.0005
 OF_FEATURES = ("embedding", "pixels")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """What a job was answered from, for whoever looks over its shoulder.
+
+    Attributes:
+        probabilities: calibrated, float64 ``[classes]``.
+    """
+
+    target: Target
+    item: Decoded
+    row: Row
+    probabilities: np.ndarray
+
+
 class Pipeline:
-    """Takes jobs through the stations; nothing of a job is left in it, however the job ends."""
+    """Takes jobs through the stations; nothing of a job is left in it, however the job ends.
+
+    Attributes:
+        on_answer: told of every job that was run, before its answer is given; must not take long.
+    """
 
     def __init__(
         self, admission: Admission, pool: DecodePool, devices: Devices, metrics: Metrics
@@ -45,6 +64,7 @@ class Pipeline:
         self._devices = devices
         self._metrics = metrics
         self._explainer = Explainer(devices)
+        self.on_answer: Callable[[Job, Answered], None] = lambda job, answered: None
 
     async def submit_all(self, jobs: Sequence[Job]) -> list[Outcome]:
         """What ``Engine.submit_all`` says."""
@@ -124,10 +144,28 @@ class Pipeline:
                 if target.is_as_measured and not isinstance(job.media, np.ndarray):
                     first = int(calibrated.argmax())
                     self._metrics.drift.count(target.key, first, float(calibrated[first]))
+                self.on_answer(job, Answered(target, item, row, calibrated))
             if job.explain is not None:
                 answer["explanation"] = await self._explain(job, target, item, row, course, charge)
         timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
         return Outcome(target, item.evidence, timing, **answer)
+
+    async def answer_beside(self, job: Job) -> tuple[Target, Row]:
+        """What the graph says to a job of batch work that is nobody's request.
+
+        It is charged like every other, and in no series of items.
+
+        Raises:
+            Failure: of the bytes, or of the graph.
+        """
+        work = self.predict(job)
+        await self._admission.wait_for_room(work.kind, job.deadline)
+        with self._admission.work(work, job.deadline) as charge:
+            item = await self._prepare(job)
+            self._admission.backlog.done(charge, "decode")
+            target = job.choice.targets[item.grid]
+            row = await self._devices.submit(target.key, item.pixels, job.deadline, job.kind)
+        return target, row
 
     async def _explain(
         self, job: Job, target: Target, item: Decoded, row: Row, course: Course, charge: Charge
