@@ -31,10 +31,12 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     centres = options.apart * rng.normal(size=(options.classes, options.features))
-    made = [features(rng, centres, items) for items in (options.items, options.items // 5)]
+    training, validation = (
+        features(rng, centres, items) for items in (options.items, options.items // 5)
+    )
     labels = tuple(f"class {label}" for label in range(options.classes))
     began, spent = time.perf_counter(), time.process_time()
-    heads = fitted(*made, labels, Progress(shown=False))
+    heads = fitted(training, validation, labels, Progress(shown=False))
     seconds, processor = time.perf_counter() - began, time.process_time() - spent
     best = chosen(heads, "top1")
     for head in heads:

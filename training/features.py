@@ -19,7 +19,7 @@ from media.contents import Contents
 from media.dataset import TOLD, Notes
 from media.index import Dataset, Wanted
 from media.sources import SourceError
-from media.spec import Grid
+from media.spec import Grid, InputSpec
 from models.checkpoint import Description
 from models.vit import VisionTransformer
 from training.answers import answers_of
@@ -143,9 +143,9 @@ def check_skipped(
         raise SourceError(f"{listed.dataset.name}: no item of split {split!r} can be read")
 
 
-def without_head(model: VisionTransformer, description: Description) -> VisionTransformer:
+def without_head(model: VisionTransformer, input_spec: InputSpec) -> VisionTransformer:
     """The same network in evaluation mode, whose answers are what the head reads, [B, F]."""
-    body = VisionTransformer(dataclasses.replace(model.spec, classes=0), description.input)
+    body = VisionTransformer(dataclasses.replace(model.spec, classes=0), input_spec)
     state = model.state_dict()
     body.load_state_dict({name: state[name] for name in body.state_dict()})
     return body.eval()

@@ -167,7 +167,7 @@ class Probe:
             place = until_end.enter_context(tempfile.TemporaryDirectory(prefix="liere-index-"))
             dataset = dataset.kept(Path(place) / "index")
         self.dataset = dataset
-        body = without_head(self.model, self.description)
+        body = without_head(self.model, self.description.input)
         self.extractor = Extractor(
             body.to(pick_device(config.device)), self.description, config.model.training_grid,
             self.features_folder, config.batch, config.workers, self.progress,

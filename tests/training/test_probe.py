@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -15,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from media.dataset import prepare_split
 from media.index import open_dataset
 from media.spec import Grid
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint import Description, load_checkpoint, save_checkpoint
 from models.vit import VisionTransformer
 from tests.helpers import training_runs
 from tests.helpers.training_runs import COLOURS, Chatter, make_data, names
@@ -71,9 +70,8 @@ def test_head_is_that_of_scikit_learn(checkpoint: Path, pictures: Path, tmp_path
     assert description.labels == tuple(COLOURS)
 
 
-def best_of(description: object) -> float:
-    notes = description.notes  # type: ignore[attr-defined]
-    return float(max(one["val_top1"] for one in notes["probe"]))
+def best_of(description: Description) -> float:
+    return float(max(one["val_top1"] for one in description.notes["probe"]))
 
 
 def test_body_stays_and_figures_are_those_of_validation(
@@ -150,7 +148,7 @@ def test_run_is_like_any_other(checkpoint: Path, pictures: Path, tmp_path: Path)
 
 def test_checkpoint_may_have_no_head(pictures: Path, tmp_path: Path) -> None:
     """The probe gives it one."""
-    model = without_head(make_model(), _description())
+    model = without_head(make_model(), INPUT)
     headless = tmp_path / "runs" / "headless"
     headless.mkdir(parents=True)
     save_checkpoint(headless, model, INPUT, (), {})
@@ -158,16 +156,12 @@ def test_checkpoint_may_have_no_head(pictures: Path, tmp_path: Path) -> None:
     assert load_checkpoint(out / "best")[1].labels == tuple(COLOURS)
 
 
-def _description() -> object:
-    return dataclasses.make_dataclass("Description", ["input"])(INPUT)
-
-
 def test_body_without_head_gives_features() -> None:
     """What the head of the whole model reads."""
     model = make_model()
     pixels = torch.randint(256, (2, 8, 9, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        features = without_head(model, _description())(pixels)  # type: ignore[arg-type]
+        features = without_head(model, INPUT)(pixels)
         assert torch.equal(model.head(features).float(), model(pixels))
 
 
