@@ -21,6 +21,7 @@ from service.engine.failures import (
     Draining,
     Failure,
     FolderFixed,
+    NoLabels,
     UnknownBundle,
     UnknownVersion,
     VersionInUse,
@@ -147,6 +148,7 @@ class Rollout:
             UnknownBundle, UnknownVersion: it is not there, or nobody answers by this name.
             VersionInUse: it answers itself.
             CandidateRefused: it failed a proof.
+            NoLabels: one of the two gives features alone.
         """
 
         async def change() -> ShadowReport:
@@ -161,6 +163,9 @@ class Rollout:
                 self.shadows.change_share(name, share)
             else:
                 candidate = await self.succession.examine(name, home, version)
+                both = (answering.manifest, candidate.manifest)
+                if not all(manifest and manifest.labels for manifest in both):
+                    raise NoLabels(f"bundle {name}: labels of both versions are compared")
                 self.shadows.begin(answering, candidate, share)
             return self.shadows.report(name)
 

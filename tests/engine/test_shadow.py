@@ -26,6 +26,7 @@ from service.engine.device.session import DeviceName, Session, Stop, open_sessio
 from service.engine.engine import Engine
 from service.engine.failures import (
     CandidateRefused,
+    NoLabels,
     NoShadow,
     UnknownVersion,
     VersionInUse,
@@ -166,6 +167,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             grid, f"graphs/{grid}.onnx", Parity(3, 0.0, 0.0, 3), Accuracy("test", 3, 0.5, "")
         )
         write(root, "image", version, grids=(entry,), goldens=goldens)
+    write(root, "image", "features", headless=True)
     write(root, "image", "damaged")
     (root / "image" / "damaged" / "graphs" / "weights.bin").unlink()
     settings = make_settings(bundles=root, decode_workers=1, lanes=2, threads=1)
@@ -584,6 +586,7 @@ def test_who_cannot_be_a_candidate_is_told_why(stage: Stage) -> None:
             ("1", VersionInUse, "version 1 answers"),
             ("9", UnknownVersion, "there is no version '9'"),
             ("damaged", CandidateRefused, "weights.bin"),
+            ("features", NoLabels, "labels of both versions are compared"),
         ):
             with pytest.raises(kind, match=told):
                 await stage.begin(version=version)
