@@ -39,10 +39,10 @@ SERVE := .venv/serve-$(EXTRA)/bin/python
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TORCH := $(shell sed -n 's/^torch==[^ ]*/&/p' constraints.txt)
 
-extras.serve-cpu := serve,cpu
-extras.serve-gpu := serve,gpu
-extras.serve-test := serve,cpu,dev
-extras.train := serve,cpu,train,export,dev
+extras.serve-cpu := serve,cpu,grpc
+extras.serve-gpu := serve,gpu,grpc
+extras.serve-test := serve,cpu,grpc,dev
+extras.train := serve,cpu,grpc,train,export,dev
 
 # What must not be there after the install, whatever asked for it.
 absent.serve-cpu := torch onnx onnxruntime-gpu
@@ -51,7 +51,7 @@ absent.serve-test := torch onnx onnxruntime-gpu
 absent.train := onnxruntime-gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint bench serve-env train-env triton-env images test-containers container-engine clean
+.PHONY: help serve test lint bench serve-env train-env triton-env protocol images test-containers container-engine clean
 .PHONY: soak soak-training test-gpu-libs $(ENVIRONMENTS:%=.venv/%)
 .NOTPARALLEL:  # two installs of one checkout would share a build folder
 .DELETE_ON_ERROR:
@@ -86,6 +86,9 @@ serve-env: .venv/serve-$(EXTRA)  ## only set up what serve needs
 train-env: .venv/train  ## only set up what training, export, lint and bench need
 
 triton-env: .venv/tritonclient/.installed  ## the environment of the tests with NVIDIA's client: its pins are not ours
+
+protocol: train-env  ## write service/grpc/inference_pb2.py anew, of inference.proto
+	$(TRAIN) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. service/grpc/inference.proto
 
 images: container-engine  ## build the container images liere-serve, liere-train and liere-proxy
 	$(call build,serve,liere-serve$(if $(filter gpu,$(EXTRA)),-gpu))

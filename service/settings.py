@@ -87,6 +87,13 @@ class Settings(BaseSettings):
         description="address to listen on; 0.0.0.0 for all, which needs keys or --open",
     )
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="TCP port of the Open Inference Protocol over gRPC, on the same address; 0 "
+        "takes a free one. Without it there is none",
+    )
     keys_file: Path | None = Field(
         None,
         description="file of bearer keys, a line each: lower-case hex SHA-256 of the key, then if "
