@@ -9,7 +9,7 @@ import grpc
 from media.spec import AXES
 from service.engine.engine import Engine
 from service.grpc.guard import Guard
-from service.grpc.health import Health
+from service.grpc.health import MOST_WATCHES, Health
 from service.grpc.methods import Methods
 from service.grpc.uploads import Uploads
 from service.http.keys import Keys
@@ -19,6 +19,8 @@ from service.http.server import CannotListen
 MAX_METADATA_BYTES = 2**14
 #: A connection that says nothing is asked whether it is still there; without an answer it ends.
 KEEPALIVE_SECONDS, KEEPALIVE_ANSWER_SECONDS = 60, 20
+#: One without a call for so long is closed; clients open another when they need it.
+IDLE_SECONDS = 300
 #: Algorithms of compression as bits: none but identity, since what is compressed may be any size.
 IDENTITY = 1
 
@@ -53,14 +55,14 @@ class GrpcFront:
         guard = Guard(engine, keys)
         self._handlers = [
             Methods(engine, uploads).handlers(guard),
-            Health(engine, uploads).handlers(guard),
+            Health(engine, self._largest).handlers(guard),
         ]
         self._server: grpc.aio.Server | None = None
 
     async def open(self) -> None:
         """Listen; CannotListen where that cannot be."""
         settings = self._engine.settings
-        most = 2 * settings.max_in_flight  # our own bound, which says more, comes first
+        most = 2 * settings.max_in_flight + MOST_WATCHES  # our own bounds say more and come first
         server = grpc.aio.server(
             maximum_concurrent_rpcs=most,
             options=(
@@ -71,6 +73,7 @@ class GrpcFront:
                 ("grpc.max_concurrent_streams", most),
                 ("grpc.compression_enabled_algorithms_bitset", IDENTITY),
                 ("grpc.server_handshake_timeout_ms", round(1000 * settings.head_seconds)),
+                ("grpc.max_connection_idle_ms", 1000 * IDLE_SECONDS),
                 ("grpc.keepalive_time_ms", 1000 * KEEPALIVE_SECONDS),
                 ("grpc.keepalive_timeout_ms", 1000 * KEEPALIVE_ANSWER_SECONDS),
             ),

@@ -10,10 +10,11 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from service.engine.engine import Engine
-from service.engine.failures import Failure
+from service.engine.failures import Failure, Overloaded
 from service.grpc.call import Call
 from service.grpc.guard import Guard
 from service.grpc.methods import SERVICE
+from service.grpc.statuses import code_of
 from service.grpc.uploads import Uploads
 from service.http.health import check_live, check_ready, check_start
 from service.http.problems import BrokenTensors, NotFound
@@ -29,14 +30,21 @@ CHECKS: dict[str, Callable[[Engine], None]] = {
 }
 #: Between two looks for whoever watches.
 WATCH_SECONDS = 0.25
+#: Clients that may watch at the same time: they need no key, and each takes a call for as long as
+#: it likes.
+MOST_WATCHES = 64
+#: Of the message of a stranger, which says a name.
+READ_SECONDS = 2.0
 
 
 class Health:
     """Answers whether the server should be sent requests; nobody needs a key for that."""
 
-    def __init__(self, engine: Engine, uploads: Uploads) -> None:
+    def __init__(self, engine: Engine, largest: int) -> None:
         self.engine = engine
-        self.uploads = uploads
+        # Strangers that send slowly are in the way of one another, and of nobody with a key.
+        self._uploads = Uploads(largest, READ_SECONDS, largest)
+        self._watches = 0
 
     def handlers(self, guard: Guard) -> grpc.GenericRpcHandler:
         """Both methods, for a server."""
@@ -57,9 +65,20 @@ class Health:
     ) -> AsyncIterator[bytes]:
         """The same and every change of it, until the client leaves or the server ends."""
         try:
+            if self._watches >= MOST_WATCHES:
+                raise Overloaded(f"{MOST_WATCHES} clients watch already; ask by Check")
             name = await self._read(Call(f"/{HEALTH}/Watch", context))
         except Failure as failure:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, failure.detail)
+            await context.abort(code_of(failure), failure.detail)
+        self._watches += 1
+        try:
+            async for status in self._changes(name):
+                yield status
+        finally:
+            self._watches -= 1
+
+    async def _changes(self, name: str) -> AsyncIterator[bytes]:
+        """What a name stands for, each time that it is something else, until the server ends."""
         told = b""
         while True:
             if (now := self._status(name)) != told:
@@ -69,7 +88,7 @@ class Health:
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _read(self, call: Call) -> str:
-        message = await self.uploads.read(call)
+        message = await self._uploads.read(call)
         try:
             return str(HealthCheckRequest.FromString(message).service)
         except DecodeError:

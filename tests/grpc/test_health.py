@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,18 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from service.grpc.health import MOST_WATCHES
 from tests.grpc.conftest import Start
 from tests.helpers.grpc_serving import SERVICE, GrpcServer, of_files
-from tests.helpers.service_fixtures import CLEAN, ROOT, command, complaint, picture, running
+from tests.helpers.service_fixtures import (
+    CLEAN,
+    ROOT,
+    command,
+    complaint,
+    picture,
+    running,
+    wait_until,
+)
 
 HEALTH = "/grpc.health.v1.Health/"
 GOOD = of_files("tiny", picture(1)).SerializeToString()
@@ -51,6 +60,53 @@ def test_health_is_what_the_probes_say(server: GrpcServer) -> None:
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
     (first,) = [next(watch(server.channel, "nope")).status]
     assert first == HealthCheckResponse.SERVICE_UNKNOWN
+
+
+def test_so_many_may_watch_and_all_may_ask(server: GrpcServer) -> None:
+    """They need no key and stay as long as they like: one more is told to ask; one that leaves
+    makes room.
+    """
+    seen = [watch(server.channel, "") for _ in range(MOST_WATCHES)]
+    assert [next(one).status for one in seen] == [UP] * MOST_WATCHES
+    with pytest.raises(grpc.RpcError) as caught:
+        next(watch(server.channel, ""))
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert ask(server.channel, "") == UP
+    for one in seen:
+        one.cancel()
+    wait_until(lambda: watches(server), "room for another")
+
+
+def watches(server: GrpcServer) -> bool:
+    """Whether another one may."""
+    another = watch(server.channel, "")
+    try:
+        return bool(next(another).status == UP)
+    except grpc.RpcError:
+        return False
+    finally:
+        another.cancel()
+
+
+def test_stranger_that_sends_nothing_is_in_nobodys_way(start: Start) -> None:
+    """A health check whose message does not come is given up soon, and takes no room for slow
+    messages of others.
+    """
+    server, _ = start(max_body_mib=1, max_in_flight_mib=1)
+    never, gate = threading.Event(), threading.Event()
+
+    def messages(wait: threading.Event, message: bytes) -> Iterator[bytes]:
+        wait.wait(20)
+        yield message
+
+    check = server.channel.stream_unary(HEALTH + "Check").future(messages(never, b""), timeout=30)
+    time.sleep(0.5)  # longer than a message is quick
+    slow = server.channel.stream_unary(SERVICE + "ModelInfer")
+    answer = slow.future(messages(gate, GOOD), timeout=30)
+    assert check.exception().code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    gate.set()
+    assert answer.result()
+    never.set()
 
 
 def test_leaving_server_says_so_and_still_answers(start: Start) -> None:
