@@ -5,8 +5,10 @@
 # --- what both stand on ----------------------------------------------------------------------
 
 # tini is process 1: the kernel drops signals to a process 1 without a handler, and Python has
-# none while it imports.
-FROM debian:bookworm-slim AS debian
+# none while it imports. BASE: a digest, `debian@sha256:...`, builds on the same image each time;
+# none stands here, because whoever builds has to have seen it in a registry of their own.
+ARG BASE=debian:bookworm-slim
+FROM $BASE AS debian
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/* \
@@ -42,7 +44,7 @@ FROM pip AS serve-packages
 # PIP_ARGS: more arguments for pip, such as an index. EXTRA=gpu: for an NVIDIA GPU with CUDA 13.
 ARG PIP_ARGS=""
 ARG EXTRA=cpu
-RUN $PIP install --no-compile -c constraints.txt $PIP_ARGS ".[serve,grpc,$EXTRA]" \
+RUN $PIP install --no-compile -c constraints.txt $PIP_ARGS ".[serve,otel,grpc,$EXTRA]" \
     && $PIP check \
     && $COMPILE /venv/lib
 
@@ -59,8 +61,8 @@ FROM base AS code
 COPY . /checkout
 RUN cd /checkout \
     && mkdir -p /serve /train/data /train/runs /train/bundles \
-    && cp -r media models service bundles /serve \
-    && cp -r media models training export /train \
+    && cp -r media models service bundles LICENSE THIRD_PARTY.md /serve \
+    && cp -r media models training export LICENSE THIRD_PARTY.md /train \
     && chmod -R u=rwX,go=rX /serve /train \
     && chown 10001:10001 /train/data /train/runs /train/bundles \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /serve /train

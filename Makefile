@@ -4,15 +4,18 @@
 #   serve-cpu, serve-gpu   what `make serve` runs: no torch, one onnxruntime
 #   serve-test             the same as serve-cpu, and pytest: proves that the service needs no torch
 #   train                  everything but the GPU runtime: trains, exports, lints, runs all tests
+#   scale                  serve-test and what runs or checks many servers: Ray, Kubernetes' schemas
 #
 # EXTRA=gpu      serve on an NVIDIA GPU (CUDA 13)
 # ARGS=...       more arguments for the served, tested or linted command
 # PIP_ARGS=...   more arguments for pip, such as an index with a smaller build of torch
 # PYTHON=...     the interpreter that the environments are made with
+# BASE=...       the image that others stand on, best by its digest: debian@sha256:...
 # ENGINE=...     docker or podman, for images and test-containers; else the one that works here
 # BUILD_ARGS=... more arguments for its build
 
 EXTRA ?= cpu
+BASE ?= debian:bookworm-slim
 ifndef PYTHON
 PYTHON := $(shell for name in python3.11 python3; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -32,27 +35,29 @@ ifeq ($(filter $(EXTRA),cpu gpu),)
 $(error EXTRA is cpu or gpu, got '$(EXTRA)')
 endif
 
-ENVIRONMENTS := serve-cpu serve-gpu serve-test train
+ENVIRONMENTS := serve-cpu serve-gpu serve-test train scale
 STAMPS := $(ENVIRONMENTS:%=.venv/%/.installed)
 TRAIN := .venv/train/bin/python
 SERVE := .venv/serve-$(EXTRA)/bin/python
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TORCH := $(shell sed -n 's/^torch==[^ ]*/&/p' constraints.txt)
 
-extras.serve-cpu := serve,cpu,grpc
-extras.serve-gpu := serve,gpu,grpc
-extras.serve-test := serve,cpu,grpc,dev
-extras.train := serve,cpu,grpc,train,export,dev
+extras.serve-cpu := serve,otel,grpc,cpu
+extras.serve-gpu := serve,otel,grpc,gpu
+extras.serve-test := serve,otel,grpc,cpu,dev
+extras.train := serve,otel,grpc,cpu,train,export,dev
+extras.scale := serve,cpu,scale,dev
 
 # What must not be there after the install, whatever asked for it.
 absent.serve-cpu := torch onnx onnxruntime-gpu
 absent.serve-gpu := torch onnx onnxruntime
 absent.serve-test := torch onnx onnxruntime-gpu
 absent.train := onnxruntime-gpu
+absent.scale := torch onnx onnxruntime-gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test lint bench serve-env train-env triton-env protocol images test-containers container-engine clean
-.PHONY: soak soak-training test-gpu-libs $(ENVIRONMENTS:%=.venv/%)
+.PHONY: release soak soak-training test-gpu-libs test-scale $(ENVIRONMENTS:%=.venv/%)
 .NOTPARALLEL:  # two installs of one checkout would share a build folder
 .DELETE_ON_ERROR:
 
@@ -100,15 +105,21 @@ test-containers: images .venv/serve-test  ## build the images and run them, as d
 		tests/house/test_containers.py tests/house/test_containers_retrain.py \
 		tests/house/test_containers_dashboards.py
 
+release: serve-env  ## archives of the last commit in dist/: code, bundles, checksums, what others wrote
+	$(SERVE) -m deploy.release $(ARGS)
+
+test-scale: .venv/scale  ## run the tests of deploy/ray and deploy/kubernetes (a cluster for neither)
+	.venv/scale/bin/python -m pytest --torch=absent tests/scale $(ARGS)
+
 test-gpu-libs: .venv/serve-gpu  ## install the GPU environment (gigabytes) and load all of CUDA but its driver
 	.venv/serve-gpu/bin/python -m tests.house.gpu_libraries
 
 container-engine:  # fails, with the reason, where no image can be built
 	@test -n "$(ENGINE)" || { echo 'no container engine: neither docker nor podman works here' >&2; \
 		exit 1; }
-	@$(ENGINE) image inspect debian:bookworm-slim >/dev/null 2>&1 \
-		|| $(ENGINE) pull debian:bookworm-slim >/dev/null 2>&1 \
-		|| { echo '$(ENGINE) finds no image debian:bookworm-slim, here or in a registry' >&2; exit 1; }
+	@$(ENGINE) image inspect $(BASE) >/dev/null 2>&1 \
+		|| $(ENGINE) pull $(BASE) >/dev/null 2>&1 \
+		|| { echo '$(ENGINE) finds no image $(BASE), here or in a registry' >&2; exit 1; }
 
 clean:  ## remove the environments and caches; bundles and runs stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -160,6 +171,7 @@ PIP_SOURCES = $(PIP_INDEX_URL:%=--index-url %) $(PIP_EXTRA_INDEX_URL:%=--extra-i
 
 build = $(ENGINE) build $(if $(filter podman,$(ENGINE)),--format docker) \
 	$(foreach path,$(WHEELS),--volume $(path):$(path):ro) --build-arg EXTRA=$(EXTRA) \
+	--build-arg BASE=$(BASE) --label org.opencontainers.image.base.name=$(BASE) \
 	--build-arg PIP_ARGS='$(strip $(PIP_SOURCES) $(PIP_ARGS))' $(BUILD_ARGS) \
 	--label org.opencontainers.image.version=$(VERSION) \
 	--target $(1) --tag $(2):$(VERSION) --tag $(2):latest .

@@ -8,7 +8,8 @@ a process of its own:
     start      what a run does before its first item: open, kept digests, what was listed, the
                columns mapped; and that first item
     memory     what a process has resident after that, and a worker that was given the data set and
-               has read a thousand items; of all shards, and of the first quarter of them
+               has read a thousand items; what the process had at most while it looked, once every
+               digest was known, for equal bytes; of all shards, and of the first quarter of them
 
 Bytes an item are the difference of the two sizes: what each takes whatever its size is no part of
 it. Files are in the page cache: none of this measures a disk.
@@ -38,6 +39,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from media.duplicates import find_duplicates
 from media.index import Dataset, Digests, fingerprint, open_dataset
 
 SHARD = 4000  # items
@@ -110,7 +112,7 @@ def measured(folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {way: ask(way) for way in ("indexing", "reading", "start")}
     whole, part = ask("memory"), ask("memory", "--quarter")
     more = whole["items"] - part["items"]
-    each = {who: (whole[who] - part[who]) / more for who in ("main", "worker")}
+    each = {who: (whole[who] - part[who]) / more for who in ("main", "worker", "judging")}
     results["memory"] = {f"{who}_bytes_an_item": round(size, 1) for who, size in each.items()}
     return results
 
@@ -145,7 +147,13 @@ def memory(data: Path) -> dict[str, float]:
         dataset, digests = started(data, Path(folder))
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             worker = pool.apply(read_some, (dataset,))
-        return {"items": len(digests.column), "main": resident(), "worker": worker}
+        main = resident()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        contents = digests.contents()
+        found = find_duplicates(contents)
+        assert not found.across and not found.within
+        judging = resident("VmHWM")
+        return {"items": len(digests.column), "main": main, "worker": worker, "judging": judging}
 
 
 def started(data: Path, folder: Path) -> tuple[Dataset, Digests]:
@@ -166,9 +174,9 @@ def read_some(dataset: Dataset) -> int:
     return resident()
 
 
-def resident() -> int:
-    """Bytes."""
-    (kilobytes,) = re.findall(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
+def resident(field: str = "VmRSS") -> int:
+    """Bytes; ``VmHWM`` for the most there were."""
+    (kilobytes,) = re.findall(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return 1024 * int(kilobytes)
 
 

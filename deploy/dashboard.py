@@ -206,6 +206,51 @@ ROWS = {
             "Labels beyond 20 that are rare in the measured split are other.",
         ),
     ],
+    "Shadow": [
+        Chart(
+            "First labels that agree",
+            "percentunit",
+            {
+                "{{bundle}} {{version}}": rate(
+                    "liere_shadow_items_total", "bundle, version", ', outcome="agreed"'
+                )
+                + " / "
+                + rate(
+                    "liere_shadow_items_total", "bundle, version", ', outcome=~"agreed|differed"'
+                )
+            },
+            "Of a candidate version and the one that answers.",
+        ),
+        Chart(
+            "Difference of probabilities",
+            "percentunit",
+            {
+                "{{bundle}} {{version}} mean": rate(
+                    "liere_shadow_difference_sum", "bundle, version"
+                )
+                + " / "
+                + rate("liere_shadow_difference_count", "bundle, version"),
+                "{{bundle}} {{version}} largest": gauge("liere_shadow_largest_difference"),
+            },
+            "Of each copy that of the label for which it is largest; the largest since it began.",
+        ),
+        Chart(
+            "Copies",
+            "ops",
+            {
+                "{{bundle}} {{version}} {{outcome}}": rate(
+                    "liere_shadow_items_total", "bundle, version, outcome"
+                )
+            },
+            "Shed where requests wait or memory is full; failed where it cannot answer.",
+        ),
+        Chart(
+            "Share that is copied",
+            "percentunit",
+            {"{{bundle}} {{version}} {{instance}}": gauge("liere_shadow_share")},
+        ),
+        Chart("Held by copies", "bytes", {"{{instance}}": gauge("liere_shadow_bytes")}),
+    ],
     "Batches": [
         Chart(
             "Rows in a run, mean",

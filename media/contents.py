@@ -56,11 +56,14 @@ def contents_of(source: Source, items: list[Item]) -> Contents:
 
 def contents_from(ids: Sequence[str], labels: np.ndarray, digests: np.ndarray) -> Contents:
     """The contents that reading N items gives, from their labels [N] and SHA-256, uint8 [N, 32]."""
-    whole = hashlib.sha256()
-    for id_, label, digest in zip(ids, labels, digests, strict=True):
-        whole.update(_line(id_, label, digest.tobytes()))
-    short = digests[:, :DIGEST_BYTES] * (digests != NOTHING).any(axis=1, keepdims=True)  # [N, 16]
-    return Contents(whole.hexdigest(), ids, np.ascontiguousarray(short))
+    whole, nothing = hashlib.sha256(), NOTHING.tobytes()
+    short = np.zeros((len(digests), DIGEST_BYTES), np.uint8)
+    for item, (id_, label, row) in enumerate(zip(ids, labels, digests, strict=True)):
+        digest = row.tobytes()
+        whole.update(_line(id_, label, digest))
+        if digest != nothing:
+            short[item] = row[:DIGEST_BYTES]
+    return Contents(whole.hexdigest(), ids, short)
 
 
 class Hashes:

@@ -14,6 +14,7 @@ COMMANDS = {
     "health": "service.cli.health",
     "jobs": "service.cli.jobs",
     "new-key": "service.cli.new_key",
+    "shadow": "service.cli.shadow",
 }
 SERVER = "service.cli.serve"
 

@@ -15,6 +15,7 @@ from prometheus_client import (
 )
 
 from media.spec import AXES
+from service.agreement import Agreements
 from service.drift import Drift
 from service.memory import read_memory
 
@@ -211,8 +212,15 @@ class Metrics:
         )
         self.memory.set_function(lambda: read_memory().used)
         self.memory_limit.set_function(lambda: read_memory().limit)
+        self.shadow_bytes = Gauge(
+            "liere_shadow_bytes",
+            "Held by copies of files that wait for candidate versions.",
+            registry=registry,
+        )
         self.drift = Drift()
         registry.register(self.drift)
+        self.agreements = Agreements()
+        registry.register(self.agreements)
         ProcessCollector(registry=registry)
 
     def stages(self, modality: str, bundle: str) -> dict[str, Histogram]:

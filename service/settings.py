@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from models.manifest import NAME_PATTERN
 from service.environment import PREFIX, own_variables
 
 MIB, GIB = 2**20, 2**30
@@ -26,6 +27,8 @@ MIB, GIB = 2**20, 2**30
 FORM_MIB = 1.0
 #: One of several devices of a kind.
 NUMBERED = re.compile("(cuda|cpu):(0|[1-9][0-9]?)")
+HTTP_URL = re.compile(r"https?://[^/\s?#@]+(/[^\s?#]*)?")
+SHADOW = re.compile(f"({NAME_PATTERN})@({NAME_PATTERN})=([0-9]*\\.?[0-9]+)", re.ASCII)
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\sA-Z?#@]+")
 
 
@@ -65,7 +68,8 @@ class Settings(BaseSettings):
 
     Other commands, each with its own --help: python -m service classify FILE... answers without a
     server, bundles chooses which version of a bundle answers, jobs shows and cancels the jobs of
-    a server, new-key makes a bearer key, health asks a running server whether it is ready.
+    a server, new-key makes a bearer key, shadow tells how far a candidate version agrees with the
+    one that answers, health asks a running server whether it is ready.
     """
 
     model_config = SettingsConfigDict(
@@ -225,6 +229,16 @@ class Settings(BaseSettings):
         description="time for the head of one request, from its first byte, and for the first byte "
         "of a new connection",
     )
+    shadow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="version that sees copies of a share of what another one answers, once that "
+        "does: NAME@VERSION=SHARE, like digits@2=0.1; several, one for each bundle, apart by "
+        "commas. See docs/shadow.md",
+    )
+    shadow_mib: float = Field(
+        256.0, ge=0,
+        description="bytes of copies that wait for such versions, in MiB; more are let go of",
+    )
     jobs: Path | None = Field(
         None,
         description="folder where jobs, their files and their answers are kept, for /v1/jobs; one "
@@ -279,6 +293,18 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least important message that is logged"
     )
+    otel_endpoint: str = Field(
+        "",
+        description="URL that takes OpenTelemetry's spans (OTLP over HTTP), like "
+        "http://127.0.0.1:4318/v1/traces; needs the extra otel. Without it nothing is traced",
+    )
+    otel_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of requests without a traceparent whose traces begin here; of the "
+        "others that header says whether they are told",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -313,6 +339,13 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("otel_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str) -> str:
+        if value and not HTTP_URL.fullmatch(value):
+            raise ValueError("expected a URL like http://127.0.0.1:4318/v1/traces")
+        return value
+
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -324,6 +357,29 @@ class Settings(BaseSettings):
                     "http://localhost:3000 (in small letters, without a path), or *"
                 )
         return origins
+
+    @field_validator("shadow")
+    @classmethod
+    def _check_shadow(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        given = tuple(one for one in values if one)  # an empty variable is none
+        for one in given:
+            found = SHADOW.fullmatch(one)
+            if found is None or float(found[3]) > 1:
+                raise ValueError("expected NAME@VERSION=SHARE, with a share from 0 to 1")
+        if len({one.partition("@")[0] for one in given}) < len(given):
+            raise ValueError("expected one version for each bundle")
+        return given
+
+    @property
+    def shadows(self) -> list[tuple[str, str, float]]:
+        """Bundle, version and share of each ``shadow``."""
+        found = (SHADOW.fullmatch(one) for one in self.shadow)
+        return [(one[1], one[2], float(one[3])) for one in found if one]
+
+    @property
+    def shadow_bytes(self) -> int:
+        """That copies may hold."""
+        return int(self.shadow_mib * MIB)
 
     @property
     def has_keys(self) -> bool:

@@ -1,4 +1,4 @@
-"""The command line: PRESET --data PATH --out RUN, compare, split, report, predict."""
+"""The command line: PRESET --data PATH --out RUN, and the commands beside it (``OTHERS``)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Any
 from media.spec import SpecError
 from media.strict_json import from_json, to_json
 from models.encodings import options_help
-from training import predict, split
+from training import predict, probe, split
 from training.batches import NoBatch
 from training.compare import compare
 from training.config import Augment, TrainConfig
 from training.failures import BAD_INPUT, FAILED
-from training.finetune import recipe_for
+from training.finetune import at_size, recipe_for
 from training.history import going_on
 from training.joining import joined, started
 from training.loop import train
 from training.memory import OutOfMemory, told
-from training.presets import PRESETS
+from training.presets import FROM_CHECKPOINT, PRESETS, SIZES
 from training.processes import Ended, Processes
 from training.report import report
 from training.run import Run
@@ -40,6 +40,8 @@ OTHERS = {
     "split": split.main,
     "report": report.main,
     "predict": predict.main,
+    "linear-probe": probe.main_linear_probe,
+    "knn": probe.main_knn,
 }
 
 
@@ -151,8 +153,12 @@ def _begun(options: argparse.Namespace, resume: bool) -> TrainConfig:
     if options.init_from:
         config = recipe_for(config, options.out / "last" if resume else options.init_from)
         config = dataclasses.replace(config, init_from=str(options.init_from))
-    elif options.preset == "finetune":
-        raise SpecError("finetune starts from a checkpoint: expected --init-from RUN, got none")
+        if options.preset in SIZES:
+            config = at_size(config, SIZES[options.preset])
+    elif options.preset in FROM_CHECKPOINT:
+        raise SpecError(
+            f"{options.preset} starts from a checkpoint: expected --init-from RUN, got none"
+        )
     if resume and run.exists():  # what may change stays as it is until it is named
         config = going_on(config, run.notes(), run.history())
     return config
@@ -223,7 +229,9 @@ def _parser() -> argparse.ArgumentParser:
         + "\n\nalso: python -m training split --help (a split that does not leak, as a CSV)"
         "\n      python -m training compare --help (encodings under one recipe, one table)"
         "\n      python -m training report --help (figures and pictures of a run, once more)"
-        "\n      python -m training predict --help (what a checkpoint says of files, as a CSV)",
+        "\n      python -m training predict --help (what a checkpoint says of files, as a CSV)"
+        "\n      python -m training linear-probe --help (a linear head, fitted in seconds)"
+        "\n      python -m training knn --help (what the nearest training items say)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("preset", choices=sorted(PRESETS), help="a complete set of values, below")

@@ -146,6 +146,8 @@ class TrainConfig:
             keeps it where the labels are the same.
         freeze: layers, from the first on, that stay as they are, and with them everything before
             them and the encoding; 0 for none.
+        head_first: epochs, from the first on, in which the head learns alone, as with ``freeze`` at
+            all layers: a head that begins anew would pull at what the others know.
         items: training items at most, drawn alike from every class, the same ones for every seed;
             0 for all.
         skip: ids of training items to leave out, one more with every ``--set skip=ID``. Order and
@@ -208,6 +210,7 @@ class TrainConfig:
     init_from: str | None = None
     head: Literal["auto", "keep", "new"] = "auto"
     freeze: int = 0
+    head_first: int = 0
     items: int = 0
     skip: tuple[str, ...] = ()
     epochs: int = 20
@@ -277,8 +280,10 @@ class TrainConfig:
             raise SpecError(
                 "class_weights and sampling both balance: expected one of them balanced, got both"
             )
-        if self.init_from is None and (self.freeze or self.head != "auto"):
-            raise SpecError("freeze and head are for fine-tuning: expected --init-from, got none")
+        if self.init_from is None and (self.freeze or self.head_first or self.head != "auto"):
+            raise SpecError(
+                "freeze, head_first and head are for fine-tuning: expected --init-from, got none"
+            )
         if self.augment.mixes and self.batch == 1:
             raise SpecError(
                 "augment.mixup and augment.cutmix mix the items of a batch: expected batch to be "

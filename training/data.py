@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,11 +19,20 @@ from media.spec import AXES, Grid, InputSpec, SpecError
 from models.spec import ModelSpec
 from training.augment.draws import epoch_order, occurrences
 from training.config import TrainConfig
-from training.listed import Listed
 from training.progress import Progress
 
 #: Begins a bar for some work on so many items; returns the function that advances it.
 Bars = Callable[[str, int], Callable[[int], None]]
+
+
+class UsedItems(Protocol):
+    """Of a split, however they are read."""
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """(id, reason) of unreadable ones."""
 
 
 def no_bar(text: str, items: int) -> Callable[[int], None]:
@@ -181,8 +190,8 @@ def describe(
     dataset: Dataset,
     contents: Mapping[str, Contents] | None,
     duplicates: Duplicates | None,
-    training: Prepared | Listed,
-    validation: Prepared | Listed,
+    training: UsedItems,
+    validation: UsedItems,
 ) -> dict[str, Any]:
     """What was trained on, without saying where it lay.
 

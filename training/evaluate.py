@@ -45,7 +45,7 @@ def logits_of(
         check: called before every batch, and where a worker has died; it may raise.
         encoded: ``encode_for`` the grid of the pixels, where it is known already.
     """
-    device = model.head.weight.device
+    device = model.device
     sides = zip(pixels.shape[1:-1], model.spec.patch, strict=True)
     grid = Grid(tuple(side // patch for side, patch in sides))
     encoded = encoded or encode_for(model, grid)
@@ -125,8 +125,12 @@ def evaluate(
         )
         own = logits_of(model, pixels, batch, stop.check)
     views = processes.gather_rows(own)  # [N * V, classes]
-    logits = torch.from_numpy(prepared.of_items(views.numpy()))  # [N, classes]
-    targets = torch.from_numpy(prepared.labels)
+    return measured(prepared.of_items(views.numpy()), prepared.labels)
+
+
+def measured(answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """What ``evaluate`` returns, of logits [N, classes] and labels [N]."""
+    logits, targets = torch.from_numpy(answers), torch.from_numpy(labels)
     right = (logits.argmax(1) == targets).double()
     per_class = [right[targets == label].mean() for label in targets.unique()]
     return {

@@ -130,6 +130,36 @@ def finetune(data: str) -> TrainConfig:
     )
 
 
+def finetune_images(data: str) -> TrainConfig:
+    """A large pretrained model on your own photos, at 224 px; --init-from gives the model.
+
+    python -m training finetune-images --init-from runs/dinov3 --data labels.csv --out runs/mine
+    For weights from ``python -m models.pretrained`` and ``models.grow``: the head learns alone for
+    an epoch, then all layers, rates falling by a quarter with every layer away from the head.
+    Parts of the whole picture are decoded in each step. Of a model as large as DINOv3's nothing
+    was fine-tuned here: its accuracy is not known. ``linear-probe`` takes seconds and tells first
+    what there is to win.
+    """
+    config = dataclasses.replace(images(data), init_from="RUN")  # until --init-from names it
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, drop_path=0.1),
+        epochs=30,
+        batch=64,
+        learning_rate=3e-4,
+        warmup_steps=500,
+        layer_decay=0.75,
+        head_first=1,
+        clip_norm=1.0,
+        ema=0.999,
+        betas=(0.9, 0.999),
+        augment=Augment(
+            crop_padding=0, crop_from="picture", crop_scale=(0.35, 1.0), colour=0.2, mixup=0.2
+        ),
+        workers=4,
+    )
+
+
 def small_pictures(data: str) -> TrainConfig:
     """Pictures of 32 px by the recipe of long runs, for a GPU: CIFAR-10, Tiny-ImageNet at 32 px.
 
@@ -355,6 +385,7 @@ PRESETS: dict[str, Callable[[str], TrainConfig]] = {
     "cifar10-liere8": cifar10_liere8,
     "clips": clips,
     "finetune": finetune,
+    "finetune-images": finetune_images,
     "images": images,
     "images-224": images_224,
     "lung-ultrasound": lung_ultrasound,
@@ -364,3 +395,8 @@ PRESETS: dict[str, Callable[[str], TrainConfig]] = {
     "smoke-volumes": smoke_volumes,
     "volumes": volumes,
 }
+
+#: Presets that begin from a checkpoint, always.
+FROM_CHECKPOINT = ("finetune", "finetune-images")
+#: Pixels on every axis of presets that do not keep the checkpoint's own size.
+SIZES = {"finetune-images": 224}

@@ -62,6 +62,20 @@ class Progress:
         self.bar.remove_task(task)
 
     @contextlib.contextmanager
+    def computing(self, split: str, items: int) -> Iterator[Callable[[int], None]]:
+        """A bar for items whose features are computed."""
+        task = self.bar.add_task(f"features of {split}", total=items, status="")
+        yield lambda done: self.bar.advance(task, done)
+        self.bar.remove_task(task)
+
+    @contextlib.contextmanager
+    def fitting(self, penalties: int) -> Iterator[Callable[[int], None]]:
+        """A bar for the fits of a linear probe."""
+        task = self.bar.add_task("fitting", total=penalties, status="")
+        yield lambda done: self.bar.advance(task, done)
+        self.bar.remove_task(task)
+
+    @contextlib.contextmanager
     def indexing(self, size: int) -> Iterator[Callable[[int], None]]:
         """A bar for bytes of shards that are looked through."""
         task = self.bar.add_task("indexing shards (bytes)", total=size, status="")

@@ -35,6 +35,7 @@ FIXED = {
     "items": "it decides which items are trained on",
     "batch": "it decides what a step is; accumulate makes one need less memory",
     "freeze": "the state of the optimiser is of those layers",
+    "head_first": "it belongs to the beginning",
     "layer_decay": "the state of the optimiser is of those groups",
     "ema": "the average of the steps so far is of that decay",
     "label_smoothing": "the losses of its epochs could not be compared",

@@ -26,7 +26,7 @@ from training.batches import Batch, Batches
 from training.config import TrainConfig
 from training.identity import Pending
 from training.listed import Listed
-from training.optim import set_rate, step_unless
+from training.optim import freeze, set_rate, step_unless
 from training.processes import ALONE, Processes
 from training.run import State
 from training.stopping import Stop
@@ -70,10 +70,16 @@ class Setup:
     def model(self) -> VisionTransformer:
         return self.state.model
 
+    def frozen(self, step: int) -> int:
+        """How many layers, from the first on, stay as they are in a step, as ``freeze`` has it."""
+        config = self.config
+        first = config.head_first * (len(self.training.ids) // config.batch)  # steps
+        return config.model.depth if step < first else config.freeze
+
     @property
     def log_every(self) -> int:
         """Steps between looks at what they came to."""
-        return self.config.log_every or (LOG_EVERY if self.model.head.weight.is_cuda else 1)
+        return self.config.log_every or (LOG_EVERY if self.model.device.type == "cuda" else 1)
 
 
 class Taken(NamedTuple):
@@ -115,11 +121,14 @@ def train_step(
     config, model, state, processes = setup.config, setup.model, setup.state, setup.processes
     with stop.together() if stop else contextlib.nullcontext():
         inputs, targets = make_batch(setup, samples, step)
+    frozen = setup.frozen(step)
+    if config.head_first:
+        freeze(model, frozen)
     model.train()
-    for layer in model.layers[: config.freeze]:
+    for layer in model.layers[:frozen]:
         layer.eval()  # as they are: neither dropout nor drop_path
     state.optimiser.zero_grad(set_to_none=True)
-    device = model.head.weight.device
+    device = model.device
     seed_torch(config, step)
     draws = Draws(config.seed, step, samples, rows=processes.rows(len(samples)))
     keys = to_device(draws.keys(), device)  # [B]
@@ -169,7 +178,7 @@ def make_batch(setup: Setup, samples: np.ndarray, step: int) -> tuple[Tensor, Te
         NoBatch: items are read in the step and cannot be.
     """
     config, spec, training = setup.config, setup.model.spec, setup.training
-    device = setup.model.head.weight.device
+    device = setup.model.device
     where = config.input, spec.training_grid.pixels(spec.patch), device
     rows = setup.processes.rows(len(samples))
     own = samples[rows]

@@ -131,6 +131,10 @@ ROWS = (
     Row("jobs_beside", (), [
         most("added to an image's p99, ms", lambda it: it["added_ms"], 20),
     ], ("--rounds", "1", "--quick")),
+    Row("shadow", (), [
+        most("added to an image's p99, ms", lambda it: it["added_ms"], 20),
+        least("of the copies compared", lambda it: it["compared"] / it["copies"], 0.9),
+    ], ("--rounds", "1", "--quick")),
     Row("jobs_killed", (), [
         most("items lost", lambda it: it["lost"], 0),
         most("items answered twice", lambda it: it["twice"], 0),

@@ -34,6 +34,8 @@ KEPT, LOCK = "sha256", ".lock"
 KEY_BYTES, DIGEST_BYTES, CHECKSUM_BYTES = 16, 32, 4
 #: Items that are read between two looks at the clock, and seconds between two writes.
 PIECE, WRITE_SECONDS = 64, 30.0
+#: Items that are looked up at a time: each takes a hundred bytes meanwhile.
+LOOKED_UP = 2**13
 
 
 class Digests:
@@ -136,10 +138,13 @@ class Digests:
 
     def _take(self, rows: np.ndarray) -> None:
         """What the folder knows of the items, from at least one row [M, 48], in their order."""
-        known, keys = _keys(rows), keys_of(self.dataset, np.arange(len(self.dataset)))
-        at = np.minimum(np.searchsorted(known, keys), len(known) - 1)  # [N]
-        found = known[at] == keys
-        self.column[found] = rows[at[found], KEY_BYTES:]
+        known = _keys(rows)
+        for start in range(0, len(self.dataset), LOOKED_UP):
+            places = np.arange(start, min(start + LOOKED_UP, len(self.dataset)))  # [P]
+            keys = keys_of(self.dataset, places)
+            at = np.minimum(np.searchsorted(known, keys), len(known) - 1)  # [P]
+            found = known[at] == keys
+            self.column[places[found]] = rows[at[found], KEY_BYTES:]
 
     def _read(self, check: Callable[[], None], places: np.ndarray) -> np.ndarray:
         """The digests of some items, [places, 32]."""
@@ -221,7 +226,7 @@ def _load(folder: Path) -> np.ndarray:
         data = (folder / KEPT).read_bytes()
     except FileNotFoundError:
         return none
-    rows, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+    rows, checksum = memoryview(data)[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if len(rows) % none.shape[1] or checksum != _checksum(rows):
         return none
     return np.frombuffer(rows, np.uint8).reshape(-1, none.shape[1])
@@ -234,5 +239,5 @@ def _write(folder: Path, rows: np.ndarray) -> None:
     write_atomic(folder / KEPT, data + _checksum(data))
 
 
-def _checksum(rows: bytes) -> bytes:
+def _checksum(rows: bytes | memoryview) -> bytes:
     return zlib.crc32(rows).to_bytes(CHECKSUM_BYTES)

@@ -9,8 +9,8 @@ from typing import Self, overload
 
 import numpy as np
 
-#: Texts that are picked at a time: their letters take 16 bytes each meanwhile.
-PIECE = 2**16
+#: Texts that are picked or read at a time: meanwhile a letter takes 16 bytes, an offset 44.
+PIECE = 2**13
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,9 +48,11 @@ class Texts(Sequence[str]):
         return len(self.offsets) - 1
 
     def __iter__(self) -> Iterator[str]:
-        data = self.data.tobytes()
-        for start, end in pairwise(self.offsets.tolist()):
-            yield data[start:end].decode()
+        for start in range(0, len(self), PIECE):
+            offsets = self.offsets[start : start + PIECE + 1].tolist()
+            data = self.data[offsets[0] : offsets[-1]].tobytes()
+            for begin, end in pairwise(offsets):
+                yield data[begin - offsets[0] : end - offsets[0]].decode()
 
     @overload
     def __getitem__(self, index: int) -> str: ...

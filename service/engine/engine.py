@@ -26,6 +26,7 @@ from service.engine.proof import Prover
 from service.engine.rollout import Rollout
 from service.engine.room import Room
 from service.engine.schedule import CPU, DEVICE, Backlog
+from service.engine.shadow.shadows import Shadows
 from service.engine.succession import Succession
 from service.engine.vitals import Vitals
 from service.metrics import Metrics
@@ -103,7 +104,11 @@ class Engine:
         self.prover = Prover(self.pool, self.devices, self.executor, opener, settings)
         self.catalog = Catalog(self.prover, settings.default_bundle)
         succession = Succession(settings, self.catalog, self._on_change)
-        self.rollout = Rollout(settings, self.catalog, succession)
+        self.shadows = Shadows(
+            self.pipeline, self.admission, self.devices, self.pool, self.metrics.agreements,
+            max_bytes=settings.shadow_bytes,
+        )  # fmt: skip
+        self.rollout = Rollout(settings, self.catalog, succession, self.shadows)
         self.metrics.watch(
             {
                 "decode_depth": lambda: self.pool.depth,
@@ -114,6 +119,7 @@ class Engine:
                 "device_fallback": lambda: self.prover.fell_back,
                 "lanes": lambda: self.devices.lanes,
                 "devices_left_out": lambda: len(self.devices.left_out),
+                "shadow_bytes": lambda: self.shadows.room.bytes,
             },
             self.backlog.wait,
             self.backlog.seconds,
@@ -134,6 +140,15 @@ class Engine:
             return
         _calm_collector()
         self.on_ready()
+        await self._begin_shadows()
+
+    async def _begin_shadows(self) -> None:
+        """Those of the settings; one that cannot be is in the log, and nothing else suffers."""
+        for name, version, share in self.settings.shadows:
+            try:
+                await self.rollout.shadow(name, version, share)
+            except Failure as failure:
+                log.error("--shadow %s@%s=%g: %s", name, version, share, failure.detail)
 
     async def start(self, folders: list[Path]) -> None:
         """Start the workers and examine these folders.
@@ -150,6 +165,7 @@ class Engine:
     async def close(self) -> None:
         self.draining = True
         await self.rollout.close()
+        self.shadows.close()
         self.vitals.stop()
         self.devices.close()
         await self.pool.close()
@@ -162,7 +178,7 @@ class Engine:
         return isinstance(self.failure, DeviceDied)
 
     def check_want(self, want: Want, choice: Choice) -> None:
-        """NoEmbedding if that is wanted of a graph without it: no file need be looked at."""
+        """NoEmbedding or NoLabels where the graphs cannot give it: no file need be looked at."""
         self.pipeline.check_want(want, choice)
 
     async def submit(self, job: Job) -> Outcome:
@@ -192,6 +208,7 @@ class Engine:
         Raises:
             Overloaded, DeadlinePassed: together they may not enter.
             NoEmbedding: it is wanted of a graph that has none.
+            NoLabels: something else is wanted of a bundle without a head.
         """
         return await self.pipeline.submit_each(jobs)
 
@@ -233,6 +250,9 @@ class Engine:
     def _on_change(self, before: ExaminedBundle | None, after: ExaminedBundle | None) -> None:
         """Another version answers, or a bundle more, or one less."""
         if before is not None:
+            version = after.manifest.version if after and after.manifest else None
+            who = f"version {version}" if version else "no version"
+            self.shadows.end(before.name, f"{who} answers since then")
             self.metrics.bundle_info.remove(*_info(before))
             for grid, target in before.targets.items():
                 self.metrics.grid_info.remove(before.name, target.manifest.version, grid)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from service.engine.device.devices import Devices
 from service.engine.device.queues import Row
 from service.engine.explain.explanation import Explanation
 from service.engine.explain.occlusion import Explainer, check_time
-from service.engine.failures import DeadlinePassed, Failure, NoEmbedding
+from service.engine.failures import DeadlinePassed, Failure, NoEmbedding, NoLabels
 from service.engine.job import Job, Outcome, Timing, Want, softmax, wanted
 from service.engine.model import Choice, Target
 from service.engine.schedule import CPU, DEVICE, Charge
@@ -30,10 +31,30 @@ Way = Coroutine[Any, Any, Outcome]
 
 #: Of the event loop for one answer: reading the request, ranking, writing.
 ANSWER_SECONDS = 0.0005
+#: What can be wanted of a bundle without labels.
+OF_FEATURES = ("embedding", "pixels")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """What a job was answered from, for whoever looks over its shoulder.
+
+    Attributes:
+        probabilities: calibrated, float64 ``[classes]``.
+    """
+
+    target: Target
+    item: Decoded
+    row: Row
+    probabilities: np.ndarray
 
 
 class Pipeline:
-    """Takes jobs through the stations; nothing of a job is left in it, however the job ends."""
+    """Takes jobs through the stations; nothing of a job is left in it, however the job ends.
+
+    Attributes:
+        on_answer: told of every job that was run, before its answer is given; must not take long.
+    """
 
     def __init__(
         self, admission: Admission, pool: DecodePool, devices: Devices, metrics: Metrics
@@ -43,6 +64,7 @@ class Pipeline:
         self._devices = devices
         self._metrics = metrics
         self._explainer = Explainer(devices)
+        self.on_answer: Callable[[Job, Answered], None] = lambda job, answered: None
 
     async def submit_all(self, jobs: Sequence[Job]) -> list[Outcome]:
         """What ``Engine.submit_all`` says."""
@@ -73,6 +95,12 @@ class Pipeline:
 
     def check_want(self, want: Want, choice: Choice) -> None:
         """What ``Engine.check_want`` says."""
+        manifest = choice.manifest
+        if not manifest.labels and want not in OF_FEATURES:
+            raise NoLabels(
+                f"want: bundle {manifest.name} has no labels and gives features alone: expected "
+                f"want=embedding, got want={want}"
+            )
         if want != "embedding":
             return
         lacking = [one for one in choice.targets.values() if not self._devices.embeds(one.key)]
@@ -109,15 +137,35 @@ class Pipeline:
             backlog.done(charge, "run")
             backlog.correct(charge, started + decoded + row.queue_seconds)
             course.ran(row, charge)
-            calibrated = softmax(row.logits, target.temperature)
-            answer = wanted(job, target, row, calibrated)
-            if target.is_as_measured and not isinstance(job.media, np.ndarray):
-                first = int(calibrated.argmax())
-                self._metrics.drift.count(target.key, first, float(calibrated[first]))
+            answer: dict[str, Any] = {"embedding": row.embedding}
+            if target.labels:
+                calibrated = softmax(row.logits, target.temperature)
+                answer = wanted(job, target, row, calibrated)
+                if target.is_as_measured and not isinstance(job.media, np.ndarray):
+                    first = int(calibrated.argmax())
+                    self._metrics.drift.count(target.key, first, float(calibrated[first]))
+                self.on_answer(job, Answered(target, item, row, calibrated))
             if job.explain is not None:
                 answer["explanation"] = await self._explain(job, target, item, row, course, charge)
         timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
         return Outcome(target, item.evidence, timing, **answer)
+
+    async def answer_beside(self, job: Job) -> tuple[Target, Row]:
+        """What the graph says to a job of batch work that is nobody's request.
+
+        It is charged like every other, and in no series of items.
+
+        Raises:
+            Failure: of the bytes, or of the graph.
+        """
+        work = self.predict(job)
+        await self._admission.wait_for_room(work.kind, job.deadline)
+        with self._admission.work(work, job.deadline) as charge:
+            item = await self._prepare(job)
+            self._admission.backlog.done(charge, "decode")
+            target = job.choice.targets[item.grid]
+            row = await self._devices.submit(target.key, item.pixels, job.deadline, job.kind)
+        return target, row
 
     async def _explain(
         self, job: Job, target: Target, item: Decoded, row: Row, course: Course, charge: Charge

@@ -32,6 +32,8 @@ from service.engine.folders import (
     manifest_in,
     name_bundles,
 )
+from service.engine.shadow.report import ShadowReport
+from service.engine.shadow.shadows import Shadows
 from service.engine.status import BundleStatus, answering_in, status_of, versions_in
 from service.engine.succession import Refusal, Succession
 from service.settings import Settings
@@ -46,12 +48,16 @@ class Rollout:
 
     Args:
         catalog: what answers now.
+        shadows: candidates that only see copies.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, succession: Succession) -> None:
+    def __init__(
+        self, settings: Settings, catalog: Catalog, succession: Succession, shadows: Shadows
+    ) -> None:
         self._settings = settings
         self._catalog = catalog
         self.succession = succession
+        self.shadows = shadows
         self._one_at_a_time = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -103,7 +109,7 @@ class Rollout:
         """Remove a version from the folder.
 
         Raises:
-            VersionInUse: it answers, here or by the folder, or a job needs it.
+            VersionInUse: it answers, here or by the folder, sees copies, or a job needs it.
             UnknownBundle, UnknownVersion, FolderFixed: as above.
         """
 
@@ -115,6 +121,8 @@ class Rollout:
             answers = self._catalog.manifest(name)
             if answers and answers.version == version:
                 raise VersionInUse(f"bundle {name}: version {version} answers; load another first")
+            if self.shadows.version(name) == version:
+                raise VersionInUse(f"bundle {name}: version {version} sees copies; end that first")
             if self.is_pinned(name, version):
                 raise VersionInUse(f"bundle {name}: a job that has not ended needs {version}")
             try:
@@ -127,6 +135,43 @@ class Rollout:
             if refusal and refusal.version == version:
                 del self.succession.refused[name]
             return await self._status(name, home)
+
+        return await self._change(change)
+
+    async def shadow(self, name: str, version: str, share: float) -> ShadowReport:
+        """Let a version see copies of a share of the requests that another one answers.
+
+        It is proven as if it should answer. Of one that sees copies the share is changed.
+
+        Raises:
+            UnknownBundle, UnknownVersion: it is not there, or nobody answers by this name.
+            VersionInUse: it answers itself.
+            CandidateRefused: it failed a proof.
+        """
+
+        async def change() -> ShadowReport:
+            answering = self._catalog.bundles.get(name)
+            home = await asyncio.to_thread(self._home, name)
+            await self._check_there(name, home, version)
+            if answering is None or answering.manifest is None:
+                raise UnknownVersion(f"bundle {name}: no version answers, so there are no copies")
+            if answering.manifest.version == version:
+                raise VersionInUse(f"bundle {name}: version {version} answers; name another one")
+            if self.shadows.version(name) == version:
+                self.shadows.change_share(name, share)
+            else:
+                candidate = await self.succession.examine(name, home, version)
+                self.shadows.begin(answering, candidate, share)
+            return self.shadows.report(name)
+
+        return await self._change(change)
+
+    async def end_shadow(self, name: str) -> ShadowReport:
+        """Let nobody see copies for a bundle; NoShadow where nobody did."""
+
+        async def change() -> ShadowReport:
+            self.shadows.end(name, "an operator ended it")
+            return self.shadows.report(name)
 
         return await self._change(change)
 
@@ -178,11 +223,7 @@ class Rollout:
     async def _load(self, name: str, version: str, for_good: bool) -> BundleStatus:
         """Prove a version, write down that it answers, let it answer."""
         home = await asyncio.to_thread(self._home, name)
-        known = await asyncio.to_thread(versions_in, home)
-        if version not in known:
-            raise UnknownVersion(
-                f"bundle {name}: there is no version {version[:64]!a}; there are {', '.join(known)}"
-            )
+        await self._check_there(name, home, version)
         answers = self._catalog.manifest(name)
         proven = answers is not None and await asyncio.to_thread(is_still, home, version, answers)
         one = None if proven else await self.succession.examine(name, home, version)
@@ -225,6 +266,15 @@ class Rollout:
             one.newcomer = before is None or before.newcomer
             self.succession.enter(one)
 
+    async def _check_there(self, name: str, home: Path, version: str) -> None:
+        """UnknownVersion unless it is in the folder of its bundle."""
+        known = await asyncio.to_thread(versions_in, home)
+        if version not in known:
+            there = ", ".join(known)
+            raise UnknownVersion(
+                f"bundle {name}: there is no version {version[:64]!a}; there are {there}"
+            )
+
     # --- folders, in a thread ----------------------------------------------------------------
 
     def _folders(self) -> dict[str, Path]:
@@ -264,4 +314,5 @@ class Rollout:
             answers.version if answers else None,
             self._catalog.open_versions(name),
             str(refused) if refused else one.reason if one else None,
+            shadow=self.shadows.version(name),
         )

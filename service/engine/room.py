@@ -46,6 +46,14 @@ class Room:
         self.files += 1
         self.bytes += size
 
+    def enter_at_once(self, size: int) -> bool:
+        """Take room for a file of ``size`` bytes if there is some; what is larger gets none."""
+        if self.files >= self.max_files or self.bytes + size > self.max_bytes:
+            return False
+        self.files += 1
+        self.bytes += size
+        return True
+
     def leave(self, size: int) -> None:
         """Give back what ``enter`` took."""
         self.files -= 1

@@ -26,6 +26,7 @@ class BundleStatus:
     draining: tuple[str, ...] = told(
         "versions that answered before and have requests inside, or are loaded just now"
     )
+    shadow: str | None = told("the version that sees copies of a share of its requests")
     versions: tuple[str, ...] = told("in the folder, oldest first")
     answering: str | None = told(
         "the version that answers by the folder: after SIGHUP or the next start"
@@ -44,12 +45,14 @@ def status_of(
     loaded: str | None,
     open_versions: set[str],
     refused: str | None,
+    *,
+    shadow: str | None,
 ) -> BundleStatus:
     """Reads the folder; for a thread, so nothing that holds a model is passed.
 
     Args:
         home: None of a bundle whose folder is gone.
-        open_versions: that answer or have requests inside.
+        open_versions: that answer, see copies or have requests inside.
     """
     by_folder = previous = None
     versions: tuple[str, ...] = ()
@@ -67,7 +70,8 @@ def status_of(
         name=name,
         state=state,
         loaded=loaded,
-        draining=tuple(sorted(open_versions - {loaded or ""})),
+        draining=tuple(sorted(open_versions - {loaded, shadow})),
+        shadow=shadow,
         versions=versions,
         answering=by_folder,
         previous=previous,

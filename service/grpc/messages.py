@@ -23,6 +23,7 @@ from service.grpc.inference_pb2 import (
 )
 from service.http.problems import BodyTooLarge, BrokenTensors
 from service.http.v2.inference import write_outputs
+from service.http.v2.models import ServedModel
 from service.http.v2.request import InferRequest
 from service.http.v2.tensors import BYTES, LENGTH_BYTES
 
@@ -173,7 +174,9 @@ def _written(given: ModelInferRequest.InferInputTensor) -> bytearray:
     return bytearray(numbers.astype(np.uint8).tobytes())
 
 
-def write_answer(asked: InferRequest, outcomes: Sequence[Outcome], is_raw: bool) -> bytes:
+def write_answer(
+    asked: InferRequest, model: ServedModel, outcomes: Sequence[Outcome], is_raw: bool
+) -> bytes:
     """The outputs that are wanted.
 
     Args:
@@ -183,7 +186,7 @@ def write_answer(asked: InferRequest, outcomes: Sequence[Outcome], is_raw: bool)
     answer = ModelInferResponse(
         model_name=asked.model_name, model_version=manifest.version, id=asked.id
     )
-    for document, raw in write_outputs(asked, outcomes, is_raw):
+    for document, raw in write_outputs(asked, model, outcomes, is_raw):
         output = answer.outputs.add(
             name=document["name"], datatype=document["datatype"], shape=document["shape"]
         )

@@ -136,7 +136,7 @@ class Methods:
             jobs = make_jobs(self.engine, model, version, asked, raw, call.deadline)
             del raw
             outcomes = await self._submit(call, jobs)
-            return write_answer(asked, outcomes, is_raw)
+            return write_answer(asked, model, outcomes, is_raw)
         finally:
             call.leave(self.engine.admission)
 

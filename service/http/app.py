@@ -22,6 +22,7 @@ from service.http.problems import NOTHING_HERE, MethodNotAllowed, NotFound
 from service.http.routes import add_routes
 from service.jobs.runner import JobRunner
 from service.settings import Settings
+from service.tracing import open_tracing
 
 DESCRIPTION = """\
 Send an image, a clip or a scan, get ranked labels. Each has an address of its own, and the bytes
@@ -32,19 +33,23 @@ wherever `GET` is.
 
 
 def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAPI:
-    """The service as an ASGI application; ``app.state`` has its ``service`` and ``keys``.
+    """The service as an ASGI application; ``app.state`` has ``engine``, ``keys``, ``tracing``.
 
     Args:
         opener: how graphs are opened; tests pass sessions of their own.
 
     Raises:
-        SettingsError: the keys cannot be read, or the folder of jobs cannot be used.
+        SettingsError: the keys cannot be read, the folder of jobs cannot be used, or what tells
+            spans is not installed.
     """
+    tracing = open_tracing(settings)
     engine, keys = Engine(settings, opener), read_keys(settings)
     jobs = JobRunner(engine, encode_line) if settings.jobs is not None else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if tracing is not None:
+            tracing.start()
         preparing = asyncio.create_task(engine.prepare())
         if jobs is not None:
             jobs.start()
@@ -56,6 +61,8 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
             preparing.cancel()
             await asyncio.wait([preparing])
             await engine.close()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="LieRE classification",
@@ -67,11 +74,11 @@ def create_app(settings: Settings, opener: OpenSession = open_session) -> FastAP
         redirect_slashes=False,
         exception_handlers={HTTPException: _raise_as_problem},
     )
-    app.state.engine, app.state.keys = engine, keys
+    app.state.engine, app.state.keys, app.state.tracing = engine, keys, tracing
     add_routes(app, engine, keys)
     if jobs is not None:
         add_jobs(app, jobs)
-    app.add_middleware(Guard, engine=engine, keys=keys)
+    app.add_middleware(Guard, engine=engine, keys=keys, tracing=tracing)
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)
     return app

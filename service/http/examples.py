@@ -139,11 +139,41 @@ ADMIN_EXAMPLE: dict[str, Any] = {
     "state": "ready",
     "loaded": "2",
     "draining": ["1"],
+    "shadow": None,
     "versions": ["1", "2"],
     "answering": "2",
     "previous": "1",
     "writable": True,
     "refused": None,
+}
+#: What a shadow has found.
+SHADOW_EXAMPLE: dict[str, Any] = {
+    "bundle": "digits",
+    "answering": "1",
+    "candidate": "2",
+    "share": 0.1,
+    "state": "running",
+    "reason": None,
+    "began": 1795968000.0,
+    "waiting": 0,
+    "compared": 40,
+    "agreed": 39,
+    "shed": {"busy": 2},
+    "failed": {},
+    "agreement": {"value": 0.975, "low": 0.871, "high": 0.996},
+    "difference": {"value": 0.021, "low": 0.012, "high": 0.03},
+    "largest_difference": 0.44,
+    "confidence": {"answering": 0.912, "candidate": 0.931},
+    "lane_ms": {"answering": 3.1, "candidate": 3.2},
+    "labels": [
+        {
+            "label": "seven",
+            "answering": 40,
+            "candidate": 39,
+            "agreement": {"value": 0.975, "low": 0.871, "high": 0.996},
+        }
+    ],
+    "differed": [{"answering": "seven", "candidate": "one", "items": 1}],
 }
 #: One sentence that each problem under /admin really gives.
 ADMIN: dict[type[failures.Failure], str] = {
@@ -152,6 +182,10 @@ ADMIN: dict[type[failures.Failure], str] = {
     failures.CandidateRefused: "bundle digits: version 2 is refused: graphs/weights.bin is listed "
     "and missing; version 1 answers",
     failures.VersionInUse: "bundle digits: version 2 answers; load another first",
+    failures.NoShadow: "bundle 'digits' has no shadow, and had none since the start",
+    failures.BadParameter: "share: expected a number from 0 to 1, got '10%'",
+    problems.UnknownParameter: "unknown parameter 'shares'; known parameters: share",
+    problems.RepeatedParameter: "share is given more than once",
     failures.FolderFixed: "the folder of bundle digits cannot be changed: Read-only file system; "
     "version 1 answers",
     failures.Draining: "the server is shutting down",
@@ -221,6 +255,10 @@ def details(modality: str) -> dict[type[failures.Failure], str]:
         failures.NoEmbedding: (
             f"want: bundle {bundle} has no embedding at grid {grid}; bundles have one since their "
             "graphs are exported with it"
+        ),
+        failures.NoLabels: (
+            f"want: bundle {bundle} has no labels and gives features alone: expected "
+            "want=embedding, got want=labels"
         ),
         failures.ExplanationTooLong: (
             "explain: the masked rows take about 41.3 seconds here, and the answer is due in 30.0; "

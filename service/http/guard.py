@@ -12,6 +12,7 @@ import asyncio
 import logging
 import re
 import time
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -25,6 +26,7 @@ from service.engine.failures import (
     NotReady,
     Overloaded,
 )
+from service.http import request_span
 from service.http.exchange import Exchange, UploadTime
 from service.http.keys import Keys
 from service.http.problems import (
@@ -39,6 +41,9 @@ from service.http.v2.models import modality_to_infer
 from service.logs import ACCESS
 from service.metrics import outcome_of
 from service.settings import Limits, Settings
+
+if TYPE_CHECKING:
+    from service.spans import Tracing
 
 log = logging.getLogger(__name__)
 access = logging.getLogger(ACCESS)
@@ -61,6 +66,8 @@ PUBLIC = frozenset(
 #: The addresses of their files.
 FILES = re.compile(r"/page/[0-9a-f]{1,64}/[a-z][a-z-]{0,62}\.[a-z]{2,4}")
 METRICS = frozenset({("GET", "/metrics"), ("HEAD", "/metrics")})
+#: What comes every few seconds, for ever, and is nobody's work.
+UNTRACED = PUBLIC | METRICS
 #: How addresses begin that exist only where a key has the scope for them.
 ADMIN = "/admin"
 MAX_LOGGED_PATH = 200  # characters
@@ -72,12 +79,19 @@ def public_requests(settings: Settings) -> frozenset[tuple[str, str]]:
 
 
 class Guard:
-    """ASGI middleware around every route."""
+    """ASGI middleware around every route.
 
-    def __init__(self, app: ASGIApp, engine: Engine, keys: Keys) -> None:
+    Args:
+        tracing: where the spans of requests go, where that is wanted.
+    """
+
+    def __init__(
+        self, app: ASGIApp, engine: Engine, keys: Keys, tracing: Tracing | None = None
+    ) -> None:
         self.app = app
         self.engine = engine
         self.keys = keys
+        self.tracing = tracing
         self._public = public_requests(engine.settings)
         self._limits = {modality: engine.settings.limits(modality) for modality in AXES}
 
@@ -91,6 +105,9 @@ class Guard:
             admission=self.engine.admission, kind=modality or "image",
         )
         scope["exchange"] = exchange
+        trace = None
+        if self.tracing is not None and (scope["method"], scope["path"]) not in UNTRACED:
+            trace = request_span.begin(self.tracing, scope, exchange)
         try:
             self._check_key(scope, exchange)
             if modality is None:
@@ -105,6 +122,8 @@ class Guard:
             await self._answer(exchange, error)
         finally:
             self._record(scope, modality, exchange)
+            if trace is not None:
+                request_span.end(trace, scope, exchange, modality)
             del scope["exchange"]  # the scope knows the channels and they know it: a cycle
 
     def _modality(self, scope: Scope) -> str | None:

@@ -26,6 +26,8 @@ from service.engine.failures import (
     InternalError,
     MediaTooLarge,
     NoEmbedding,
+    NoLabels,
+    NoShadow,
     NotReady,
     Overloaded,
     UnknownBundle,
@@ -188,8 +190,10 @@ PROBLEMS: dict[type[Failure], Problem] = {
     BadParameter: Problem(422, "bad-parameter", "A parameter has a value out of range."),
     UnknownBundle: Problem(404, "unknown-bundle", "There is no such bundle."),
     UnknownVersion: Problem(404, "unknown-version", "The bundle answers with another version."),
+    NoShadow: Problem(404, "no-shadow", "The bundle has no shadow."),
     UnknownGrid: Problem(422, "unknown-grid", "The bundle does not have this grid."),
     NoEmbedding: Problem(422, "no-embedding", "The bundle has no embedding."),
+    NoLabels: Problem(422, "no-labels", "The bundle has no labels."),
     ExplanationTooLong: Problem(
         422, "explanation-too-long", "The explanation takes longer than the answer may."
     ),

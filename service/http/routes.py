@@ -22,6 +22,7 @@ from service.http.keys import Keys
 from service.http.openapi import about, classify, example, whole
 from service.http.page.routes import add_page
 from service.http.prepare import add_prepare
+from service.http.shadow import add_shadow
 from service.http.v2.openapi import request_schemas
 from service.http.v2.routes import add_v2
 from service.http.versions import add_versions
@@ -41,6 +42,7 @@ def add_routes(app: FastAPI, engine: Engine, keys: Keys) -> None:
     _add_bundles(app, engine)
     add_versions(app, engine)
     add_admin(app, engine)
+    add_shadow(app, engine)
     add_health(app, engine)
     add_v2(app, engine)
     _add_metrics(app, engine)

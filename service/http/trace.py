@@ -1,7 +1,7 @@
 """W3C Trace Context: the trace that a request belongs to, and this server's span in it.
 
-What came is continued and never begun: a request without a trace has its id, and nobody else would
-know a trace that was made up here.
+What came is continued and not begun: a request without a trace has its id, and nobody else would
+know a trace that was made up here, unless spans are told (``service.tracing``).
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ class Span:
     trace_id: str  # 32 characters of 0-9 and a-f
     span_id: str  # 16 of them, this server's own
     flags: int
+    parent_id: str = ""  # the span that the request came from, where it came with one
+
+    @classmethod
+    def of(cls, trace_id: int, span_id: int, flags: int) -> Span:
+        """From numbers, as OpenTelemetry has them."""
+        return cls(f"{trace_id:032x}", f"{span_id:016x}", flags & SAMPLED)
 
     @classmethod
     def begin(cls, traceparents: Sequence[bytes]) -> Span | None:
@@ -42,7 +48,8 @@ class Span:
             return None
         if not (trace_id.strip(b"0") and parent.strip(b"0")):
             return None
-        return cls(trace_id.decode(), secrets.token_hex(8), int(flags, 16) & SAMPLED)
+        sampled = int(flags, 16) & SAMPLED
+        return cls(trace_id.decode(), secrets.token_hex(8), sampled, parent.decode())
 
     def header(self) -> bytes:
         """The value of ``traceparent``, in the version that is spoken here."""

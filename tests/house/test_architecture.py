@@ -38,6 +38,7 @@ ALLOWED = {
     "export": {"numpy", "torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "rich", "PIL",
                "av", "nibabel"},
     "service": {"pydantic", "pydantic_settings", "prometheus_client"},
+    "service/spans.py": {"opentelemetry"},
     "service/engine": {"numpy", "onnxruntime"},
     "service/jobs": set(),
     "service/engine/decode/warm.py": {"numpy", "PIL"},

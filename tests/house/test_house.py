@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 PROMISED = ("serve", "test", "lint", "bench")
-EXTRAS = {"serve", "cpu", "gpu", "grpc", "train", "export", "dev"}
+EXTRAS = {"serve", "cpu", "gpu", "otel", "grpc", "train", "export", "scale", "dev"}
 
 
 def _normal(name: str) -> str:
@@ -84,7 +84,7 @@ def test_extras_keep_the_environments_apart(project: dict[str, Any]) -> None:
         for name, lines in project["project"]["optional-dependencies"].items()
     }
     assert set(extras) == EXTRAS
-    for name in ("serve", "cpu", "gpu", "dev"):
+    for name in ("serve", "cpu", "gpu", "otel", "scale", "dev"):
         assert not extras[name] & {"torch", "onnx", "onnxscript", "safetensors"}
     for runtime, home in (("onnxruntime", "cpu"), ("onnxruntime-gpu", "gpu")):
         assert [name for name in extras if runtime in extras[name]] == [home]
@@ -108,7 +108,7 @@ def test_ci_runs_what_a_developer_runs(repo_root: Path) -> None:
     assert os.access(script, os.X_OK)
     commands = [line for line in lines if line.startswith("make")]
     tests = "make test ARGS=--hypothesis-profile=large"
-    assert commands == ["make lint", "make triton-env", tests]
+    assert commands == ["make lint", "make triton-env", tests, "make test-scale"]
     assert "    make test-containers" in lines  # where there is an engine
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import io
 import json
@@ -18,7 +19,15 @@ import numpy as np
 import pytest
 import uvloop
 
-from benchmarks.serving import fuzz, jobs_beside, jobs_throughput, lanes, mixed_grids, v2_tensors
+from benchmarks.serving import (
+    fuzz,
+    jobs_beside,
+    jobs_throughput,
+    lanes,
+    mixed_grids,
+    shadow,
+    v2_tensors,
+)
 from benchmarks.serving.jobs_killed import Tally, pack
 from benchmarks.serving.mixed_grids import Loop, Measured, Shape, interleaved, one_round
 from benchmarks.serving.mutations import DAMAGES, Seed, mend_png, spoil
@@ -28,6 +37,7 @@ from media import read
 from media.spec import Grid
 from service.engine.decode.pool import DecodePool
 from service.engine.decode.wire import Preparation
+from service.engine.shadow.copies import fraction
 from tests.helpers.effort import alone, effort
 from tests.helpers.service_fixtures import (
     GRIDS,
@@ -39,6 +49,7 @@ from tests.helpers.service_fixtures import (
     wait_until,
     weights,
     write_tiny_bundle,
+    write_tiny_versions,
 )
 
 HELLO_THEN_DEATH = """
@@ -253,6 +264,22 @@ def test_jobs_rows_run_on_a_real_server(tmp_path: Path) -> None:
         assert jobs_throughput.through_job(process) > 0
         with pytest.raises(SystemExit, match="was done before the last image"):
             jobs_beside.one_round(process, images[:2], 0.2)
+
+
+def test_shadow_row_compares_the_copies_of_its_share(tmp_path: Path) -> None:
+    """The images hold just the share that is said; a round with a shadow tells what it found."""
+    home = write_tiny_versions(tmp_path / "bundles", "tiny", "1", "2")
+    (home / "serving.json").write_text('{"schema": 1, "version": "1"}')
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"{hashlib.sha256(b'key').hexdigest()} row scopes=classify,metrics,admin\n")
+    images = shadow.numbered_photographs(tmp_path, 0.3)
+    copied = [fraction(image.read_bytes()) < 0.3 for image in images]
+    assert (len(images), sum(copied), sum(copied[:10])) == (100, 30, 3)
+    with serving(home.parent, keys_file=keys, open_metrics=True) as server:
+        site = shadow.Site(as_process(server), "tiny", "key", images[:10], "20x0.5")
+        found = site.one_round(0.3, first=True)
+    assert (found["copies"], found["compared"]) == (3, 3)
+    assert found["with"]["outcomes"] == found["without"]["outcomes"] == {"200": 10}
 
 
 def test_lost_and_repeated_items_are_found(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from tests.helpers.service_fixtures import (
     serving,
     wait_until,
     write_tiny_bundle,
+    write_tiny_versions,
 )
 from tests.helpers.watching import DEPLOY, RULES, Prometheus, documented, prometheus
 
@@ -51,11 +52,12 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     root = tmp_path_factory.mktemp("watched")
     for name in ("good", "bad", "prometheus"):
         (root / name).mkdir()
-    write_tiny_bundle(root / "good", grids=measured_grids())
+    home = write_tiny_versions(root / "good", "tiny", "1", "2", grids=measured_grids())
+    (home / "serving.json").write_text('{"schema": 1, "version": "1"}')
     spoilt = write_tiny_bundle(root / "bad")
     (spoilt / "graphs" / "weights.bin").write_bytes(bytes(10))
     with ExitStack() as stack:
-        arguments = ("--open-metrics", "--jobs", str(root / "jobs"))
+        arguments = ("--open-metrics", "--jobs", str(root / "jobs"), "--shadow", "tiny@2=1")
         process, port, _ = stack.enter_context(running(root / "good", *arguments))
         refusing = stack.enter_context(serving(root / "bad"))
         addresses = [f"127.0.0.1:{one}" for one in (port, refusing.port)]
@@ -100,9 +102,10 @@ def test_every_query_of_the_dashboard_is_answered(watched: Watched) -> None:
     def counted() -> bool:
         """A rate is of what came after a series was first seen, so one request is not enough."""
         assert httpx.post(url, content=picture(), verify=False).status_code == 200
-        return bool(watched.prometheus.value("job:liere_answers:rate5m > 0"))
+        counts = ("job:liere_answers:rate5m > 0", "liere_shadow_difference_count > 0")
+        return all(map(watched.prometheus.value, counts))
 
-    wait_until(counted, "traffic to be counted")
+    wait_until(counted, "traffic to be counted", 60)  # a candidate is proven first
     asked = queries()
     assert len(asked) > 30
 

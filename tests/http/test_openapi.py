@@ -21,6 +21,7 @@ from service.engine.failures import (
     CandidateRefused,
     FileTooLarge,
     FolderFixed,
+    NoShadow,
     UnreadableFile,
     UnsupportedMedia,
     VersionInUse,
@@ -219,7 +220,7 @@ def test_every_problem_has_an_example_that_it_would_give(
     not_here |= {BadRequest, HeadTooLarge, HeadTimeout}  # of no operation: nobody knows which
     not_here |= {BrokenTensors}  # of the protocol of tensors
     not_here |= {UnreadableFile}  # of the command line
-    not_here |= {CandidateRefused, VersionInUse, FolderFixed}  # under /admin
+    not_here |= {CandidateRefused, VersionInUse, FolderFixed, NoShadow}  # under /admin
     not_here |= {kind for kind in PROBLEMS if kind.__module__ == UnknownJob.__module__}
     assert set(shown) == {PROBLEMS[kind].type for kind in PROBLEMS.keys() - not_here}
 

@@ -101,7 +101,8 @@ def site_of(home: Path) -> Site:
 def test_load_promote_roll_back_retire(site: Site) -> None:
     """The round that an operator goes, and what is told on the way."""
     assert site.bundle() == {
-        "name": "tiny", "state": "ready", "loaded": "1", "draining": [], "refused": None,
+        "name": "tiny", "state": "ready", "loaded": "1", "draining": [], "shadow": None,
+        "refused": None,
         "versions": ["1", "2", "3"], "answering": "1", "previous": None, "writable": True,
     }  # fmt: skip
     loaded = site.change("load", "3").json()

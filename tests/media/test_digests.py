@@ -60,6 +60,23 @@ def test_digests_say_what_reading_says(tmp_path: Path, kind: str) -> None:
     assert sum(completed(path)) == len(open_dataset(path))
 
 
+def test_digests_are_looked_up_a_piece_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that the folder has is found, whatever the number of items."""
+    monkeypatch.setattr("media.index.digests.LOOKED_UP", 4)
+    path = make_set(tmp_path / "set")
+    (path / "train" / "a" / "empty.png").write_bytes(b"full")
+    (path / "val" / "b" / "lost.png").unlink()
+    kept = tmp_path / ".digests"
+    digests = Digests(open_dataset(path), kept)
+    digests.complete()
+    again = Digests(open_dataset(path), kept)
+    assert len(again.column) == 11
+    assert (again.column == digests.column).all()
+    assert not len(again.missing())
+
+
 def test_digests_of_what_has_no_bytes_are_those_of_reading(tmp_path: Path) -> None:
     """Empty files, and such that cannot be read."""
     assert completed(make_set(tmp_path / "set")) == [12]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from media.contents import contents_of, split_contents
+from media.contents import Contents, contents_of, split_contents
 from media.dataset import prepare_split
 from media.duplicates import TOLD, find_duplicates
 from media.index import open_dataset
@@ -94,6 +94,20 @@ def test_files_without_bytes_are_no_duplicates(tmp_path: Path) -> None:
         (tmp_path / place).symlink_to(tmp_path / "nowhere")
     assert found_in(open_source(tmp_path)) == {"across": 0, "within": {}, "named": []}
     assert found_in(source)["across"] == 0
+
+
+def test_half_a_digest_is_not_enough() -> None:
+    """Digests that begin alike are those of other bytes; wherever the split begins."""
+    alike = np.arange(16, dtype=np.uint8) + np.zeros((5, 1), np.uint8)  # [5, 16]
+    alike[:, 15] = [7, 8, 9, 8, 7]
+    alike = np.concatenate([np.full((3, 16), [[20], [30], [40]], np.uint8), alike])  # [8, 16]
+    contents = {
+        "train": Contents("", tuple("abcdef"), alike[:6]),
+        "val": Contents("", tuple("gh"), alike[6:]),
+    }
+    found = find_duplicates(contents)
+    assert found.named == (("train", "d", "val", "h"), ("train", "e", "val", "g"))
+    assert (found.across, found.within) == (2, {})
 
 
 def test_arrays_are_compared_with_type_and_shape(tmp_path: Path) -> None:

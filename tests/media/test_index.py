@@ -115,8 +115,9 @@ def test_index_that_nobody_kept_is_not_copied_to_a_process(tmp_path: Path) -> No
     assert len(pickle.dumps(kept)) < 200 + len(str(tmp_path))
 
 
-def test_texts_are_a_sequence() -> None:
-    """Of any length and letter."""
+def test_texts_are_a_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any length and letter, read a piece at a time."""
+    monkeypatch.setattr("media.sources.texts.PIECE", 3)
     words = ["", "caf\u00e9", "a", "\U0001f600\u00df"]
     texts = Texts.of(words)
     assert list(texts) == words

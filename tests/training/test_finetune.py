@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
 from tests.helpers import training_runs
 from tests.helpers.effort import effort
-from tests.helpers.training_runs import Chatter, check_refused, command
+from tests.helpers.training_runs import COLOURS, Chatter, check_refused, command, make_data
+from tests.helpers.training_runs import before as before_call
 from training.__main__ import main
 from training.config import TrainConfig
 from training.data import class_weights
-from training.finetune import adopt, recipe_for
-from training.loop import set_up
+from training.finetune import adopt, at_size, recipe_for
+from training.loop import Fit, set_up
 from training.optim import freeze, make_average, make_optimiser, set_rate, stage
-from training.presets import PRESETS
+from training.presets import FROM_CHECKPOINT, PRESETS
 from training.progress import Progress
 from training.run import Run
 from training.settings import override
@@ -39,6 +41,11 @@ INPUT = InputSpec(mean=(0.4, 0.5, 0.6), fit="stretch")
 SPEC = ModelSpec(
     patch=(2, 3), grid=(4, 3), classes=3, width=24, depth=3, heads=2, mlp_dim=20,
     pool="class", encoding=EncodingSpec("liere", block=4),
+)  # fmt: skip
+#: What a public pretrained model has besides, and a table that follows the grid.
+FAMILY = dataclasses.replace(
+    SPEC, query_bias=True, key_bias=True, value_bias=True, layer_scale=0.5, registers=2,
+    mlp="gated-norm", pool="both", norm_before_pool=True, position_table="bicubic-antialias",
 )  # fmt: skip
 ENCODINGS = [
     EncodingSpec("liere", block=4),
@@ -95,6 +102,32 @@ def test_fine_tuning_at_another_size_begins_with_the_checkpoints_answers(
     pixels = pixels_at(Grid(grid))
     expected = make_model(spec)(pixels)
     torch.testing.assert_close(model.eval()(pixels), expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("grid", [(4, 3), (7, 5), (3, 6)])
+def test_table_beside_rotations_follows_the_grid(tmp_path: Path, grid: tuple[int, ...]) -> None:
+    """It is resized once by its own rule, and every other tensor of a family taken over."""
+    folder = make_checkpoint(tmp_path / "trained", FAMILY)
+    config = make_config(dataclasses.replace(FAMILY, grid=grid), init_from=str(folder))
+    model = make_model(config.model, seed=5)
+    adopt(model, config, LABELS)
+    expected = make_model(FAMILY)(pixels_at(Grid(grid)))
+    torch.testing.assert_close(model.eval()(pixels_at(Grid(grid))), expected, atol=2e-4, rtol=1e-4)
+
+
+def test_checkpoint_without_a_head_gives_its_features_and_gets_one(tmp_path: Path) -> None:
+    """Whoever fine-tunes it gets a new head on them; there is none to keep."""
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    headless = dataclasses.replace(SPEC, classes=0)
+    save_checkpoint(folder, make_model(headless), INPUT, (), {})
+    config = make_config(init_from=str(folder))
+    model = make_model(seed=5).eval()
+    assert adopt(model, config, LABELS)["head"] == "new"
+    pixels = pixels_at(Grid((4, 3)))
+    torch.testing.assert_close(model.features(pixels), make_model(headless)(pixels))
+    with pytest.raises(SpecError, match="head=keep needs the labels of the checkpoint"):
+        adopt(model, dataclasses.replace(config, head="keep"), LABELS)
 
 
 def test_other_labels_get_a_new_head_on_the_same_features(checkpoint: Path) -> None:
@@ -172,12 +205,16 @@ def test_stages_run_from_the_pixels_to_the_head() -> None:
     assert stages["layers.0.mlp.0.weight"] == 1
     assert stages["layers.2.attention.out.bias"] == 3
     assert {stages["norm.weight"], stages["head.bias"]} == {4}
+    stages = {name: stage(name, 3) for name, _ in make_model(FAMILY).named_parameters()}
+    assert {stages["registers"], stages["position_table"]} == {0}
+    assert {stages["layers.1.attention_scale"], stages["layers.1.attention.key_bias"]} == {2}
 
 
+@pytest.mark.parametrize("spec", [SPEC, FAMILY], ids=["plain", "family"])
 @pytest.mark.parametrize("layers", [0, 1, 3])
-def test_frozen_layers_do_not_move(layers: int) -> None:
+def test_frozen_layers_do_not_move(layers: int, spec: ModelSpec) -> None:
     """A step changes every parameter after them and none before; 0 freezes nothing."""
-    model = make_model()
+    model = make_model(spec)
     freeze(model, layers)
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     optimiser = make_optimiser(model, make_config(freeze=layers, learning_rate=0.01))
@@ -201,14 +238,16 @@ def test_rates_fall_with_the_distance_from_the_head() -> None:
     assert named["encoding.entries"] == pytest.approx(0.05)
 
 
-def test_weight_decay_is_for_matrices() -> None:
-    """Norms, biases, tokens and generators have none."""
-    model = make_model()
+@pytest.mark.parametrize("spec", [SPEC, FAMILY], ids=["plain", "family"])
+def test_weight_decay_is_for_matrices(spec: ModelSpec) -> None:
+    """Norms, biases, gains, tokens, tables and generators have none."""
+    model = make_model(spec)
     optimiser = make_optimiser(model, make_config(layer_decay=0.9, weight_decay=0.1))
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             name = next(n for n, p in model.named_parameters() if p is parameter)
-            matrix = parameter.dim() == 2 and name != "class_token"
+            tokens = ("class_token", "registers", "position_table")
+            matrix = parameter.dim() == 2 and name not in tokens
             assert group["weight_decay"] == (0.1 if matrix else 0.0), name
 
 
@@ -250,6 +289,51 @@ def test_fine_tuning_road(pictures: Path, finished: Path, tmp_path: Path, capsys
         assert torch.equal(tensor, before[name]) == (stage(name, old.spec.depth) <= 1), name
 
 
+def test_head_learns_alone_first(pictures: Path, finished: Path, tmp_path: Path) -> None:
+    """For whole epochs nothing before it moves; then all do, also where the run goes on there."""
+    settings = ("head_first=1", "epochs=2", "model.grid=[3,4]", "ema=0.5", "head=new")
+    out, again = tmp_path / "tuned", tmp_path / "again"
+    first = command(pictures, out, *settings, init_from=finished)
+    old, _ = load_checkpoint(finished / "best")
+    before, moved = old.state_dict(), {}
+
+    def look(fit: Fit) -> None:
+        state = fit.setup.state.model.state_dict()
+        moved[fit.notes["step"]] = {n for n, t in state.items() if not torch.equal(t, before[n])}
+
+    with pytest.MonkeyPatch.context() as patched:
+        for call in (1, 2):
+            patched.setattr(*before_call("training.loop.Fit._end_epoch", call, look))
+        assert main(first) == 0
+    head = {name for name in before if stage(name, old.spec.depth) > old.spec.depth}
+    assert moved == {5: head, 10: {name for name in before if before[name].numel()}}
+    stopping = before_call("training.loop.train_step", 5, lambda *_: signal.raise_signal(15))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(*stopping)
+        assert main(command(pictures, again, *settings, init_from=finished)) == 143
+    assert main(command(pictures, again, *settings, init_from=finished, resume=True)) == 0
+    states = [load_checkpoint(run / "last")[0].state_dict() for run in (out, again)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_preset_for_photos_takes_any_patch_that_divides_their_size(tmp_path: Path) -> None:
+    """At 224 pixels, whatever the checkpoint was trained at; another patch is told what to do."""
+    data = make_data(tmp_path / "data", COLOURS, train=3)
+    for patch in ((56, 112), (2, 3)):
+        spec = dataclasses.replace(SPEC, patch=patch)
+        make_checkpoint(tmp_path / f"patch-{patch[0]}", spec)
+    arguments = ["finetune-images", "--data", str(data), "--out", str(tmp_path / "run")]
+    small = ("epochs=2", "batch=4", "workers=0", "precision=fp32")
+    arguments += [word for one in small for word in ("--set", one)]
+    with pytest.raises(SpecError, match=r"divides them, got \[2, 3\]; the preset finetune keeps"):
+        at_size(make_config(), 224)
+    assert main([*arguments, "--init-from", str(tmp_path / "patch-2")]) == 2
+    assert main([*arguments, "--init-from", str(tmp_path / "patch-56")]) == 0
+    _, description = load_checkpoint(tmp_path / "run" / "last")
+    assert description.model.grid == (4, 2)
+    assert description.notes["config"]["head_first"] == 1
+
+
 def test_fine_tuning_is_resumed_without_its_origin(
     pictures: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -281,8 +365,10 @@ def test_preset_for_fine_tuning_needs_a_checkpoint(
     pictures: Path, tmp_path: Path, capsys: Chatter
 ) -> None:
     """Without one it would train from scratch by a recipe made for something else."""
-    arguments = ["finetune", "--data", str(pictures), "--out", str(tmp_path / "run")]
-    check_refused(arguments, capsys, "finetune starts from a checkpoint: expected --init-from RUN")
+    for preset in FROM_CHECKPOINT:
+        arguments = [preset, "--data", str(pictures), "--out", str(tmp_path / "run")]
+        told = f"error: {preset} starts from a checkpoint: expected --init-from RUN"
+        check_refused(arguments, capsys, told)
 
 
 def test_class_weights_reach_the_steps(pictures: Path, tmp_path: Path) -> None:

@@ -80,6 +80,10 @@ class DecodePool:
         """Start every worker, warm for some modalities; DecodeError if one cannot start."""
         await self.staff.start(modalities)
 
+    def expect_batch(self) -> None:
+        """Batch work may come from now on."""
+        self.staff.expect_batch()
+
     def serve(self, modalities: Iterable[str]) -> None:
         """Be warm for further modalities."""
         self.staff.serve(modalities)

@@ -68,6 +68,11 @@ class Staff:
         self._modalities = tuple(sorted({*self._modalities, *modalities}))
         self.renew()
 
+    def expect_batch(self) -> None:
+        """Keep a worker for small files, if none is kept yet."""
+        self._has_batch = True
+        self.renew()
+
     def renew(self) -> None:
         """Replace workers that are not as they should be, and those that are worn, one by one."""
         is_idle = self._replacing is None or self._replacing.done()

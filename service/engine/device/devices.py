@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -106,6 +106,11 @@ class Devices:
         if len(self._devices) > 1:
             station = min(self.stations, key=lambda one: one.until_done(key, len(pixels), kind))
         return await station.submit(key, pixels, deadline, kind, embed)
+
+    def keep_beside(self, keys: Iterable[Key]) -> None:
+        """Nothing but batch work will be sent to these queues: they say nothing of the others."""
+        for station in self.stations:
+            station.beside.update(keys)
 
     def close_queue(self, key: Key) -> None:
         """On all of them: nobody submits to it any more."""

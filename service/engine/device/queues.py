@@ -28,6 +28,8 @@ class Row:
     cost_seconds: float = 0.0  # its share of what the batch cost
     views: np.ndarray | None = None  # float32 [views, classes], of an item that has several
     embedding: np.ndarray | None = None  # float [width], where it is wanted
+    batch_rows: int = 1  # of the whole batch
+    device: str = ""  # that ran it
 
     @property
     def rows(self) -> np.ndarray:
@@ -43,7 +45,8 @@ class Row:
         cost = sum(row.cost_seconds for row in rows)
         features = [row.embedding for row in rows if row.embedding is not None]
         embedding = np.stack(features).mean(axis=0, dtype=np.float64) if features else None
-        return cls(mean, last.queue_seconds, last.inference_seconds, cost, logits, embedding)
+        times = last.queue_seconds, last.inference_seconds, cost
+        return cls(mean, *times, logits, embedding, last.batch_rows, last.device)
 
 
 @dataclass(slots=True, eq=False)

@@ -28,7 +28,7 @@ GPUS = ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*")
 #: TF32 keeps 10 bits of mantissa; an fp32 graph would not reproduce its goldens.
 CUDA_OPTIONS = {"use_tf32": "0"}
 AFFINITIES = "session.intra_op_thread_affinities"
-#: The second output of a graph, which older ones lack.
+#: The second output of a graph, which older ones lack; the only one of a graph without a head.
 EMBEDDING = "embedding"
 
 
@@ -44,7 +44,10 @@ class Session(Protocol):
     device: str  # "cpu" or "cuda"
 
     def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
-        """Of ``[batch, *pixels per axis, channels]`` the logits, float32 ``[batch, classes]``."""
+        """Of ``[batch, *pixels per axis, channels]`` the logits, float32 ``[batch, classes]``.
+
+        Of a graph without a head its features in their place.
+        """
         ...
 
 
@@ -91,6 +94,20 @@ class OrtEmbedder(OrtSession):
     ) -> tuple[np.ndarray, np.ndarray]:
         logits, embedding = self._session.run(["logits", EMBEDDING], {"pixels": pixels}, stop)
         return logits, embedding
+
+
+class OrtFeatures(OrtSession):
+    """The same of a graph without a head, whose features are all that it gives."""
+
+    def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
+        (features,) = self._session.run([EMBEDDING], {"pixels": pixels}, stop)
+        return features
+
+    def embed(
+        self, pixels: np.ndarray, stop: Stop | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        features = self.run(pixels, stop)
+        return features, features
 
 
 def make_stop() -> Stop:
@@ -203,8 +220,10 @@ def _open(graph: Path, device: DeviceName, threads: int) -> OrtSession:
         one = ",".join(str(cpu + 1) for cpu in sorted(near))
         options.add_session_config_entry(AFFINITIES, ";".join([one] * (threads - 1)))
     session = ort.InferenceSession(graph, options, providers)
-    embeds = EMBEDDING in (output.name for output in session.get_outputs())
-    return OrtEmbedder(session) if embeds else OrtSession(session)
+    outputs = [output.name for output in session.get_outputs()]
+    if outputs == [EMBEDDING]:
+        return OrtFeatures(session)
+    return OrtEmbedder(session) if EMBEDDING in outputs else OrtSession(session)
 
 
 def cuda_options(device: DeviceName) -> dict[str, str]:

@@ -71,6 +71,7 @@ class DeviceStation:
         executor: as above.
         lanes: batches that run at the same time.
         threads: of one lane.
+        beside: queues that batch work alone is sent to, though they have others' too.
         succeeded: when a run last gave logits for any of its rows, monotonic.
         on_failed: called with the golden of a queue whose run failed for every row, which may be
             the fault of the rows or of the device.
@@ -95,6 +96,7 @@ class DeviceStation:
         self._on_begin = on_begin
         self._queues: dict[Key, Queue] = {}
         self._batch_queues: dict[Key, Queue] = {}
+        self.beside: set[Key] = set()
         self._turns = Turns()
         self._running: set[Run] = set()
         self._short_came = -math.inf  # when the newest short row came
@@ -129,6 +131,7 @@ class DeviceStation:
     def close_queue(self, key: Key) -> None:
         """Nobody submits to it any more, nor waits for what is in it."""
         del self._queues[key], self._batch_queues[key]
+        self.beside.discard(key)
 
     @property
     def goldens(self) -> list[Replay]:
@@ -289,7 +292,8 @@ class DeviceStation:
         """
         if queue.kind == BATCH:
             return False
-        least = min(one.costs.row for one in self._queues.values())
+        asked = (one for key, one in self._queues.items() if key not in self.beside)
+        least = min((one.costs.row for one in asked), default=math.inf)
         return queue.costs.row <= max(self._batch_seconds / 2, 2 * least)
 
     def _begin(self, run: Run) -> None:
@@ -324,7 +328,10 @@ class DeviceStation:
                 share = outcome.cost / len(run.entries)
                 features = row.embedding if entry.embed else None
                 entry.future.set_result(
-                    Row(row.logits, waited, outcome.seconds, share, embedding=features)
+                    Row(
+                        row.logits, waited, outcome.seconds, share, embedding=features,
+                        batch_rows=len(run.entries), device=run.queue.session.device,
+                    )  # fmt: skip
                 )
         if all(isinstance(row, Exception) for row in outcome.rows):
             self._doubt(run.queue)

@@ -14,7 +14,7 @@ from service.http.endpoint import ClientWatch
 from service.http.exchange import Exchange
 from service.http.v2.documents import InferResponse
 from service.http.v2.inference import make_jobs, wanted_seconds, write_outputs
-from service.http.v2.models import known_model
+from service.http.v2.models import ServedModel, known_model
 from service.http.v2.request import JSON_LENGTH, InferRequest, read_body, take_request
 
 
@@ -40,7 +40,7 @@ class Infer:
         async with ClientWatch(request.receive):
             outcomes = await self.engine.submit_all(jobs)
         exchange.grid = ",".join(dict.fromkeys(one.target.grid for one in outcomes))
-        return _answer(asked, name, choice, outcomes)
+        return _answer(asked, model, choice, outcomes)
 
     def _limit_time(self, exchange: Exchange, asked: InferRequest) -> None:
         """Let the answer be due when the client says; Overloaded if that cannot be met by now."""
@@ -51,11 +51,11 @@ class Infer:
 
 
 def _answer(
-    asked: InferRequest, name: str, choice: Choice, outcomes: Sequence[Outcome]
+    asked: InferRequest, model: ServedModel, choice: Choice, outcomes: Sequence[Outcome]
 ) -> Response:
     """The outputs that are wanted, as JSON, or behind it as bytes."""
-    written = write_outputs(asked, outcomes, asked.parameters.binary_data_output)
-    about = {"model_name": name, "model_version": choice.manifest.version}
+    written = write_outputs(asked, model, outcomes, asked.parameters.binary_data_output)
+    about = {"model_name": model.name, "model_version": choice.manifest.version}
     about |= {} if asked.id is None else {"id": asked.id}
     head = InferResponse.encode({**about, "outputs": [document for document, _ in written]})
     if not any(tail for _, tail in written):

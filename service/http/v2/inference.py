@@ -12,14 +12,12 @@ import numpy as np
 
 from service.engine.engine import Engine
 from service.engine.failures import BadParameter
-from service.engine.job import Job, Outcome, softmax
+from service.engine.job import Job, Outcome, Want, softmax
 from service.engine.model import Choice
 from service.engine.parameters import parse_views
-from service.http.v2.models import LOGITS, OUTPUTS, ServedModel
+from service.http.v2.models import EMBEDDING, LOGITS, ServedModel
 from service.http.v2.request import InferRequest, RequestOutput
 from service.http.v2.tensors import read_files, read_pixels, shown, write_output
-
-DEFAULT_OUTPUTS = (RequestOutput(LOGITS),)
 
 
 def wanted_seconds(asked: InferRequest, deadline_seconds: float) -> float | None:
@@ -55,7 +53,8 @@ def make_jobs(
     """
     _check(asked, model)
     choice, media = _media(engine, model, version, asked, raw)
-    return [Job(one, choice, want="logits", deadline=deadline) for one in media]
+    want: Want = "logits" if choice.manifest.labels else "embedding"
+    return [Job(one, choice, want=want, deadline=deadline) for one in media]
 
 
 def _media(
@@ -91,11 +90,14 @@ def _check(asked: InferRequest, model: ServedModel) -> None:
             raise BadParameter(f"{what}: expected {expected}, got {got[:80]!a}")
     assert model.bundle.manifest is not None
     outputs, labels = [one.name for one in asked.outputs], len(model.bundle.manifest.labels)
-    if not set(outputs) <= set(OUTPUTS) or len(set(outputs)) < len(outputs):
-        known, shown = " or ".join(OUTPUTS), ", ".join(f"{one[:40]!a}" for one in outputs[:4])
+    if not set(outputs) <= set(model.outputs) or len(set(outputs)) < len(outputs):
+        known = " or ".join(model.outputs)
+        shown = ", ".join(f"{one[:40]!a}" for one in outputs[:4])
         raise BadParameter(f"outputs: expected {known}, each once, got {shown}")
     for output in asked.outputs:
         classes = output.parameters.classification
+        if classes is not None and not labels:
+            raise BadParameter(f"classification: {model.name} has no labels that could be ranked")
         if classes is not None and not 1 <= classes <= labels:
             got = str(classes)[:20]
             raise BadParameter(f"classification: expected from 1 to {labels}, got {got}")
@@ -105,7 +107,7 @@ def _check(asked: InferRequest, model: ServedModel) -> None:
 
 
 def write_outputs(
-    asked: InferRequest, outcomes: Sequence[Outcome], is_binary: bool
+    asked: InferRequest, model: ServedModel, outcomes: Sequence[Outcome], is_binary: bool
 ) -> list[tuple[dict[str, Any], bytes]]:
     """The outputs that are wanted: each as ``write_output`` gives it.
 
@@ -113,7 +115,7 @@ def write_outputs(
         is_binary: whether those come as bytes of which the request does not say it.
     """
     labels, written = outcomes[0].target.labels, []
-    for output in asked.outputs or DEFAULT_OUTPUTS:
+    for output in asked.outputs or (RequestOutput(model.outputs[0]),):
         wanted = output.parameters
         as_bytes = is_binary if wanted.binary_data is None else wanted.binary_data
         values = _values(output.name, outcomes)
@@ -122,7 +124,9 @@ def write_outputs(
 
 
 def _values(output: str, outcomes: Sequence[Outcome]) -> np.ndarray:
-    """Of an output, float ``[rows, classes]``; probabilities by the grid that took each row."""
+    """Of an output, float ``[rows, numbers]``; probabilities by the grid that took each row."""
+    if output == EMBEDDING:
+        return np.stack([np.asarray(one.embedding) for one in outcomes])
     logits = [np.asarray(one.logits) for one in outcomes]
     if output == LOGITS:
         return np.stack(logits)
