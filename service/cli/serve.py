@@ -144,7 +144,5 @@ def _make_front(
     from service.grpc.front import GrpcFront  # noqa: PLC0415 - an extra, and few ask for it
 
     modalities = {modality for one in folders if (modality := modality_of(one))} or set(AXES)
-    return GrpcFront(
-        application.state.engine, application.state.keys, address[1][0], settings.grpc_port,
-        modalities,
-    )  # fmt: skip
+    state, where = application.state, (address[1][0], settings.grpc_port)
+    return GrpcFront(state.engine, state.keys, where, modalities, state.tracing)

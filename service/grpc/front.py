@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -14,6 +15,9 @@ from service.grpc.methods import Methods
 from service.grpc.uploads import Uploads
 from service.http.keys import Keys
 from service.http.server import CannotListen
+
+if TYPE_CHECKING:
+    from service.spans import Tracing
 
 #: Of the metadata of a call.
 MAX_METADATA_BYTES = 2**14
@@ -29,8 +33,8 @@ class GrpcFront:
     """The server of gRPC.
 
     Args:
-        host: an IP address.
-        port: 0 takes a free one.
+        address: IP and port, of which 0 takes a free one.
+        tracing: where the spans of calls go, where that is wanted.
         modalities: for which there may be requests; the largest message is that of one of them.
 
     Attributes:
@@ -40,8 +44,14 @@ class GrpcFront:
     name = "gRPC"
 
     def __init__(
-        self, engine: Engine, keys: Keys, host: str, port: int, modalities: Collection[str] = AXES
+        self,
+        engine: Engine,
+        keys: Keys,
+        address: tuple[str, int],
+        modalities: Collection[str] = AXES,
+        tracing: Tracing | None = None,
     ) -> None:
+        host, port = address
         self._engine = engine
         self._host = f"[{host}]" if ":" in host else host
         self.port = port
@@ -52,7 +62,7 @@ class GrpcFront:
             max(one.upload_seconds for one in limits),
             engine.settings.max_in_flight_bytes,
         )
-        guard = Guard(engine, keys)
+        guard = Guard(engine, keys, tracing)
         self._handlers = [
             Methods(engine, uploads).handlers(guard),
             Health(engine, self._largest).handlers(guard),

@@ -10,17 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import grpc
 
 from service.engine.engine import Engine
 from service.engine.failures import Failure, InternalError, Overloaded
+from service.grpc import call_span
 from service.grpc.call import Call
 from service.grpc.statuses import code_of, metadata_of
 from service.http.keys import Keys
 from service.http.problems import Unauthorized, problem_of
 from service.logs import ACCESS
 from service.metrics import Metrics
+
+if TYPE_CHECKING:
+    from service.spans import Tracing
 
 log = logging.getLogger(__name__)
 access = logging.getLogger(ACCESS)
@@ -32,24 +37,31 @@ Answer = Callable[[Call], Awaitable[bytes]]
 
 
 class Guard:
-    """Makes handlers of methods."""
+    """Makes handlers of methods.
 
-    def __init__(self, engine: Engine, keys: Keys) -> None:
+    Args:
+        tracing: where the spans of calls go, where that is wanted.
+    """
+
+    def __init__(self, engine: Engine, keys: Keys, tracing: Tracing | None = None) -> None:
         self.engine = engine
         self.keys = keys
+        self.tracing = tracing
 
     def method(self, name: str, answer: Answer, is_public: bool = False) -> grpc.RpcMethodHandler:
         """A handler that lets calls through to ``answer``.
 
         Args:
             name: as the log has it.
-            is_public: it needs no key.
+            is_public: it needs no key, and is no span: it comes every few seconds, for ever.
         """
 
         async def handle(
             requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
         ) -> bytes:
-            call, failure, message = Call(name, context), None, b""
+            call, failure, message, trace = Call(name, context), None, b"", None
+            if self.tracing is not None and not is_public:
+                trace = call_span.begin(self.tracing, call)
             try:
                 if not is_public:
                     self._check_key(call)
@@ -62,6 +74,8 @@ class Guard:
                 failure = self._tell(call, error)
             finally:
                 self._record(call)
+                if trace is not None:
+                    call_span.end(trace, call)
             if failure is not None:
                 told = (*call.metadata, *metadata_of(failure))
                 await context.abort(code_of(failure), failure.detail, told)

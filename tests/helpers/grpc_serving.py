@@ -27,8 +27,10 @@ class GrpcServer(RunningServer):
 
     def __init__(self, settings: Settings, opener: Any, modalities: Sequence[str]) -> None:
         app = create_app(settings) if opener is None else create_app(settings, opener)
-        engine, keys = app.state.engine, app.state.keys
-        self.front = GrpcFront(engine, keys, "127.0.0.1", 0, modalities)
+        state = app.state
+        self.front = GrpcFront(
+            state.engine, state.keys, ("127.0.0.1", 0), modalities, state.tracing
+        )
         self.channel: grpc.Channel
         super().__init__(app)
 
