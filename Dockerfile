@@ -44,7 +44,7 @@ FROM pip AS serve-packages
 # PIP_ARGS: more arguments for pip, such as an index. EXTRA=gpu: for an NVIDIA GPU with CUDA 13.
 ARG PIP_ARGS=""
 ARG EXTRA=cpu
-RUN $PIP install --no-compile -c constraints.txt $PIP_ARGS ".[serve,otel,$EXTRA]" \
+RUN $PIP install --no-compile -c constraints.txt $PIP_ARGS ".[serve,otel,grpc,$EXTRA]" \
     && $PIP check \
     && $COMPILE /venv/lib
 

@@ -42,10 +42,10 @@ SERVE := .venv/serve-$(EXTRA)/bin/python
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TORCH := $(shell sed -n 's/^torch==[^ ]*/&/p' constraints.txt)
 
-extras.serve-cpu := serve,otel,cpu
-extras.serve-gpu := serve,otel,gpu
-extras.serve-test := serve,otel,cpu,dev
-extras.train := serve,otel,cpu,train,export,dev
+extras.serve-cpu := serve,otel,grpc,cpu
+extras.serve-gpu := serve,otel,grpc,gpu
+extras.serve-test := serve,otel,grpc,cpu,dev
+extras.train := serve,otel,grpc,cpu,train,export,dev
 extras.scale := serve,cpu,scale,dev
 
 # What must not be there after the install, whatever asked for it.
@@ -56,7 +56,7 @@ absent.train := onnxruntime-gpu
 absent.scale := torch onnx onnxruntime-gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint bench serve-env train-env triton-env images test-containers container-engine clean
+.PHONY: help serve test lint bench serve-env train-env triton-env protocol images test-containers container-engine clean
 .PHONY: release soak soak-training test-gpu-libs test-scale $(ENVIRONMENTS:%=.venv/%)
 .NOTPARALLEL:  # two installs of one checkout would share a build folder
 .DELETE_ON_ERROR:
@@ -91,6 +91,9 @@ serve-env: .venv/serve-$(EXTRA)  ## only set up what serve needs
 train-env: .venv/train  ## only set up what training, export, lint and bench need
 
 triton-env: .venv/tritonclient/.installed  ## the environment of the tests with NVIDIA's client: its pins are not ours
+
+protocol: train-env  ## write service/grpc/inference_pb2.py anew, of inference.proto
+	$(TRAIN) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. service/grpc/inference.proto
 
 images: container-engine  ## build the container images liere-serve, liere-train and liere-proxy
 	$(call build,serve,liere-serve$(if $(filter gpu,$(EXTRA)),-gpu))

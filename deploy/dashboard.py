@@ -79,6 +79,7 @@ ROWS = {
             {"{{bundle}}@{{version}} {{state}}": gauge("liere_bundle_info")},
         ),
         Chart("GPU that is not used", "none", {"{{instance}}": gauge("liere_device_fallback")}),
+        Chart("Devices left out", "none", {"{{instance}}": gauge("liere_devices_left_out")}),
     ],
     "Requests": [
         Chart("Answers by status", "reqps", {"{{code}}": rate("liere_requests_total", "code")}),

@@ -183,6 +183,11 @@ class Metrics:
         self.lanes = Gauge(
             "liere_device_lanes", "Batches that run at the same time.", registry=registry
         )
+        self.devices_left_out = Gauge(
+            "liere_devices_left_out",
+            "Devices that were named and did not prove themselves; the others do all the work.",
+            registry=registry,
+        )
         self.worker_restarts = Counter(
             "liere_decode_worker_restarts",
             "Decode workers that ended and were replaced.",

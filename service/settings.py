@@ -25,7 +25,8 @@ MIB, GIB = 2**20, 2**30
 #: A body of clips or scans may be this much larger than one of them: the form around it, or
 #: several small ones.
 FORM_MIB = 1.0
-GPU = re.compile("cuda:(0|[1-9][0-9]?)")
+#: One of several devices of a kind.
+NUMBERED = re.compile("(cuda|cpu):(0|[1-9][0-9]?)")
 HTTP_URL = re.compile(r"https?://[^/\s?#@]+(/[^\s?#]*)?")
 SHADOW = re.compile(f"({NAME_PATTERN})@({NAME_PATTERN})=([0-9]*\\.?[0-9]+)", re.ASCII)
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\sA-Z?#@]+")
@@ -91,6 +92,13 @@ class Settings(BaseSettings):
         description="address to listen on; 0.0.0.0 for all, which needs keys or --open",
     )
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="TCP port of the Open Inference Protocol over gRPC, on the same address; 0 "
+        "takes a free one. Without it there is none",
+    )
     keys_file: Path | None = Field(
         None,
         description="file of bearer keys, a line each: lower-case hex SHA-256 of the key, then if "
@@ -115,7 +123,8 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto",
         description="where graphs run; auto takes a GPU if it works, cuda or cuda:N insists on "
-        "one, cuda:0,cuda:1 has the work done by several, each GPU named once",
+        "one, cuda:0,cuda:1 has the work done by several, each GPU named once; cpu:0,cpu:1 the "
+        "same by the NUMA nodes of a machine with several sockets",
     )
     lanes: int = Field(
         0,
@@ -321,9 +330,13 @@ class Settings(BaseSettings):
     @classmethod
     def _check_device(cls, value: str) -> str:
         names = value.split(",")
-        several = all(GPU.fullmatch(one) for one in names) and len(set(names)) == len(names)
+        kinds = {match[1] if (match := NUMBERED.fullmatch(one)) else None for one in names}
+        several = len(kinds) == 1 and None not in kinds and len(set(names)) == len(names)
         if value not in ("auto", "cpu", "cuda") and not several:
-            raise ValueError("expected auto, cpu, cuda, or cuda:N once for each GPU, with commas")
+            raise ValueError(
+                "expected auto, cpu, cuda, or cuda:N once for each GPU, or cpu:N once for each "
+                "NUMA node, with commas"
+            )
         return value
 
     @field_validator("otel_endpoint")

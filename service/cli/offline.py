@@ -331,7 +331,7 @@ the order of the answers then. python -m service jobs shows what is kept.
     add("--resume", action="store_true", help="keep the answers, and go on where they are kept")
     add("--jobs", metavar="DIR", help="where they are kept (default: LIERE_JOBS)")
     add("--bundles", metavar="DIR", help="folder of bundles (default: LIERE_BUNDLES, else bundles)")
-    add("--device", help="auto, cpu, cuda or cuda:N (default: LIERE_DEVICE, else auto)")
+    add("--device", help="auto, cpu, cpu:N, cuda or cuda:N (default: LIERE_DEVICE, else auto)")
     options = parser.parse_args(arguments)
     if options.want not in (None, WANTS[0]) and not options.json:
         parser.error(f"--want {options.want} is an array: it needs --json")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import signal
 import socket
 import time
+from collections.abc import Iterable
+from pathlib import Path
 
+from fastapi import FastAPI
+
+from media.spec import AXES
 from service import logs
 from service.cli.exit_status import (
     FAILED,
@@ -17,10 +23,24 @@ from service.cli.exit_status import (
     end_of_device,
 )
 from service.engine.device.session import DeviceDied, DeviceError, check_device
-from service.engine.folders import NoBundles, bundle_folders, check_defaults, name_bundles
+from service.engine.folders import (
+    NoBundles,
+    bundle_folders,
+    check_defaults,
+    modality_of,
+    name_bundles,
+)
 from service.http.app import create_app
 from service.http.keys import KeysNotThere
-from service.http.server import Server, check_reach, find_address, is_loopback
+from service.http.server import (
+    Address,
+    CannotListen,
+    Front,
+    Server,
+    check_reach,
+    find_address,
+    is_loopback,
+)
 from service.settings import Settings, SettingsError, read_settings
 
 log = logging.getLogger(__name__)
@@ -75,10 +95,11 @@ def _serve(settings: Settings) -> int:
 
     Raises:
         SettingsError: a key is none, or there are none where they are needed; a default bundle is
-            none of the bundles that are there.
+            none of the bundles that are there; gRPC is wanted and not installed.
         CannotStart: it never became ready.
         DeviceDied: it was ready, and the device stopped to answer.
     """
+    _check_grpc(settings)
     try:
         bundles = name_bundles(bundle_folders(settings.bundles))
         check_defaults(settings.default_bundle, bundles)  # soon known, and then it is the setting
@@ -94,10 +115,34 @@ def _serve(settings: Settings) -> int:
         raise CannotStart(f"cannot listen on {where}: {error.strerror}", FAILED) from error
     if not (settings.has_keys or is_loopback(address)):
         log.warning("whoever reaches %s is served: --open and no keys", settings.host)
-    server = Server(settings, application, listener)
-    server.serve_until_signal()
+    front = _make_front(settings, application, address, bundles.values())
+    server = Server(settings, application, listener, front)
+    try:
+        server.serve_until_signal()
+    except CannotListen as error:
+        raise CannotStart(str(error), FAILED) from error
     if isinstance(server.engine.failure, DeviceDied):
         raise server.engine.failure
     if server.engine.failure is None or server.signalled:
         return OK
     raise CannotStart("the server cannot become ready, as the lines above say", FAILED)
+
+
+def _check_grpc(settings: Settings) -> None:
+    """SettingsError where gRPC is wanted and its packages are not there."""
+    missing = any(importlib.util.find_spec(one) is None for one in ("grpc", "grpc_health"))
+    if settings.grpc_port is not None and missing:
+        raise SettingsError("grpc_port: gRPC is not installed; pip install '.[grpc]' brings it")
+
+
+def _make_front(
+    settings: Settings, application: FastAPI, address: Address, folders: Iterable[Path]
+) -> Front | None:
+    """gRPC, where it is wanted: its packages are loaded by nobody else."""
+    if settings.grpc_port is None:
+        return None
+    from service.grpc.front import GrpcFront  # noqa: PLC0415 - an extra, and few ask for it
+
+    modalities = {modality for one in folders if (modality := modality_of(one))} or set(AXES)
+    state, where = application.state, (address[1][0], settings.grpc_port)
+    return GrpcFront(state.engine, state.keys, where, modalities, state.tracing)

@@ -213,7 +213,7 @@ class Catalog:
     ) -> ExaminedBundle:
         """One folder: read, open, replay; any failure is a reason that may be told."""
         try:
-            bundle, versions = await self._prover.on_device(read, folder)
+            bundle, versions = await self._prover.in_thread(read, folder)
             if bundle.manifest.name != name:
                 raise BundleError(
                     f"another folder already gave a bundle named {bundle.manifest.name}"
@@ -232,7 +232,7 @@ class Catalog:
             proven.versions, proven.home = versions, folder
             return proven
         log.error("bundle %s is refused: %s", folder.name, reason)
-        return await self._prover.on_device(read_refused, name, folder, reason)
+        return await self._prover.in_thread(read_refused, name, folder, reason)
 
 
 def read_refused(name: str, folder: Path, reason: str) -> ExaminedBundle:

@@ -14,6 +14,7 @@ from service.engine.catalog import Catalog
 from service.engine.decode.link import DecodeError
 from service.engine.decode.pool import DecodePool
 from service.engine.device.devices import Device, Devices
+from service.engine.device.nodes import cpus_near, stay_on
 from service.engine.device.session import DeviceDied, DeviceError, OpenSession, open_session
 from service.engine.device.station import DeviceStation
 from service.engine.failures import Failure
@@ -82,19 +83,20 @@ class Engine:
             has_batch=settings.jobs is not None,
         )
         # Everything that touches a device runs in these threads: one for each lane, one that
-        # replays goldens of each device, and one that examines bundles beside them.
+        # replays goldens of each device, and one that examines bundles beside them. Those of a
+        # node of the machine are its own.
         names = settings.device.split(",")
         self.executor = ThreadPoolExecutor(
             (max(cpus, settings.lanes) + 1) * len(names) + 1, thread_name_prefix="device"
         )
-        self.devices = Devices([Device(name, self._make_station()) for name in names])
+        self.devices = Devices([Device(name, self._make_station(name)) for name in names])
+        self._executors = {one.executor for one in self.devices.stations} | {self.executor}
         self.pool.ahead = self.devices.ahead
         self.pipeline = Pipeline(self.admission, self.pool, self.devices, self.metrics)
         self.pool.bytes_ahead = self.devices.bytes_ahead
         self.vitals = Vitals(
             self.devices.stations,
             self.pool,
-            self.executor,
             settings.probe_seconds,
             on_lag=self.metrics.loop_lag.observe,
             on_death=self._on_death,
@@ -116,6 +118,7 @@ class Engine:
                 "in_flight_bytes": lambda: self.admission.bytes,
                 "device_fallback": lambda: self.prover.fell_back,
                 "lanes": lambda: self.devices.lanes,
+                "devices_left_out": lambda: len(self.devices.left_out),
                 "shadow_bytes": lambda: self.shadows.room.bytes,
             },
             self.backlog.wait,
@@ -166,7 +169,8 @@ class Engine:
         self.vitals.stop()
         self.devices.close()
         await self.pool.close()
-        self.executor.shutdown(wait=not self.died, cancel_futures=True)
+        for executor in self._executors:
+            executor.shutdown(wait=not self.died, cancel_futures=True)
 
     @property
     def died(self) -> bool:
@@ -208,9 +212,14 @@ class Engine:
         """
         return await self.pipeline.submit_each(jobs)
 
-    def _make_station(self) -> DeviceStation:
+    def _make_station(self, device: str) -> DeviceStation:
+        near, executor = cpus_near(device), self.executor
+        if near is not None:
+            executor = ThreadPoolExecutor(
+                max(len(near), self.settings.lanes) + 1, device, stay_on, (near,)
+            )
         return DeviceStation(
-            self.executor,
+            executor,
             self.settings.max_batch,
             batch_seconds=self.settings.batch_seconds,
             on_batch=self._on_batch,

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ class Prover:
     """Opens and replays bundles on the devices that will answer requests.
 
     Args:
-        executor: the devices' threads; sessions are opened and replayed there.
+        executor: for files; sessions are opened and replayed in the threads of their device.
 
     Attributes:
         models: proven, as long as anybody holds them.
@@ -78,17 +78,26 @@ class Prover:
         manifest = bundle.manifest
         model, targets = Model(manifest, next(self._numbers)), dict[str, Target]()
         opened: list[tuple[Device, Target, Replay, RunCosts]] = []
+        failed: dict[Device, BundleError | DeviceError] = {}
         seconds = self._settings.limits(manifest.modality).decode_seconds
         for entry in manifest.grids:
             target = Target.make(model, entry.grid, manifest.input.views, seconds)
             targets[entry.grid] = target
             pixels = await self._decode_goldens(bundle, target)
             for device in self._devices:
-                session = await self._open_graph(bundle, entry.graph, target, device)
-                replay = await self._replay(target, session, pixels)
-                costs = await self.on_device(self._measure, device, session, replay)
-                opened.append((device, target, replay.first, costs))
+                if device not in failed:
+                    try:
+                        opened.append(await self._open(bundle, entry.graph, target, device, pixels))
+                    except (BundleError, DeviceError) as error:
+                        failed[device] = error
+                        self._check_others(device, failed)
+        for device, reason in failed.items():
+            log.error("device %s is left out: %s", device.name, reason)
+            self._devices.leave_out(device)
         for device, target, golden, costs in opened:
+            if device in failed:
+                continue
+            device.is_proven = True
             device.station.add_queue(
                 target.key, golden.session, manifest.modality, costs, golden,
                 self._settings.most_rows(Grid.parse(target.grid).tokens),
@@ -107,6 +116,23 @@ class Prover:
             targets=targets,
         )
 
+    def _check_others(
+        self, failed: Device, errors: Mapping[Device, BundleError | DeviceError]
+    ) -> None:
+        """Raise what is wrong with a bundle, or with every device; else one can be done without.
+
+        Where another device gives the stored logits, one that has never given any is at fault; of
+        one that has, the bundle is.
+        """
+        error, count = errors[failed], len(self._devices)
+        if failed.is_proven and count > 1 and isinstance(error, BundleError):
+            raise BundleError(f"on {failed.name}: {error}") from error
+        if failed.is_proven:
+            raise error
+        if len(errors) == count:  # one that is not there says nothing of the bundle
+            refused = (one for one in errors.values() if isinstance(one, BundleError))
+            raise next(refused, error)
+
     def _close_soon(self, loop: asyncio.AbstractEventLoop, keys: Sequence[Key]) -> None:
         """Of a model that nobody holds any more."""
         if loop.is_closed():
@@ -114,13 +140,22 @@ class Prover:
         for key in keys:
             loop.call_soon_threadsafe(self._devices.close_queue, key)
 
+    async def _open(
+        self, bundle: Bundle, graph: str, target: Target, device: Device, goldens: np.ndarray
+    ) -> tuple[Device, Target, Replay, RunCosts]:
+        """A graph on a device, which has given the stored logits there, and what its runs cost."""
+        session = await self._open_graph(bundle, graph, target, device)
+        replay = await self._replay(target, session, device, goldens)
+        costs = await self.on_device(device, self._measure, device, session, replay)
+        return device, target, replay.first, costs
+
     async def _open_graph(
         self, bundle: Bundle, graph: str, target: Target, device: Device
     ) -> Session:
         """A session; after the first one of a device, all must be on what that was."""
         try:
             session = await self.on_device(
-                self._open_on_lanes, bundle.path(graph), target, device
+                device, self._open_on_lanes, bundle.path(graph), target, device
             )
         except DeviceError as error:
             if device.is_insisted_on:
@@ -175,15 +210,17 @@ class Prover:
     async def _decode_goldens(self, bundle: Bundle, target: Target) -> np.ndarray:
         """All of them, by the real decoder: ``[goldens, views, *pixels per axis, channels]``."""
         files = [bundle.path(golden.file) for golden in bundle.manifest.goldens]
-        media = await self.on_device(lambda: [file.read_bytes() for file in files])
+        media = await self.in_thread(lambda: [file.read_bytes() for file in files])
         # Batch work has its turn for certain, however many requests with deadlines come.
         items = await asyncio.gather(
             *(self._pool.prepare(target.preparation, one, kind=BATCH) for one in media)
         )
         # [goldens, views, *pixels, channels]; of scans that is too much for the event loop
-        return await self.on_device(np.stack, [item.pixels for item in items])
+        return await self.in_thread(np.stack, [item.pixels for item in items])
 
-    async def _replay(self, target: Target, session: Session, pixels: np.ndarray) -> Replay:
+    async def _replay(
+        self, target: Target, session: Session, device: Device, pixels: np.ndarray
+    ) -> Replay:
         """Send the decoded goldens through the real device; BundleError unless all agree."""
         manifest = target.manifest
         try:
@@ -193,7 +230,7 @@ class Prover:
         replay = Replay(session, pixels, manifest.goldens, target.grid, tolerance)
         for batch in (replay, replay.first):  # the batch axis must be free
             try:
-                await self.on_device(batch.run)
+                await self.on_device(device, batch.run)
             except BundleError:
                 raise
             except Exception as error:
@@ -201,7 +238,12 @@ class Prover:
                 raise BundleError(f"the graph of grid {target.grid} cannot be run") from error
         return replay
 
-    async def on_device(self, call: Callable[..., T], *arguments: Any) -> T:
-        """What a call gives, on the device's thread."""
+    async def in_thread(self, call: Callable[..., T], *arguments: Any) -> T:
+        """What a call gives, beside the event loop."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, partial(call, *arguments))
+
+    async def on_device(self, device: Device, call: Callable[..., T], *arguments: Any) -> T:
+        """What a call gives, on a thread of a device."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(device.station.executor, partial(call, *arguments))

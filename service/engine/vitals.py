@@ -13,7 +13,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
 
 from service.engine.decode.pool import DecodePool
 from service.engine.device.replay import Replay
@@ -34,10 +33,9 @@ DECODERS_SECONDS = 60.0
 
 
 class DeviceVitals:
-    """Watches over one device.
+    """Watches over one device, whose executor has a thread left for a replay beside the lanes.
 
     Args:
-        executor: has a thread left for a replay of this device, whatever the lanes do.
         probe_seconds: idle for so long, a golden is replayed; 0 for never.
         on_death: told once why the device does not answer any more.
     """
@@ -45,12 +43,10 @@ class DeviceVitals:
     def __init__(
         self,
         station: DeviceStation,
-        executor: Executor,
         probe_seconds: float,
         on_death: Callable[[str], None],
     ) -> None:
         self._station = station
-        self._executor = executor
         self._probe_seconds = probe_seconds
         self._on_death = on_death
         self._doubted: dict[Replay, None] = {}  # in the order of the failures
@@ -68,9 +64,12 @@ class DeviceVitals:
 
     @property
     def unproven(self) -> bool:
-        """Whether the device has given no answer for longer than it may be idle."""
+        """Whether the device has given no answer for longer than it may be idle.
+
+        One that has no graph, because it was left out, is asked for none.
+        """
         limit = LATE * self._probe_seconds
-        return bool(limit) and time.monotonic() - self._succeeded > limit
+        return bool(limit and self._station.goldens) and time.monotonic() - self._succeeded > limit
 
     @property
     def _succeeded(self) -> float:
@@ -106,7 +105,7 @@ class DeviceVitals:
 
     def _replay(self, golden: Replay, now: float, in_doubt: bool) -> None:
         self._replaying = golden, now
-        running = asyncio.get_running_loop().run_in_executor(self._executor, golden.run)
+        running = asyncio.get_running_loop().run_in_executor(self._station.executor, golden.run)
         running.add_done_callback(functools.partial(self._judge, golden, in_doubt))
 
     def _judge(self, golden: Replay, in_doubt: bool, running: asyncio.Future[None]) -> None:
@@ -124,7 +123,6 @@ class Vitals:
     """Watches over the loop, the decoders and every device; one that dies is the end of all.
 
     Args:
-        executor: has a thread left for a replay of each device, whatever the lanes do.
         probe_seconds: of a device that is idle for so long a golden is replayed; 0 for never.
         on_lag: told every time by how many seconds the loop was late.
         on_death: told once why a device does not answer any more.
@@ -134,14 +132,13 @@ class Vitals:
         self,
         stations: Iterable[DeviceStation],
         pool: DecodePool,
-        executor: Executor,
         probe_seconds: float,
         on_lag: Callable[[float], None],
         on_death: Callable[[str], None],
     ) -> None:
         self._devices: list[DeviceVitals] = []
         for station in stations:
-            watched = DeviceVitals(station, executor, probe_seconds, self._die)
+            watched = DeviceVitals(station, probe_seconds, self._die)
             station.on_failed = watched.doubt
             self._devices.append(watched)
         self._pool = pool

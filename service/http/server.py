@@ -12,7 +12,7 @@ import sys
 import time
 from functools import partial
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -34,6 +34,28 @@ SAMPLES = {"image": "photo.jpg", "video": "clip.mp4", "volume": "scan.nii.gz"}
 LAST_WORDS_SECONDS, LAST_GRACE_SECONDS = 1, 1
 #: Family and address of a listening socket, as ``socket.getaddrinfo`` gives them.
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+
+
+class CannotListen(RuntimeError):
+    """An address cannot be had; the message says which and why."""
+
+
+class Front(Protocol):
+    """Another way in, which opens and closes with the server.
+
+    Attributes:
+        name: of what is spoken there.
+        port: where it listens, once it is open.
+    """
+
+    name: str
+    port: int
+
+    async def open(self) -> None:
+        """Listen; CannotListen where that cannot be."""
+
+    async def close(self, grace_seconds: float) -> None:
+        """Let nobody in, and let what is inside finish, for so long at most."""
 
 
 def find_address(settings: Settings) -> Address:
@@ -86,9 +108,16 @@ class Server(uvicorn.Server):
     wait for the work inside. SIGHUP reads again what may change.
     """
 
-    def __init__(self, settings: Settings, app: FastAPI, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        app: FastAPI,
+        listener: socket.socket,
+        front: Front | None = None,
+    ) -> None:
         self.settings = settings
         self.listener = listener
+        self.front = front
         self.signalled = False  # to end
         self._leave_at = math.inf  # of the monotonic clock, seconds
         self._hung_up = False  # SIGHUP came
@@ -127,6 +156,12 @@ class Server(uvicorn.Server):
             self.should_exit = True
         return await super().on_tick(counter)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn's own, after the other way in: where that cannot be had, nothing has begun."""
+        if self.front is not None:
+            await self.front.open()
+        await super().startup(sockets)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Uvicorn's own, which closes idle connections and lets what is inside finish.
 
@@ -137,7 +172,20 @@ class Server(uvicorn.Server):
             server.close()
         await read_what_was_sent()
         self.engine.draining = True
+        if self.front is not None:
+            await self._close(self.front)
         await super().shutdown(sockets)
+
+    async def _close(self, front: Front) -> None:
+        """The other way in, on the time of what is inside here; a further SIGINT ends the wait."""
+        began, grace = time.monotonic(), self.config.timeout_graceful_shutdown or 0
+        closing = asyncio.create_task(front.close(grace))
+        while not (closing.done() or self.force_exit):
+            await asyncio.wait([closing], timeout=0.1)
+        if not closing.done():
+            await front.close(0)
+        left = max(0.0, grace - (time.monotonic() - began))
+        self.config.timeout_graceful_shutdown = math.ceil(left)
 
     def _reload(self) -> None:
         """Read again what may change while the server runs; what is bad leaves the old one be."""
@@ -162,6 +210,8 @@ class Server(uvicorn.Server):
         ready = self.engine.catalog.modalities("ready")
         states = [served.state for served in self.engine.catalog.bundles.values()]
         news = f"Serving {states.count('ready')} of {len(states)} bundles on {url}"
+        if self.front is not None:
+            news += f" and {self.front.name} on port {self.front.port}"
         if self.settings.log_format == "json":
             log.info(news)
         else:

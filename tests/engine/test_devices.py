@@ -13,6 +13,7 @@ import pytest
 
 from service.engine.costs import RunCosts
 from service.engine.device.devices import Device, Devices
+from service.engine.device.session import DeviceError, OpenSession, Session, Stop
 from service.engine.device.station import DeviceStation
 from service.engine.schedule import DEVICE
 from service.settings import SettingsError, make_settings
@@ -120,6 +121,92 @@ def broken(pixels: np.ndarray, stop: object = None) -> np.ndarray:
     raise RuntimeError("CUDA error 700")
 
 
+class Broken(OnGpu):
+    """Runs, and computes something else."""
+
+    def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
+        return super().run(pixels, stop) + 1
+
+
+def fails_on(device: str, how: str) -> OpenSession:
+    """A device that is not there, or whose answers are wrong; the others are well."""
+
+    def open_one(graph: Path, name: str, threads: int) -> Session:
+        if name != device:
+            return OnGpu(name)
+        if how == "absent":
+            raise DeviceError(f"--device {name}: the GPU cannot be used")
+        return Broken(name)
+
+    return open_one
+
+
+@pytest.mark.parametrize("how", ["absent", "wrong"])
+@pytest.mark.parametrize("device", NAMES)
+def test_device_that_fails_its_proof_is_left_out(
+    tmp_path: Path, how: str, device: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other one does all the work; log and metric say which is missing, and why."""
+    write_tiny_bundle(tmp_path)
+    with serving(tmp_path, fails_on(device, how), device=",".join(NAMES)) as server:
+        assert server.get("/health/ready").status_code == 200
+        assert server.classify(content=picture(1)).status_code == 200
+        (left,) = server.engine.devices
+        assert left.name == next(name for name in NAMES if name != device)
+        assert server.metric("liere_devices_left_out") == 1
+        assert server.metric("liere_device_lanes") == 1
+    reason = "the GPU cannot be used" if how == "absent" else "golden"
+    (line,) = [one for one in caplog.messages if "is left out" in one]
+    assert line.startswith(f"device {device} is left out: ")
+    assert reason in line
+
+
+@pytest.mark.parametrize("how", ["absent", "wrong"])
+def test_device_that_has_proven_itself_is_not_doubted_for_a_bundle(
+    tmp_path: Path, how: str
+) -> None:
+    """A second bundle that fails on one of two that answer the first is refused, by its name."""
+    for name in ("first", "second"):
+        write_tiny_bundle(tmp_path, name)
+
+    def open_one(graph: Path, name: str, threads: int) -> Session:
+        is_wrong = "second" in graph.parts and name == NAMES[1]
+        return Broken(name) if is_wrong else OnGpu(name)
+
+    with serving(tmp_path, open_one, device=",".join(NAMES)) as server:
+        assert len(server.engine.devices) == 2
+        refused = server.engine.catalog.bundles["second"]
+        assert refused.state == "refused"
+        assert str(refused.reason).startswith(f"on {NAMES[1]}: ")
+        assert server.classify(content=picture(1)).status_code == 200
+
+
+def test_bundle_that_fails_on_every_device_is_refused(tmp_path: Path) -> None:
+    """Then it is the bundle: no device is left out, and the next one proves itself on both."""
+    for name in ("first", "second"):
+        write_tiny_bundle(tmp_path, name)
+
+    def open_one(graph: Path, name: str, threads: int) -> Session:
+        return Broken(name) if "first" in graph.parts else OnGpu(name)
+
+    with serving(tmp_path, open_one, device=",".join(NAMES)) as server:
+        states = {name: one.state for name, one in server.engine.catalog.bundles.items()}
+        assert states == {"first": "refused", "second": "ready"}
+        assert len(server.engine.devices) == 2
+
+
+def test_without_any_device_nothing_can_be_served(tmp_path: Path) -> None:
+    """What was asked for is not there: no other device takes its place."""
+    write_tiny_bundle(tmp_path)
+
+    def open_none(graph: Path, name: str, threads: int) -> Session:
+        raise DeviceError(f"--device {name}: the GPU cannot be used")
+
+    with serving(tmp_path, open_none, ready=False, device=",".join(NAMES)) as server:
+        wait_until(lambda: server.engine.failure is not None, "the failure to be known")
+        assert isinstance(server.engine.failure, DeviceError)
+
+
 class Idle:
     """Costs nothing and says nothing."""
 
@@ -175,7 +262,10 @@ def test_a_device_that_is_behind_keeps_no_worker_from_decoding_for_another() -> 
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:0,cuda:0", "cuda,cuda:1", "auto,cpu", ""])
+@pytest.mark.parametrize(
+    "device",
+    ["gpu", "cuda:", "cuda:0,cuda:0", "cuda,cuda:1", "auto,cpu", "cpu:0,cuda:0", "cpu:", ""],
+)
 def test_other_words_for_devices_are_refused(tmp_path: Path, device: str) -> None:
     with pytest.raises(SettingsError, match="expected auto, cpu, cuda, or cuda:N"):
         make_settings(bundles=tmp_path, device=device)

@@ -44,7 +44,7 @@ def opener(graph: Path, device: str, threads: int) -> Session:
 
 @pytest.fixture(autouse=True)
 def four_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(module, "lane_cpus", lambda device: 4)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def play(
             session.goldens = 0
             deaths: list[str] = []
             lags: list[float] = []
-            vitals = Vitals([station], pool, executor, probe_seconds, lags.append, deaths.append)
+            vitals = Vitals([station], pool, probe_seconds, lags.append, deaths.append)
             station.add_queue("q", session, "image", RunCosts(), golden)
             vitals.start()
             try:

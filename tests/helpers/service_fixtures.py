@@ -220,8 +220,11 @@ class RunningServer:
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._server = uvicorn.Server(make_config(self.engine.settings, app))
+        self._server = self.make_server()
         self._thread = threading.Thread(target=self._server.run, args=([self.socket],))
+
+    def make_server(self) -> uvicorn.Server:
+        return uvicorn.Server(make_config(self.engine.settings, self.app))
 
     def start(self) -> None:
         self._thread.start()

@@ -44,7 +44,8 @@ ALLOWED = {
     "service/engine/decode/warm.py": {"numpy", "PIL"},
     "service/http": WEB | {"pydantic", "prometheus_client", "typing_extensions"},
     "service/http/v2": WEB | {"pydantic", "numpy", "typing_extensions"},
-    "service/cli": {"uvloop"},
+    "service/grpc": {"grpc", "grpc_health", "google", "numpy"},
+    "service/cli": {"uvloop", "fastapi"},
     "client": {"httpx", "rich"},
 }  # fmt: skip
 ROOMS = ("media", "models", "training", "export", "service", "client")

@@ -18,13 +18,15 @@ class Device:
     """One of them.
 
     Attributes:
-        name: as it was asked for: auto, cpu, cuda or cuda:N.
+        name: as it was asked for: auto, cpu, cpu:N, cuda or cuda:N.
         kind: cpu or cuda, once its first graph is open.
+        is_proven: it has answered the goldens of a bundle.
     """
 
     name: str
     station: DeviceStation
     kind: str | None = None
+    is_proven: bool = False
 
     @property
     def is_insisted_on(self) -> bool:
@@ -33,13 +35,26 @@ class Device:
 
 
 class Devices:
-    """Every graph is opened on each of them, so that any may take any item."""
+    """Every graph is opened on each of them, so that any may take any item.
+
+    Attributes:
+        left_out: names of those that were asked for and did not prove themselves.
+    """
 
     def __init__(self, devices: Sequence[Device]) -> None:
-        self._devices = tuple(devices)
+        self._devices = list(devices)
+        self.left_out: list[str] = []
+
+    def leave_out(self, device: Device) -> None:
+        """Do without one that has taken no item yet; the others do all the work."""
+        self._devices.remove(device)
+        self.left_out.append(device.name)
 
     def __iter__(self) -> Iterator[Device]:
-        return iter(self._devices)
+        return iter(tuple(self._devices))
+
+    def __len__(self) -> int:
+        return len(self._devices)
 
     @property
     def stations(self) -> list[DeviceStation]:

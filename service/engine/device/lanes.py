@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.cpus import usable_cpus
 from service.engine.costs import ladder
-from service.engine.device.session import DeviceName, OpenSession, Session
+from service.engine.device.nodes import lane_cpus
+from service.engine.device.session import DeviceName, OpenSession, Session, is_cpu
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -47,14 +47,15 @@ def choose_lanes(
     """
     if settings.lanes and settings.threads:
         return Lanes(settings.lanes, settings.threads)
-    cpus = usable_cpus()
-    if device != "cpu" and open_session(graph, device, cpus).device == "cuda":
+    cpus = lane_cpus(device)
+    if not is_cpu(device) and open_session(graph, device, cpus).device == "cuda":
         return Lanes(settings.lanes or 1, settings.threads or cpus)
     if settings.lanes or settings.threads:
         lanes = settings.lanes or max(1, cpus // settings.threads)
         return Lanes(lanes, settings.threads or max(1, cpus // lanes))
+    on = device if is_cpu(device) else "cpu"
     rates = {
-        lanes: rate(open_session(graph, "cpu", lanes.threads), lanes, row, TRIAL_SECONDS)
+        lanes: rate(open_session(graph, on, lanes.threads), lanes, row, TRIAL_SECONDS)
         for lanes in (Lanes(count, cpus // count) for count in ladder(cpus))
     }
     told = "; ".join(f"{lanes}: {rows:.0f} rows/s" for lanes, rows in rates.items())

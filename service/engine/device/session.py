@@ -13,9 +13,11 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 import onnxruntime as ort
 
+from service.engine.device.nodes import NodeNotThere, cpus_near
+
 log = logging.getLogger(__name__)
 
-#: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+#: ``auto``, ``cpu``, ``cpu:N``, ``cuda`` or ``cuda:N``.
 DeviceName = str
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
@@ -25,6 +27,7 @@ DRIVER = "libcuda.so.1"
 GPUS = ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*")
 #: TF32 keeps 10 bits of mantissa; an fp32 graph would not reproduce its goldens.
 CUDA_OPTIONS = {"use_tf32": "0"}
+AFFINITIES = "session.intra_op_thread_affinities"
 #: The second output of a graph, which older ones lack; the only one of a graph without a head.
 EMBEDDING = "embedding"
 
@@ -113,7 +116,7 @@ def make_stop() -> Stop:
 
 
 def check_device(device: DeviceName) -> None:
-    """Refuse ``cuda`` early where this ONNX Runtime cannot have it; DeviceError says why.
+    """Refuse early what cannot be had here: ``cuda``, or a node; DeviceError says why.
 
     Args:
         device: one name, or several apart by commas.
@@ -123,6 +126,11 @@ def check_device(device: DeviceName) -> None:
             f"--device {device} needs a GPU build of ONNX Runtime; "
             f"this one offers {', '.join(ort.get_available_providers())}"
         )
+    for name in device.split(","):
+        try:
+            cpus_near(name)
+        except NodeNotThere as error:
+            raise DeviceError(f"--device {name}: {error}") from None
 
 
 def open_session(graph: Path, device: DeviceName, threads: int) -> Session:
@@ -137,8 +145,8 @@ def open_session(graph: Path, device: DeviceName, threads: int) -> Session:
         DeviceError: a GPU was asked for and the session did not get it.
     """
     check_device(device)
-    if device == "cpu":
-        return _open(graph, "cpu", threads)
+    if is_cpu(device):
+        return _open(graph, device, threads)
     try:
         return _open_on_gpu(graph, device, threads)
     except DeviceError as error:
@@ -153,6 +161,11 @@ def open_session(graph: Path, device: DeviceName, threads: int) -> Session:
         else:
             log.debug("graphs run on the CPU: %s", error)
         return on_cpu
+
+
+def is_cpu(device: DeviceName) -> bool:
+    """Whether a device is named that is no GPU for certain."""
+    return device.partition(":")[0] == "cpu"
 
 
 def is_fallback(asked: DeviceName, session: Session) -> bool:
@@ -200,8 +213,13 @@ def _open_on_gpu(graph: Path, device: DeviceName, threads: int) -> Session:
 
 
 def _open(graph: Path, device: DeviceName, threads: int) -> OrtSession:
-    providers = [CPU] if device == "cpu" else [(CUDA, cuda_options(device)), CPU]
-    session = ort.InferenceSession(graph, session_options(threads), providers)
+    providers = [CPU] if is_cpu(device) else [(CUDA, cuda_options(device)), CPU]
+    options = session_options(threads)
+    if threads > 1 and (near := cpus_near(device)) is not None:
+        # Of all threads but the one that calls, which is on these CPUs itself; counted from 1.
+        one = ",".join(str(cpu + 1) for cpu in sorted(near))
+        options.add_session_config_entry(AFFINITIES, ";".join([one] * (threads - 1)))
+    session = ort.InferenceSession(graph, options, providers)
     outputs = [output.name for output in session.get_outputs()]
     if outputs == [EMBEDDING]:
         return OrtFeatures(session)

@@ -68,6 +68,7 @@ class DeviceStation:
         on_begin: called whenever rows may have been taken off a queue.
 
     Attributes:
+        executor: as above.
         lanes: batches that run at the same time.
         threads: of one lane.
         beside: queues that batch work alone is sent to, though they have others' too.
@@ -88,7 +89,7 @@ class DeviceStation:
     ) -> None:
         self.lanes = lanes
         self.threads = 1
-        self._executor = executor
+        self.executor = executor
         self._max_batch = max_batch
         self._batch_seconds = batch_seconds
         self._on_batch = on_batch
@@ -300,7 +301,7 @@ class DeviceStation:
         rows = [entry.pixels for entry in run.entries]
         embed = any(entry.embed for entry in run.entries)
         running = asyncio.get_running_loop().run_in_executor(
-            self._executor, run_timed, run.queue.session, rows, self.threads, run.stop, embed
+            self.executor, run_timed, run.queue.session, rows, self.threads, run.stop, embed
         )
         running.add_done_callback(functools.partial(self._deliver, run))
 

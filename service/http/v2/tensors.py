@@ -97,7 +97,7 @@ def read_pixels(asked: RequestInput, raw: bytearray) -> np.ndarray:
         pixels = np.frombuffer(raw, dtype)
     else:
         raise BadParameter(
-            f"binary_data_size: expected {count * dtype.itemsize} for {asked.datatype} "
+            f"inputs[0]: expected {count * dtype.itemsize} bytes for {asked.datatype} "
             f"{shown(asked.shape)}, got {len(raw)}"
         )
     # Not only for NaN: values of another scale would be answered, with nonsense.
