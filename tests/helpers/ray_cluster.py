@@ -34,6 +34,7 @@ class Cluster:
         self.port = free_port()
         self.root = f"http://127.0.0.1:{self.port}"
         self.url = self.root  # with the prefix of what is deployed
+        self.headers: dict[str, str] = {}  # of every request that says nothing else
 
     def config(
         self, bundles: Path, *, prefix: str = "/", deployment: dict[str, Any] | None = None,
@@ -104,16 +105,18 @@ class Cluster:
             return 0
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30, **options)
+        return httpx.get(self.url + path, timeout=30, **({"headers": self.headers} | options))
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.post(self.url + path, timeout=60, **({"headers": self.headers} | options))
 
     def classify(self, path: str = "/v1/classify/image", **options: Any) -> httpx.Response:
-        options.setdefault("files", {"file": picture()})
-        return httpx.post(self.url + path, timeout=30, **options)
+        return self.post(path, **({"files": {"file": picture()}} | options))
 
-    def series(self, name: str, **headers: str) -> dict[str, float]:
+    def series(self, name: str) -> dict[str, float]:
         """By replica, the sum of the samples of this name."""
         found: Counter[str] = Counter()
-        for line in self.get("/metrics", headers=headers).text.splitlines():
+        for line in self.get("/metrics").text.splitlines():
             if line.startswith((f"{name}{{", f"{name} ")):
                 labels, _, value = line.rpartition(" ")
                 found[labels.partition('replica="')[2].partition('"')[0]] += float(value)
@@ -149,8 +152,15 @@ class Load:
         versions: of the bundle, in the answers.
     """
 
-    def __init__(self, url: str, clients: int = 4, path: str = "/v1/classify/image") -> None:
-        self._url, self._clients = url + path, clients
+    def __init__(
+        self,
+        url: str,
+        clients: int = 4,
+        media: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self._url, self._clients = f"{url}/v1/classify/image", clients
+        self._media, self._headers = media or picture(), headers
         self._ending = threading.Event()
         self.outcomes: Counter[int | str] = Counter()
         self.versions: Counter[str] = Counter()
@@ -167,8 +177,8 @@ class Load:
             thread.join(60)
 
     def _ask(self) -> None:
-        body = {"file": picture()}
-        with httpx.Client(timeout=30) as client:
+        body = {"file": self._media}
+        with httpx.Client(timeout=30, headers=self._headers) as client:
             while not self._ending.is_set():
                 try:
                     answer = client.post(self._url, files=body)
@@ -185,9 +195,15 @@ class Load:
 
 
 @contextmanager
-def running_cluster() -> Iterator[Cluster]:
-    """Ray's processes, started with the variables that are set by now."""
+def running_cluster(folder: Path) -> Iterator[Cluster]:
+    """Ray's processes, started with the variables that are set by now.
+
+    Args:
+        folder: for their files and sockets; a short path.
+    """
     ray.init(
+        address="local",  # not what somebody else may run on this machine
+        _temp_dir=str(folder / "ray"),
         num_cpus=8,  # to schedule with; the machine may have fewer
         include_dashboard=False,
         namespace="serve",

@@ -23,7 +23,8 @@ def environment(folder: Path) -> dict[str, str]:
              "SERVER_STATE_BASE": "", "SERVER_STATE_FILE": "state",
              "METRICS_SOCKET_PATH": "metrics.sock"}  # fmt: skip
     places = {f"RAY_SERVE_HAPROXY_{name}": str(folder / file) for name, file in names.items()}
-    ports = {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("STATS", "METRICS")}
+    wanted = ("HAPROXY_STATS_PORT", "HAPROXY_METRICS_PORT", "FALLBACK_PROXY_HTTP_PORT")
+    ports = {f"RAY_SERVE_{name}": str(free_port()) for name in wanted}
     return told | places | ports | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 

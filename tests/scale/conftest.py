@@ -33,6 +33,6 @@ def cluster() -> Iterator[Cluster]:
     """Ray on this machine, with nothing deployed."""
     from tests.helpers.ray_cluster import running_cluster  # noqa: PLC0415
 
-    with running_cluster() as running:
+    with running_cluster(FOLDER) as running:
         yield running
     shutil.rmtree(FOLDER)
