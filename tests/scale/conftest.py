@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.ray_environment import environment
+from benchmarks.serving.ray_environment import environment
 
 if TYPE_CHECKING:
     from tests.helpers.ray_cluster import Cluster
@@ -26,6 +26,13 @@ if importlib.util.find_spec("ray"):
     os.environ.update(environment(FOLDER))  # before the tests import ray
 else:
     collect_ignore_glob.append("test_*.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for the cluster first waits for all of it, and replicas take seconds to come."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session")

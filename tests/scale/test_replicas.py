@@ -16,7 +16,7 @@ from PIL import Image
 
 from client import Client
 from models.promotion import promote
-from tests.helpers.ray_cluster import Cluster, Load, until
+from tests.helpers.ray_cluster import DEPLOY_SECONDS, Cluster, Load, until
 from tests.helpers.service_fixtures import picture, write_tiny_versions
 
 CLIENTS = 4
@@ -99,8 +99,8 @@ def test_a_rolling_update_fails_no_request(cluster: Cluster, bundles: Path) -> N
     with Load(cluster.url, CLIENTS) as load:
         load.reach(200)
         cluster.submit(cluster.config(newer))
-        until(lambda: load.versions["3"] > 0, "an answer of the new version", 90)
-        until(lambda: cluster.count() == 2, "the old replicas to be gone", 90)
+        until(lambda: load.versions["3"] > 0, "an answer of the new version", DEPLOY_SECONDS)
+        until(lambda: cluster.count() == 2, "the old replicas to be gone", DEPLOY_SECONDS)
         load.reach(2000)
     assert load.outcomes == {200: load.outcomes.total()}
     assert not set(before) & set(cluster.names())
@@ -119,9 +119,9 @@ def test_scaling_by_load_fails_no_request(cluster: Cluster, bundles: Path) -> No
     with Load(cluster.url, 1) as lasting:
         cluster.settle(1)
         with Load(cluster.url, 8) as more:
-            until(lambda: cluster.count() == 2, "a second replica", 90)
+            until(lambda: cluster.count() == 2, "a second replica", DEPLOY_SECONDS)
             more.reach(more.outcomes.total() + 500)
-        until(lambda: cluster.count() == 1, "the second one to be gone", 90)
+        until(lambda: cluster.count() == 1, "the second one to be gone", DEPLOY_SECONDS)
     for load in (lasting, more):
         assert load.outcomes == {200: load.outcomes.total()}
 
