@@ -100,7 +100,7 @@ test-containers: images .venv/serve-test  ## build the images and run them, as d
 		tests/house/test_containers.py tests/house/test_containers_retrain.py \
 		tests/house/test_containers_dashboards.py
 
-test-scale: .venv/scale  ## run the tests of deploy/ray and deploy/kubernetes (a cluster for neither)
+test-scale: .venv/scale  ## run the tests of deploy/ray and deploy/kubernetes (Ray here, Kubernetes nowhere)
 	.venv/scale/bin/python -m pytest --torch=absent tests/scale $(ARGS)
 
 test-gpu-libs: .venv/serve-gpu  ## install the GPU environment (gigabytes) and load all of CUDA but its driver
