@@ -108,7 +108,7 @@ test-containers: images .venv/serve-test  ## build the images and run them, as d
 release: serve-env  ## archives of the last commit in dist/: code, bundles, checksums, what others wrote
 	$(SERVE) -m deploy.release $(ARGS)
 
-test-scale: .venv/scale  ## run the tests of deploy/ray and deploy/kubernetes (a cluster for neither)
+test-scale: .venv/scale  ## run the tests of deploy/ray and deploy/kubernetes (Ray here, Kubernetes nowhere)
 	.venv/scale/bin/python -m pytest --torch=absent tests/scale $(ARGS)
 
 test-gpu-libs: .venv/serve-gpu  ## install the GPU environment (gigabytes) and load all of CUDA but its driver

@@ -73,9 +73,8 @@ def test_quota_of_a_container_is_shared_by_the_nodes(
 ) -> None:
     """Each has its part of it, and at least one CPU."""
     machine("0-7", "8-15", may_use=set(range(16)))
-    monkeypatch.setattr(nodes, "usable_cpus", lambda: usable)
-    assert (lane_cpus("cpu:0"), lane_cpus("cpu:1")) == expected
-    assert lane_cpus("cpu") == usable
+    assert (lane_cpus("cpu:0", usable), lane_cpus("cpu:1", usable)) == expected
+    assert lane_cpus("cpu", usable) == usable
 
 
 def test_node_that_cannot_be_had_is_named(machine: Machine) -> None:

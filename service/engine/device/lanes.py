@@ -47,7 +47,7 @@ def choose_lanes(
     """
     if settings.lanes and settings.threads:
         return Lanes(settings.lanes, settings.threads)
-    cpus = lane_cpus(device)
+    cpus = lane_cpus(device, settings.cpu_count)
     if not is_cpu(device) and open_session(graph, device, cpus).device == "cuda":
         return Lanes(settings.lanes or 1, settings.threads or cpus)
     if settings.lanes or settings.threads:

@@ -13,8 +13,6 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from service.cpus import usable_cpus
-
 ON_NODE = re.compile("cpu:([0-9]+)")
 NODE = re.compile("node([0-9]+)")
 #: Where the machine tells of itself; tests bring their own.
@@ -45,16 +43,19 @@ def cpus_near(device: str) -> frozenset[int] | None:
     return frozenset(near)
 
 
-def lane_cpus(device: str) -> int:
-    """How many CPUs the lanes of a device share: of a container's quota, as many as it has of all.
+def lane_cpus(device: str, usable: int) -> int:
+    """How many CPUs the lanes of a device share: of those in use, as many as it has of all.
+
+    Args:
+        usable: CPUs of this process, which a container's quota or an operator may have bounded.
 
     Raises:
         NodeNotThere: as ``cpus_near``.
     """
     near = cpus_near(device)
     if near is None:
-        return usable_cpus()
-    return max(1, len(near) * usable_cpus() // len(os.sched_getaffinity(0)))
+        return usable
+    return max(1, len(near) * usable // len(os.sched_getaffinity(0)))
 
 
 def stay_on(cpus: Collection[int]) -> None:
