@@ -13,6 +13,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.registry import Collector
 
 from media.spec import AXES
 from service.drift import Drift
@@ -36,10 +37,15 @@ FORESEEN = (200, 500, 503, 504)
 
 
 class Metrics:
-    """The series of one server, in a registry of their own."""
+    """The series of one server, in a registry of their own.
+
+    Attributes:
+        exposed: what is rendered; where several processes serve together, the series of all.
+    """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self.exposed: Collector = registry
         self.requests = Counter(
             "liere_requests",
             "Requests for work by answer; 499 is a client that left.",
@@ -258,7 +264,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text exposition format."""
-        return generate_latest(self.registry)
+        return generate_latest(self.exposed)
 
 
 def outcome_of(status: int) -> str:

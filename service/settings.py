@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from service.cpus import usable_cpus
 from service.environment import PREFIX, own_variables
 
 MIB, GIB = 2**20, 2**30
@@ -112,6 +113,13 @@ class Settings(BaseSettings):
         "auto",
         description="where graphs run; auto takes a GPU if it works, cuda or cuda:N insists on "
         "one, cuda:0,cuda:1 has the work done by several, each GPU named once",
+    )
+    cpus: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="CPUs that lanes, threads, decode workers and predictions count with, where "
+        "others are to have the rest; 0 is as many as this process may use",
     )
     lanes: int = Field(
         0,
@@ -316,6 +324,12 @@ class Settings(BaseSettings):
     def has_keys(self) -> bool:
         """Whether requests need a key."""
         return bool(self.key_sha256) or self.keys_file is not None
+
+    @property
+    def cpu_count(self) -> int:
+        """CPUs to count with."""
+        usable = usable_cpus()
+        return min(self.cpus, usable) if self.cpus else usable
 
     @property
     def max_in_flight_bytes(self) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from service.cpus import usable_cpus
 from service.engine.admission import Admission
 from service.engine.catalog import Catalog
 from service.engine.decode.link import DecodeError
@@ -65,7 +64,7 @@ class Engine:
         self.failure: Exception | None = None
         self.on_failure: Callable[[], object] = lambda: None
         self.metrics = Metrics()
-        cpus = usable_cpus()
+        cpus = settings.cpu_count
         self.backlog = Backlog({CPU: cpus, DEVICE: 1})
         self.admission = Admission(
             settings.max_in_flight,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from models.bundle import read_manifest
+from service import settings as settings_module
 from service.engine.costs import RunCosts
 from service.engine.device import lanes as module
 from service.engine.device.lanes import Lanes, choose_lanes
@@ -44,7 +45,7 @@ def opener(graph: Path, device: str, threads: int) -> Session:
 
 @pytest.fixture(autouse=True)
 def four_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(settings_module, "usable_cpus", lambda: 4)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +107,12 @@ def test_runs_are_charged_where_they_take_time(
     assert work.parts["run"] == pytest.approx(expected)
     assert engine.pipeline.run_seconds(target) == pytest.approx(0.03)
     assert work.own == pytest.approx(0.03 + 0.005 + 0.0005)
+
+
+@pytest.mark.parametrize(("given", "counted"), [(0, 4), (3, 3), (9, 4)])
+def test_a_server_counts_with_the_cpus_that_it_is_given(given: int, counted: int) -> None:
+    """Never with more than there are: in lanes, in workers and in what is predicted."""
+    engine = Engine(make_settings(cpus=given))
+    assert engine.backlog.rates[CPU] == counted
+    settings = make_settings(cpus=given, lanes=1)
+    assert choose_lanes(settings, opener, Path("graph"), "cpu", ROW) == (1, counted)

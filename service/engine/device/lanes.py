@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.cpus import usable_cpus
 from service.engine.costs import ladder
 from service.engine.device.session import DeviceName, OpenSession, Session
 from service.settings import Settings
@@ -47,7 +46,7 @@ def choose_lanes(
     """
     if settings.lanes and settings.threads:
         return Lanes(settings.lanes, settings.threads)
-    cpus = usable_cpus()
+    cpus = settings.cpu_count
     if device != "cpu" and open_session(graph, device, cpus).device == "cuda":
         return Lanes(settings.lanes or 1, settings.threads or cpus)
     if settings.lanes or settings.threads:

@@ -1,0 +1,38 @@
+"""Tests with Ray: in an environment of their own (the extra ``scale``), and with one cluster.
+
+Ray is slow to start, and so kept out of ``make test``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.helpers.ray_environment import environment
+
+if TYPE_CHECKING:
+    from tests.helpers.ray_cluster import Cluster
+
+collect_ignore_glob: list[str] = []
+if importlib.util.find_spec("ray"):
+    FOLDER = Path(tempfile.mkdtemp(prefix="liere-"))
+    os.environ.update(environment(FOLDER))  # before the tests import ray
+else:
+    collect_ignore_glob.append("test_*.py")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Ray on this machine, with nothing deployed."""
+    from tests.helpers.ray_cluster import running_cluster  # noqa: PLC0415
+
+    with running_cluster() as running:
+        yield running
+    shutil.rmtree(FOLDER)
