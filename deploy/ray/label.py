@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -140,6 +141,9 @@ def _through_ray(
 ) -> tuple[int, str]:
     """Give the parts to the workers; the first status that is not OK and its reason, or OK."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent anywhere
+    if not options.address:
+        # A token that is kept nowhere: who reaches Ray may have it do anything.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray.util  # noqa: PLC0415  # after that, and not for --help: it takes a second
 
     gpus = float(options.device == "cuda")

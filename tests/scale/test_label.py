@@ -50,7 +50,7 @@ FILES, BROKEN, PER_PART = 5000, 7, 250
 PARTS = -(-FILES // PER_PART)
 #: Of commands under test: Ray as it is without the settings of other tests.
 ALONE = {name: value for name, value in CLEAN.items() if not name.startswith("RAY_")}
-ALONE |= {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+ALONE |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -506,7 +506,7 @@ def ray_head(cpus: int) -> Iterator[str]:
             process.communicate(timeout=30)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_cluster_of_others_is_used(one: Path, bundles: Path, tmp_path: Path) -> None:
     """With --address the workers are those of a cluster that is there: more than it has CPUs for
     are refused, and one that is not there is not waited for.
