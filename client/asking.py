@@ -60,8 +60,8 @@ class AsyncClient:
     """A server, asked from asyncio; one client may be used by many tasks at once.
 
     Every call is tried again where that may help: after 429, 502 and 503, at the earliest when the
-    server says, and where the connection fails. A call whose next try would come after its deadline
-    ends at once, with the error of the last one.
+    server says, after a 500 of something before the service, and where the connection fails. A call
+    whose next try would come after its deadline ends at once, with the error of the last one.
 
     Attributes:
         jobs: what is long or many; see ``AsyncJobs``.

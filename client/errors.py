@@ -4,6 +4,8 @@ from __future__ import annotations
 
 #: Asking again may help, since what was asked for changes nothing at the server.
 PASSING = {429, 502, 503}
+#: Something before the service answered, such as a proxy that lost it on the way.
+FOREIGN = "about:blank"
 #: But for a 503 until an operator does something, and a 429 until a job expires.
 LASTING = {"/problems/bundle-refused", "/problems/too-many-jobs"}
 
@@ -29,7 +31,7 @@ class Problem(ClientError):
         self,
         *,
         status: int,
-        type: str = "about:blank",
+        type: str = FOREIGN,
         title: str = "",
         detail: str = "",
         id: str = "",
@@ -60,4 +62,6 @@ def is_passing(error: Problem | NoAnswer) -> bool:
     """Whether asking again may help."""
     if isinstance(error, NoAnswer):
         return True
+    if error.status == 500:  # the service's own says that it made a mistake, and would again
+        return error.type == FOREIGN
     return error.status in PASSING and error.type not in LASTING

@@ -178,9 +178,10 @@ class Replica:
         check_live(self.engine)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For ``deploy.ray.scaling``: predicted seconds until a newcomer would be served."""
+        """For ``deploy.ray.scaling``: the predicted wait over the wait at which it refuses."""
+        wait, most = self.engine.backlog.wait, self.engine.admission.max_wait
         kinds = self.engine.catalog.modalities("ready")
-        return {"wait": max(map(self.engine.backlog.wait, kinds), default=0.0)}
+        return {"fullness": max((wait(kind) / most(kind) for kind in kinds), default=0.0)}
 
     async def __del__(self) -> None:
         await self._open.aclose()

@@ -338,7 +338,9 @@ def test_nobody_listening_is_no_answer() -> None:
         client.bundles()
 
 
-@pytest.mark.parametrize(("status", "tries"), [(502, 2), (503, 2), (404, 1), (504, 1), (302, 1)])
+@pytest.mark.parametrize(
+    ("status", "tries"), [(500, 2), (502, 2), (503, 2), (404, 1), (504, 1), (302, 1)]
+)
 def test_answers_of_a_proxy_are_problems_without_a_type(status: int, tries: int) -> None:
     """A page instead of a problem; asked again where that may help, and no redirect is followed."""
     script = Scripted(*[(status, "")] * tries)

@@ -18,13 +18,13 @@ from ray import serve
 from ray.serve._private.api import serve_start
 from ray.serve.schema import ServeDeploySchema
 
-from tests.helpers.ray_environment import free_port
+from benchmarks.serving.ray_environment import free_port
 from tests.helpers.service_fixtures import ROOT, picture
 
 CONFIG = ROOT / "deploy" / "ray" / "serve.yaml"
 APP = "liere"
 #: A replica has to import and to prove; other work may go on beside it.
-DEPLOY_SECONDS = 90
+DEPLOY_SECONDS = 180
 
 
 class Cluster:
@@ -34,6 +34,11 @@ class Cluster:
         self.port = free_port()
         self.root = f"http://127.0.0.1:{self.port}"
         self.url = self.root  # with the prefix of what is deployed
+        self.headers: dict[str, str] = {}  # of every request that says nothing else
+        # A connection for each request, which may then reach another replica; loading certificates
+        # would take longer than most requests.
+        alone = httpx.Limits(max_keepalive_connections=0)
+        self._http = httpx.Client(timeout=60, verify=False, limits=alone)
 
     def config(
         self, bundles: Path, *, prefix: str = "/", deployment: dict[str, Any] | None = None,
@@ -104,16 +109,18 @@ class Cluster:
             return 0
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30, **options)
+        return self._http.get(self.url + path, **({"headers": self.headers} | options))
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self._http.post(self.url + path, **({"headers": self.headers} | options))
 
     def classify(self, path: str = "/v1/classify/image", **options: Any) -> httpx.Response:
-        options.setdefault("files", {"file": picture()})
-        return httpx.post(self.url + path, timeout=30, **options)
+        return self.post(path, **({"files": {"file": picture()}} | options))
 
-    def series(self, name: str, **headers: str) -> dict[str, float]:
+    def series(self, name: str) -> dict[str, float]:
         """By replica, the sum of the samples of this name."""
         found: Counter[str] = Counter()
-        for line in self.get("/metrics", headers=headers).text.splitlines():
+        for line in self.get("/metrics").text.splitlines():
             if line.startswith((f"{name}{{", f"{name} ")):
                 labels, _, value = line.rpartition(" ")
                 found[labels.partition('replica="')[2].partition('"')[0]] += float(value)
@@ -133,7 +140,7 @@ class Cluster:
         return dict(zip(actors, ray.get(asked), strict=True))
 
 
-def until(condition: Any, what: str, seconds: float = 20.0) -> None:
+def until(condition: Any, what: str, seconds: float = 60.0) -> None:
     """Poll until ``condition()`` holds; AssertionError names what did not happen."""
     end = time.monotonic() + seconds
     while not condition():
@@ -149,8 +156,15 @@ class Load:
         versions: of the bundle, in the answers.
     """
 
-    def __init__(self, url: str, clients: int = 4, path: str = "/v1/classify/image") -> None:
-        self._url, self._clients = url + path, clients
+    def __init__(
+        self,
+        url: str,
+        clients: int = 4,
+        media: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self._url, self._clients = f"{url}/v1/classify/image", clients
+        self._media, self._headers = media or picture(), headers
         self._ending = threading.Event()
         self.outcomes: Counter[int | str] = Counter()
         self.versions: Counter[str] = Counter()
@@ -167,8 +181,8 @@ class Load:
             thread.join(60)
 
     def _ask(self) -> None:
-        body = {"file": picture()}
-        with httpx.Client(timeout=30) as client:
+        body = {"file": self._media}
+        with httpx.Client(timeout=60, verify=False, headers=self._headers) as client:
             while not self._ending.is_set():
                 try:
                     answer = client.post(self._url, files=body)
@@ -179,15 +193,21 @@ class Load:
                 if answer.status_code == 200:
                     self.versions[answer.json()["results"][0]["version"]] += 1
 
-    def reach(self, count: int, seconds: float = 60.0) -> None:
+    def reach(self, count: int, seconds: float = 180.0) -> None:
         """Wait until so many requests have ended."""
         until(lambda: self.outcomes.total() >= count, f"{count} requests", seconds)
 
 
 @contextmanager
-def running_cluster() -> Iterator[Cluster]:
-    """Ray's processes, started with the variables that are set by now."""
+def running_cluster(folder: Path) -> Iterator[Cluster]:
+    """Ray's processes, started with the variables that are set by now.
+
+    Args:
+        folder: for their files and sockets; a short path.
+    """
     ray.init(
+        address="local",  # not what somebody else may run on this machine
+        _temp_dir=str(folder / "ray"),
         num_cpus=8,  # to schedule with; the machine may have fewer
         include_dashboard=False,
         namespace="serve",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.ray_environment import environment
+from benchmarks.serving.ray_environment import environment
 
 if TYPE_CHECKING:
     from tests.helpers.ray_cluster import Cluster
@@ -28,11 +28,18 @@ else:
     collect_ignore_glob.append("test_*.py")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for the cluster first waits for all of it, and replicas take seconds to come."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(600))
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Ray on this machine, with nothing deployed."""
     from tests.helpers.ray_cluster import running_cluster  # noqa: PLC0415
 
-    with running_cluster() as running:
+    with running_cluster(FOLDER) as running:
         yield running
     shutil.rmtree(FOLDER)

@@ -7,7 +7,7 @@ import shlex
 import socket
 from pathlib import Path
 
-from tests.conftest import ROOT
+from benchmarks.serving.running import ROOT
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -23,8 +23,11 @@ def environment(folder: Path) -> dict[str, str]:
              "SERVER_STATE_BASE": "", "SERVER_STATE_FILE": "state",
              "METRICS_SOCKET_PATH": "metrics.sock"}  # fmt: skip
     places = {f"RAY_SERVE_HAPROXY_{name}": str(folder / file) for name, file in names.items()}
-    ports = {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("STATS", "METRICS")}
-    return told | places | ports | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    wanted = ("HAPROXY_STATS_PORT", "HAPROXY_METRICS_PORT", "FALLBACK_PROXY_HTTP_PORT")
+    ports = {f"RAY_SERVE_{name}": str(free_port()) for name in wanted}
+    # A busy machine is no reason to kill a front that is still coming up.
+    patience = {f"RAY_SERVE_PROXY_{name}_CHECK_TIMEOUT_S": "60" for name in ("READY", "HEALTH")}
+    return told | places | ports | patience | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def free_port() -> int:

@@ -1,0 +1,143 @@
+"""What a replica is made of, without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from deploy.ray.front import Front
+from deploy.ray.replica import NOT_HERE, given_cpus, replica_settings
+from deploy.ray.scaling import by_predicted_seconds
+from deploy.ray.scrape import together
+from deploy.ray.store import Following
+from models.promotion import promote
+from service.settings import Settings, SettingsError
+from tests.helpers.service_fixtures import ROOT, write_tiny_versions
+
+
+@pytest.mark.parametrize("name", NOT_HERE)
+def test_what_is_rays_affair_is_no_setting_here(name: str) -> None:
+    """The message names the setting and who decides instead."""
+    default = Settings.model_fields[name].default
+    value = "here" if default is None else default or 1
+    with pytest.raises(SettingsError, match=f"{name}: not for a replica: {NOT_HERE[name][:20]}"):
+        replica_settings({"open": True, name: value})
+
+
+def test_a_variable_of_the_environment_is_no_way_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LIERE_JOBS is refused as jobs is."""
+    monkeypatch.setenv("LIERE_JOBS", "/somewhere")
+    with pytest.raises(SettingsError, match="jobs: not for a replica"):
+        replica_settings({"open": True})
+
+
+def test_folders_count_from_the_checkout() -> None:
+    """Wherever Ray runs its processes; a whole path stays what it is."""
+    settings = replica_settings({"bundles": "some", "keys_file": "/etc/keys"})
+    assert (settings.bundles, settings.keys_file) == (ROOT / "some", Path("/etc/keys"))
+
+
+@pytest.mark.parametrize(("resources", "cpus"), [({"CPU": 1.0}, 1), ({"CPU": 3.5, "GPU": 1.0}, 3)])
+def test_whole_cpus_are_counted(resources: dict[str, float], cpus: int) -> None:
+    assert given_cpus(resources) == cpus
+
+
+@pytest.mark.parametrize("resources", [{}, {"CPU": 0.5}, {"GPU": 1.0}])
+def test_a_replica_without_a_cpu_is_refused(resources: dict[str, float]) -> None:
+    """Half a CPU runs no worker and no lane of its own."""
+    with pytest.raises(SettingsError, match="num_cpus: expected at least 1"):
+        given_cpus(resources)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "fullness", "wanted"),
+    [
+        (2, [1.0, 1.0], 4.0),
+        (2, [1.0, 0.2], 2.4),
+        (2, [0.5, 0.3], 2),
+        (3, [0.1, 0.0, 0.2], 3),
+        (3, [0.0, 0.0, 0.1], 2),
+        (2, [], 2),
+    ],
+)
+def test_replicas_follow_the_predicted_wait(
+    replicas: int, fullness: list[float], wanted: float
+) -> None:
+    """In proportion where they are near refusing, one by one where there is next to no wait."""
+    told = {"fullness": dict(enumerate(fullness))} if fullness else {}
+    context: Any = SimpleNamespace(current_num_replicas=replicas, aggregated_metrics=told)
+    assert by_predicted_seconds(context)[0] == pytest.approx(wanted)
+
+
+def test_series_of_several_replicas_are_one_family_each() -> None:
+    """Each family once, each sample with the label of its replica, and no sample lost."""
+
+    def exposed(count: int) -> str:
+        registry = CollectorRegistry()
+        Counter("asked", "How often.", ("code",), registry=registry).labels("200").inc(count)
+        Histogram("took", "Seconds.", buckets=(1, 2), registry=registry).observe(count)
+        return generate_latest(registry).decode()
+
+    class Both:
+        def collect(self) -> Any:
+            return together({"a": exposed(1), "b": exposed(2)})
+
+    lines = generate_latest(Both()).decode().splitlines()  # type: ignore[arg-type]
+    assert lines.count("# TYPE asked_total counter") == 1
+    assert [one for one in lines if one.startswith("asked_total")] == [
+        'asked_total{code="200",replica="a"} 1.0',
+        'asked_total{code="200",replica="b"} 2.0',
+    ]
+    assert 'took_bucket{le="2.0",replica="b"} 1.0' in lines
+
+
+def test_a_prefix_is_taken_off() -> None:
+    """The application sees its own paths; the prefix alone leads to where its links count from."""
+    app = FastAPI()
+
+    @app.get("/v1/bundles")
+    async def bundles() -> str:
+        return "here"
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(Front(app), root_path="/vision")
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            assert (await client.get("/vision/v1/bundles")).json() == "here"
+            bare = await client.get("/vision")
+            assert (bare.status_code, bare.headers["location"]) == (307, "/vision/")
+
+    asyncio.run(ask())
+
+
+def test_the_store_is_followed_and_missed_without_an_end(tmp_path: Path) -> None:
+    """A change is told once; while the folder is away nothing is, and its return is a look again."""
+    home = write_tiny_versions(tmp_path / "bundles", "tiny", "1", "2")
+    changes: list[None] = []
+
+    async def on_change() -> None:
+        changes.append(None)
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(changes) < count:
+                await asyncio.sleep(0.01)
+
+    async def follow() -> None:
+        async with Following(tmp_path / "bundles", None, on_change, seconds=0.01):
+            promote(home, "2")
+            await until(1)
+            (tmp_path / "bundles").rename(tmp_path / "away")
+            await asyncio.sleep(0.1)
+            before = len(changes)
+            (tmp_path / "away").rename(tmp_path / "bundles")
+            promote(home, "1")
+            await until(before + 1)
+
+    asyncio.run(follow())
