@@ -45,13 +45,15 @@ PER_PART = 500
 AT_A_TIME = 2
 #: Nothing but numbers of parts goes through Ray's store; it takes no less.
 STORE_BYTES = 80 * MIB
+#: Ray gives its processes 30 seconds to come up, which are too few on a busy machine.
+STARTS = 3
 #: In which a cluster says that it is there.
 ANSWER_SECONDS = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Label every file: 0 if all were answered, 1 if some were not, 2 for a wrong command."""
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
+    options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         options.settings = _settings(options)
         with Output.opened(options.out) as output:
@@ -154,16 +156,8 @@ def _through_ray(
             ray.init(options.address, logging_level=logging.ERROR)
         except (OSError, ValueError) as error:
             return WRONG_COMMAND, f"--address {options.address}: expected HOST:PORT of Ray: {error}"
-    else:
-        ray.init(
-            "local",
-            num_cpus=options.workers * options.cores,
-            num_gpus=options.workers * gpus,
-            include_dashboard=False,
-            object_store_memory=STORE_BYTES,
-            logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",  # nobody else has business here
-        )
+    elif reason := _start_ray(options.workers * options.cores, options.workers * gpus):
+        return FAILED, f"Ray did not start; the same command tries again. It says: {reason}"
     try:
         for resource, each in (("CPU", options.cores), ("GPU", gpus)):
             found, needed = ray.cluster_resources().get(resource, 0), options.workers * each
@@ -194,6 +188,30 @@ def _through_ray(
     return OK, ""
 
 
+def _start_ray(cpus: int, gpus: float) -> str:
+    """Ray on this machine alone; why it did not start, or nothing."""
+    import ray  # noqa: PLC0415  # as above
+
+    reason = ""
+    for _ in range(STARTS):
+        try:
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=STORE_BYTES,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",  # nobody else has business here
+            )
+        except Exception as error:  # it raises nothing narrower
+            reason = str(error)
+            ray.shutdown()
+        else:
+            return ""
+    return reason
+
+
 # --- the command line ------------------------------------------------------------------------
 
 
@@ -212,7 +230,8 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options of a command; it ends the process for ``--help`` and for a wrong one."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {PROGRAM}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import socket
 import subprocess
 import sys
@@ -22,9 +23,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from deploy.ray.label import main
+from deploy.ray.label import main, parse
 from deploy.ray.labeller import TRIES, Labeller, Work
-from deploy.ray.partitions import RUN, Output, OutputError, Run, list_fingerprint
+from deploy.ray.partitions import ROWS, RUN, Output, OutputError, Run, list_fingerprint
 from media.files import sha256_file
 from media.index import open_media
 from models.manifest import MANIFEST
@@ -528,3 +529,95 @@ def test_cluster_of_others_is_used(one: Path, bundles: Path, tmp_path: Path) -> 
     gone = label("--address", address, "--out", str(tmp_path / "gone"))
     assert gone.returncode == WRONG_COMMAND
     assert f"--address {address}: expected HOST:PORT of Ray: " in gone.stderr
+
+
+# --- docs/label.md -----------------------------------------------------------------------------
+
+GUIDE = (ROOT / "docs" / "label.md").read_text()
+FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
+COMMANDS = [line for kind, block in FENCED if not kind for line in block.splitlines()]
+#: Words of the guide's commands that are places.
+PLACES = re.compile(r"^(photos|list\.txt|shards/.*|labels|embedded|sharded)$")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the guide's commands find: a folder, a list of it, two shards."""
+    root = tmp_path_factory.mktemp("guide")
+    (root / "photos").mkdir()
+    (root / "shards").mkdir()
+    for n in range(3):
+        (root / "photos" / f"{n}.jpg").write_bytes(picture(n, (45, 37), "JPEG"))
+    (root / "photos" / "3.jpg").write_bytes(b"no picture")
+    (root / "list.txt").write_text("photos/2.jpg\nphotos/0.jpg\n")
+    for n in range(2):
+        write_shard(root / "shards" / f"train-00{n}.tar", n)
+    return root
+
+
+def as_here(line: str, place: Path, *more: str) -> list[str]:
+    """A command of the guide with its places below a folder."""
+    words = [str(place / word) if PLACES.match(word) else word for word in shlex.split(line)]
+    assert words[:3] == ["python", "-m", "deploy.ray.label"]
+    return [sys.executable, *words[1:], *more]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("number", range(3))
+def test_commands_of_the_guide_do_what_it_says(number: int, place: Path) -> None:
+    """Each writes its rows with the shipped bundle, by workers of a Ray of its own."""
+    asked = as_here(COMMANDS[number], place)
+    done = subprocess.run(asked, cwd=ROOT, env=ALONE, capture_output=True, text=True, check=False)
+    failed = (1, 0, 0)[number]
+    assert done.returncode == failed, done.stderr
+    out = place / ("labels", "embedded", "sharded")[number]
+    rows = pq.read_table(out).to_pylist()
+    expected = (
+        ["0.jpg", "1.jpg", "2.jpg", "3.jpg"],
+        ["photos/2.jpg", "photos/0.jpg"],
+        ["train-000/000.png", "train-001/001.png"],
+    )
+    assert [row["id"] for row in rows] == expected[number]
+    assert [row["id"] for row in rows if row["problem"]] == ["3.jpg"] * failed
+    assert ("embedding" in rows[0]) == (number == 1)
+    assert len(rows[0]["labels"]) == (5, 1, 5)[number]
+    assert not done.stderr, "nothing is wrong, and nothing is said"
+
+
+def test_guide_names_the_columns_and_the_flags(place: Path) -> None:
+    """Its table is the columns that are written, in their order; its last command is one; what it
+    shows of Python does what it says.
+    """
+    table = GUIDE.split("| column | |")[1].split("\n\n")[0]
+    named = [name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+             for name in re.findall(r"`(\w+)`", row)]  # fmt: skip
+    assert named == ROWS.names
+    assert len(COMMANDS) == 4
+    assert parse(as_here(COMMANDS[3], place)[3:]).address == "10.0.0.1:6379"
+
+
+def test_guide_reads_the_rows_in_python(bundles: Path, tmp_path: Path) -> None:
+    """Its Python finds the rows with a problem, in a folder that holds more than rows."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(picture())
+    (folder / "b.png").write_bytes(b"")
+    with worker(tmp_path / "labels", run_of(folder, bundles, "image", 1), bundles) as labeller:
+        labeller.label(0)
+        labeller.label(1)
+    (code,) = [block for kind, block in FENCED if kind == "python"]
+    found: dict[str, Any] = {}
+    exec(code.replace('"labels"', repr(str(tmp_path / "labels"))), found)
+    assert found["failed"]["id"].to_pylist() == ["b.png"]
+
+
+def test_help_teaches() -> None:
+    """The help shows commands, says what is written, what goes on and what a status means."""
+    done = subprocess.run(
+        command("--help"), cwd=ROOT, env=ALONE, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    told = " ".join(done.stdout.split())
+    for words in ("photos --model", "part-00000.parquet", "goes on after whatever end",
+                  "Exit status: 0 all answered", "--per-part N"):  # fmt: skip
+        assert words in told
