@@ -187,12 +187,13 @@ def keys_of(dataset: Dataset, places: np.ndarray) -> np.ndarray:
     return np.frombuffer(bytes(keys), f"S{KEY_BYTES}")
 
 
-def fingerprint(dataset: Dataset, split: str) -> dict[str, str]:
-    """What is known of a split before anything of it is read, as two hashes.
+def fingerprint(dataset: Dataset, split: str | None) -> dict[str, str]:
+    """What is known of a split, or of all items, before anything is read, as two hashes.
 
     ``items`` is of ids, labels and sizes, in order; ``times`` of when their files changed.
     """
-    places, columns = dataset.split(split), dataset.columns
+    columns = dataset.columns
+    places = np.arange(len(dataset)) if split is None else dataset.split(split)
     stamps = np.array([changed for _, changed in dataset.stamps], np.int64)
     times = stamps[columns.files[places]] if len(stamps) else columns.times[places]
     ids = columns.ids.picked(places)

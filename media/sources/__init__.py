@@ -3,6 +3,7 @@
     folder   CLASS/file or SPLIT/CLASS/file; names that begin with a dot are left out. Where a
              labels.csv lies at its root, that table decides instead
     CSV      header path,label with optional split,group; paths relative to the CSV
+    txt      a path a line, relative to the text; only where nothing needs a label
     zip, tar, tar.gz   a folder packed, with or without one folder around everything: the same
              rules, the same ids. Files are read in place, nothing is unpacked to disk
     tars     a folder of tar shards, or a pattern that names them: webdataset's convention
@@ -41,6 +42,7 @@ from media.sources.items import (
     check_classes,
     make_source,
 )
+from media.sources.lines import open_lines
 from media.sources.names import summary
 from media.sources.npz import open_npz
 from media.sources.rules import assign_splits, with_splits
@@ -145,6 +147,8 @@ def _opened(
     name = path.name.lower()
     if path.is_file() and name.endswith(".csv"):
         return open_csv(path, rule, extra_columns=extra_columns, labelled=labelled)
+    if path.is_file() and name.endswith(".txt") and not labelled:
+        return open_lines(path)
     if path.is_file() and name.endswith(".npz"):
         return open_npz(path, labelled)
     for ending, open_archive in ARCHIVES.items():

@@ -12,9 +12,9 @@ from typing import NoReturn
 OK, FAILED, WRONG_COMMAND, DEVICE_DIED = 0, 1, 2, 3
 
 
-def complain(message: object, status: int) -> int:
+def complain(message: object, status: int, program: str = "service") -> int:
     """Tell the operator on stderr; the status to end with."""
-    print(f"python -m service: {message}", file=sys.stderr)
+    print(f"python -m {program}: {message}", file=sys.stderr)
     return status
 
 

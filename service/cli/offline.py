@@ -36,19 +36,19 @@ from service.cli.exit_status import (
 from service.cli.kept import items_of, kept_answers
 from service.cli.overlays import Overlays
 from service.cli.progress import Progress
+from service.cli.question import add_bundle, add_question, parameters_of
 from service.engine.bulk import File, begin_each
 from service.engine.candidates import Candidates, find_candidates, largest
 from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceDied, DeviceError, check_device
 from service.engine.engine import Engine
-from service.engine.explain.explanation import METHODS
 from service.engine.failures import EmptyFile, Failure, UnreadableFile
-from service.engine.folders import NoBundles, bundle_folders
+from service.engine.folders import NoBundles, named_folders
 from service.engine.job import EncodingFormat, Outcome
 from service.engine.parameters import FORMATS, WANTS, Asked
 from service.http.problems import members, problem_of
 from service.logs import printable
-from service.settings import Settings, SettingsError, make_settings
+from service.settings import Settings, SettingsError, make_offline_settings
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +81,8 @@ def main(arguments: list[str]) -> int:
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
     engine = Engine(settings)
     try:
-        await engine.start(_folders(settings, options.bundle))
-        parameters = _parameters(options)
+        await engine.start(named_folders(settings.bundles, options.bundle))
+        parameters = parameters_of(options)
         try:
             candidates = find_candidates(engine, parameters)
             items = items_of(options.files) if options.resume else []
@@ -110,24 +110,6 @@ async def _unless_dead(engine: Engine, printing: asyncio.Task[int]) -> int:
     if isinstance(engine.failure, DeviceDied):
         raise engine.failure
     return printing.result()
-
-
-def _parameters(options: argparse.Namespace) -> dict[str, str]:
-    """What a request would say."""
-    names = (
-        "bundle", "grid", "top_k", "views", "want", "encoding_format", "raw", "abstain",
-        "explain_label",
-    )  # fmt: skip
-    named = {name: getattr(options, name) for name in names}
-    named["explain"] = METHODS[0] if options.explain else None
-    return {name: text for name, text in named.items() if text is not None}
-
-
-def _folders(settings: Settings, bundle: str | None) -> list[Path]:
-    """The folder of the bundle that is named, if it goes by that name; else all of them."""
-    folders = bundle_folders(settings.bundles)
-    named = {bundle, bundle.partition("@")[0]} if bundle else set()
-    return [folder for folder in folders if folder.name in named] or folders
 
 
 async def _answers(
@@ -192,7 +174,7 @@ async def _print_all(
 ) -> int:
     """A line per file; the exit status."""
     failed, progress = 0, Progress(len(options.files), "files")
-    asked = Asked.parse(_parameters(options))
+    asked = Asked.parse(parameters_of(options))
     show: Callable[[str, Any], None] = _show
     if options.json:
         show = functools.partial(_show_json, asked.encoding_format)
@@ -248,9 +230,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     given = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
     if options.bundle is not None:
         given["default_bundle"] = ()  # nobody is asked for it
-    given |= {"keys_file": None, "key_sha256": ()}  # nobody comes in here
-    given["lanes"] = 1  # to measure lanes takes longer than most answers
-    settings = make_settings(log_level="warning", log_format="text", **given)
+    settings = make_offline_settings(**given)
     if options.resume and settings.jobs is None:
         raise SettingsError("--resume: expected --jobs DIR, or LIERE_JOBS, where answers are kept")
     return settings
@@ -283,19 +263,8 @@ the order of the answers then. python -m service jobs shows what is kept.
     )
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="an image, a clip or a scan; - is standard input")
-    add(
-        "--bundle",
-        metavar="NAME",
-        help="who answers, NAME@VERSION to insist on its version; else the default bundles of the "
-        "server",
-    )
-    add(
-        "--grid",
-        help="one of the bundle's grids, like 8x8, or auto, the one that fits the size of each "
-        "file; the first when not given",
-    )
-    add("--views", metavar="V", help="of clips: sampled so often; else as the bundle says")
-    add("--top-k", metavar="K", help="number of labels; 5 (or all, if fewer) when not given")
+    add_bundle(parser, "--bundle", "; else the default bundles of the server")
+    add_question(parser)
     add(
         "--want",
         choices=WANTS,
@@ -306,18 +275,6 @@ the order of the answers then. python -m service jobs shows what is kept.
         "--encoding-format",
         choices=FORMATS,
         help="of arrays: numbers (default), or base64 of little-endian float32",
-    )
-    add(
-        "--raw",
-        action="store_const",
-        const="true",
-        help="the network's own probabilities, not calibrated",
-    )
-    add(
-        "--abstain",
-        metavar="P",
-        help="calibrated probability of the first label, 0 to 1, under which the model is not "
-        "sure; 0 is never; else as the bundle says",
     )
     add(
         "--explain",

@@ -10,7 +10,7 @@ EVERY_SECONDS = 0.2
 
 
 class Progress:
-    """Counts steps; shows them on stderr if that is a terminal and stdout is not the same one."""
+    """Counts what is done; shown on stderr if that is a terminal and stdout is not the same."""
 
     def __init__(self, total: int, unit: str) -> None:
         self._total = total
@@ -20,8 +20,8 @@ class Progress:
         self._next = time.monotonic() + AFTER_SECONDS
         self._drawn = False
 
-    def step(self) -> None:
-        self._done += 1
+    def step(self, count: int = 1) -> None:
+        self._done += count
         if self._wanted and (now := time.monotonic()) >= self._next:
             self._next = now + EVERY_SECONDS
             self._drawn = True

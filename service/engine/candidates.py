@@ -44,13 +44,17 @@ PROBES = {
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Who may answer, how much and what with, and the largest file that it reads."""
+    """Who may answer, how much and what with, and the largest file that it reads.
+
+    ``embed``: see ``Job``.
+    """
 
     choice: Choice
     top_k: int
     file_bytes: int
     asked: Asked = Asked()
     explain: Explain | None = None
+    embed: bool = False
 
     async def answer(self, engine: Engine, media: bytes) -> Outcome:
         """What is wanted of a file; UnsupportedMedia where its type is another modality's."""
@@ -58,7 +62,7 @@ class Candidate:
         return await engine.submit(
             Job(
                 media, self.choice, asked.want, self.top_k, job_class="batch", raw=asked.raw,
-                abstain=asked.abstain, explain=self.explain,
+                abstain=asked.abstain, explain=self.explain, embed=self.embed,
             )
         )  # fmt: skip
 

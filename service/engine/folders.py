@@ -47,6 +47,13 @@ def bundle_folders(root: Path) -> list[Path]:
     return folders
 
 
+def named_folders(root: Path, bundle: str | None) -> list[Path]:
+    """The folder of a bundle, NAME or NAME@VERSION, if it goes by that name; else all of them."""
+    folders = bundle_folders(root)
+    named = {bundle, bundle.partition("@")[0]} if bundle else set()
+    return [folder for folder in folders if folder.name in named] or folders
+
+
 def modality_of(folder: Path) -> str | None:
     """What a bundle says it is for, however damaged it is; None if not even that can be read.
 

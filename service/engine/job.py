@@ -47,6 +47,7 @@ class Job:
         abstain: calibrated probability of the first label, in [0, 1], under which the answer is
             that the model does not know; 0 is never. None is what the bundle says.
         explain: which answer shall be explained; all of such a job is batch work.
+        embed: whether the embedding is told too, beside what is wanted.
 
     Raises:
         UnknownBundle: nobody is named to answer.
@@ -62,6 +63,7 @@ class Job:
     raw: bool = False
     abstain: float | None = None
     explain: Explain | None = None
+    embed: bool = False
 
     def __post_init__(self) -> None:
         if not self.choice.targets:
@@ -93,6 +95,11 @@ class Job:
             raise BadParameter(
                 f"pixels: expected {expected}, got {pixels.dtype} {list(pixels.shape)}"
             )
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the features before the head are wanted, alone or beside others."""
+        return self.embed or self.want == "embedding"
 
     @property
     def kind(self) -> str:
@@ -193,7 +200,8 @@ class Outcome:
             "version": self.target.manifest.version,
             "grid": self.target.grid,
             **({"seen": self.evidence} if self.evidence else {}),
-            **(wanted or {"predictions": self.predictions}),
+            **wanted,
+            **({} if wanted and not self.predictions else {"predictions": self.predictions}),
             **(self.sureness.document() if self.sureness else {}),
             **({"explanation": self.explanation.document()} if self.explanation else {}),
             "timing_ms": {
@@ -210,14 +218,15 @@ def wanted(job: Job, target: Target, row: Row, calibrated: np.ndarray) -> dict[s
     Args:
         calibrated: probabilities, float64 ``[classes]``.
     """
+    features = {"embedding": row.embedding} if job.embeds else {}
     if job.want not in ("labels", "probabilities"):
-        return {job.want: getattr(row, job.want)}
+        return features | {job.want: getattr(row, job.want)}
     sureness = Sureness.of(job, target, float(calibrated.max()))
     probabilities = softmax(row.logits) if job.raw else calibrated
     if job.want == "probabilities":
-        return {"sureness": sureness, "probabilities": probabilities}
+        return features | {"sureness": sureness, "probabilities": probabilities}
     ranked = rank(probabilities, target.labels, job.top_k)
-    return {"sureness": sureness, "predictions": ranked}
+    return features | {"sureness": sureness, "predictions": ranked}
 
 
 def told(array: np.ndarray, encoding_format: EncodingFormat) -> list[float] | str:

@@ -82,7 +82,7 @@ class Pipeline:
     def _admit(self, jobs: Sequence[Job]) -> tuple[list[Way], list[Course]]:
         """The way of every job, which begins once it is awaited; Failure if they may not enter."""
         for job in jobs:
-            self.check_want(job.want, job.choice)
+            self.check_want("embedding" if job.embeds else job.want, job.choice)
         works, deadline = [self.predict(job) for job in jobs], jobs[0].deadline
         courses = [Course(self._metrics, *one) for one in zip(jobs, works, strict=True)]
         if deadline <= time.monotonic():
@@ -132,7 +132,7 @@ class Pipeline:
             if len(job.choice.targets) > 1:
                 backlog.amend(charge, "run", self.run_part(self.run_seconds(target)))
             row = await self._devices.submit(
-                target.key, item.pixels, job.deadline, job.kind, job.want == "embedding"
+                target.key, item.pixels, job.deadline, job.kind, job.embeds
             )
             backlog.done(charge, "run")
             backlog.correct(charge, started + decoded + row.queue_seconds)

@@ -38,7 +38,14 @@ from service.engine.job import Job, JobClass, Outcome, Want, rank, softmax
 from service.engine.model import AUTO, Choice
 from service.engine.schedule import BATCH, CPU, Charge
 from service.settings import make_settings
-from tests.helpers.service_fixtures import LABELS, MEDIA, TINY, picture, tiny_logits
+from tests.helpers.service_fixtures import (
+    LABELS,
+    MEDIA,
+    TINY,
+    picture,
+    tiny_embedding,
+    tiny_logits,
+)
 from tests.helpers.service_fixtures import write_tiny_bundle as write
 
 KINDS = (*TINY, BATCH)
@@ -154,6 +161,30 @@ def array(of_outcome: np.ndarray | None) -> np.ndarray:
 FIELDS = tuple(want for want in get_args(Want) if want != "labels")
 
 
+@pytest.mark.parametrize("modality", TINY)
+def test_embedding_is_told_beside_what_is_wanted(modality: str, tmp_path: Path) -> None:
+    """One job gives both the labels and the features before them; a client sees both."""
+    write(tmp_path, "tiny", modality, embeds=True)
+    settings = make_settings(bundles=tmp_path, decode_workers=1, lanes=1, threads=1)
+
+    async def story() -> Outcome:
+        engine = Engine(settings)
+        try:
+            await engine.start([tmp_path / "tiny"])
+            choice = engine.catalog.select(modality, None, None)
+            return await engine.submit(Job(MEDIA[modality](1), choice, top_k=2, embed=True))
+        finally:
+            await engine.close()
+
+    outcome = asyncio.run(story())
+    grid = TINY[modality].grids[0]
+    expected = tiny_embedding(MEDIA[modality](1), grid, modality)
+    np.testing.assert_allclose(array(outcome.embedding), expected, atol=1e-5)
+    logits = tiny_logits(MEDIA[modality](1), grid, modality)
+    assert outcome.predictions == rank(softmax(logits), LABELS, 2)
+    assert {"embedding", "predictions"} <= outcome.document().keys()
+
+
 @pytest.mark.parametrize("given", ["file", "pixels"])
 @pytest.mark.parametrize(
     ("modality", "grid"), [(one, grid) for one in TINY for grid in TINY[one].grids]
@@ -167,6 +198,8 @@ def test_every_want_of_a_file_is_that_of_its_pixels(
     logits = tiny_logits(media, grid, modality)
     with pytest.raises(NoEmbedding, match=f"no embedding at grid {grid}"):
         stage.submit(replace(job, want="embedding"))
+    with pytest.raises(NoEmbedding, match=f"no embedding at grid {grid}"):
+        stage.submit(replace(job, embed=True))
     got: dict[str, Outcome] = {
         want: stage.submit(replace(job, want=want))
         for want in get_args(Want)
