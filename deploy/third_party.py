@@ -36,8 +36,8 @@ SBOM = Path("deploy") / "sbom.json"
 TABLE = Path("THIRD_PARTY.md")
 #: Image -> the extras of pyproject.toml that the Dockerfile installs into it.
 IMAGES = {
-    "liere-serve": ("serve", "otel", "cpu"),
-    "liere-serve-gpu": ("serve", "otel", "gpu"),
+    "liere-serve": ("serve", "otel", "grpc", "cpu"),
+    "liere-serve-gpu": ("serve", "otel", "grpc", "gpu"),
     "liere-train": ("train", "export", "cpu"),
 }
 HEAD = "| package | version | licence | images |\n| --- | --- | --- | --- |\n"
