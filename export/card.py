@@ -167,6 +167,8 @@ def _input(spec: InputSpec) -> str:
     if spec.volume:
         return _scan(spec.volume, spec)
     fit = "its centre is cut out" if spec.fit == "crop" else "it is stretched"
+    if spec.crop_ratio < 1:
+        fit += f", less its edges (crop ratio {spec.crop_ratio:.4g})"
     if spec.video:
         return f"{_clip(spec.video)} Of each frame, in {colours}, {fit} ({spec.interpolation})."
     return f"A picture in {colours}; {fit} to the pixels below ({spec.interpolation})."
