@@ -19,8 +19,8 @@ EMBEDDING = "embedding"
 #: embedding, a loop or a matrix inverse a position that is computed at a request.
 OPERATORS = {
     "Add", "Attention", "Cast", "Concat", "Expand", "Gather", "Gelu", "Gemm",
-    "LayerNormalization", "MatMul", "Mul", "ReduceMean", "Reshape", "Shape", "Slice", "Split",
-    "Squeeze", "Sub", "Transpose", "Unsqueeze",
+    "LayerNormalization", "MatMul", "Mul", "ReduceMean", "Reshape", "Shape", "Sigmoid", "Slice",
+    "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 }  # fmt: skip
 FLOAT, HALF, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8
 #: dtype of an InputSpec -> type of the graph's pixels.

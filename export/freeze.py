@@ -1,12 +1,15 @@
 """A trained transformer with everything that depends on the grid computed once.
 
 What stays is plain arithmetic: no matrix exponential, no interpolation, only the batch axis free.
+What can be said by other weights is: the bias of values is one of the output projection, since the
+weights of attention add up to 1; that of keys adds the same to all scores of a query where nothing
+turns or normalises; layer scale multiplies the rows of the matrices before it.
 
 In fp16 the weights and products of the patch embedding, the attention and the MLP are half
 precision. float32 stay: normalising pixels; the stream of tokens that the layers add to (it grows
 with depth, and LayerNorm wants it in float32 anyway, so it costs no cast more); LayerNorm; the
-rotations (a runtime on a CPU cannot fold half-precision tables when it loads them); softmax; the
-head.
+rotations (a runtime on a CPU cannot fold half-precision tables when it loads them); softmax; layer
+scale (folded, gains like DINOv2's first 1e-5 would leave fp16's range); the head.
 
 Shapes: B batch, S sequence, H heads, H' = H, or 1 where heads share rotations, D head_dim, N blocks
 per head, K block side, P = D / 2 planes, W width, L layers.
@@ -28,7 +31,7 @@ from export.plan import Plan, plan_of
 from media.spec import Grid
 from models.manifest import Precision
 from models.rotations.apply import Rotations
-from models.vit import Attention, Encoded, Layer, VisionTransformer
+from models.vit import Attention, Encoded, GatedMlp, Layer, VisionTransformer
 
 #: ONNX's number for float32, in which softmax is taken whatever comes in.
 FLOAT = 1
@@ -55,12 +58,15 @@ class FrozenTransformer(nn.Module):
         self.model = copy.deepcopy(model).eval()
         # nothing of the encoding may reach the graph
         self.model.encoding = nn.Identity()  # type: ignore[assignment]
+        self.model.position_table = None
         for index, layer in enumerate(self.model.layers):
             assert isinstance(layer, Layer)
             attention = FrozenAttention(layer.attention, plan, index, precision)
             layer.attention = attention  # type: ignore[assignment]
             if precision == "fp16":
-                layer.mlp = Half(layer.mlp)  # type: ignore[assignment]
+                layer.mlp = Half(layer.mlp)
+            else:
+                _fold_gains(layer)
         if precision == "fp16":
             self.model.patch_embedding = Half(self.model.patch_embedding)  # type: ignore[assignment]
         rotations = plan.rotations(grid)
@@ -68,7 +74,7 @@ class FrozenTransformer(nn.Module):
         self.cosines = _constants(rotations.turns, lambda turns: turns[..., 0])  # [S, H', P]
         self.sines = _constants(rotations.turns, lambda turns: turns[..., 1])  # [S, H', P]
         self.offset: Tensor | None
-        self.register_buffer("offset", model.encoding.token_offset(grid))
+        self.register_buffer("offset", model.token_offset(grid))
 
     def forward(self, pixels: Tensor) -> Tensor:
         # joined here and not in the layers: what they share is one value of the graph
@@ -84,15 +90,39 @@ def _constants(tensor: Tensor | None, part: Callable[[Tensor], Tensor]) -> nn.Pa
     return nn.ParameterList(nn.Parameter(row, requires_grad=False) for row in rows)
 
 
+def _fold_gains(layer: Layer) -> None:
+    """Layer scale becomes part of the last matrix of each branch and its bias."""
+    last = layer.mlp.down if isinstance(layer.mlp, GatedMlp) else layer.mlp[-1]  # type: ignore[index]
+    for gains, linear in ((layer.attention_scale, layer.attention.out), (layer.mlp_scale, last)):
+        if gains is not None:
+            scaled = linear.weight.double() * gains.double()[:, None]  # [W, inputs]
+            linear.weight.data = scaled.to(linear.weight.dtype)
+            linear.bias.data = (linear.bias.double() * gains.double()).to(linear.bias.dtype)
+    layer.attention_scale = layer.mlp_scale = None
+
+
 class Half(nn.Module):
-    """A module in half precision between float32 ones."""
+    """A module in half precision between float32 ones; a LayerNorm inside it stays one of them."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner.half()
+        if isinstance(inner, GatedMlp) and isinstance(inner.norm, nn.LayerNorm):
+            inner.norm = Whole(inner.norm)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.inner(tokens.half()).float()
+
+
+class Whole(nn.Module):
+    """A float32 module between half-precision ones."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner.float()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.inner(tokens.float()).half()
 
 
 class FrozenAttention(nn.Module):
@@ -117,7 +147,23 @@ class FrozenAttention(nn.Module):
         self.query_key_norms = attention.query_key_norms
         for parameter in self.query_key_norms.parameters():
             parameter.data = parameter.data[order] if order is not None else parameter.data
-        self.out = attention.out.to(self.dtype)
+        self.out = attention.out
+        if attention.bias is not None:
+            bias = folded(attention.bias, self.heads, basis, order)  # [3 W]
+            self._take_biases(bias, nothing_turns=plan.form.form == "none")
+        self.out = self.out.to(self.dtype)
+
+    @torch.no_grad()
+    def _take_biases(self, bias: Tensor, nothing_turns: bool) -> None:
+        """Of queries, keys and values, float64 [3 W]; those that no score needs go elsewhere."""
+        query, key, value = bias.chunk(3)
+        moved = self.out.bias.double() + self.out.weight.double() @ value  # [W]
+        self.out.bias.data = moved.to(self.out.bias.dtype)
+        value.zero_()
+        if nothing_turns and not self.query_key_norms:
+            key.zero_()
+        if bias.any():  # published DINOv3 has zeros
+            self.query_key_value.bias = nn.Parameter(bias.to(self.dtype))
 
     def forward(self, tokens: Tensor, rotations: Rotations) -> Tensor:
         """[B, S, W] -> [B, S, W], both float32; rotations of this layer, laid out."""

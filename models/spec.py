@@ -96,20 +96,46 @@ def _is_left(option: str, value: Any) -> bool:
     return value is None or (type(value) is type(left) and value == left)
 
 
+#: How a learned table of positions becomes that of another grid: ``models.encodings.resize``.
+TableRule = Literal["plain", "bicubic", "bicubic-antialias", "scale-factor"]
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
     """Architecture of one vision transformer, for any number of axes.
 
+    The defaults of what follows ``query_key_norm`` are the plain transformer; the others are what
+    public pretrained families have.
+
     Attributes:
         patch: pixels per axis covered by one token.
         grid: the training grid, tokens per axis.
-        classes: outputs of the head; 0 in a recipe whose data are not known yet.
-        pool: ``class`` reads a class token, ``mean`` averages the patch tokens.
+        classes: outputs of the head; 0 is a model without one, whose answer is what a head would
+            read, and in a recipe also one whose data are not known yet.
+        pool: ``class`` reads a class token, ``mean`` averages the patch tokens and none else,
+            ``both`` has them side by side, the class token first.
         dropout: probability, on the residual branches, in training only.
         drop_path: probability that the last layer's branches leave an item out, in training only;
             grows linearly from 0 at the first layer (stochastic depth, arXiv 1603.09382).
         query_key_norm: whether a LayerNorm over head_dim, with gains of its own, stands between
             the projections and the rotations (arXiv 2302.05442, section 2).
+        query_bias: whether the projection of the queries has a bias.
+        key_bias: of the keys.
+        value_bias: of the values.
+        layer_scale: what the learned gains of both branches of a layer begin as (arXiv 2103.17239,
+            section 2); null has none.
+        class_token: whether there is a class token though ``pool`` is ``mean``; for the others
+            there is one anyway.
+        registers: tokens without a position between the class token and the patches, which no
+            pooling reads (arXiv 2309.16588).
+        mlp: ``gelu`` is two matrices; ``gated`` is down(silu(gate(x)) * up(x)) (SwiGLU, arXiv
+            2002.05202), all with biases; ``gated-norm`` has a LayerNorm before ``down``.
+        norm_epsilon: of every LayerNorm.
+        norm_before_pool: whether the last LayerNorm is taken of the tokens, and not of what was
+            pooled; of a class token alone that is the same.
+        position_table: how a learned table of positions, added to the patch tokens beside what
+            the encoding does, is resized to other grids (``models.encodings.resize``); null has
+            none. The encoding ``absolute`` brings its own.
     """
 
     patch: tuple[int, ...] = (4, 4)
@@ -120,18 +146,29 @@ class ModelSpec:
     depth: int = 6
     heads: int = 3
     mlp_dim: int = 384
-    pool: Literal["class", "mean"] = "mean"
+    pool: Literal["class", "mean", "both"] = "mean"
     dropout: float = 0.0
     drop_path: float = 0.0
     query_key_norm: bool = False
+    query_bias: bool = False
+    key_bias: bool = False
+    value_bias: bool = False
+    layer_scale: float | None = None
+    class_token: bool = False
+    registers: int = 0
+    mlp: Literal["gelu", "gated", "gated-norm"] = "gelu"
+    norm_epsilon: float = 1e-5
+    norm_before_pool: bool = False
+    position_table: TableRule | None = None
     encoding: EncodingSpec = dataclasses.field(default_factory=EncodingSpec)
 
     def __post_init__(self) -> None:
         if len(self.patch) != len(self.grid):
             raise SpecError(f"patch {self.patch} and grid {self.grid} must have the same axes")
         Grid(self.grid)
-        if self.classes < 0:
-            raise SpecError(f"classes must not be negative, got {self.classes}")
+        for name in ("classes", "registers"):
+            if getattr(self, name) < 0:
+                raise SpecError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("channels", "width", "depth", "heads", "mlp_dim"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -142,15 +179,28 @@ class ModelSpec:
         for name in ("dropout", "drop_path"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise SpecError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        for name in ("layer_scale", "norm_epsilon"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < math.inf:
+                raise SpecError(f"{name} must be above 0, got {value}")
 
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
 
     @property
+    def has_class_token(self) -> bool:
+        return self.class_token or self.pool != "mean"
+
+    @property
     def prefix_tokens(self) -> int:
-        """Tokens without a position, before the patch tokens."""
-        return 1 if self.pool == "class" else 0
+        """Tokens without a position, before the patch tokens: class token, then registers."""
+        return self.has_class_token + self.registers
+
+    @property
+    def features(self) -> int:
+        """How many numbers of an item the head reads."""
+        return 2 * self.width if self.pool == "both" else self.width
 
     @property
     def training_grid(self) -> Grid:

@@ -68,7 +68,7 @@ def answers_of(model: VisionTransformer, rows: Rows) -> Generator[Answers, None,
     with told(f"while answering for {step // views} items at a time; --batch N takes fewer"):
         encoded = encode_for(model, grid)
         count = math.ceil(len(rows) / step)
-        loader = Loader(rows, 0, count, model.head.weight.device)
+        loader = Loader(rows, 0, count, model.device)
         try:
             for number in range(count):
                 batch = loader.take(number, rows.rows(number))

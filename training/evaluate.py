@@ -45,7 +45,7 @@ def logits_of(
         check: called before every batch, and where a worker has died; it may raise.
         encoded: ``encode_for`` the grid of the pixels, where it is known already.
     """
-    device = model.head.weight.device
+    device = model.device
     sides = zip(pixels.shape[1:-1], model.spec.patch, strict=True)
     grid = Grid(tuple(side // patch for side, patch in sides))
     encoded = encoded or encode_for(model, grid)

@@ -11,6 +11,7 @@ import torch
 from media.spec import SpecError
 from models.checkpoint import DESCRIPTION, Description, load_checkpoint, read_description
 from models.encodings import short_name
+from models.encodings.resize import table_at
 from models.vit import VisionTransformer
 from training.config import TrainConfig
 
@@ -63,11 +64,16 @@ def adopt(model: VisionTransformer, config: TrainConfig, labels: tuple[str, ...]
     state = {
         name: tensor
         for name, tensor in trained.state_dict().items()
-        if not name.startswith(("encoding.", *own))
+        if not name.startswith(("encoding.", "position_table", *own))
     }
     with torch.no_grad():
         model.load_state_dict(state, strict=False)
-    model.encoding.adopt(trained.encoding.to(model.head.weight.device))
+        if model.position_table is not None:
+            grids = trained.spec.training_grid, model.spec.training_grid
+            rule = model.spec.position_table
+            assert trained.position_table is not None and rule is not None  # noqa: PT018
+            model.position_table.copy_(table_at(trained.position_table, *grids, rule))
+    model.encoding.adopt(trained.encoding.to(model.device))
     return origin(description) | {"head": "kept" if keep else "new"}
 
 

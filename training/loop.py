@@ -275,7 +275,7 @@ def read_ahead(setup: Setup, run: Run, first: int, stop: Stop) -> Iterator[Setup
             setup = dataclasses.replace(setup, training=training, validation=validation)
         if isinstance(training, Listed):
             total = len(training.ids) // config.batch * config.epochs
-            device = setup.model.head.weight.device
+            device = setup.model.device
             batches = Batches(training, config, setup.processes.rows(config.batch))
             with stop.together():
                 loader = Loader(batches, first, total, device, stop.check)
@@ -420,7 +420,7 @@ class Fit:
         processes = setup.processes
         items = setup.config.items_at_a_time // processes.size
         doing = f"while measuring after step {notes['step']}, {items} items at a time"
-        device = setup.model.head.weight.device
+        device = setup.model.device
         with (
             memory.told(doing, memory.smaller_passes(setup.config, processes.size)),
             validating(setup.config.precision, device),

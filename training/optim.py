@@ -76,7 +76,7 @@ def make_optimiser(
         ],
         lr=config.learning_rate,
         betas=config.betas,  # type: ignore[arg-type]  # two, as the config has checked
-        fused=model.head.weight.is_cuda if fused is None else fused,
+        fused=model.device.type == "cuda" if fused is None else fused,
     )
 
 
@@ -107,8 +107,8 @@ class Average:
 
     def __init__(self, model: VisionTransformer, decay: float) -> None:
         self.module, self.decay = copy.deepcopy(model), decay
-        self.fused = model.head.weight.is_cuda
-        self.updates = torch.zeros((), dtype=torch.int64, device=model.head.weight.device)
+        self.fused = model.device.type == "cuda"
+        self.updates = torch.zeros((), dtype=torch.int64, device=model.device)
 
     @torch.no_grad()
     def update_parameters(self, model: VisionTransformer, skipped: Tensor | None = None) -> None:

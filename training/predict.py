@@ -122,6 +122,11 @@ def predict(run: Path, data: Path, out: Path, options: Options) -> Count:
         raise FileNotFoundError(f"{out.parent} is no folder: make it first")
     device = pick_device(options.device)
     model, description = load_checkpoint(checkpoint_folder(run))
+    if not description.labels:
+        raise SpecError(
+            "the checkpoint has no head: expected one with labels, got features alone; give it a "
+            "head by --init-from"
+        )
     grid, patch = options.grid or model.spec.training_grid, model.spec.patch
     if grid.axes != len(patch):
         raise SpecError(f"grid {grid} has {grid.axes} axes, the model {len(patch)}")

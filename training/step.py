@@ -73,7 +73,7 @@ class Setup:
     @property
     def log_every(self) -> int:
         """Steps between looks at what they came to."""
-        return self.config.log_every or (LOG_EVERY if self.model.head.weight.is_cuda else 1)
+        return self.config.log_every or (LOG_EVERY if self.model.device.type == "cuda" else 1)
 
 
 class Taken(NamedTuple):
@@ -119,7 +119,7 @@ def train_step(
     for layer in model.layers[: config.freeze]:
         layer.eval()  # as they are: neither dropout nor drop_path
     state.optimiser.zero_grad(set_to_none=True)
-    device = model.head.weight.device
+    device = model.device
     seed_torch(config, step)
     draws = Draws(config.seed, step, samples, rows=processes.rows(len(samples)))
     keys = to_device(draws.keys(), device)  # [B]
@@ -169,7 +169,7 @@ def make_batch(setup: Setup, samples: np.ndarray, step: int) -> tuple[Tensor, Te
         NoBatch: items are read in the step and cannot be.
     """
     config, spec, training = setup.config, setup.model.spec, setup.training
-    device = setup.model.head.weight.device
+    device = setup.model.device
     where = config.input, spec.training_grid.pixels(spec.patch), device
     rows = setup.processes.rows(len(samples))
     own = samples[rows]

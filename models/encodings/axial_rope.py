@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
-from media.spec import Grid
+from media.spec import Grid, SpecError
 from models.encodings.base import (
     Commuting,
     SeriesOptions,
     TransformerShape,
     check_pairs,
+    option,
     token_indices,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class AxialRopeOptions(SeriesOptions):
+    """The series of frequencies, and where tokens stand at other grids."""
+
+    reference: int | None = option(
+        None,
+        "tokens that every side of every grid is squeezed or stretched to, as EVA-02 has it; null "
+        "counts tokens",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reference is not None and self.reference < 1:
+            raise SpecError(f"needs a reference of at least 1 token, got {self.reference}")
 
 
 class AxialRope(Commuting):
@@ -23,20 +42,25 @@ class AxialRope(Commuting):
     channels.
 
     Parameters: none. Positions: token indices, at every grid: those of a larger one go beyond the
-    training's (the paper's AS2D, which scales them back to the training's range, is not here).
+    training's, unless there is a ``reference``: then a side of s tokens has i reference / s, so
+    that every grid covers what one of ``reference`` tokens a side does (EVA-02, arXiv 2303.11331).
     Source: Chu et al. (VisionLLaMA), arXiv 2403.00522, base 10000. RoPE-ViT takes
     100 (Heo et al., arXiv 2403.13298), which turns fewer pairs by next to nothing.
     """
 
-    OPTIONS = SeriesOptions
-    options: SeriesOptions
+    OPTIONS = AxialRopeOptions
+    options: AxialRopeOptions
 
-    def __init__(self, options: SeriesOptions, shape: TransformerShape) -> None:
+    def __init__(self, options: AxialRopeOptions, shape: TransformerShape) -> None:
         super().__init__(options, shape)
         check_pairs(shape)
 
     def positions(self, grid: Grid) -> Tensor:
-        return token_indices(grid)
+        """Unit: tokens, of the grid itself or of the reference."""
+        indices, reference = token_indices(grid), self.options.reference
+        if reference is None:
+            return indices
+        return indices * reference / torch.tensor(grid.size, dtype=torch.float64)  # [T, A]
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
         return axial_frequencies(self.shape, self.options.base, dtype)
@@ -44,10 +68,15 @@ class AxialRope(Commuting):
 
 def axial_frequencies(shape: TransformerShape, base: float, dtype: torch.dtype) -> Tensor:
     """[A, 1, 1, P]: axis a turns its own run of m = P // A pairs, from frequency 1 downwards."""
-    axes, pairs = shape.axes, shape.head_dim // 2
-    own = pairs // axes
+    own = shape.head_dim // 2 // shape.axes
     series = base ** (-torch.arange(own, dtype=torch.float64) / own)  # [m]
-    frequencies = torch.zeros(axes, 1, 1, pairs, dtype=torch.float64)
+    return axial_series(shape, series).to(dtype)
+
+
+def axial_series(shape: TransformerShape, series: Tensor) -> Tensor:
+    """[A, 1, 1, P]: every axis turns its own run of m pairs by the series [m]."""
+    axes, pairs, own = shape.axes, shape.head_dim // 2, len(series)
+    frequencies = series.new_zeros(axes, 1, 1, pairs)
     for axis in range(axes):
         frequencies[axis, ..., axis * own : (axis + 1) * own] = series
-    return frequencies.to(dtype)
+    return frequencies

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from media.spec import Grid, SpecError
-from models.encodings.axial_rope import axial_frequencies
+from models.encodings.axial_rope import axial_frequencies, axial_series
 from models.encodings.base import (
     Commuting,
     SeriesOptions,
@@ -30,6 +30,10 @@ class Dinov3RopeOptions(SeriesOptions):
         "separate", "by which side of the grid positions become [-1, 1]: each its own, the "
         "longest, the shortest"
     )  # fmt: skip
+    periods: Literal["base", "stored"] = option(
+        "base", "whether the series follows from its base, or its periods lie with the weights, as "
+        "in the files of DINOv3's authors, where they are rounded to bfloat16"
+    )  # fmt: skip
     shift: float = option(0.0, "in training, how far each axis is moved at most; 0 is off")
     jitter: float = option(1.0, "in training, by what each axis is stretched at most; 1 is off")
     rescale: float = option(2.0, "in training, by what all axes are stretched at most; 1 is off")
@@ -46,7 +50,9 @@ class Dinov3RopeOptions(SeriesOptions):
 class Dinov3Rope(Commuting):
     """R(c) turns pair k of axis a by 2 pi c_a / base^(k / m), m = D // (2 A) pairs an axis.
 
-    Parameters: none. The origin, where prefix tokens are, is the middle of the picture.
+    Parameters: none; of ``periods`` stored, base^(k / m) is part of the state, so that a file's own
+    can be loaded: the original code uses what the file holds. The origin, where prefix tokens are,
+    is the middle of the picture.
 
     Positions: patch centres, 2 (i + 1/2) / s - 1, where s is the axis' own side (``normalise``
     separate), the longest side (max) or the shortest (min); with these two an axis of another
@@ -62,10 +68,15 @@ class Dinov3Rope(Commuting):
 
     OPTIONS = Dinov3RopeOptions
     options: Dinov3RopeOptions
+    periods: Tensor | None  # [m], in positions, of a whole turn of each pair
 
     def __init__(self, options: Dinov3RopeOptions, shape: TransformerShape) -> None:
         super().__init__(options, shape)
         check_pairs(shape)
+        own = shape.head_dim // 2 // shape.axes
+        exponents = torch.arange(own, dtype=torch.float64) / own
+        stored = (options.base**exponents).float() if options.periods == "stored" else None
+        self.register_buffer("periods", stored)
 
     def positions(self, grid: Grid) -> Tensor:
         """Unit: half of the side that normalises."""
@@ -83,6 +94,8 @@ class Dinov3Rope(Commuting):
 
     def frequencies(self, dtype: torch.dtype = torch.float32) -> Tensor:
         turns = axial_frequencies(self.shape, self.options.base, torch.float64)
+        if self.periods is not None:
+            turns = axial_series(self.shape, 1 / self.periods.double())
         return (2 * math.pi * turns).to(dtype)
 
 

@@ -29,10 +29,11 @@ class LiereOptions(Options):
     """Which rotations there are, and where tokens stand at other grids than the training's."""
 
     block: int = option(8, "side of one rotation; must divide head_dim")
-    position_rule: Literal["constant-step", "published"] = option(
+    position_rule: Literal["constant-step", "published", "index", "centred"] = option(
         "constant-step",
         "constant-step keeps the training grid's spacing at every grid; published is the spacing "
-        "of the published code, for imported checkpoints",
+        "of the published code, for imported checkpoints; index counts tokens, as RoPE does; "
+        "centred spans [-1, 1] at every grid, as DINOv3 does",
     )
 
 
@@ -43,7 +44,8 @@ class Liere(Rotary):
     alone: the encoding is relative only for block 2 or one axis.
 
     Parameters: the strict upper triangles, A L H D (K - 1) / 2 numbers, drawn from U(0, 2 pi) as
-    published, all of one sign.
+    published, all of one sign. Where positions have another unit they are drawn so much smaller
+    that the training grid is turned as far.
     """
 
     OPTIONS = LiereOptions
@@ -59,15 +61,39 @@ class Liere(Rotary):
             torch.empty(self.axes, self.layers, self.heads, blocks, numbers)
         )
         nn.init.uniform_(self.entries, 0.0, 2 * math.pi)
+        with torch.no_grad():
+            for axis, side in enumerate(shape.grid.size):
+                self.entries[axis] /= self._spans(side)
+
+    def _spans(self, side: int) -> float:
+        """How far a side of the training grid reaches, in the unit of positions."""
+        match self.options.position_rule:
+            case "index":
+                return max(1, side - 1)
+            case "centred":
+                return 2.0
+        return 1.0
 
     def positions(self, grid: Grid) -> Tensor:
-        """The training grid spans [0, 1] per axis, ends included; unitless.
+        """Per axis, by ``position_rule``; prefix tokens are at 0, where nothing is turned.
 
-        Other grids keep the step (``constant-step``), so neighbours stay equally far apart, or
-        follow ``linspace(0, s / s0, s)`` (``published``), whose step drifts a little.
+        * ``constant-step``: the training grid spans [0, 1], ends included; other grids keep the
+          step, so neighbours stay equally far apart.
+        * ``published``: the same on the training grid; others follow ``linspace(0, s / s0, s)``,
+          whose step drifts a little.
+        * ``index``: tokens from the first one. Generators are then frequencies per token, those of
+          RoPE where blocks are pairs.
+        * ``centred``: the middles of patches where the grid spans [-1, 1], whatever its size, as
+          in DINOv3: 2 (i + 1/2) / s - 1. The origin is the middle of the picture.
         """
-        if self.options.position_rule == "published":
-            return published_positions(grid, self.shape.grid.size)
+        match self.options.position_rule:
+            case "published":
+                return published_positions(grid, self.shape.grid.size)
+            case "index":
+                return token_indices(grid)
+            case "centred":
+                sides = torch.tensor(grid.size, dtype=torch.float64)
+                return (2 * token_indices(grid) + 1) / sides - 1  # [T, A]
         steps = [1.0 / max(1, trained - 1) for trained in self.shape.grid.size]
         return token_indices(grid) * torch.tensor(steps, dtype=torch.float64)
 
@@ -84,10 +110,11 @@ class Liere(Rotary):
 
     @torch.no_grad()
     def adopt(self, trained: Encoding) -> None:
-        """Positions are linear in the index, so another unit only scales the generators.
+        """Where the unit follows the training grid, another one only scales the generators.
 
         p' = c p per axis with the new training grid's own [0, 1], so A' = A / c turns alike. An
-        axis of one token has no unit to tell: its generators stay.
+        axis of one token has no unit to tell: its generators stay. So do all of ``index`` and
+        ``centred``, whose units know nothing of the training grid.
         """
         assert isinstance(trained, Liere)
         grid = self.shape.grid

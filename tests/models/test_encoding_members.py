@@ -108,6 +108,29 @@ def test_dinov3_turns_as_the_published_layout_does() -> None:
     torch.testing.assert_close(ours[..., order], theirs, rtol=0, atol=2e-6)
 
 
+def test_stored_periods_are_part_of_the_state_and_turn_as_they_say() -> None:
+    """They begin as those of the base; a file's rounded ones are used as they are."""
+    names = "dinov3_rope", "dinov3_rope:periods=stored"
+    computed, stored = (make(name, (3, 5), 64) for name in names)
+    assert not computed.state_dict()
+    assert set(stored.state_dict()) == {"periods"}
+    torch.testing.assert_close(frequencies_of(stored), frequencies_of(computed), rtol=1e-6, atol=0)
+    rounded = stored.periods.bfloat16().float()
+    stored.load_state_dict({"periods": rounded})
+    turned = frequencies_of(stored)[1, 0, 0, 16:]  # of the columns
+    torch.testing.assert_close(turned, 2 * math.pi / rounded.double(), rtol=1e-12, atol=0)
+    assert (frequencies_of(stored) - frequencies_of(computed)).abs().max().item() > 1e-3
+
+
+def test_reference_squeezes_the_indices_of_every_grid() -> None:
+    """A side of s tokens has i r / s; without a reference i itself."""
+    positions = make("axial_rope:reference=4", (3, 5)).positions(Grid((8, 5)))
+    expected = [[row / 2, column * 4 / 5] for row, column in np.ndindex(8, 5)]
+    np.testing.assert_allclose(positions, expected, rtol=0, atol=1e-15)
+    plain = make("axial_rope", (3, 5)).positions(Grid((8, 5)))
+    assert plain.tolist() == [list(index) for index in np.ndindex(8, 5)]
+
+
 # --- RoPE-Mixed ------------------------------------------------------------------------------
 
 

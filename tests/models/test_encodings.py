@@ -135,7 +135,7 @@ def test_short_names_say_the_whole_spec(text: str, encoding: EncodingSpec) -> No
     [
         ("rope", "unknown encoding 'rope'; known: absolute, .*liere"),
         ("", "unknown encoding ''"),
-        ("absolute_8", "absolute takes .* of per_layer, per_head; got 'block=8'"),
+        ("absolute_8", "absolute takes .* of per_layer, per_head, resize; got 'block=8'"),
         ("liere_8:block=4", "each key once.*got 'block=4'"),
         ("liere:bas=3", "of per_layer, per_head, block, position_rule; got 'bas=3'"),
         ("liere:", "key=value.*got ''"),
@@ -183,6 +183,49 @@ def test_positions_of_the_published_rule_drift_in_their_step() -> None:
     positions = make_liere((3, 5), position_rule="published").positions(Grid((9, 2)))
     expected = [[3 * row / 8, 0.4 * column] for row, column in np.ndindex(9, 2)]
     np.testing.assert_allclose(positions.numpy(), expected, rtol=0, atol=1e-15)
+
+
+def test_positions_by_index_count_tokens_and_entries_are_frequencies() -> None:
+    """Unit one token at every grid; blocks of 2 turn backwards by their entry for each token."""
+    encoding = make_liere((3, 5), 2, position_rule="index")
+    positions = encoding.positions(Grid((9, 2)))
+    assert positions.tolist() == [list(index) for index in np.ndindex(9, 2)]
+    rotations = encoding.rotations(positions, torch.float64)
+    assert rotations.turns is not None
+    angles = torch.einsum("ta,alhn->lthn", positions, -encoding.entries[..., 0].double())
+    turns = torch.stack([angles.cos(), angles.sin()], -1)
+    torch.testing.assert_close(rotations.turns, turns, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("grid", [(3, 5), (4, 1), (9, 2)])
+def test_centred_positions_are_those_of_dinov3(grid: tuple[int, int]) -> None:
+    """Middles of patches in [-1, 1] at any grid, with the prefix tokens' origin in the middle."""
+    positions = make_liere((3, 5), position_rule="centred").positions(Grid(grid))
+    spec = model_spec((3, 5), EncodingSpec("dinov3_rope"))
+    np.testing.assert_allclose(positions, make_encoding(spec).positions(Grid(grid)), atol=1e-15)
+    np.testing.assert_allclose(positions.mean(0), [0, 0], atol=1e-15)
+
+
+@pytest.mark.parametrize("rule", ["index", "centred"])
+def test_units_of_other_rules_turn_the_training_grid_as_far_at_first(rule: Any) -> None:
+    """Entries are drawn so that corner to corner is the same rotation as with a constant step."""
+    made = []
+    for named in ("constant-step", rule):
+        torch.manual_seed(0)
+        encoding = make_liere((3, 5), position_rule=named)
+        first, last = encoding.positions(Grid((3, 5)))[[0, -1]].float()  # [A] each
+        spans = torch.full((2,), 2.0) if named == "centred" else last - first  # patches and all
+        made.append(encoding.entries * spans[:, None, None, None, None])
+    torch.testing.assert_close(*made, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["index", "centred"])
+def test_units_that_no_grid_changes_are_adopted_as_they_are(rule: Any) -> None:
+    """Entries go over to another training grid bit for bit, and every rotation with them."""
+    trained = make_liere((3, 5), position_rule=rule)
+    new = make_liere((4, 7), position_rule=rule)
+    new.adopt(trained)
+    assert torch.equal(new.entries, trained.entries)
 
 
 @pytest.mark.parametrize("rule", ["constant-step", "published"])

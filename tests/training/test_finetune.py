@@ -40,6 +40,11 @@ SPEC = ModelSpec(
     patch=(2, 3), grid=(4, 3), classes=3, width=24, depth=3, heads=2, mlp_dim=20,
     pool="class", encoding=EncodingSpec("liere", block=4),
 )  # fmt: skip
+#: What a public pretrained model has besides, and a table that follows the grid.
+FAMILY = dataclasses.replace(
+    SPEC, query_bias=True, key_bias=True, value_bias=True, layer_scale=0.5, registers=2,
+    mlp="gated-norm", pool="both", norm_before_pool=True, position_table="bicubic-antialias",
+)  # fmt: skip
 ENCODINGS = [
     EncodingSpec("liere", block=4),
     EncodingSpec("liere", block=6, per_layer=False, position_rule="published"),
@@ -95,6 +100,32 @@ def test_fine_tuning_at_another_size_begins_with_the_checkpoints_answers(
     pixels = pixels_at(Grid(grid))
     expected = make_model(spec)(pixels)
     torch.testing.assert_close(model.eval()(pixels), expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("grid", [(4, 3), (7, 5), (3, 6)])
+def test_table_beside_rotations_follows_the_grid(tmp_path: Path, grid: tuple[int, ...]) -> None:
+    """It is resized once by its own rule, and every other tensor of a family taken over."""
+    folder = make_checkpoint(tmp_path / "trained", FAMILY)
+    config = make_config(dataclasses.replace(FAMILY, grid=grid), init_from=str(folder))
+    model = make_model(config.model, seed=5)
+    adopt(model, config, LABELS)
+    expected = make_model(FAMILY)(pixels_at(Grid(grid)))
+    torch.testing.assert_close(model.eval()(pixels_at(Grid(grid))), expected, atol=2e-4, rtol=1e-4)
+
+
+def test_checkpoint_without_a_head_gives_its_features_and_gets_one(tmp_path: Path) -> None:
+    """Whoever fine-tunes it gets a new head on them; there is none to keep."""
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    headless = dataclasses.replace(SPEC, classes=0)
+    save_checkpoint(folder, make_model(headless), INPUT, (), {})
+    config = make_config(init_from=str(folder))
+    model = make_model(seed=5).eval()
+    assert adopt(model, config, LABELS)["head"] == "new"
+    pixels = pixels_at(Grid((4, 3)))
+    torch.testing.assert_close(model.features(pixels), make_model(headless)(pixels))
+    with pytest.raises(SpecError, match="head=keep needs the labels of the checkpoint"):
+        adopt(model, dataclasses.replace(config, head="keep"), LABELS)
 
 
 def test_other_labels_get_a_new_head_on_the_same_features(checkpoint: Path) -> None:
@@ -172,12 +203,16 @@ def test_stages_run_from_the_pixels_to_the_head() -> None:
     assert stages["layers.0.mlp.0.weight"] == 1
     assert stages["layers.2.attention.out.bias"] == 3
     assert {stages["norm.weight"], stages["head.bias"]} == {4}
+    stages = {name: stage(name, 3) for name, _ in make_model(FAMILY).named_parameters()}
+    assert {stages["registers"], stages["position_table"]} == {0}
+    assert {stages["layers.1.attention_scale"], stages["layers.1.attention.key_bias"]} == {2}
 
 
+@pytest.mark.parametrize("spec", [SPEC, FAMILY], ids=["plain", "family"])
 @pytest.mark.parametrize("layers", [0, 1, 3])
-def test_frozen_layers_do_not_move(layers: int) -> None:
+def test_frozen_layers_do_not_move(layers: int, spec: ModelSpec) -> None:
     """A step changes every parameter after them and none before; 0 freezes nothing."""
-    model = make_model()
+    model = make_model(spec)
     freeze(model, layers)
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     optimiser = make_optimiser(model, make_config(freeze=layers, learning_rate=0.01))
@@ -201,14 +236,16 @@ def test_rates_fall_with_the_distance_from_the_head() -> None:
     assert named["encoding.entries"] == pytest.approx(0.05)
 
 
-def test_weight_decay_is_for_matrices() -> None:
-    """Norms, biases, tokens and generators have none."""
-    model = make_model()
+@pytest.mark.parametrize("spec", [SPEC, FAMILY], ids=["plain", "family"])
+def test_weight_decay_is_for_matrices(spec: ModelSpec) -> None:
+    """Norms, biases, gains, tokens, tables and generators have none."""
+    model = make_model(spec)
     optimiser = make_optimiser(model, make_config(layer_decay=0.9, weight_decay=0.1))
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             name = next(n for n, p in model.named_parameters() if p is parameter)
-            matrix = parameter.dim() == 2 and name != "class_token"
+            tokens = ("class_token", "registers", "position_table")
+            matrix = parameter.dim() == 2 and name not in tokens
             assert group["weight_decay"] == (0.1 if matrix else 0.0), name
 
 

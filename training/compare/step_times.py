@@ -50,7 +50,7 @@ def measure_steps(comparison: Comparison, rounds: int, progress: Progress) -> No
             seconds = _step(setup, index)
             if index:  # the first one warms up
                 taken[name].append(seconds)
-    device = next(iter(setups.values())).model.head.weight.device
+    device = next(iter(setups.values())).model.device
     times = {
         "seconds": {name: statistics.median(values) for name, values in taken.items()},
         "rounds": rounds,
@@ -90,6 +90,6 @@ def _step(setup: Setup, index: int) -> float:
     samples = order_of(setup, 0)[: setup.config.batch]
     began = time.perf_counter()
     train_step(setup, samples, index, rate=0.0)
-    if setup.model.head.weight.is_cuda:
+    if setup.model.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
