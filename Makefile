@@ -42,7 +42,7 @@ TORCH := $(shell sed -n 's/^torch==[^ ]*/&/p' constraints.txt)
 extras.serve-cpu := serve,cpu
 extras.serve-gpu := serve,gpu
 extras.serve-test := serve,cpu,dev
-extras.train := serve,cpu,train,export,dev
+extras.train := serve,cpu,train,export,hub,dev
 
 # What must not be there after the install, whatever asked for it.
 absent.serve-cpu := torch onnx onnxruntime-gpu

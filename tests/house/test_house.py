@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 PROMISED = ("serve", "test", "lint", "bench")
-EXTRAS = {"serve", "cpu", "gpu", "train", "export", "dev"}
+EXTRAS = {"serve", "cpu", "gpu", "train", "export", "hub", "dev"}
 
 
 def _normal(name: str) -> str:
