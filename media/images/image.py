@@ -258,13 +258,13 @@ def _resized_and_cut(
     A strip is resampled where it is cut: its whole would be too large. Pillow may then take its
     two passes in the other order, which differs where the first one clips.
     """
-    how, target = FILTERS[spec.interpolation], picture.target
-    sides = _whole_sides(picture.size, target, spec)
-    if math.prod(sides) > MAX_ENLARGED * math.prod(target):
-        return image.resize(target[::-1], how, box=box)
-    top, left = map(_offset, sides, target)
-    whole = image.resize(sides[::-1], how, box=picture.box)
-    return whole.crop((left, top, left + target[1], top + target[0]))
+    how, (height, width) = FILTERS[spec.interpolation], picture.target
+    rows, columns = _whole_sides(picture.size, picture.target, spec)
+    if rows * columns > MAX_ENLARGED * height * width:
+        return image.resize((width, height), how, box=box)
+    top, left = _offset(rows, height), _offset(columns, width)
+    whole = image.resize((columns, rows), how, box=picture.box)
+    return whole.crop((left, top, left + width, top + height))
 
 
 def _shrinking(size: tuple[int, int], target: tuple[int, ...], box: Box | None) -> float:

@@ -159,7 +159,8 @@ def _ordered(rows: Tensor, order: Tensor | None) -> Tensor:
 
 def _mlp(found: Found, where: str) -> dict[str, Tensor]:
     """Two matrices, or three where there is a gate; a packed one holds the gate first."""
-    gated, state = found.tensor(where + "gate.weight") is not None, {}
+    gated = found.tensor(where + "gate.weight") is not None
+    state: dict[str, Tensor] = {}
     for end in ENDS:
         first, last = _need(found, f"{where}first.{end}"), _need(found, f"{where}last.{end}")
         if gated:

@@ -9,11 +9,13 @@ from typing import Any, Literal
 from media.spec import InputSpec, SpecError
 from models.checkpoint import CheckpointError
 from models.pretrained.describe import sides
-from models.pretrained.family import TIMM, TRANSFORMERS, Family, Preparation
+from models.pretrained.family import HALF, TIMM, TRANSFORMERS, Family, Preparation
 from models.pretrained.source import PREPROCESSOR, Source
 
-#: Pillow's numbers of its filters.
-FILTERS: dict[Any, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}
+#: Filters by Pillow's numbers, which transformers writes, and by timm's names.
+FILTERS: dict[Any, Literal["bicubic", "bilinear"]] = {
+    2: "bilinear", 3: "bicubic", "bilinear": "bilinear", "bicubic": "bicubic",
+}  # fmt: skip
 #: Of transformers' image processors the ones that divide by 255 before they resize.
 FLOATS_FIRST = ("DINOv3ViTImageProcessor",)
 FLOATS_NOTE = (
@@ -61,40 +63,46 @@ def input_spec(family: Family, source: Source, library: str) -> Prepared:
 
 
 def _of_transformers(said: dict[str, Any]) -> Prepared:
-    factor = said.get("rescale_factor", 1 / 255)
+    factor, filtered = said.get("rescale_factor", 1 / 255), said.get("resample", 2)
     if not said.get("do_rescale", True) or not math.isclose(factor, 1 / 255, rel_tol=1e-6):
         raise CheckpointError(
             f"{PREPROCESSOR}: expected values divided by 255, got rescale_factor {factor}"
         )
-    if said.get("resample", 2) not in FILTERS:
+    if filtered not in FILTERS:
         raise CheckpointError(
-            f"{PREPROCESSOR}: expected resample 2 (bilinear) or 3 (bicubic), got "
-            f"{said['resample']!r}"
+            f"{PREPROCESSOR}: expected resample 2 (bilinear) or 3 (bicubic), got {filtered!r}"
         )
-    size, cut = said.get("size"), said.get("crop_size")
-    short = size.get("shortest_edge") if isinstance(size, dict) else size
-    stretched = _both(size)
-    target = _both(cut) if said.get("do_center_crop") else stretched or _both(short)
-    if not said.get("do_resize", True) or not target or not (stretched or isinstance(short, int)):
-        raise CheckpointError(
-            f"{PREPROCESSOR}: expected a size of height and width, or a shortest_edge and a "
-            f"crop_size, got size {size!r} and crop_size {cut!r}"
-        )
-    fit: Literal["crop", "stretch"] = "stretch" if stretched else "crop"
-    pairs = zip(target, stretched or (short,) * 2, strict=True)
-    ratio = max(one / whole for one, whole in pairs) if stretched else min(target) / short
+    fit, resized, target = _geometry(said)
     kind = str(said.get("image_processor_type", ""))
-    notes = [FLOATS_NOTE] * kind.startswith(FLOATS_FIRST) + [CENTRE_NOTE] * (fit == "crop")
+    notes = [FLOATS_NOTE] * kind.startswith(FLOATS_FIRST) + [CENTRE_NOTE] * (target != resized)
+    mean, std = said.get("image_mean", HALF[0]), said.get("image_std", HALF[1])
     if not said.get("do_normalize", True):
-        said = said | {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-    mean, std = said.get("image_mean", (0.5,) * 3), said.get("image_std", (0.5,) * 3)
-    spec = _spec(fit, FILTERS[said.get("resample", 2)], ratio, mean, std)
-    return Prepared(spec, target, tuple(notes))
+        mean, std = [0.0] * 3, [1.0] * 3
+    ratio = min(one / whole for one, whole in zip(target, resized, strict=True))
+    return Prepared(_spec(fit, FILTERS[filtered], ratio, mean, std), target, tuple(notes))
+
+
+def _geometry(
+    said: dict[str, Any],
+) -> tuple[Literal["crop", "stretch"], tuple[int, ...], tuple[int, ...]]:
+    """How it is fitted; sides before the cut, of ``crop`` the short one for both; the target."""
+    size, cut = said.get("size"), said.get("crop_size")
+    stretched = _both(size)
+    resized = stretched or _both(size.get("shortest_edge") if isinstance(size, dict) else None)
+    target = _both(cut) if said.get("do_center_crop") else resized
+    fits = bool(resized) and all(a <= b for a, b in zip(target, resized, strict=False))
+    even = not stretched or target[0] * resized[1] == target[1] * resized[0] if fits else False
+    if not (said.get("do_resize", True) and target and fits and even):
+        raise CheckpointError(
+            f"{PREPROCESSOR}: expected a size of height and width, or a shortest_edge, and a "
+            f"crop_size of the same shape within it, got size {size!r} and crop_size {cut!r}"
+        )
+    return "stretch" if stretched else "crop", resized, target
 
 
 def _of_timm(said: dict[str, Any], usual: Preparation) -> Prepared:
     mode, how = said.get("crop_mode") or "center", said.get("interpolation") or "bicubic"
-    if mode not in ("center", "squash") or how not in FILTERS.values():
+    if mode not in ("center", "squash") or how not in FILTERS:
         raise CheckpointError(
             "config.json: expected crop_mode center or squash and interpolation bicubic or "
             f"bilinear, got {mode!r} and {how!r}"
@@ -104,7 +112,7 @@ def _of_timm(said: dict[str, Any], usual: Preparation) -> Prepared:
     ratio = said.get("crop_pct") or usual.size / usual.resized
     spec = _spec(
         "crop" if mode == "center" else "stretch",
-        how,
+        FILTERS[how],
         ratio,
         said.get("mean") or usual.mean,
         said.get("std") or usual.std,

@@ -115,7 +115,9 @@ def match(names: Iterable[str], layout: Layout) -> Matched:
         for theirs, ours in layout.names.items()
     }
     found: dict[str, str] = {}
-    left_out, extra, depth = [], [], 0
+    left_out: list[str] = []
+    extra: list[str] = []
+    depth = 0
     for name in sorted(names):
         prefix = next((one for one in layout.prefixes if name.startswith(one)), "")
         bare = name.removeprefix(prefix)
@@ -134,7 +136,7 @@ def match(names: Iterable[str], layout: Layout) -> Matched:
 
 def _missing(found: dict[str, str], depth: int, layout: Layout) -> tuple[str, ...]:
     """Theirs, by the first of their names: what is not optional, or one layer has and one not."""
-    first = {ours: theirs for theirs, ours in reversed(layout.names.items())}
+    first = {ours: theirs for theirs, ours in reversed(list(layout.names.items()))}
     missing = []
     for ours, theirs in first.items():
         numbers = range(max(depth, 1)) if LAYER in ours else range(1)

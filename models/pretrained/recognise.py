@@ -46,7 +46,7 @@ def recognise(source: Source, told: str = "") -> tuple[Family, Matched]:
         raise SpecError(f"{told}: expected files of {library}, which has none of that family")
     right = [(family, matched) for family, matched in fits if not matched.wrong]
     if not right:
-        family, nearest = min(fits, key=lambda one: one[1].wrong)
+        family, nearest = max(fits, key=lambda one: (len(one[1].theirs), -one[1].wrong))
         nearest.check(family.name)
     if len({family.name for family, _ in right}) > 1:
         right = [one for one in right if _square(source, *one)] or right

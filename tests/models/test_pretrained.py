@@ -1,4 +1,4 @@
-"""Public weights imported: the libraries' answers, from every form of file; what is told of them."""
+"""Public weights imported: the libraries' answers from every form of file, and what is told."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_size_resizes_a_table_as_its_library_does(
 
 
 def test_what_is_said_of_an_import(tmp_path: Path, capsys: Chatter) -> None:
-    """What was found, converted, folded and left out, and the licence: printed, and in the notes."""
+    """Found, converted, folded, left out, and under which licence: printed, and in the notes."""
     assert main([str(case("hf_dinov2")), "--out", str(tmp_path / "two")]) == 0
     printed = capsys.readouterr().out
     assert "found      DINOv2 (transformers), 45 tensors" in printed
@@ -147,7 +147,7 @@ def test_names_of_transformers_own_modules(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_a_pickle_of_the_authors(tmp_path: Path, wrapped: bool) -> None:
     """DINOv2's own names, in a file of torch.save, tensors directly or under "model"."""
-    state, theirs = {}, weights_of("hf_dinov2")
+    theirs = weights_of("hf_dinov2")
     ends = {
         "cls_token": "embeddings.cls_token",
         "mask_token": "embeddings.mask_token",
@@ -157,11 +157,12 @@ def test_a_pickle_of_the_authors(tmp_path: Path, wrapped: bool) -> None:
         "norm.weight": "layernorm.weight",
         "norm.bias": "layernorm.bias",
     }
-    state |= {ours: theirs[f"dinov2.{name}"] for ours, name in ends.items()}
+    state = {ours: theirs[f"dinov2.{name}"] for ours, name in ends.items()}
     for layer in range(2):
         old, new = f"dinov2.encoder.layer.{layer}.", f"blocks.{layer}."
         for end in ("weight", "bias"):
-            parts = [theirs[f"{old}attention.attention.{p}.{end}"] for p in ("query", "key", "value")]
+            of = f"{old}attention.attention"
+            parts = [theirs[f"{of}.{part}.{end}"] for part in ("query", "key", "value")]
             state[f"{new}attn.qkv.{end}"] = torch.cat(parts)
             state[f"{new}attn.proj.{end}"] = theirs[f"{old}attention.output.dense.{end}"]
             for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
@@ -170,7 +171,7 @@ def test_a_pickle_of_the_authors(tmp_path: Path, wrapped: bool) -> None:
             state[f"{new}ls{number}.gamma"] = theirs[f"{old}layer_scale{number}.lambda1"]
     torch.save({"model": state, "epoch": 3} if wrapped else state, tmp_path / "dinov2.pth")
     model, description = imported(tmp_path / "dinov2.pth", tmp_path / "run", Options(heads=2))
-    check(model, runs_of(case("hf_dinov2"))["16x16"], width=64)  # the class token; they have no head
+    check(model, runs_of(case("hf_dinov2"))["16x16"], width=64)  # the class token; no head
     assert description.notes["imported"]["library"] == "facebookresearch/dinov2"
     assert description.model.encoding.options["resize"] == "scale-factor"
 
@@ -190,7 +191,9 @@ def test_half_precision_means_what_is_stored(tmp_path: Path) -> None:
 
 def test_a_name_of_timm_says_what_a_file_does_not(tmp_path: Path) -> None:
     """A file alone, its model's name told: the same weights as with config.json beside it."""
-    shutil.copyfile(case("timm_rope_mixed_ape") / "model.safetensors", tmp_path / "alone.safetensors")
+    shutil.copyfile(
+        case("timm_rope_mixed_ape") / "model.safetensors", tmp_path / "alone.safetensors"
+    )
     options = Options("vit_small_patch16_rope_mixed_ape_224.naver_in1k", size=(12, 20))
     _, alone = imported(tmp_path / "alone.safetensors", tmp_path / "run", options)
     _, whole = imported(case("timm_rope_mixed_ape"), tmp_path / "whole")
@@ -209,9 +212,7 @@ def test_labels_are_given_read_or_numbered(tmp_path: Path) -> None:
     assert imported(case("hf_dinov3"), tmp_path / "headless")[1].labels == ()
 
 
-def test_the_hub_is_read_from_its_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hub_is_read_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """hf://OWNER/NAME is a snapshot that huggingface_hub has; nothing is asked of a network."""
     constants = pytest.importorskip("huggingface_hub.constants", reason="the extra hub is absent")
     commit = "0123456789abcdef0123456789abcdef01234567"
