@@ -189,14 +189,14 @@ class BundleGrid:
 
     Attributes:
         pixels: per axis.
-        top1: accuracy on the measured split, 0 to 1.
+        top1: accuracy on the measured split, 0 to 1; None where the bundle has no labels.
         figures: None in bundles from before there were any.
         abstain: threshold of a request that says no other; None is no threshold.
     """
 
     grid: str
     pixels: tuple[int, ...]
-    top1: float
+    top1: float | None
     split: str | None = None  # that was measured
     items: int | None = None  # of it
     figures: Figures | None = None
@@ -206,7 +206,10 @@ class BundleGrid:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle of the server; what a refused one does not tell is None or empty."""
+    """A bundle of the server; what a refused one does not tell is None or empty.
+
+    One that is ready and has no labels answers ``want="embedding"`` alone.
+    """
 
     name: str
     state: str  # ready or refused

@@ -11,10 +11,16 @@ from media.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
 from models.checkpoint import Description
 from models.encodings import short_name
 from models.manifest import GridEntry, RotationForm
+from models.spec import ModelSpec
 
 #: Settings of a training that are told elsewhere, or are paths of its machine.
 UNTOLD = {"cache", "data", "init_from", "input", "model"}
+UNSAID = "The maker of this bundle said nothing about its data, licence and limits."
+POOLS = {"class": "class", "mean": "mean", "both": "class and mean"}
 FP32 = "Precision: fp32."
+FP16_FEATURES = """Precision: fp16, meant for GPUs. Every feature lies as near to the fp32
+checkpoint's as manifest.json states; this was measured on a CPU, with every result rounded as on a
+GPU as well, and was not run on a GPU."""
 FP16 = """Precision: fp16, meant for GPUs. Every logit of every item lies as near to the fp32
 checkpoint's as manifest.json states, so the first class differs only where the two first logits of
 the checkpoint lie within twice that bound of each other. This was measured on a CPU, for the
@@ -30,21 +36,20 @@ def model_card(
     about: str,
 ) -> str:
     """README.md of a bundle; ``about`` is what only its maker knows: data, licence, limits."""
-    spec = description.model
+    if not description.labels:
+        return _card_of_features(name, description, form, entries, source, about)
     axes = " x ".join(AXES[description.input.modality])
-    rows = [_row(entry, spec.patch) for entry in entries]
+    rows = [_row(entry, description.model.patch) for entry in entries]
     data = source["data"]
-    fp16 = any(entry.rounded for entry in entries)
+    fp16, measured = any(entry.rounded for entry in entries), entries[0].accuracy
+    assert measured is not None
     return f"""# {name}
 
-{about.strip() or "The maker of this bundle said nothing about its data, licence and limits."}
+{about.strip() or UNSAID}
 
 ## What it is
 
-A vision transformer: width {spec.width}, depth {spec.depth}, {spec.heads} heads,
-MLP {spec.mlp_dim}, patch {"x".join(map(str, spec.patch))}, {spec.pool} pooling,
-{spec.classes} classes. Trained at grid {spec.training_grid}.
-Positions: `{short_name(spec.encoding)}`. Rotations in the graphs: {form}.
+{_architecture(description, form)}
 
 Classes: {", ".join(description.labels)}.
 
@@ -63,7 +68,7 @@ are {axes}.{_counted(description.input.views)}
 
 {FP16 if fp16 else FP32}
 
-Split `{entries[0].accuracy.split}` of {source["measured_on"]}; the hash of its items stands in
+Split `{measured.split}` of {source["measured_on"]}; the hash of its items stands in
 manifest.json. The golden inputs are {source["goldens"]}.{_in_common(source)}
 {sureness(entries, description.labels)}
 ## How it was made
@@ -71,6 +76,81 @@ manifest.json. The golden inputs are {source["goldens"]}.{_in_common(source)}
 {_trained(description, data)}
 ({source["checkpoint_sha256"][:16]}..., step {source["step"]}).{_began(description)}
 {_data(description.labels, data)}{_recipe(description)}{_changes(description)}"""
+
+
+def _card_of_features(
+    name: str,
+    description: Description,
+    form: RotationForm,
+    entries: list[GridEntry],
+    source: Mapping[str, Any],
+    about: str,
+) -> str:
+    """Of a bundle without labels: nothing can be right or wrong, only near the checkpoint."""
+    axes = " x ".join(AXES[description.input.modality])
+    rows = [
+        (entry.grid, _pixels(entry, description.model.patch), entry.parity.items,
+         f"{entry.parity.max_abs:.2g}", f"{entry.parity.worst_ratio:.2f}")
+        for entry in entries
+    ]  # fmt: skip
+    head = ("grid", "pixels", "inputs", "largest difference from torch", "of its bound")
+    fp16 = any(entry.rounded for entry in entries)
+    return f"""# {name}
+
+{about.strip() or UNSAID}
+
+## What it is
+
+{_architecture(description, form)}
+
+It has **no labels**: its answer is {description.model.features} features of an item, as a head
+would read them (`want=embedding`). It ranks nothing.
+
+## What it sees
+
+{_input(description.input)}
+
+## How near the checkpoint it is
+
+Features of the exported graphs, through the decode path that serves. Grids (tokens) and pixels
+are {axes}.
+
+{table(head, *rows)}
+
+{FP16_FEATURES if fp16 else FP32}
+
+Inputs are of {source["measured_on"]}. The golden inputs are {source["goldens"]}.
+
+## How it was made
+
+{_trained(description, source["data"])}
+({source["checkpoint_sha256"][:16]}...).{_began(description)}
+{_recipe(description)}{_changes(description)}"""
+
+
+def _architecture(description: Description, form: RotationForm) -> str:
+    """A transformer in two sentences."""
+    spec = description.model
+    head = f"{spec.classes} classes" if spec.classes else "no head"
+    more = _besides(spec)
+    return f"""A vision transformer: width {spec.width}, depth {spec.depth}, {spec.heads} heads,
+MLP {spec.mlp_dim}, patch {"x".join(map(str, spec.patch))}, {POOLS[spec.pool]} pooling,
+{head}. Trained at grid {spec.training_grid}.{more and f" Besides: {more}."}
+Positions: `{short_name(spec.encoding)}`. Rotations in the graphs: {form}."""
+
+
+def _besides(spec: ModelSpec) -> str:
+    """What the plain transformer has not."""
+    biased = [name for name in ("query", "key", "value") if getattr(spec, f"{name}_bias")]
+    told = {
+        f"biases of {', '.join(biased)}": biased,
+        "layer scale": spec.layer_scale,
+        "a class token": spec.class_token and spec.pool == "mean",
+        f"{spec.registers} registers": spec.registers,
+        "gated MLPs": spec.mlp != "gelu",
+        "a table of positions": spec.position_table,
+    }
+    return ", ".join(text for text, there in told.items() if there)
 
 
 def _in_common(source: Mapping[str, Any]) -> str:
@@ -141,6 +221,8 @@ def _trained(description: Description, data: Mapping[str, Any]) -> str:
             "not known here, nor whether some of those above are among them. "
             f"Imported in mode {imported['mode']}"
         )
+    if "train" not in data:
+        return f"Trained elsewhere, on {data.get('name', 'data that are not known here')}"
     chosen = _chosen(description, data["val"]["items"])
     return f"Trained on {data['train']['items']} items; {chosen}"
 
@@ -206,9 +288,14 @@ def _counted(views: int) -> str:
 
 
 def _row(entry: GridEntry, patch: tuple[int, ...]) -> str:
-    pixels = "x".join(map(str, Grid.parse(entry.grid).pixels(patch)))
     measured = entry.accuracy
+    assert measured is not None
     return (
-        f"| {entry.grid} | {pixels} | {measured.top1:.4f} | {measured.items} | {measured.split} "
+        f"| {entry.grid} | {_pixels(entry, patch)} "
+        f"| {measured.top1:.4f} | {measured.items} | {measured.split} "
         f"| {entry.parity.top1_equal} of {entry.parity.items} | {entry.parity.max_abs:.2g} |"
     )
+
+
+def _pixels(entry: GridEntry, patch: tuple[int, ...]) -> str:
+    return "x".join(map(str, Grid.parse(entry.grid).pixels(patch)))

@@ -13,8 +13,11 @@ from models.manifest import Precision
 
 OPSET = 23  # the first with the Attention operator
 WEIGHTS = "weights.bin"
-#: The second output, the features before the head; graphs from before lack it.
+#: The second output, the features before the head; graphs from before lack it. The only one of a
+#: model without a head.
 EMBEDDING = "embedding"
+#: What a graph may give.
+OUTPUTS = (["logits"], ["logits", EMBEDDING], [EMBEDDING])
 #: Whatever else stands in a graph has no business there: a convolution would be a second patch
 #: embedding, a loop or a matrix inverse a position that is computed at a request.
 OPERATORS = {
@@ -54,7 +57,8 @@ def check_graph(
     if held := [node.op_type for node in nodes if any(map(_holds, node.attribute))]:
         raise GraphError(f"an attribute of {held[0]} holds a tensor or a graph of its own")
     _check_ends(graph, dtype)
-    used = {name for node in nodes for name in node.input} | {"logits"}
+    used = {name for node in nodes for name in node.input}
+    used |= {value.name for value in graph.graph.output}
     if idle := [node.name or node.op_type for node in nodes if not used & set(node.output)]:
         raise GraphError(f"the result of operator {idle[0]} is not used")
     _check_types(graph, precision)
@@ -68,11 +72,11 @@ def _holds(attribute: onnx.AttributeProto) -> bool:
 
 
 def _check_ends(graph: ModelProto, dtype: str) -> None:
-    """Pixels of that type -> float32 logits, and features; only the batch axis free."""
+    """Pixels of that type -> float32 logits, features or both; only the batch axis free."""
     ends = (*graph.graph.input, *graph.graph.output)
     names = [value.name for value in ends]
-    if names not in (["pixels", "logits"], ["pixels", "logits", EMBEDDING]):
-        raise GraphError(f"expected input pixels and output logits, got {names}")
+    if names[:1] != ["pixels"] or names[1:] not in OUTPUTS:
+        raise GraphError(f"expected input pixels and output logits or {EMBEDDING}, got {names}")
     types = [value.type.tensor_type.elem_type for value in ends]
     if types != [PIXELS[dtype], *[FLOAT] * (len(ends) - 1)]:
         raise GraphError(f"expected {dtype} pixels and float32 outputs, got {_names(types)}")

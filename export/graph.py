@@ -70,6 +70,7 @@ def write_graph(
     path: Path,
     weights: SharedWeights,
     precision: Precision = "fp32",
+    head: bool = True,
 ) -> None:
     """Write ``module`` as an ONNX graph "pixels" -> "logits", "embedding" with a free batch axis.
 
@@ -78,11 +79,12 @@ def write_graph(
             type that the graph shall take.
         weights: receives every large tensor; must lie beside ``path``.
         precision: what the module was made for.
+        head: whether it ends in one; without, the graph gives "embedding" alone.
 
     Raises:
         GraphError: the graph breaks the bundle's contract.
     """
-    graph = to_onnx(module, example)
+    graph = to_onnx(module, example, head)
     onnx.checker.check_model(graph)
     check_graph(graph, precision, str(example.dtype).removeprefix("torch."))
     for tensor in graph.graph.initializer:
@@ -90,11 +92,11 @@ def write_graph(
     write_atomic(path, graph.SerializeToString())
 
 
-def to_onnx(module: nn.Module, example: torch.Tensor) -> ModelProto:
+def to_onnx(module: nn.Module, example: torch.Tensor, head: bool = True) -> ModelProto:
     """The graph in memory, without anything that tells where it was made.
 
     Raises:
-        GraphError: the module does not end in a head.
+        GraphError: the module does not end in the head that it shall have.
     """
     batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet():
@@ -104,7 +106,7 @@ def to_onnx(module: nn.Module, example: torch.Tensor) -> ModelProto:
             dynamo=True,
             opset_version=OPSET,
             input_names=["pixels"],
-            output_names=["logits"],
+            output_names=["logits" if head else EMBEDDING],
             dynamic_shapes=({0: batch},),
             verbose=False,
         )
@@ -112,7 +114,8 @@ def to_onnx(module: nn.Module, example: torch.Tensor) -> ModelProto:
         raise GraphError("the exporter gave no program")
     graph = program.model_proto
     _strip(graph)
-    _add_embedding(graph)
+    if head:
+        _add_embedding(graph)
     return graph
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +25,10 @@ from export.reference import torch_logits
 from media import read
 from media.contents import Contents
 from media.duplicates import Duplicates, find_duplicates, let_through
-from media.index import Dataset, Digests, open_dataset
+from media.index import Dataset, Digests, open_dataset, open_media
+from media.index.columns import NONE
 from media.index.digests import digests_beside
-from media.sources import FIRST, SourceError
+from media.sources import FIRST, SPLITS, SourceError
 from media.spec import Grid, SpecError
 from models.bundle import Bundle
 from models.checkpoint import Description, load_checkpoint
@@ -46,7 +48,7 @@ def make_bundle(options: Options, console: Console) -> Bundle:
     model, description = load_checkpoint(options.checkpoint)
     plan = plan_of(model)
     announce_tables(plan, options, console)
-    data = open_test_data(options, description, console)
+    data = open_data(options, description, console)
     if data.duplicates.across:
         console.print(f"same bytes in two of train, val and test: {data.duplicates.across}")
     made = Maker(options, plan, description, data, console)
@@ -80,6 +82,35 @@ class TestData(NamedTuple):
     dataset: Dataset
     contents: dict[str, Contents]
     duplicates: Duplicates
+
+
+def open_data(options: Options, description: Description, console: Console) -> TestData:
+    """What the bundle is measured on; without labels there is parity alone to measure."""
+    if description.labels:
+        return open_test_data(options, description, console)
+    if options.abstain is not None:
+        raise SpecError("--abstain needs probabilities, and the checkpoint has no head")
+    return open_items(options, description)
+
+
+def open_items(options: Options, description: Description) -> TestData:
+    """As many items as parity needs, from all over the data, whatever their labels and splits."""
+    path = options.data or description.notes.get("config", {}).get("data")
+    if not path:
+        raise SpecError("the checkpoint does not say where data of its kind are: pass --data")
+    dataset, views = open_media(Path(path)), description.input.views
+    wanted, inputs = options.parity_items, len(dataset) * views
+    if not 1 <= wanted <= inputs:
+        raise SpecError(
+            f"parity needs {wanted} items and the data have {inputs}: "
+            "lower --parity-items (at least 1) knowingly"
+        )
+    splits = np.full(len(dataset), NONE, np.int8)
+    count = -(-wanted // views)  # items, the last one's views perhaps not all
+    splits[np.linspace(0, len(dataset) - 1, count).astype(int)] = SPLITS.index(options.split)
+    columns = dataclasses.replace(dataset.columns, splits=splits)
+    chosen = dataclasses.replace(dataset, columns=columns)
+    return TestData(chosen, {}, Duplicates(0, (), {}))
 
 
 def open_test_data(
@@ -202,7 +233,8 @@ class Maker:
             sides = grid.pixels(self.model.spec.patch)
             dtype = getattr(torch, self.description.input.dtype)
             example = torch.zeros(3, *sides, self.model.spec.channels, dtype=dtype)
-            write_graph(frozen, example, path, weights, self.options.precision)
+            head = bool(self.model.spec.classes)
+            write_graph(frozen, example, path, weights, self.options.precision, head)
             advance(1)
 
     def _write_goldens(self, folder: Path) -> list[str]:
@@ -221,7 +253,7 @@ class Maker:
         return read(path.read_bytes(), spec, grid, patch).pixels.copy()  # torch wants to write
 
     def _golden(self, name: str, folder: Path, entries: list[GridEntry]) -> Golden:
-        """Torch's logits per grid, means over the views; the graph must give those of each."""
+        """Torch's answers per grid, means over the views; the graph must give those of each."""
         logits = {}
         for entry in entries:
             grid, parity = Grid.parse(entry.grid), entry.parity

@@ -34,6 +34,7 @@ from media.spec import Grid
 from media.unread import Unread, Views, fits, list_split
 from models.checkpoint import Description
 from models.coverage import THRESHOLDS
+from models.figures import Calibration
 from models.manifest import GridEntry, Parity
 
 
@@ -57,6 +58,8 @@ class Measurer:
         """What is told of one grid: parity, figures on the measured split, and the temperature."""
         path, abstain = f"graphs/{grid}.onnx", self.options.abstain
         session = open_graph(folder / path)
+        if not self.description.labels:
+            return self._of_features(grid, path, session)
         answers, parity, rounded = self._measure(grid, session)
         calibration = calibrate(partial(self._validation, grid, session), answers)
         thresholds = THRESHOLDS if abstain is None else (*THRESHOLDS, abstain)
@@ -67,6 +70,20 @@ class Measurer:
         for line in _lines(entry):
             self.console.print(f"grid {grid}: {line}")
         return entry
+
+    def _of_features(self, grid: Grid, path: str, session: InferenceSession) -> GridEntry:
+        """Without labels: parity of the features, on the items that were chosen for it."""
+        prepared = self._prepare(self.options.split, grid)
+        pixels = prepared.pixels[: self.options.parity_items]
+        actual = graph_logits(session, pixels, batch=batch_of(grid))  # [N, features]
+        rounded = None
+        if self.options.precision == "fp16":
+            parity, rounded = self._prove_fp16(grid, pixels, actual, pixels)
+        else:
+            parity = compare(actual, torch_logits(self.model, pixels, grid))
+        self.console.print(f"grid {grid}: features of {parity.items} items{_apart(parity)}")
+        nothing = Calibration(reason="there are no labels")
+        return GridEntry(str(grid), path, parity, None, rounded, calibration=nothing)
 
     def _measure(
         self, grid: Grid, session: InferenceSession
@@ -138,13 +155,13 @@ class Measurer:
         if limit is None and not fits(count, wanted):
             return list_split(
                 self.dataset, split, wanted, workers=self.options.workers,
-                skip_unreadable=skip_unreadable, contents=self.contents[split],
+                skip_unreadable=skip_unreadable, contents=self.contents.get(split),
             )  # fmt: skip
         with bar(self.console, f"decoding {split} {grid}", count) as advance:
             return prepare_split(
                 self.dataset, split, self.description.input, grid, self.model.spec.patch,
                 workers=self.options.workers, advance=advance, limit=limit,
-                skip_unreadable=skip_unreadable, contents=self.contents[split],
+                skip_unreadable=skip_unreadable, contents=self.contents.get(split),
             )  # fmt: skip
 
     def _parity_pixels(self, prepared: Prepared | Unread, grid: Grid) -> np.ndarray:
@@ -167,13 +184,19 @@ def bar(console: Console, text: str, total: int) -> Iterator[Callable[[int], Non
         yield lambda done: progress.advance(task, done)
 
 
+def _apart(parity: Parity) -> str:
+    return (
+        f", largest difference {parity.max_abs:.2g} ({parity.worst_ratio:.2f} of the bound)"
+    )
+
+
 def _lines(entry: GridEntry) -> Iterator[str]:
-    """What a person wants to know of a grid while it is exported."""
+    """What a person wants to know of a grid with labels while it is exported."""
     measured, parity, calibration = entry.accuracy, entry.parity, entry.calibration
+    assert measured is not None
     yield (
         f"top-1 {measured.top1:.4f} on {measured.items} items; as the checkpoint "
-        f"on {parity.top1_equal} of {parity.items}, largest difference {parity.max_abs:.2g} "
-        f"({parity.worst_ratio:.2f} of the bound)"
+        f"on {parity.top1_equal} of {parity.items}{_apart(parity)}"
     )
     before, after, fitted_on = calibration.before, calibration.after, calibration.fitted_on
     if before and after and fitted_on:

@@ -26,7 +26,7 @@ def origin(
     return {
         "checkpoint_sha256": description.weights_sha256,
         "step": notes.get("step"),
-        "data": _public(notes["data"]),
+        "data": _public(notes.get("data", {})),
         "measured_on": measured_on,
         "duplicates": duplicates,
         "commit": _commit(),

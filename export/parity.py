@@ -72,11 +72,14 @@ def graph_logits(
     advance: Callable[[int], None] = lambda rows: None,
     batch: int = BATCH,
 ) -> np.ndarray:
-    """Float32 logits [N, classes] for pixels [N, *pixels per axis, C] of the graph's type."""
-    pieces = []
+    """Float32 logits [N, classes] for pixels [N, *pixels per axis, C] of the graph's type.
+
+    Of a graph without a head its features.
+    """
+    pieces, output = [], session.get_outputs()[0].name
     for start in range(0, len(pixels), batch):
         piece = pixels[start : start + batch]
-        pieces.append(session.run(["logits"], {"pixels": piece})[0])
+        pieces.append(session.run([output], {"pixels": piece})[0])
         advance(len(piece))
     return np.concatenate(pieces)
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
-from export.check import OPSET, GraphError, check_external, check_graph, sides_of
+from export.check import EMBEDDING, OPSET, GraphError, check_external, check_graph, sides_of
 from export.constants import normalisation, plane_tables, rotation_tables
 from export.parity import batch_of, graph_logits, open_graph
 from export.proof import Proof, tried
@@ -94,10 +94,13 @@ def _contract(bundle: Bundle, entry: GridEntry) -> Proof:
     sides = [None, *Grid.parse(entry.grid).pixels(manifest.patch), manifest.input.channels]
     for value, expected in (
         (graph.graph.input[0], sides),
-        (graph.graph.output[0], [None, len(manifest.labels)]),
+        (graph.graph.output[0], [None, manifest.features or len(manifest.labels)]),
     ):
         if sides_of(value) != expected:
             raise GraphError(f"expected {value.name} {expected}, got {sides_of(value)}")
+    if (graph.graph.output[0].name == EMBEDDING) != (not manifest.labels):
+        wanted = "logits" if manifest.labels else EMBEDDING
+        raise GraphError(f"expected the output {wanted}, got {graph.graph.output[0].name}")
     if manifest.opset != OPSET:
         raise GraphError(f"the graph has opset {OPSET}, the manifest says {manifest.opset}")
     told = f"{len(graph.graph.node)} operators at opset {OPSET}, {external} tensors inside weights"
@@ -175,7 +178,7 @@ def _goldens(bundle: Bundle, entry: GridEntry) -> Proof:
     views = [read(one, manifest.input, grid, manifest.patch).pixels for one in media]
     pixels, session = np.concatenate(views), open_graph(bundle.path(entry.graph))  # [N V, ...]
     rows = [graph_logits(session, pixels, batch=batch) for batch in (batch_of(grid), 1)]
-    actual = np.stack(rows).reshape(2, len(media), -1, len(manifest.labels))
+    actual = np.stack(rows).reshape(2, len(media), -1, manifest.features or len(manifest.labels))
     actual = actual.mean(axis=2)  # [2, N, V, classes] -> [2, N, classes]
     expected = np.array([golden.logits[entry.grid] for golden in manifest.goldens])
     tolerance = manifest.tolerance("cpu")

@@ -42,6 +42,9 @@ def remeasure(
         split: of the data; None takes the one that the manifest names.
         workers: threads that decode the data.
     """
+    if entry.accuracy is None:
+        yield Proof(f"accuracy {entry.grid}", None, "not stated: the bundle has no labels")
+        return
     name = split or entry.accuracy.split
     ask = partial(_ask, bundle, dataset, workers, entry)
     try:
@@ -100,6 +103,7 @@ def _ask(
 def _accuracy(
     manifest: Manifest, prepared: Prepared | Unread, logits: np.ndarray, entry: GridEntry
 ) -> Proof:
+    assert entry.accuracy is not None
     usual, own, items = fp16_bound(logits).atol, entry.parity.atol, entry.accuracy.items
     if manifest.precision == "fp16" and own > 1.01 * usual:  # torch's own spread is not known
         raise BundleError(f"expected a bound of {usual:.3g} for parity, got {own:.3g}")

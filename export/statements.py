@@ -30,6 +30,8 @@ def _misstated(entry: GridEntry, precision: Precision) -> Iterator[str]:
             yield f"parity at {entry.grid} is outside its bound"
     if precision == "fp32" and Bound(entry.parity.atol, entry.parity.rtol) != FP32:
         yield f"parity at {entry.grid} was not held to {FP32}"
+    if entry.accuracy is None:
+        return
     if abs(stated_right(entry) - round(stated_right(entry))) > 1e-6:
         yield f"top-1 at {entry.grid} is no whole number of {entry.accuracy.items} items"
     if entry.figures is not None:
@@ -42,6 +44,7 @@ def _misstated(entry: GridEntry, precision: Precision) -> Iterator[str]:
 
 def _misfigured(entry: GridEntry, figures: Figures) -> Iterator[str]:
     """Shares of items are whole numbers of them, and what is left cannot grow with a threshold."""
+    assert entry.accuracy is not None  # where there are figures
     items, rows = entry.accuracy.items, figures.coverage
     kept = [row.share * items for row in rows]
     right = [row.share * (row.accuracy or 0) * items for row in rows]
@@ -60,5 +63,6 @@ def _misfigured(entry: GridEntry, figures: Figures) -> Iterator[str]:
 
 
 def stated_right(entry: GridEntry) -> float:
-    """Items that are right, by the manifest."""
+    """Items that are right, by the manifest; of a bundle with labels."""
+    assert entry.accuracy is not None
     return entry.accuracy.top1 * entry.accuracy.items

@@ -33,6 +33,8 @@ class Tolerance:
 class Parity:
     """Exported graph against the fp32 checkpoint in torch, on real inputs.
 
+    Of a bundle without labels logits are its features, and the first class is the largest one.
+
     Every logit lies within the bound, so a first class can differ only where torch's own two
     first logits lie within twice the bound of each other.
     """
@@ -65,6 +67,7 @@ class GridEntry:
 
     Attributes:
         graph: path in the bundle.
+        accuracy: None, and no figures, in a bundle without labels.
         rounded: of fp16 only, torch with every result rounded to fp16, as on a GPU, in the graph's
             place: on a CPU runtimes compute much of an fp16 graph in fp32.
         figures, calibration: None, and nothing fitted, in bundles that are older than they are.
@@ -75,7 +78,7 @@ class GridEntry:
     grid: str  # "12x8"
     graph: str
     parity: Parity
-    accuracy: Accuracy
+    accuracy: Accuracy | None
     rounded: Parity | None = None
     figures: Figures | None = None
     calibration: Calibration = Calibration()
@@ -84,10 +87,13 @@ class GridEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Golden:
-    """One encoded input and torch's logits for it, per grid; of a clip the mean over its views."""
+    """One encoded input and torch's logits for it, per grid; of a clip the mean over its views.
+
+    In a bundle without labels what stands in the place of logits are the features.
+    """
 
     file: str  # path in the bundle
-    logits: dict[str, tuple[float, ...]]  # grid -> one value per label
+    logits: dict[str, tuple[float, ...]]  # grid -> one value per label, or feature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +130,7 @@ class Manifest:
 
     Attributes:
         patch: pixels per axis of one token, so that input pixels = grid * patch.
+        labels: none where the model has no head: such a bundle gives features alone.
         grids: the first is the default answer.
         source: where the bundle came from: checkpoint hash, commit, date, data (no paths).
         rotations: None in bundles that are older than folding, see ``turning``.
@@ -145,6 +152,11 @@ class Manifest:
     source: dict[str, Any]
     files: dict[str, str]
     rotations: RotationForm | None = None
+
+    @property
+    def features(self) -> int | None:
+        """How many numbers the features of a bundle without labels are; None of all others."""
+        return None if self.labels else len(self.goldens[0].logits[self.grids[0].grid])
 
     @property
     def turning(self) -> RotationForm:
@@ -207,16 +219,18 @@ def check_manifest(manifest: Manifest) -> None:
             raise SpecError(f"grids: {entry.graph} is not among the files")
         if (entry.rounded is not None) != (manifest.precision == "fp16"):
             raise SpecError(f"grids: {entry.grid} must state rounded if, and only if, it is fp16")
-    if len(manifest.labels) < 2 or len(set(manifest.labels)) != len(manifest.labels):
-        raise SpecError("labels: expected at least two, each once")
+    if len(manifest.labels) == 1 or len(set(manifest.labels)) != len(manifest.labels):
+        raise SpecError("labels: expected at least two, each once, or none")
     if not manifest.goldens:
         raise SpecError("goldens: expected at least one")
     grids = {entry.grid for entry in manifest.grids}
     for golden in manifest.goldens:
         if golden.file not in manifest.files or set(golden.logits) != grids:
             raise SpecError(f"goldens: {golden.file} is not listed, or lacks logits for a grid")
-        if any(len(row) != len(manifest.labels) for row in golden.logits.values()):
-            raise SpecError(f"goldens: {golden.file} needs {len(manifest.labels)} logits a grid")
+        wanted = len(manifest.labels) or manifest.features
+        if not wanted or any(len(row) != wanted for row in golden.logits.values()):
+            what = f"{wanted} logits" if manifest.labels else "equally many features"
+            raise SpecError(f"goldens: {golden.file} needs {what} a grid")
     for entry in manifest.grids:
         _check_figures(entry, len(manifest.labels))
 
@@ -224,6 +238,10 @@ def check_manifest(manifest: Manifest) -> None:
 def _check_figures(entry: GridEntry, labels: int) -> None:
     """Figures and calibration come together, and what is said of each label is said of all."""
     figures = entry.figures
+    if (entry.accuracy is None) != (labels == 0):
+        raise SpecError(f"grids: {entry.grid} must state accuracy if, and only if, it has labels")
+    if not labels and (figures or entry.calibration.calibrated or entry.abstain is not None):
+        raise SpecError(f"grids: {entry.grid} has no labels, and states figures of them")
     if (figures is None) != (entry.calibration.before is None):
         raise SpecError(f"grids: {entry.grid} must state figures if, and only if, calibration")
     if figures and len(figures.mix) != labels:

@@ -16,6 +16,7 @@ from service.engine.failures import (
     Failure,
     FileTooLarge,
     NoEmbedding,
+    NoLabels,
     UnknownBundle,
     UnknownGrid,
     UnsupportedMedia,
@@ -32,7 +33,7 @@ OFFERED = ("image", "volume", "video")
 #: What a default is told where it is another's that is meant.
 UNFIT = (UnknownGrid, BadParameter)
 #: Why a default may be unable to answer and stay so; of whatever else nothing is begun.
-UNABLE = (*UNFIT, BundleRefused, NoEmbedding)
+UNABLE = (*UNFIT, BundleRefused, NoEmbedding, NoLabels)
 #: The least that a reader can be asked for: only whether it knows the type of a file.
 PROBES = {
     "image": InputSpec(),
@@ -122,7 +123,8 @@ def find_candidates(engine: Engine, parameters: Mapping[str, str]) -> Candidates
             unable = UnableDefault(type(problem), problem.detail, modality, file_bytes)
             (unfit if is_unfit else candidates).append(unable)
     if not any(isinstance(one, Candidate) for one in candidates):
-        raise next((one for one in problems if isinstance(one, NoEmbedding)), problems[0])
+        of_graph = (one for one in problems if isinstance(one, NoEmbedding | NoLabels))
+        raise next(of_graph, problems[0])
     return [*candidates, *unfit]
 
 

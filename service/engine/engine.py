@@ -158,7 +158,7 @@ class Engine:
         return isinstance(self.failure, DeviceDied)
 
     def check_want(self, want: Want, choice: Choice) -> None:
-        """NoEmbedding if that is wanted of a graph without it: no file need be looked at."""
+        """NoEmbedding or NoLabels where the graphs cannot give it: no file need be looked at."""
         self.pipeline.check_want(want, choice)
 
     async def submit(self, job: Job) -> Outcome:
@@ -188,6 +188,7 @@ class Engine:
         Raises:
             Overloaded, DeadlinePassed: together they may not enter.
             NoEmbedding: it is wanted of a graph that has none.
+            NoLabels: something else is wanted of a bundle without a head.
         """
         return await self.pipeline.submit_each(jobs)
 

@@ -84,6 +84,8 @@ def choose(engine: Engine, modality: str, parameters: Mapping[str, str]) -> tupl
         if modality != "video":
             raise BadParameter(f"views: of clips only; bundle {manifest.name} is for {modality}")
         choice = choice.with_views(parse_views(views, choice.frames))
+    if not manifest.labels:  # none are ranked, and who wants them is told so
+        return choice, DEFAULT_TOP_K
     return choice, parse_top_k(parameters.get("top_k"), len(manifest.labels))
 
 

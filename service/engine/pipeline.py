@@ -19,7 +19,7 @@ from service.engine.device.devices import Devices
 from service.engine.device.queues import Row
 from service.engine.explain.explanation import Explanation
 from service.engine.explain.occlusion import Explainer, check_time
-from service.engine.failures import DeadlinePassed, Failure, NoEmbedding
+from service.engine.failures import DeadlinePassed, Failure, NoEmbedding, NoLabels
 from service.engine.job import Job, Outcome, Timing, Want, softmax, wanted
 from service.engine.model import Choice, Target
 from service.engine.schedule import CPU, DEVICE, Charge
@@ -30,6 +30,8 @@ Way = Coroutine[Any, Any, Outcome]
 
 #: Of the event loop for one answer: reading the request, ranking, writing.
 ANSWER_SECONDS = 0.0005
+#: What can be wanted of a bundle without labels.
+OF_FEATURES = ("embedding", "pixels")
 
 
 class Pipeline:
@@ -73,6 +75,12 @@ class Pipeline:
 
     def check_want(self, want: Want, choice: Choice) -> None:
         """What ``Engine.check_want`` says."""
+        manifest = choice.manifest
+        if not manifest.labels and want not in OF_FEATURES:
+            raise NoLabels(
+                f"want: bundle {manifest.name} has no labels and gives features alone: expected "
+                f"want=embedding, got want={want}"
+            )
         if want != "embedding":
             return
         lacking = [one for one in choice.targets.values() if not self._devices.embeds(one.key)]
@@ -109,11 +117,13 @@ class Pipeline:
             backlog.done(charge, "run")
             backlog.correct(charge, started + decoded + row.queue_seconds)
             course.ran(row, charge)
-            calibrated = softmax(row.logits, target.temperature)
-            answer = wanted(job, target, row, calibrated)
-            if target.is_as_measured and not isinstance(job.media, np.ndarray):
-                first = int(calibrated.argmax())
-                self._metrics.drift.count(target.key, first, float(calibrated[first]))
+            answer: dict[str, Any] = {"embedding": row.embedding}
+            if target.labels:
+                calibrated = softmax(row.logits, target.temperature)
+                answer = wanted(job, target, row, calibrated)
+                if target.is_as_measured and not isinstance(job.media, np.ndarray):
+                    first = int(calibrated.argmax())
+                    self._metrics.drift.count(target.key, first, float(calibrated[first]))
             if job.explain is not None:
                 answer["explanation"] = await self._explain(job, target, item, row, course, charge)
         timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)

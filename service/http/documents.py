@@ -154,9 +154,11 @@ class GridDocument(Document):
     pixels: list[int] = Field(
         description="after preparation, per axis: height and width, after frames or depth"
     )
-    top1: float = Field(description="accuracy of the exported graph, 0 to 1")
-    split: str = Field(description="that was measured")
-    items: int = Field(description="of it")
+    top1: float | None = Field(
+        description="accuracy of the exported graph, 0 to 1; null where the bundle has no labels"
+    )
+    split: str | None = Field(description="that was measured; null without labels")
+    items: int | None = Field(description="of it; null without labels")
     figures: Figures | None = Field(
         description="of the measured split; null in bundles from before there were any"
     )
@@ -169,12 +171,13 @@ class GridDocument(Document):
     @classmethod
     def of(cls, manifest: Manifest, entry: GridEntry) -> GridDocument:
         """What a manifest says of one of its grids."""
+        measured = entry.accuracy
         return cls(
             grid=entry.grid,
             pixels=list(Grid.parse(entry.grid).pixels(manifest.patch)),
-            top1=entry.accuracy.top1,
-            split=entry.accuracy.split,
-            items=entry.accuracy.items,
+            top1=measured.top1 if measured else None,
+            split=measured.split if measured else None,
+            items=measured.items if measured else None,
             figures=entry.figures,
             calibration=entry.calibration,
             abstain=entry.abstain,
@@ -204,7 +207,10 @@ class BundleDocument(Document):
     encoding: str | None = None
     precision: str | None = None
     grids: list[GridDocument] = Field(default=[], description="the first one is the default")
-    labels: list[str] = []
+    labels: list[str] = Field(
+        default=[],
+        description="of a ready bundle none where it has no head: it answers want=embedding alone",
+    )
 
 
 class BundleList(Document):

@@ -222,6 +222,10 @@ def details(modality: str) -> dict[type[failures.Failure], str]:
             f"want: bundle {bundle} has no embedding at grid {grid}; bundles have one since their "
             "graphs are exported with it"
         ),
+        failures.NoLabels: (
+            f"want: bundle {bundle} has no labels and gives features alone: expected "
+            "want=embedding, got want=labels"
+        ),
         failures.ExplanationTooLong: (
             "explain: the masked rows take about 41.3 seconds here, and the answer is due in 30.0; "
             "a smaller grid, fewer views or fewer files take less"

@@ -78,6 +78,10 @@ SENTENCES: dict[type[failures.Failure], str] = {
         "want: bundle digits has no embedding at grid 8x8; bundles have one since their graphs are "
         "exported with it"
     ),
+    failures.NoLabels: (
+        "want: bundle digits has no labels and gives features alone: expected want=embedding, got "
+        "want=labels"
+    ),
     failures.BadParameter: "top_k: expected a whole number from 1 to 10, got '0'",
     failures.EmptyFile: "archive 1 of the form has no bytes",
     failures.NotReady: "the bundles are still being checked",

@@ -30,6 +30,7 @@ SHAPES = {"image": [1, 1, 2, 3], "video": [1, 2, 1, 1, 3], "volume": [1, 2, 1, 3
 NOT_OF_PREPARING = {
     failures.InferenceFailed,
     failures.NoEmbedding,
+    failures.NoLabels,
     failures.ExplanationTooLong,
 }
 

@@ -26,6 +26,7 @@ from service.engine.failures import (
     InternalError,
     MediaTooLarge,
     NoEmbedding,
+    NoLabels,
     NotReady,
     Overloaded,
     UnknownBundle,
@@ -190,6 +191,7 @@ PROBLEMS: dict[type[Failure], Problem] = {
     UnknownVersion: Problem(404, "unknown-version", "The bundle answers with another version."),
     UnknownGrid: Problem(422, "unknown-grid", "The bundle does not have this grid."),
     NoEmbedding: Problem(422, "no-embedding", "The bundle has no embedding."),
+    NoLabels: Problem(422, "no-labels", "The bundle has no labels."),
     ExplanationTooLong: Problem(
         422, "explanation-too-long", "The explanation takes longer than the answer may."
     ),

@@ -100,7 +100,9 @@ def squares(factory: pytest.TempPathFactory, precision: Precision = "fp32") -> B
 def know_graphs(patched: pytest.MonkeyPatch, bundle: Bundle) -> None:
     """Let who exports the checkpoint of a bundle again have its graphs, not made another time."""
 
-    def known(module: FrozenTransformer, example: torch.Tensor) -> onnx.ModelProto:
+    def known(
+        module: FrozenTransformer, example: torch.Tensor, head: bool = True
+    ) -> onnx.ModelProto:
         return onnx.load(bundle.path(f"graphs/{module.grid}.onnx"))
 
     patched.setattr("export.graph.to_onnx", known)

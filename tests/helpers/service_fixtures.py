@@ -138,12 +138,19 @@ def tiny_embedding(
 
 
 def write_tiny_bundle(
-    root: Path, name: str = "tiny", modality: str = "image", embeds: bool = False, **changes: Any
+    root: Path,
+    name: str = "tiny",
+    modality: str = "image",
+    embeds: bool = False,
+    headless: bool = False,
+    **changes: Any,
 ) -> Path:
     """A bundle of the tiny network in ``root / name``; ``changes`` replace manifest fields.
 
     ``embeds``: its graphs have their values, [288], as a second output; see ``tiny_embedding``.
+    ``headless``: it has no labels, and what are logits of others are its features.
     """
+    measured = None if headless else Accuracy("test", 3, 0.5, "")
     tiny = TINY[modality]
     golden = {f"golden/{seed}{ENDINGS[modality]}": MEDIA[modality](seed) for seed in range(3)}
 
@@ -152,7 +159,9 @@ def write_tiny_bundle(
         (folder / "golden").mkdir()
         for grid in tiny.grids:
             shape = (*Grid.parse(grid).pixels(tiny.patch), tiny.input.channels)
-            graph = tiny_graph(shape, len(LABELS), tiny.input.dtype, embeds)
+            graph = tiny_graph(
+                shape, len(LABELS), tiny.input.dtype, embeds, "embedding" if headless else "logits"
+            )
             (folder / f"graphs/{grid}.onnx").write_bytes(graph)
         (folder / "graphs/weights.bin").write_bytes(weights().tobytes())
         for path, media in golden.items():
@@ -167,12 +176,12 @@ def write_tiny_bundle(
         "input": tiny.input,
         "patch": tiny.patch,
         "encoding": EncodingSpec(),
-        "labels": LABELS,
+        "labels": () if headless else LABELS,
         "precision": "fp32",
         "opset": 18,
         "grids": tuple(
             GridEntry(
-                grid, f"graphs/{grid}.onnx", Parity(3, 0.0, 0.0, 3), Accuracy("test", 3, 0.5, "")
+                grid, f"graphs/{grid}.onnx", Parity(3, 0.0, 0.0, 3), measured
             )
             for grid in tiny.grids
         ),

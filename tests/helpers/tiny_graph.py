@@ -13,10 +13,13 @@ FLOAT, UINT8, INT64, INT = 1, 2, 7, 2  # TensorProto.DataType, AttributeProto.At
 EXTERNAL = 1
 
 
-def tiny_graph(shape: tuple[int, ...], classes: int, dtype: str, embeds: bool = False) -> bytes:
+def tiny_graph(
+    shape: tuple[int, ...], classes: int, dtype: str, embeds: bool = False, output: str = "logits"
+) -> bytes:
     """A ModelProto for items of ``shape``, ``[*pixels per axis, channels]``.
 
-    ``embeds``: the values before the product are its second output, ``embedding``.
+    ``embeds``: the values before the product are its second output, ``embedding``. ``output``: the
+    name of the first one.
     """
     values, flat = math.prod(shape), "embedding" if embeds else "flat"
     second = _field(12, _value(flat, FLOAT, (values,))) if embeds else b""
@@ -25,13 +28,13 @@ def tiny_graph(shape: tuple[int, ...], classes: int, dtype: str, embeds: bool = 
             _field(1, _node("Cast", ["pixels"], "f", _field(5, _cast_to_float()))),
             _field(1, _node("Div", ["f", "scale"], "s")),
             _field(1, _node("Reshape", ["s", "shape"], flat)),
-            _field(1, _node("MatMul", [flat, "weights"], "logits")),
+            _field(1, _node("MatMul", [flat, "weights"], output)),
             _field(2, b"tiny"),
             _field(5, _outside("weights", (values, classes))),
             _field(5, _inside("scale", FLOAT, (), _field(4, struct.pack("<f", 255)))),
             _field(5, _inside("shape", INT64, (2,), _field(7, _varint(-1) + _varint(values)))),
             _field(11, _value("pixels", UINT8 if dtype == "uint8" else FLOAT, shape)),
-            _field(12, _value("logits", FLOAT, (classes,))),
+            _field(12, _value(output, FLOAT, (classes,))),
             second,
         )
     )

@@ -25,7 +25,7 @@ DRIVER = "libcuda.so.1"
 GPUS = ("dev/nvidia[0-9]*", "proc/driver/nvidia/gpus/*")
 #: TF32 keeps 10 bits of mantissa; an fp32 graph would not reproduce its goldens.
 CUDA_OPTIONS = {"use_tf32": "0"}
-#: The second output of a graph, which older ones lack.
+#: The second output of a graph, which older ones lack; the only one of a graph without a head.
 EMBEDDING = "embedding"
 
 
@@ -41,7 +41,10 @@ class Session(Protocol):
     device: str  # "cpu" or "cuda"
 
     def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
-        """Of ``[batch, *pixels per axis, channels]`` the logits, float32 ``[batch, classes]``."""
+        """Of ``[batch, *pixels per axis, channels]`` the logits, float32 ``[batch, classes]``.
+
+        Of a graph without a head its features in their place.
+        """
         ...
 
 
@@ -88,6 +91,20 @@ class OrtEmbedder(OrtSession):
     ) -> tuple[np.ndarray, np.ndarray]:
         logits, embedding = self._session.run(["logits", EMBEDDING], {"pixels": pixels}, stop)
         return logits, embedding
+
+
+class OrtFeatures(OrtSession):
+    """The same of a graph without a head, whose features are all that it gives."""
+
+    def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
+        (features,) = self._session.run([EMBEDDING], {"pixels": pixels}, stop)
+        return features
+
+    def embed(
+        self, pixels: np.ndarray, stop: Stop | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        features = self.run(pixels, stop)
+        return features, features
 
 
 def make_stop() -> Stop:
@@ -185,8 +202,10 @@ def _open_on_gpu(graph: Path, device: DeviceName, threads: int) -> Session:
 def _open(graph: Path, device: DeviceName, threads: int) -> OrtSession:
     providers = [CPU] if device == "cpu" else [(CUDA, cuda_options(device)), CPU]
     session = ort.InferenceSession(graph, session_options(threads), providers)
-    embeds = EMBEDDING in (output.name for output in session.get_outputs())
-    return OrtEmbedder(session) if embeds else OrtSession(session)
+    outputs = [output.name for output in session.get_outputs()]
+    if outputs == [EMBEDDING]:
+        return OrtFeatures(session)
+    return OrtEmbedder(session) if EMBEDDING in outputs else OrtSession(session)
 
 
 def cuda_options(device: DeviceName) -> dict[str, str]:

@@ -10,13 +10,13 @@ from starlette.responses import Response
 
 from service.engine.engine import Engine
 from service.engine.failures import BadParameter
-from service.engine.job import Job, Outcome, softmax
+from service.engine.job import Job, Outcome, Want, softmax
 from service.engine.model import Choice
 from service.engine.parameters import parse_views
 from service.http.endpoint import ClientWatch
 from service.http.exchange import Exchange
 from service.http.v2.documents import InferResponse
-from service.http.v2.models import LOGITS, OUTPUTS, ServedModel, known_model
+from service.http.v2.models import EMBEDDING, LOGITS, ServedModel, known_model
 from service.http.v2.request import (
     JSON_LENGTH,
     InferRequest,
@@ -25,8 +25,6 @@ from service.http.v2.request import (
     take_request,
 )
 from service.http.v2.tensors import read_files, read_pixels, shown, write_output
-
-DEFAULT_OUTPUTS = (RequestOutput(LOGITS),)
 
 
 class Infer:
@@ -50,10 +48,11 @@ class Infer:
         exchange.bundle, exchange.grid = choice.manifest.name, choice.grid
         async with ClientWatch(request.receive):
             deadline = exchange.monotonic_deadline
-            jobs = [Job(one, choice, want="logits", deadline=deadline) for one in media]
+            want: Want = "logits" if choice.manifest.labels else "embedding"
+            jobs = [Job(one, choice, want=want, deadline=deadline) for one in media]
             outcomes = await self.engine.submit_all(jobs)
         exchange.grid = ",".join(dict.fromkeys(one.target.grid for one in outcomes))
-        return _answer(asked, name, choice, outcomes)
+        return _answer(asked, model, choice, outcomes)
 
     def _limit_time(self, exchange: Exchange, asked: InferRequest) -> None:
         """Let the answer be due when the client says; Overloaded if that cannot be met by now."""
@@ -99,11 +98,14 @@ def _check(asked: InferRequest, model: ServedModel) -> None:
             raise BadParameter(f"{what}: expected {expected}, got {got[:80]!a}")
     assert model.bundle.manifest is not None
     outputs, labels = [one.name for one in asked.outputs], len(model.bundle.manifest.labels)
-    if not set(outputs) <= set(OUTPUTS) or len(set(outputs)) < len(outputs):
-        known, shown = " or ".join(OUTPUTS), ", ".join(f"{one[:40]!a}" for one in outputs[:4])
+    if not set(outputs) <= set(model.outputs) or len(set(outputs)) < len(outputs):
+        known = " or ".join(model.outputs)
+        shown = ", ".join(f"{one[:40]!a}" for one in outputs[:4])
         raise BadParameter(f"outputs: expected {known}, each once, got {shown}")
     for output in asked.outputs:
         classes = output.parameters.classification
+        if classes is not None and not labels:
+            raise BadParameter(f"classification: {model.name} has no labels that could be ranked")
         if classes is not None and not 1 <= classes <= labels:
             got = str(classes)[:20]
             raise BadParameter(f"classification: expected from 1 to {labels}, got {got}")
@@ -113,7 +115,9 @@ def _check(asked: InferRequest, model: ServedModel) -> None:
 
 
 def _values(output: str, outcomes: Sequence[Outcome]) -> np.ndarray:
-    """Of an output, float ``[rows, classes]``; probabilities by the grid that took each row."""
+    """Of an output, float ``[rows, numbers]``; probabilities by the grid that took each row."""
+    if output == EMBEDDING:
+        return np.stack([np.asarray(one.embedding) for one in outcomes])
     logits = [np.asarray(one.logits) for one in outcomes]
     if output == LOGITS:
         return np.stack(logits)
@@ -122,11 +126,11 @@ def _values(output: str, outcomes: Sequence[Outcome]) -> np.ndarray:
 
 
 def _answer(
-    asked: InferRequest, name: str, choice: Choice, outcomes: Sequence[Outcome]
+    asked: InferRequest, model: ServedModel, choice: Choice, outcomes: Sequence[Outcome]
 ) -> Response:
     """The outputs that are wanted, as JSON, or behind it as bytes."""
     labels, documents, tails = choice.manifest.labels, [], []
-    for output in asked.outputs or DEFAULT_OUTPUTS:
+    for output in asked.outputs or (RequestOutput(model.outputs[0]),):
         wanted = output.parameters
         is_binary = wanted.binary_data
         if is_binary is None:
@@ -135,7 +139,7 @@ def _answer(
         document, tail = write_output(output.name, values, labels, wanted, is_binary)
         documents.append(document)
         tails.append(tail)
-    about = {"model_name": name, "model_version": choice.manifest.version}
+    about = {"model_name": model.name, "model_version": choice.manifest.version}
     about |= {} if asked.id is None else {"id": asked.id}
     head = InferResponse.encode({**about, "outputs": documents})
     if not any(tails):

@@ -1,7 +1,7 @@
 """The models of the protocol: of every bundle one that takes files, and a twin that takes arrays.
 
 The twin is the bundle's graph as it is: rows of prepared pixels in, a row of logits for each, and
-of probabilities where they are asked for.
+of probabilities where they are asked for; of a bundle without labels a row of features.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/[^/]+)?/infer")
 #: The input of a model that takes files, that of a twin, and the outputs of both.
 FILE, PIXELS, LOGITS, PROBABILITIES = "file", "pixels", "logits", "probabilities"
 OUTPUTS = (LOGITS, PROBABILITIES)
+#: Of a bundle without labels the only one.
+EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,12 @@ class ServedModel:
             return FILE, BYTES
         assert self.bundle.manifest is not None
         return PIXELS, DATATYPES[self.bundle.manifest.input.dtype]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What it can give, the first where nothing is said; of a bundle that is ready."""
+        assert self.bundle.manifest is not None
+        return OUTPUTS if self.bundle.manifest.labels else (EMBEDDING,)
 
     def choose(self, catalog: Catalog, version: str | None, grid: str | None = None) -> Choice:
         """Who answers a file; Failure where the bundle is refused, or version or grid unknown."""
@@ -73,14 +81,15 @@ class ServedModel:
         shapes = [target.shape[1:] for target in self.bundle.targets.values()]
         sides = [side[0] if len(set(side)) == 1 else -1 for side in zip(*shapes, strict=True)]
         shape = [-1, *sides] if self.is_tensor else [-1]
-        classes = [-1, len(manifest.labels)]
+        numbers = [-1, manifest.features or len(manifest.labels)]
         return ModelMetadata(
             name=self.name,
             versions=[manifest.version],
             platform="onnxruntime_onnx",
             inputs=[TensorMetadata(name=name, datatype=datatype, shape=shape)],
             outputs=[
-                TensorMetadata(name=output, datatype="FP32", shape=classes) for output in OUTPUTS
+                TensorMetadata(name=output, datatype="FP32", shape=numbers)
+                for output in self.outputs
             ],
         )
 

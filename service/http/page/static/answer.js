@@ -2,8 +2,13 @@
 
 import { el, milliseconds, percent } from "./dom.js";
 
-/** The ranked labels of one result. */
+/** The ranked labels of one result; of a bundle without labels how many features there are. */
 export function labels(result) {
+  if (result.embedding) {
+    return el("div", { class: "labels" },
+      el("p", { class: "top" }, el("strong", {}, `${result.embedding.length} features`)),
+      el("p", { class: "small" }, "This bundle has no labels: what it gives of a file are numbers that another program may compare or learn from. They stand in the JSON below."));
+  }
   const [first] = result.predictions;
   const unsure = result.abstained === true;
   return el("div", { class: "labels" },
@@ -52,6 +57,7 @@ const interval = (one) =>
 
 /** What was measured of a grid: [name, value, more] a row. */
 export function measured(grid) {
+  if (grid.top1 === null) return [];  // there are no labels that could be right
   const figures = grid.figures, rows = [];
   const add = (name, one) => {
     if (one && one.value !== null) rows.push([name, percent(one.value), interval(one)]);
@@ -86,7 +92,7 @@ export function answerer(result, bundle) {
     el("h3", {}, "Who answered"),
     el("dl", { class: "facts" }, ...facts.filter(Boolean).map(([name, value]) =>
       el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
-    grid && figuresTable(grid, "Measured at this grid, on files it had never seen"));
+    grid && grid.top1 !== null && figuresTable(grid, "Measured at this grid, on files it had never seen"));
 }
 
 /** A problem in words; ``again`` asks once more where that may help. */

@@ -126,10 +126,10 @@ const isShown = (item) => item.view.root.isConnected;
 
 function setState(item, state) {
   item.state = state;
-  const result = item.answer?.document.results[0], first = result?.predictions[0];
+  const result = item.answer?.document.results[0], first = result?.predictions?.[0];
   item.word.textContent = {
     waiting: "waiting", sending: `sending, ${percent(item.sent)}`, working: "at work", unknown: "what is it?", failed: "a problem",
-    done: first && `${result.abstained ? "not sure enough" : first.label}, ${percent(first.probability)}`,
+    done: result?.embedding ? `${result.embedding.length} features` : first && `${result.abstained ? "not sure enough" : first.label}, ${percent(first.probability)}`,
   }[state];
   if (isShown(item)) item.view.status();
 }
@@ -143,7 +143,8 @@ function queryOf(kind, changes) {
   if (!bundle) return {};
   const grid = said.grid === "auto" || bundle.grids.some((one) => one.grid === said.grid) ? said.grid : bundle.grids[0].grid;
   const views = bundle.views ? said.views ?? bundle.views : undefined;
-  return { bundle: bundle.name, grid, top_k: Math.min(LABELS, bundle.labels.length), views };
+  const what = bundle.labels.length ? { top_k: Math.min(LABELS, bundle.labels.length) } : { want: "embedding" };
+  return { bundle: bundle.name, grid, ...what, views };
 }
 
 function ask(item, { kind = item.kind, ...changes }) {
@@ -207,7 +208,7 @@ async function answer(item, abort) {
 
 /** The prepared input, for the left half. */
 async function see(item) {
-  const { abort, query: { top_k, ...query } } = item;
+  const { abort, query: { top_k, want, ...query } } = item;
   item.seeing = true;
   item.unseen = undefined;
   if (isShown(item)) item.view.seen();

@@ -9,7 +9,7 @@ import { KINDS } from "./media.js";
 const SHOWN_LABELS = 24;
 
 function gridRow(grid, which) {
-  const [[, top1, interval]] = measured(grid), ece = grid.calibration?.after?.ece ?? grid.calibration?.before?.ece;
+  const [[, top1, interval] = [null, "\u2013"]] = measured(grid), ece = grid.calibration?.after?.ece ?? grid.calibration?.before?.ece;
   return el("tr", {},
     el("th", { scope: "row" }, grid.grid, which === 0 && el("small", {}, "first")),
     el("td", {}, grid.pixels.join(" × ")),
@@ -46,7 +46,9 @@ function about(bundle) {
   return [
     el("p", { class: "small" },
       [`version ${bundle.version}`, bundle.encoding, bundle.precision, bundle.device].join(" · ")),
-    el("p", { class: "words" }, bundle.labels.slice(0, SHOWN_LABELS).join(", ") + (more > 0 ? ` and ${more} more` : "")),
+    el("p", { class: "words" }, bundle.labels.length
+      ? bundle.labels.slice(0, SHOWN_LABELS).join(", ") + (more > 0 ? ` and ${more} more` : "")
+      : "No labels: its answer is the features of a file (want=embedding)."),
     grids(bundle), card(bundle),
   ];
 }

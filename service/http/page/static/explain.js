@@ -54,7 +54,7 @@ export function explanation(item, look) {
   if (found?.result?.explanation) part.append(...shown(found.result.explanation, item).filter(Boolean));
   else if (found?.problem) part.append(problemBox(found.problem, look));
   else if (found?.waiting) part.append(el("p", { class: "waiting", role: "status" }, "Hiding one part after the other"));
-  else if (item.answer) {
+  else if (item.answer && !item.query.want) {  // features have no label that could be explained
     explained().then((known) => {
       if (known.includes(item.kind)) part.append(el("button", { class: "quiet", type: "button", onclick: look }, "Where the model looked"));
     });

@@ -126,7 +126,7 @@ function controlsOf(item, served, ask) {
   if (!item.kind) return [];
   const bundles = served.bundles.filter((one) => one.modality === item.kind && one.state === "ready");
   const bundle = bundles.find((one) => one.name === item.query.bundle);
-  const grids = (bundle?.grids ?? []).map((one) => [one.grid, `${one.grid}: ${one.pixels.join(" × ")} px, top 1 ${percent(one.top1)}`]);
+  const grids = (bundle?.grids ?? []).map((one) => [one.grid, `${one.grid}: ${one.pixels.join(" × ")} px${one.top1 === null ? "" : `, top 1 ${percent(one.top1)}`}`]);
   return [
     choice("Kind of file", Object.entries(KINDS), item.kind, (kind) => ask({ kind })),
     bundles.length > 1 && select("Bundle", bundles.map((one) => [one.name, `${one.name}, version ${one.version}`]), item.query.bundle,

@@ -31,6 +31,10 @@ const READ_ANSWER = {
   result: ["result"],
   then: ["for one in result.predictions:", '    print(f"{one.label}: {one.probability:.1%}")'],
 };
+const READ_FEATURES = {
+  result: ["features", ".embedding"],
+  then: ["print(len(features), features[:8])"],
+};
 const READ_PIXELS = {
   imports: ["import numpy as np"],
   result: ["pixels", ".pixels"],
@@ -44,10 +48,10 @@ const READ_MAP = {
 
 /** Texts by what was asked for and by language. */
 function snippets(kind, name, query) {
-  const { top_k, ...prepared } = query, explained = { ...query, explain: "occlusion" };
+  const { top_k, want, ...prepared } = query, explained = { ...query, explain: "occlusion" };
   const paths = [`v1/classify/${kind}`, `v1/prepare/${kind}`];
   return {
-    answer: { curl: curl(paths[0], name, query), python: withClient("classify", kind, name, query, READ_ANSWER) },
+    answer: { curl: curl(paths[0], name, query), python: withClient("classify", kind, name, query, want ? READ_FEATURES : READ_ANSWER) },
     input: { curl: curl(paths[1], name, prepared), python: withClient("prepare", kind, name, prepared, READ_PIXELS) },
     map: { curl: curl(paths[0], name, explained), python: withClient("classify", kind, name, explained, READ_MAP) },
   };
