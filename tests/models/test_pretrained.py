@@ -16,7 +16,14 @@ from models.checkpoint import Description, load_checkpoint
 from models.pretrained.__main__ import main
 from models.pretrained.make import Options, import_pretrained
 from models.vit import VisionTransformer
-from tests.helpers.pretrained_cases import NAMES, TOLERANCE, answers_of, folder_of, runs_of
+from tests.helpers.pretrained_cases import (
+    NAMES,
+    TOLERANCE,
+    answers_of,
+    dinov2_own_names,
+    folder_of,
+    runs_of,
+)
 
 Chatter = pytest.CaptureFixture[str]
 
@@ -147,28 +154,7 @@ def test_names_of_transformers_own_modules(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_a_pickle_of_the_authors(tmp_path: Path, wrapped: bool) -> None:
     """DINOv2's own names, in a file of torch.save, tensors directly or under "model"."""
-    theirs = weights_of("hf_dinov2")
-    ends = {
-        "cls_token": "embeddings.cls_token",
-        "mask_token": "embeddings.mask_token",
-        "pos_embed": "embeddings.position_embeddings",
-        "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
-        "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
-        "norm.weight": "layernorm.weight",
-        "norm.bias": "layernorm.bias",
-    }
-    state = {ours: theirs[f"dinov2.{name}"] for ours, name in ends.items()}
-    for layer in range(2):
-        old, new = f"dinov2.encoder.layer.{layer}.", f"blocks.{layer}."
-        for end in ("weight", "bias"):
-            of = f"{old}attention.attention"
-            parts = [theirs[f"{of}.{part}.{end}"] for part in ("query", "key", "value")]
-            state[f"{new}attn.qkv.{end}"] = torch.cat(parts)
-            state[f"{new}attn.proj.{end}"] = theirs[f"{old}attention.output.dense.{end}"]
-            for name in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
-                state[f"{new}{name}.{end}"] = theirs[f"{old}{name}.{end}"]
-        for number in (1, 2):
-            state[f"{new}ls{number}.gamma"] = theirs[f"{old}layer_scale{number}.lambda1"]
+    state = dinov2_own_names()
     torch.save({"model": state, "epoch": 3} if wrapped else state, tmp_path / "dinov2.pth")
     model, description = imported(tmp_path / "dinov2.pth", tmp_path / "run", Options(heads=2))
     check(model, runs_of(case("hf_dinov2"))["16x16"], width=64)  # the class token; no head
