@@ -21,7 +21,8 @@ SAID = {
     "depth": ("num_hidden_layers", "depth"),
     "width": ("hidden_size", "embed_dim"),
     "patch": ("patch_size",),
-    "registers": ("num_register_tokens",),
+    "registers": ("num_register_tokens", "n_storage_tokens"),
+    "classes": ("num_classes",),
 }
 
 
@@ -127,16 +128,18 @@ def table_grid(
     theirs = matched.theirs["table"]
     shape = source.tensors[theirs].shape
     rows = (shape[1] if len(shape) == 3 else 0) - family.class_row(matched)
-    said = sides(source.config.get("image_size") or source.parts.get("img_size"))
-    if said:
+    if said := sides(source.config.get("image_size") or source.parts.get("img_size")):
         grid = grid_of(said, patch, "config.json: image size")
         if grid.tokens != rows:
             raise CheckpointError(
                 f"{theirs}: expected {grid.tokens} rows of patches, of grid {grid}, got {rows}"
             )
         return grid
-    if asked and (grid := grid_of(asked, patch, "--size")).tokens == rows:
-        return grid
+    usual = source.config.get("pretrained_cfg") or {}
+    shape = usual.get("input_size") if isinstance(usual, dict) else None
+    for where, size in (("--size", asked), ("input_size", sides((shape or [])[1:]))):
+        if size and (grid := grid_of(size, patch, where)).tokens == rows:
+            return grid
     side = math.isqrt(max(rows, 0))
     if side < 1 or side**2 != rows:
         raise SpecError(

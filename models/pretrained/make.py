@@ -14,7 +14,15 @@ from models.checkpoint import CheckpointError, save_checkpoint
 from models.encodings.resize import table_at
 from models.pretrained.buffers import check_buffers
 from models.pretrained.convert import converted, shapes
-from models.pretrained.describe import Sizes, grid_of, heads_of, model_spec, read_sizes, table_grid
+from models.pretrained.describe import (
+    Sizes,
+    grid_of,
+    heads_of,
+    model_spec,
+    read_sizes,
+    sides,
+    table_grid,
+)
 from models.pretrained.family import Family, Found, Licence
 from models.pretrained.hub import SCHEME, fetch
 from models.pretrained.inputs import Prepared, input_spec
@@ -35,7 +43,7 @@ READ = {
     "n_storage_tokens", "num_register_tokens", "mask_k_bias", "pos_embed_rope_base",
     "pos_embed_rope_normalize_coords", "pos_embed_rope_shift_coords",
     "pos_embed_rope_jitter_coords", "pos_embed_rope_rescale_coords", "rope_temperature",
-    "untie_global_and_local_cls_norm",
+    "untie_global_and_local_cls_norm", "interpolate_antialias", "interpolate_offset",
 }  # fmt: skip
 
 
@@ -89,7 +97,7 @@ def import_pretrained(address: str, out: Path, options: Options) -> Imported:
     prepared = input_spec(family, source, matched.layout.library)
     heads = heads_of(family, source, matched, sizes.width, options.heads)
     trained = table_grid(family, source, matched, sizes.patch, options.size)
-    grid = trained or _usual_grid(prepared, sizes, options.size)
+    grid = trained or _usual_grid(source, prepared, sizes, options.size)
     found = Found(source, matched, heads, sizes.width // heads, grid)
     matched.check_shapes(source.tensors, shapes(found, sizes))
     check_buffers(found)
@@ -110,11 +118,14 @@ def import_pretrained(address: str, out: Path, options: Options) -> Imported:
     return told
 
 
-def _usual_grid(prepared: Prepared, sizes: Sizes, asked: tuple[int, ...]) -> Grid:
+def _usual_grid(
+    source: Source, prepared: Prepared, sizes: Sizes, asked: tuple[int, ...]
+) -> Grid:
     """Of a model without a table, which has no grid of its own."""
     if asked:
         return grid_of(asked, sizes.patch, "--size")
-    return grid_of(prepared.size, sizes.patch, "the size that the file says; pass --size")
+    built = sides(source.parts.get("img_size"))
+    return grid_of(built or prepared.size, sizes.patch, "the size of the file (pass --size)")
 
 
 def _resize(state: dict[str, torch.Tensor], spec: ModelSpec, grid: Grid) -> ModelSpec:

@@ -72,14 +72,14 @@ def _said(source: Source) -> tuple[list[Family], str]:
     kind, architecture, repository = map(
         source.config.get, ("model_type", "architecture", "repository")
     )
-    if kind is not None:
-        left = [family for family in everyone if kind in family.model_types]
-        known: Iterable[str] = (name for family in everyone for name in family.model_types)
-        said, library = f"model_type {kind!r}", TRANSFORMERS
-    elif architecture is not None:
+    if architecture is not None:  # timm's, which may have transformers' keys beside
         left = [family for family in everyone if family.has_architecture(str(architecture))]
-        known = FAMILIES
+        known: Iterable[str] = FAMILIES
         said, library = f"architecture {architecture!r}", TIMM
+    elif kind is not None:
+        left = [family for family in everyone if kind in family.model_types]
+        known = (name for family in everyone for name in family.model_types)
+        said, library = f"model_type {kind!r}", TRANSFORMERS
     elif repository is not None:
         left = [family for family in everyone if repository == family.repository]
         known = sorted({family.repository for family in everyone} - {""})

@@ -187,6 +187,32 @@ def test_buffers_that_their_formula_does_not_give(tmp_path: Path, capsys: Chatte
     assert f"{mask}: expected 1 for queries and values and 0 for keys" in refused(folder, capsys)
 
 
+def naver(folder: Path, columns: Tensor) -> Path:
+    """A mixed RoPE-ViT in its authors' names, of a grid of 3x5; the buffer of its columns."""
+    target = folder / "naver"
+    target.mkdir(exist_ok=True)
+    held = load_file(HERE / "timm_rope_mixed_ape" / "model.safetensors")
+    del held["pos_embed"]
+    tokens = torch.arange(15.0)
+    held |= {
+        "freqs": held.pop("rope.freqs").flatten(2).contiguous(),  # [2, L, H P]
+        "freqs_t_x": columns,
+        "freqs_t_y": tokens.div(5, rounding_mode="floor"),
+    }
+    save_file(held, target / "model.safetensors")
+    return target
+
+
+def test_token_indices_that_are_of_no_grid(tmp_path: Path, capsys: Chatter) -> None:
+    """Rows first, every token once; those that are right are left out, and told."""
+    for wrong in (torch.arange(15.0), torch.arange(15.0) % 5 + 1):
+        line = refused(naver(tmp_path, wrong), capsys, "--heads", "2")
+        assert "of every token of one grid" in line
+    folder = naver(tmp_path, torch.arange(15.0) % 5)
+    assert main([str(folder), "--out", str(tmp_path / "run"), "--heads", "2"]) == 0
+    assert "left out   freqs_t_x" in capsys.readouterr().out
+
+
 def test_sizes_that_the_patch_does_not_divide(tmp_path: Path, capsys: Chatter) -> None:
     """And words that are no size."""
     folder = changed(tmp_path, "hf_dinov3")
@@ -254,6 +280,7 @@ def test_a_table_whose_grid_nobody_tells(tmp_path: Path, capsys: Chatter) -> Non
         ("timm_eva02", {"global_pool": "map"}, "expected global_pool token or avg, got 'map'"),
         ("timm_eva02", {"architecture": "vit_base_patch16_siglip_224"}, "expected one of dinov3"),
         ("hf_dinov2", {"image_size": 20}, "expected 25 rows of patches, of grid 5x5, got 16"),
+        ("timm_eva02", {"num_classes": 6}, "num_classes 6, but the tensors have 5"),
     ],
 )
 def test_words_that_ask_for_another_model(
@@ -287,6 +314,18 @@ def test_an_out_that_is_there(tmp_path: Path, capsys: Chatter) -> None:
     (tmp_path / "run").mkdir()
     assert main([str(HERE / "hf_dinov3"), "--out", str(tmp_path / "run")]) == 2
     assert "expected a new folder" in capsys.readouterr().err
+
+
+def test_what_the_hub_does_not_have(
+    tmp_path: Path, capsys: Chatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offline, and not in the cache: the library's own reason, in a line."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason="the extra hub is absent")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert main(["hf://somebody/nothing", "--out", str(tmp_path / "run")]) == 2
+    assert "hf://somebody/nothing: cannot be fetched: " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("address", ["hf://", "hf://one", "hf://a/b/c", "hf://a/b@"])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from models.checkpoint import CheckpointError
 from models.pretrained.families import names
 from models.pretrained.family import TIMM, TRANSFORMERS, Family, Found, Licence, Preparation
 from models.pretrained.layout import Layout, Matched, both, names_of
-from models.spec import EncodingSpec
+from models.spec import EncodingSpec, TableRule
 
 ORIGINAL = "facebookresearch/dinov2"
 QUERY_KEY_VALUE = ("query", "key", "value")
+#: Of its own code: whether there is an antialiasing filter, and what is added to a side.
+RULES: dict[tuple[bool, float], TableRule] = {
+    (False, 0.1): "scale-factor", (False, 0.0): "bicubic", (True, 0.0): "bicubic-antialias",
+}  # fmt: skip
 
 LAYOUTS = (
     Layout(
@@ -83,10 +88,23 @@ def class_row(matched: Matched) -> bool:
 
 
 def encoding(found: Found) -> EncodingSpec:
-    """The table; with registers all but timm's has another rule."""
+    """The table, and its rule: with registers another one, unless the file says it.
+
+    Raises:
+        CheckpointError: a rule that is not here.
+    """
     rule = FAMILY.table_rule[found.library]
     if "registers" in found.matched.theirs:
         rule = "bicubic-antialias"
+    antialias, offset = map(found.said, ("interpolate_antialias", "interpolate_offset"))
+    if found.library == ORIGINAL and (antialias, offset) != (None, None):
+        said = bool(antialias), 0.1 if offset is None else float(offset)
+        if said not in RULES:
+            raise CheckpointError(
+                "config.json: expected interpolate_antialias and interpolate_offset of "
+                f"{', '.join(map(str, RULES))}, got {said}"
+            )
+        rule = RULES[said]
     return EncodingSpec("absolute", resize=rule)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from models.checkpoint import CheckpointError
 from models.pretrained.families import names
 from models.pretrained.family import TIMM, Family, Found, Licence, Preparation
 from models.pretrained.layout import Layout, both, names_of
@@ -42,9 +43,16 @@ LAYOUT = Layout(
 
 
 def encoding(found: Found) -> EncodingSpec:
-    """Indices that are squeezed to the reference grid at every size."""
-    sides = found.said("ref_feat_shape", default=[REFERENCE, REFERENCE])
-    return EncodingSpec("axial_rope", base=BASE, reference=int(sides[0]))
+    """Indices that are squeezed to the reference grid at every size.
+
+    Raises:
+        CheckpointError: that grid is not square.
+    """
+    said = found.said("ref_feat_shape", default=REFERENCE)
+    height, width = said if isinstance(said, list) else (said, said)
+    if height != width:
+        raise CheckpointError(f"config.json: expected a square ref_feat_shape, got {said}")
+    return EncodingSpec("axial_rope", base=BASE, reference=int(height))
 
 
 FAMILY = Family(
