@@ -269,8 +269,9 @@ class GatedMlp(nn.Module):
         super().__init__()
         self.gate = nn.Linear(spec.width, spec.mlp_dim)
         self.up = nn.Linear(spec.width, spec.mlp_dim)
-        normed = spec.mlp == "gated-norm"
-        self.norm = nn.LayerNorm(spec.mlp_dim, spec.norm_epsilon) if normed else nn.Identity()
+        self.norm: nn.Module = nn.Identity()
+        if spec.mlp == "gated-norm":
+            self.norm = nn.LayerNorm(spec.mlp_dim, spec.norm_epsilon)
         self.down = nn.Linear(spec.mlp_dim, spec.width)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from tests.helpers.features_bundles import (
     pictures,
     save,
 )
+from tests.helpers.service_fixtures import serving
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
@@ -92,6 +93,19 @@ def test_bundle_without_labels_is_verified(
     assert {"files", "statements", "goldens 3x2", "goldens 4x5", "rotations 4x5"} <= passed
     told = {proof.what: proof.told for proof in proofs if proof.passed is None}
     assert told["accuracy 3x2"] == "not stated: the bundle has no labels"
+
+
+def test_served_bundle_gives_the_checkpoints_features(bundle: Bundle) -> None:
+    """Export, proof at start and answer: what torch computes of the same picture, at each grid."""
+    (media, *_) = golden_files(InputSpec(), []).values()
+    with serving(bundle.root.parent) as server:
+        for grid in GRIDS:
+            said = {"want": "embedding", "grid": str(grid)}
+            (result,) = server.classify(content=media, params=said).json()["results"]
+            pixels = read(media, InputSpec(), grid, bundle.manifest.patch).pixels.copy()
+            expected = make_model().features(torch.from_numpy(pixels))[0].detach().numpy()
+            tolerance = 1e-4 if bundle.manifest.precision == "fp32" else 2e-2
+            np.testing.assert_allclose(result["embedding"], expected, atol=tolerance)
 
 
 def test_export_without_labels_refuses_what_needs_them(

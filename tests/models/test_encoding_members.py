@@ -115,7 +115,7 @@ def test_stored_periods_are_part_of_the_state_and_turn_as_they_say() -> None:
     assert not computed.state_dict()
     assert set(stored.state_dict()) == {"periods"}
     torch.testing.assert_close(frequencies_of(stored), frequencies_of(computed), rtol=1e-6, atol=0)
-    rounded = stored.periods.bfloat16().float()
+    rounded = stored.state_dict()["periods"].bfloat16().float()
     stored.load_state_dict({"periods": rounded})
     turned = frequencies_of(stored)[1, 0, 0, 16:]  # of the columns
     torch.testing.assert_close(turned, 2 * math.pi / rounded.double(), rtol=1e-12, atol=0)
