@@ -136,8 +136,8 @@ def table_grid(
             )
         return grid
     usual = source.config.get("pretrained_cfg") or {}
-    shape = usual.get("input_size") if isinstance(usual, dict) else None
-    for where, size in (("--size", asked), ("input_size", sides((shape or [])[1:]))):
+    input_size = usual.get("input_size") if isinstance(usual, dict) else None
+    for where, size in (("--size", asked), ("input_size", sides((input_size or [])[1:]))):
         if size and (grid := grid_of(size, patch, where)).tokens == rows:
             return grid
     side = math.isqrt(max(rows, 0))

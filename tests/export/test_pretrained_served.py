@@ -12,9 +12,12 @@ from PIL import Image
 from rich.console import Console
 
 from export.check import EMBEDDING
+from export.freeze import FrozenTransformer
+from export.graph import SharedWeights, write_graph
 from export.make import make_bundle
 from export.options import Options
 from export.parity import graph_logits, open_graph
+from export.plan import plan_of
 from media import read
 from media.spec import Grid
 from models.bundle import Bundle
@@ -22,7 +25,7 @@ from models.checkpoint import load_checkpoint
 from models.pretrained.make import Options as ImportOptions
 from models.pretrained.make import import_pretrained
 from tests.helpers import exporter
-from tests.helpers.pretrained_cases import COPIED, HERE, TOLERANCE, runs_of
+from tests.helpers.pretrained_cases import HERE, NAMES, TOLERANCE, folder_of, runs_of
 from tests.helpers.service_fixtures import serving
 
 tables_of_operators = exporter.tables_of_operators
@@ -62,18 +65,35 @@ def exported(name: str, folder: Path) -> Bundle:
     return make_bundle(options, Console(quiet=True))
 
 
-@pytest.mark.parametrize("name", COPIED)
-def test_graphs_and_service_give_the_librarys_answers(tmp_path: Path, name: str) -> None:
-    """The graphs, of the case's pixels at every size, to 5e-5; the service, torch's of a file."""
-    bundle = exported(name, tmp_path)
-    model, description = load_checkpoint(tmp_path / "run")
-    for entry, run in zip(bundle.manifest.grids, runs_of(HERE / name).values(), strict=True):
-        session, pixels = open_graph(bundle.path(entry.graph)), run["pixels"].numpy()
-        if description.labels:
-            assert abs(graph_logits(session, pixels) - run["logits"].numpy()).max() <= TOLERANCE
-        features = session.run([EMBEDDING], {"pixels": pixels})[0]
+@pytest.mark.parametrize("name", NAMES)
+def test_graphs_give_the_librarys_answers(tmp_path: Path, name: str) -> None:
+    """Of every case, at every size, to 5e-5: features, and logits where there is a head."""
+    folder = folder_of(name)
+    if folder is None:
+        pytest.skip(f"{name} is not beside this checkout (../shared/reference/pretrained/cases)")
+    import_pretrained(str(folder), tmp_path / "run", ImportOptions())
+    model, _ = load_checkpoint(tmp_path / "run")
+    for size, run in runs_of(folder).items():
+        grid = model.grid_of(run["pixels"])
+        frozen = FrozenTransformer(model, grid, "fp32", plan_of(model))
+        two, path = run["pixels"].expand(2, -1, -1, -1), tmp_path / f"{size}.onnx"  # [2, h, w, 3]
+        with SharedWeights(tmp_path / f"{size}.bin") as weights:
+            write_graph(frozen, two, path, weights, head=bool(model.spec.classes))
+        session, given = open_graph(path), {"pixels": run["pixels"].numpy()}
+        features = session.run([EMBEDDING], given)[0]
         assert abs(features - run["pooled"].numpy()).max() <= TOLERANCE
-    file = png(runs_of(HERE / name)["12x20"]["pixels"][0].numpy())
+        if "logits" in run:
+            found = graph_logits(session, given["pixels"])
+            assert abs(found - run["logits"].numpy()).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["hf_dinov3", "timm_rope_mixed_ape"])
+def test_the_service_gives_the_checkpoints_answers(tmp_path: Path, name: str) -> None:
+    """Features over HTTP are torch's of the file; of a stretched one they are the library's."""
+    exported(name, tmp_path)
+    model, description = load_checkpoint(tmp_path / "run")
+    run = runs_of(HERE / name)["12x20"]
+    file = png(run["pixels"][0].numpy())
     with serving(tmp_path / "bundles") as server:
         said = {"want": "embedding", "grid": "3x5"}
         answer = server.classify("/v1/classify/image", content=file, params=said)
@@ -82,8 +102,8 @@ def test_graphs_and_service_give_the_librarys_answers(tmp_path: Path, name: str)
     expected = model.features(torch.from_numpy(pixels))[0].detach().numpy()
     (result,) = answer.json()["results"]
     assert abs(np.array(result["embedding"]) - expected).max() <= SERVED
-    if name == "hf_dinov3":  # which is stretched, so that a file of its size is its pixels
-        assert abs(expected - runs_of(HERE / name)["12x20"]["pooled"][0].numpy()).max() <= TOLERANCE
+    if description.input.fit == "stretch":  # so that a file of its size is its pixels
+        assert abs(expected - run["pooled"][0].numpy()).max() <= TOLERANCE
 
 
 def test_a_licence_goes_into_card_and_manifest(tmp_path: Path) -> None:
