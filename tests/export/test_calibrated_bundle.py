@@ -147,14 +147,15 @@ def test_figures_are_those_of_a_report(
 ) -> None:
     """Values and intervals of the measured split; the mix counts answers, not right classes."""
     entry, test = entry_of(bundle), answered("test")
-    told = entry.figures
+    told, measured = entry.figures, entry.accuracy
     assert told is not None
+    assert measured is not None
     probabilities = np.exp(test.likelihoods(entry.calibration.temperature))
     expected = measure(probabilities, test.labels).figures
     for name in ("top1", "balanced_accuracy", "roc_auc"):
         assert getattr(told, name) == expected[name]
     assert told.top5 is None  # three classes
-    assert told.top1.value == entry.accuracy.top1
+    assert told.top1.value == measured.top1
     answers = [int((probabilities.argmax(1) == label).sum()) for label in range(3)]
     assert told.mix == pytest.approx([count / 36 for count in answers])
     assert told.confidence == pytest.approx(probabilities.max(1).mean())
@@ -168,6 +169,7 @@ def test_bundle_says_when_it_does_not_know(bundle: Bundle) -> None:
     (left,) = [row for row in entry.figures.coverage if row.threshold == 0.65]
     assert 0 < left.share < 1
     assert left.accuracy is not None
+    assert entry.accuracy is not None
     assert left.accuracy > entry.accuracy.top1
 
 

@@ -232,6 +232,7 @@ def test_accuracy_is_that_of_the_graph_on_the_whole_split(
     split = prepare_split(open_source(data), "test", description.input, GRIDS[0], (4, 6))
     right = torch_logits(model, split.pixels, GRIDS[0]).argmax(1) == split.labels
     measured = bundle.manifest.grids[0].accuracy
+    assert measured is not None
     assert (measured.items, measured.top1) == (36, pytest.approx(right.mean()))
     assert measured.split_sha256 == split.sha256
 

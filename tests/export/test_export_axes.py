@@ -197,6 +197,7 @@ def test_accuracy_counts_clips_by_the_mean_of_their_views(clips: Bundle) -> None
     assert len(set(found)) > 1  # not one answer for everything
     assert (logits.argmax(2) != found[:, None]).any()  # a single view would judge otherwise
     entry = clips.manifest.grids[0]
+    assert entry.accuracy is not None
     assert (entry.accuracy.items, entry.parity.items) == (ITEMS, ITEMS * VIEWS)
     assert entry.accuracy.top1 == pytest.approx((found == labels).mean())
 

@@ -85,9 +85,11 @@ def test_small_gains_survive_half_precision(tmp_path: Path) -> None:
     """Layer scale of 1e-5 stays float32, where folding it would round weights to nothing."""
     model = make_model("dinov3")
     with torch.no_grad():
-        for layer in model.layers:
-            layer.attention_scale.mul_(1e-5)  # type: ignore[union-attr, operator]
-            layer.attention.out.weight.mul_(1e4)  # type: ignore[union-attr]
+        for name, parameter in model.named_parameters():
+            if name.endswith(".attention_scale"):
+                parameter.mul_(1e-5)
+            elif name.endswith(".attention.out.weight"):
+                parameter.mul_(1e4)
     path, _ = exported(tmp_path, model, "fp16")
     pixels = make_pixels(model, 16, GRID).numpy()
     expected = torch_logits(model, pixels, GRID)

@@ -153,6 +153,7 @@ def test_manifest_states_the_agreement_on_the_whole_split(
         assert parity.top1_equal == (actual.argmax(1) == expected.argmax(1)).sum()
         assert parity.max_abs == pytest.approx(np.abs(actual - expected).max(), rel=1e-3)
         assert (parity.atol, parity.rtol) == (pytest.approx(8e-3 * expected.std()), 1e-3)
+        assert entry.accuracy is not None
         assert entry.accuracy.top1 == pytest.approx((actual.argmax(1) == split.labels).mean())
 
 

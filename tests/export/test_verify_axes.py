@@ -131,7 +131,9 @@ def test_honest_bundle_is_verified(
     lines = out.splitlines()
     assert (status, lines[-1]) == (0, "verified")
     assert len([line for line in lines if line.startswith("ok")]) == proofs
-    stated = round(bundle.manifest.grids[0].accuracy.top1 * 36)
+    measured = bundle.manifest.grids[0].accuracy
+    assert measured is not None
+    stated = round(measured.top1 * 36)
     assert f"{stated} of 36 right, {stated} stated" in out
     assert "1 of 48x32x32 for 2 layers" in out  # one table for all
 

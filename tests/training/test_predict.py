@@ -367,6 +367,19 @@ def test_what_cannot_be_answered_is_refused(
     assert not (tmp_path / "a.csv").exists()
 
 
+def test_checkpoint_without_a_head_answers_nothing(
+    pictures: Path, tmp_path: Path, capsys: Chatter
+) -> None:
+    """Features are no answers to a question with labels: refused, with what gives it a head."""
+    model = VisionTransformer(dataclasses.replace(IMAGE, classes=0), InputSpec())
+    (tmp_path / "headless").mkdir()
+    save_checkpoint(tmp_path / "headless", model, InputSpec(), (), {})
+    arguments = ["predict", str(tmp_path / "headless"), str(pictures), "--out"]
+    message = "the checkpoint has no head: expected one with labels, got features alone"
+    check_refused([*arguments, str(tmp_path / "a.csv")], capsys, message)
+    assert not (tmp_path / "a.csv").exists()
+
+
 def test_table_is_never_overwritten(
     run: Path, pictures: Path, tmp_path: Path, capsys: Chatter
 ) -> None:
