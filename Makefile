@@ -45,7 +45,7 @@ TORCH := $(shell sed -n 's/^torch==[^ ]*/&/p' constraints.txt)
 extras.serve-cpu := serve,otel,grpc,cpu
 extras.serve-gpu := serve,otel,grpc,gpu
 extras.serve-test := serve,otel,grpc,cpu,dev
-extras.train := serve,otel,grpc,cpu,train,export,dev
+extras.train := serve,otel,grpc,cpu,train,export,hub,dev
 extras.scale := serve,cpu,scale,dev
 
 # What must not be there after the install, whatever asked for it.

@@ -36,6 +36,9 @@ def model_card(
     about: str,
 ) -> str:
     """README.md of a bundle; ``about`` is what only its maker knows: data, licence, limits."""
+    about = about.strip() or UNSAID
+    if licence := description.licence:
+        about += f"\n\n**Licence of the weights**: {licence['name']}. {licence['terms']}".rstrip()
     if not description.labels:
         return _card_of_features(name, description, form, entries, source, about)
     axes = " x ".join(AXES[description.input.modality])
@@ -45,7 +48,7 @@ def model_card(
     assert measured is not None
     return f"""# {name}
 
-{about.strip() or UNSAID}
+{about}
 
 ## What it is
 
@@ -55,7 +58,7 @@ Classes: {", ".join(description.labels)}.
 
 ## What it sees
 
-{_input(description.input)}
+{_seen(description)}
 
 ## How good it is
 
@@ -97,7 +100,7 @@ def _card_of_features(
     fp16 = any(entry.rounded for entry in entries)
     return f"""# {name}
 
-{about.strip() or UNSAID}
+{about}
 
 ## What it is
 
@@ -108,7 +111,7 @@ would read them (`want=embedding`). It ranks nothing.
 
 ## What it sees
 
-{_input(description.input)}
+{_seen(description)}
 
 ## How near the checkpoint it is
 
@@ -216,6 +219,12 @@ def _told(key: str, value: Any) -> Any:
 def _trained(description: Description, data: Mapping[str, Any]) -> str:
     """On what, and what chose the checkpoint; of an imported one nobody here knows."""
     if imported := description.notes.get("imported"):
+        if "mode" not in imported:
+            return (
+                f"Public weights: {imported['source']}, imported from the names of "
+                f"{imported['library']}. Which items they were trained on is not known here, nor "
+                "whether some of those above are among them"
+            )
         return (
             f"Trained with the published LieRE code; on what data: {data['name']}. Its items are "
             "not known here, nor whether some of those above are among them. "
@@ -243,12 +252,21 @@ def _began(description: Description) -> str:
     )
 
 
+def _seen(description: Description) -> str:
+    """How an item becomes the input, and what the library of public weights does otherwise."""
+    differs = (description.notes.get("imported") or {}).get("differs", [])
+    told = "".join(f"\n* {line}" for line in differs)
+    return _input(description.input) + (told and f"\n\nOf the public weights:\n{told}")
+
+
 def _input(spec: InputSpec) -> str:
     """How an item becomes the input, for who will send such items."""
     colours = "grey" if spec.channels == 1 else "RGB"
     if spec.volume:
         return _scan(spec.volume, spec)
     fit = "its centre is cut out" if spec.fit == "crop" else "it is stretched"
+    if spec.crop_ratio < 1:
+        fit += f", less its edges (crop ratio {spec.crop_ratio:.4g})"
     if spec.video:
         return f"{_clip(spec.video)} Of each frame, in {colours}, {fit} ({spec.interpolation})."
     return f"A picture in {colours}; {fit} to the pixels below ({spec.interpolation})."

@@ -23,7 +23,8 @@ def origin(
         duplicates: of the data that it was measured on, counts alone.
     """
     notes, made = description.notes, NAMES[description.input.modality]
-    return {
+    licence = {"licence": description.licence} if description.licence else {}
+    return licence | {
         "checkpoint_sha256": description.weights_sha256,
         "step": notes.get("step"),
         "data": _public(notes.get("data", {})),

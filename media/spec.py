@@ -125,6 +125,10 @@ class InputSpec:
         dtype: of the array; float32, for volumes alone, keeps what rounding to 256 steps loses.
         fit: ``crop`` resizes so that the short side just covers the target and cuts the centre;
             ``stretch`` resizes each axis on its own and keeps every pixel. Volumes: ``stretch``.
+        crop_ratio: share of each side that is kept, above 0 and up to 1. Below 1 the input is
+            resized for a target of ``floor(side / crop_ratio)`` pixels, a side that is longer in
+            whole pixels below its own, and the target is cut from the middle: 0.9 or 224 / 256 for
+            public models. Not for volumes.
         interpolation: resampling filter; both are anti-aliased when shrinking.
         background: RGB value that transparent pixels are blended onto.
         video, volume: what that modality needs besides; None for the others.
@@ -136,6 +140,7 @@ class InputSpec:
     channels: int = 3
     dtype: Literal["uint8", "float32"] = "uint8"
     fit: Literal["crop", "stretch"] = "crop"
+    crop_ratio: float = 1.0
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     background: tuple[int, ...] = (255, 255, 255)
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -168,6 +173,11 @@ class InputSpec:
             raise SpecError(
                 "volumes need channels 1 and fit stretch, "
                 f"got {self.channels} and {self.fit}"
+            )
+        if not 0 < self.crop_ratio <= 1 or (self.modality == "volume" and self.crop_ratio != 1):
+            raise SpecError(
+                "crop_ratio must be above 0 and up to 1, and 1 for volumes, "
+                f"got {self.crop_ratio} for modality {self.modality}"
             )
         if self.dtype == "float32" and self.modality != "volume":
             raise SpecError(f"dtype float32 is for volumes, got modality {self.modality}")

@@ -48,6 +48,14 @@ class Description:
     weights_sha256: str
     notes: dict[str, Any]
 
+    @property
+    def licence(self) -> dict[str, str]:
+        """``name`` and ``terms`` of the public weights that these are or began from; {} of none."""
+        for note in ("imported", "grown", "init"):
+            if licence := (self.notes.get(note) or {}).get("licence"):
+                return dict(licence)
+        return {}
+
 
 @dataclasses.dataclass(frozen=True)
 class _Notes:

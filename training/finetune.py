@@ -90,8 +90,9 @@ def adopt(model: VisionTransformer, config: TrainConfig, labels: tuple[str, ...]
 
 
 def origin(description: Description) -> dict[str, Any]:
-    """What a run remembers of the checkpoint that it began from."""
-    return {
+    """What a run remembers of the checkpoint that it began from; a licence binds what follows."""
+    licence = {"licence": description.licence} if description.licence else {}
+    return licence | {
         "weights_sha256": description.weights_sha256,
         "step": description.notes.get("step"),
         "data": (description.notes.get("data") or {}).get("name"),

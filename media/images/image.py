@@ -10,6 +10,7 @@ types need besides stands in the module of their name.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -65,6 +66,8 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+#: How many times as many pixels as the target a picture may have that is resized before it is cut.
+MAX_ENLARGED = 16
 #: Of the edges of a crop, in pixels of the upright original; told, not used.
 BOX_DIGITS = 4
 
@@ -131,16 +134,19 @@ def see(
         MediaError: see its subclasses.
     """
     if isinstance(media, np.ndarray):
-        picture = _from_array(media, sizes, spec.fit, part)
+        picture = _from_array(media, sizes, spec, part)
     else:
-        picture = _decode(media, sizes, spec.fit, part)
+        picture = _decode(media, sizes, spec, part)
     image, box = _flatten(picture.image, spec), picture.box
     height, width = picture.target
     if picture.part:
         box = _loaded_box(picture, picture.part)
     elif spec.fit == "crop":
         box = _centre_box(box, (width, height))
-    image = image.resize((width, height), FILTERS[spec.interpolation], box=box)
+    if part is None and spec.crop_ratio < 1:
+        image = _resized_and_cut(image, picture, spec, box)
+    else:
+        image = image.resize((width, height), FILTERS[spec.interpolation], box=box)
     array = np.asarray(image, dtype=np.uint8)
     pixels = array.reshape(height, width, spec.channels)  # grey images have no channel axis
     return pixels, _seen(picture, box)
@@ -176,7 +182,7 @@ def _scales(picture: Upright) -> tuple[float, float]:
 
 
 def _decode(
-    data: bytes, sizes: Sequence[tuple[int, ...]], fit: str, part: Part | None
+    data: bytes, sizes: Sequence[tuple[int, ...]], spec: InputSpec, part: Part | None
 ) -> Upright:
     """Bytes -> a loaded, upright image, its target, and the part of it that is wanted.
 
@@ -193,7 +199,7 @@ def _decode(
             width, height = opened.image.size
             size = (width, height) if opened.turn >= 5 else (height, width)
             target = fitting(size, sizes)
-            box = _part_box(size, target, fit, part)
+            box = _part_box(size, target, spec, part)
             loaded = _load(opened, 2 * _shrinking(size, target, box))
             return Upright(*loaded, size, opened.turn, target, box)
     except MediaError:
@@ -205,14 +211,60 @@ def _decode(
 
 
 def _part_box(
-    size: tuple[int, int], target: tuple[int, ...], fit: str, part: Part | None
+    size: tuple[int, int], target: tuple[int, ...], spec: InputSpec, part: Part | None
 ) -> Box | None:
     """The part of a picture of ``size`` that is wanted, in its own pixels."""
     if part is None:
-        return None
-    whole = of_shape(size, target) if fit == "crop" else size
+        return None if spec.crop_ratio == 1 else _cut_box(size, target, spec)
+    whole = of_shape(size, target) if spec.fit == "crop" else size
     (top, bottom), (left, right) = part.spans(size, whole)
     return left, top, right, bottom
+
+
+def _whole_sides(
+    size: tuple[int, int], target: tuple[int, ...], spec: InputSpec
+) -> tuple[int, ...]:
+    """What a picture of ``size`` (height, width) is resized to before ``crop_ratio`` cuts it.
+
+    In whole pixels, rounded down, as torchvision's Resize does.
+    """
+    sides = [math.floor(side / spec.crop_ratio + 1e-6) for side in target]  # 16 / (16 / 18) is 18
+    if spec.fit == "stretch":
+        return tuple(sides)
+    part, whole = max(zip(sides, size, strict=True), key=lambda pair: pair[0] / pair[1])
+    return tuple(side * part // whole for side in size)
+
+
+def _cut_box(size: tuple[int, int], target: tuple[int, ...], spec: InputSpec) -> Box:
+    """The part of a picture of ``size`` (height, width) that ``crop_ratio`` leaves."""
+    edges = []
+    for own, whole, side in zip(size, _whole_sides(size, target, spec), target, strict=True):
+        start = _offset(whole, side)
+        edges.append((start * own / whole, (start + side) * own / whole))
+    (top, bottom), (left, right) = edges
+    return left, top, right, bottom
+
+
+def _offset(whole: int, side: int) -> int:
+    """Where the middle ``side`` of ``whole`` pixels begins, as torchvision's CenterCrop has it."""
+    return round((whole - side) / 2)
+
+
+def _resized_and_cut(
+    image: Image.Image, picture: Upright, spec: InputSpec, box: Box
+) -> Image.Image:
+    """Resized as a whole, then cut, so that it is what Pillow makes of both.
+
+    A strip is resampled where it is cut: its whole would be too large. Pillow may then take its
+    two passes in the other order, which differs where the first one clips.
+    """
+    how, (height, width) = FILTERS[spec.interpolation], picture.target
+    rows, columns = _whole_sides(picture.size, picture.target, spec)
+    if rows * columns > MAX_ENLARGED * height * width:
+        return image.resize((width, height), how, box=box)
+    top, left = _offset(rows, height), _offset(columns, width)
+    whole = image.resize((columns, rows), how, box=picture.box)
+    return whole.crop((left, top, left + width, top + height))
 
 
 def _shrinking(size: tuple[int, int], target: tuple[int, ...], box: Box | None) -> float:
@@ -251,7 +303,7 @@ def _upright_box(
 
 
 def _from_array(
-    array: np.ndarray, sizes: Sequence[tuple[int, ...]], fit: str, part: Part | None
+    array: np.ndarray, sizes: Sequence[tuple[int, ...]], spec: InputSpec, part: Part | None
 ) -> Upright:
     """A decoded array as an image; [h, w], [h, w, 1] are grey, [h, w, 3|4] RGB(A)."""
     if array.ndim == 3 and array.shape[2] == 1:
@@ -266,7 +318,7 @@ def _from_array(
     height, width = size = array.shape[:2]
     image = Image.fromarray(array)
     target = fitting(size, sizes)
-    box = _part_box((height, width), target, fit, part)
+    box = _part_box((height, width), target, spec, part)
     return Upright(image, (0, 0, width, height), size, 1, target, box)
 
 

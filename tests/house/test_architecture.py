@@ -24,6 +24,7 @@ WEB = {"fastapi", "starlette", "uvicorn", "uvloop", "httptools"}
 ALLOWED = {
     "media": MEDIA,
     "models": {"numpy", "torch", "safetensors"},
+    "models/pretrained/hub.py": {"huggingface_hub"},
     "models/spec.py": {"pydantic", "pydantic_core"},
     "models/manifest.py": set(),
     "models/figures.py": set(),

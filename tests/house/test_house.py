@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 PROMISED = ("serve", "test", "lint", "bench")
-EXTRAS = {"serve", "cpu", "gpu", "otel", "grpc", "train", "export", "scale", "dev"}
+EXTRAS = {"serve", "cpu", "gpu", "otel", "grpc", "train", "export", "scale", "hub", "dev"}
 
 
 def _normal(name: str) -> str:

@@ -68,8 +68,8 @@ def test_images_are_the_dockerfiles(repo_root: Path) -> None:
     text = (repo_root / "Dockerfile").read_text(encoding="utf-8")
     asked = re.findall(r"['\"]\.\[(.*?)\]['\"]", text)
     listed = [",".join(extras) for extras in IMAGES.values()]
-    assert sorted(asked) == ["serve,otel,$EXTRA", "train,export,cpu"]
-    assert listed == ["serve,otel,cpu", "serve,otel,gpu", "train,export,cpu"]
+    assert sorted(asked) == ["serve,otel,grpc,$EXTRA", "train,export,cpu"]
+    assert listed == ["serve,otel,grpc,cpu", "serve,otel,grpc,gpu", "train,export,cpu"]
 
 
 @pytest.mark.parametrize("image", IMAGES)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
-import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import CheckpointError
+from models.pretrained.pickled import load_plain
 
 #: Every published model has one; what stands before it is the prefix of the Lightning module.
 CLASS_TOKEN = "cls_token"
@@ -35,7 +33,7 @@ class Published:
 
 def read_published(path: Path) -> Published:
     """The file at ``path``; CheckpointError if it is not a Lightning checkpoint."""
-    loaded = _load(path)
+    loaded = load_plain(path)
     state = loaded.get("state_dict") if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise CheckpointError(
@@ -54,30 +52,6 @@ def first(names: list[str], count: int = 3) -> str:
     """The first names of a list, and how many more there are."""
     rest = f" and {len(names) - count} more" if len(names) > count else ""
     return (", ".join(names[:count]) or "nothing") + rest
-
-
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a checkpoint file, got {path}")
-    try:
-        with warnings.catch_warnings():  # what torch would warn of is refused below, in one line
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # bytes that are no pickle end an unpickler in any way
-        raise CheckpointError(f"{path}: {_refusal(error)}") from error
-
-
-def _refusal(error: Exception) -> str:
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    if isinstance(error, pickle.UnpicklingError) and named:
-        return (
-            f"expected tensors and plain values, got a pickle that names {named[1]}: it could run "
-            "code when it is loaded, and is refused"
-        )
-    kind = type(error).__name__
-    return f"expected a file written by torch.save, got one that cannot be read as such ({kind})"
 
 
 def _kind(loaded: object) -> str:

@@ -1,0 +1,125 @@
+"""What is known of a published family beside its tensors; a file of ``families`` holds each."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from media.spec import Grid
+from models.pretrained.layout import Layout, Matched
+from models.pretrained.source import Source
+from models.spec import EncodingSpec, TableRule
+
+#: The names of libraries that write files of more than one family.
+TRANSFORMERS, TIMM = "transformers", "timm"
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Licence:
+    """Under which weights are published.
+
+    Attributes:
+        terms: what it asks of whoever passes on the weights or what was made of them.
+    """
+
+    name: str
+    terms: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """How a library prepares a picture where no file says it.
+
+    Attributes:
+        size: pixels of each side.
+        resized: of the short side before the centre is cut, with ``size`` as the reference.
+        note: where the library does what an InputSpec cannot say, what differs.
+    """
+
+    size: int
+    resized: int
+    fit: Literal["crop", "stretch"] = "crop"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, ...] = IMAGENET[0]
+    std: tuple[float, ...] = IMAGENET[1]
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A file in which a family was recognised.
+
+    Attributes:
+        grid: tokens per axis that its positions were made for, or that were asked for.
+    """
+
+    source: Source
+    matched: Matched
+    heads: int
+    head_dim: int
+    grid: Grid
+
+    @property
+    def library(self) -> str:
+        return self.matched.layout.library
+
+    def tensor(self, ours: str) -> Tensor | None:
+        """As stored, or None where the file has none."""
+        theirs = self.matched.theirs.get(ours)
+        return None if theirs is None else self.source.tensors[theirs]
+
+    def said(self, *keys: str, default: Any = None) -> Any:
+        """What config.json, or the arguments of the model in it, says under one of ``keys``."""
+        for told in (self.source.config, self.source.parts):
+            for key in keys:
+                if told.get(key) is not None:
+                    return told[key]
+        return default
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One row of ``FAMILIES``.
+
+    Attributes:
+        about: what it is called, for people.
+        layouts: the names that its files have.
+        model_types: transformers' names of it.
+        architectures: of timm's names, the pattern of those that belong to it.
+        repository: of its own code, as config.json of such a file may say.
+        heads: width -> heads, of the published sizes.
+        epsilon: of every LayerNorm, by library.
+        encoding: what turns or is added, apart from a table beside it.
+        channels: how theirs lie in a head where ours are pairs 2 t, 2 t + 1, rows before columns:
+            ``halves`` turn t with t + D / 2, ``columns-first`` has the axes the other way round.
+        class_row: whether the table's first row belongs to the class token.
+        table_rule: how the table is resized, by library.
+        pool: what is read of the tokens where no file says it; by library, ``class`` of others.
+        preparation: by library.
+    """
+
+    name: str
+    about: str
+    licence: Licence
+    layouts: tuple[Layout, ...]
+    heads: Mapping[int, int]
+    epsilon: Mapping[str, float]
+    preparation: Mapping[str, Preparation]
+    encoding: Callable[[Found], EncodingSpec]
+    model_types: tuple[str, ...] = ()
+    architectures: str = r"(?!)"
+    repository: str = ""
+    channels: Literal["as ours", "halves", "columns-first"] = "as ours"
+    class_row: Callable[[Matched], bool] = lambda matched: False
+    table_rule: Mapping[str, TableRule] = dataclasses.field(default_factory=dict)
+    pool: Mapping[str, Literal["class", "mean"]] = dataclasses.field(default_factory=dict)
+
+    def has_architecture(self, name: str) -> bool:
+        """Whether one of timm's names, with or without its tag, is of this family."""
+        return re.fullmatch(self.architectures, name.split(".", maxsplit=1)[0]) is not None

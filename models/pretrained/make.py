@@ -1,0 +1,247 @@
+"""A public file -> a checkpoint folder, in order: read, recognised, described, checked, written."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from media.files import atomic_directory
+from media.spec import Grid, InputSpec, SpecError
+from models.checkpoint import CheckpointError, save_checkpoint
+from models.encodings.resize import table_at
+from models.pretrained.buffers import check_buffers
+from models.pretrained.convert import converted, shapes
+from models.pretrained.describe import (
+    Sizes,
+    grid_of,
+    heads_of,
+    model_spec,
+    read_sizes,
+    sides,
+    table_grid,
+)
+from models.pretrained.family import Family, Found, Licence
+from models.pretrained.hub import SCHEME, fetch
+from models.pretrained.inputs import Prepared, input_spec
+from models.pretrained.recognise import recognise
+from models.pretrained.source import Source, open_source
+from models.spec import ModelSpec
+from models.vit import VisionTransformer
+
+CHANNELS = {
+    "halves": "t and t + D / 2 become a pair",
+    "columns-first": "the pairs of rows before those of columns",
+}
+#: Of the arguments that config.json has of a model: read, or seen in the tensors.
+READ = {
+    "img_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "patch_size", "num_classes",
+    "in_chans", "global_pool", "qkv_bias", "norm_eps", "rope_theta", "rope_mixed", "use_ape",
+    "ref_feat_shape", "layerscale_init", "init_values", "ffn_ratio", "ffn_layer",
+    "n_storage_tokens", "num_register_tokens", "mask_k_bias", "pos_embed_rope_base",
+    "pos_embed_rope_normalize_coords", "pos_embed_rope_shift_coords",
+    "pos_embed_rope_jitter_coords", "pos_embed_rope_rescale_coords", "rope_temperature",
+    "untie_global_and_local_cls_norm", "interpolate_antialias", "interpolate_offset",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the file cannot tell, or shall not decide. None or empty: what it says.
+
+    Attributes:
+        family: a key of ``FAMILIES``, or timm's name of the model.
+        labels: names of the classes.
+        size: pixels (height, width) that the checkpoint is made for.
+    """
+
+    family: str = ""
+    labels: tuple[str, ...] = ()
+    size: tuple[int, ...] = ()
+    heads: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """What was written, for people: a line of each kind."""
+
+    spec: ModelSpec
+    input: InputSpec
+    licence: Licence
+    found: str
+    converted: list[str]
+    folded: list[str]
+    left_out: list[str]
+    notes: list[str]
+
+
+def import_pretrained(address: str, out: Path, options: Options) -> Imported:
+    """Write the checkpoint folder ``out``, whole or not at all.
+
+    Args:
+        address: a file, a folder, or ``hf://OWNER/NAME``.
+
+    Raises:
+        CheckpointError: the file is none, or its tensors are not those of its family.
+        SpecError: something is not told, or contradicts the file.
+        FileNotFoundError, FileExistsError: there is no file, or ``out`` is there already.
+    """
+    if out.exists():
+        raise FileExistsError(f"expected a new folder, got {out}, which exists")
+    hub = address.startswith(SCHEME)
+    source = open_source(fetch(address) if hub else Path(address), address if hub else "")
+    family, matched = recognise(source, options.family)
+    sizes = read_sizes(source, matched)
+    prepared = input_spec(family, source, matched.layout.library)
+    heads = heads_of(family, source, matched, sizes.width, options.heads)
+    trained = table_grid(family, source, matched, sizes.patch, options.size)
+    grid = trained or _usual_grid(source, prepared, sizes, options.size)
+    found = Found(source, matched, heads, sizes.width // heads, grid)
+    matched.check_shapes(source.tensors, shapes(found, sizes))
+    check_buffers(found)
+    try:
+        spec = model_spec(family, found, sizes)
+        labels = _labels(options.labels, source, spec.classes)
+        state = converted(family, found, spec)
+        asked = grid_of(options.size, sizes.patch, "--size") if options.size else grid
+        resized = asked != grid
+        if resized:
+            spec = _resize(state, spec, asked)
+        model = _assembled(spec, prepared.spec, state)
+    except SpecError as error:
+        raise SpecError(f"{source.name}: {error}") from error
+    told = _told(family, found, prepared, model.spec, f"{grid} to {asked}" if resized else "")
+    with atomic_directory(out) as folder:
+        save_checkpoint(folder, model, prepared.spec, labels, _notes(family, found, told))
+    return told
+
+
+def _usual_grid(
+    source: Source, prepared: Prepared, sizes: Sizes, asked: tuple[int, ...]
+) -> Grid:
+    """Of a model without a table, which has no grid of its own."""
+    if asked:
+        return grid_of(asked, sizes.patch, "--size")
+    built = sides(source.parts.get("img_size"))
+    return grid_of(built or prepared.size, sizes.patch, "the size of the file (pass --size)")
+
+
+def _resize(state: dict[str, torch.Tensor], spec: ModelSpec, grid: Grid) -> ModelSpec:
+    """The spec for another grid, and its table in ``state`` with it."""
+    name = "encoding.table" if spec.position_table is None else "position_table"
+    rule = spec.position_table or spec.encoding.options.get("resize")
+    if rule is not None:  # a table of positions, and not one of frequencies
+        state[name] = table_at(state[name], spec.training_grid, grid, rule).contiguous()
+    return dataclasses.replace(spec, grid=grid.size)
+
+
+def _assembled(
+    spec: ModelSpec, described: InputSpec, state: dict[str, torch.Tensor]
+) -> VisionTransformer:
+    """The model with these very tensors: none is drawn, and none copied."""
+    with torch.device("meta"):
+        model = VisionTransformer(spec, described)
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"the tensors do not make the model: {error}") from error
+    return model
+
+
+def _labels(given: tuple[str, ...], source: Source, classes: int) -> tuple[str, ...]:
+    """A name for each class: those given, else the file's, else numbers.
+
+    Raises:
+        SpecError: they are not as many, or not different.
+    """
+    if not given:
+        named = source.config.get("id2label")
+        numbered = [str(number) for number in range(classes)]
+        if isinstance(named, dict) and set(named) == set(numbered):
+            given = tuple(str(named[number]) for number in numbered)
+        if len(set(given)) != classes:
+            return tuple(f"class {number}" for number in numbered)
+    different = len(set(given) - {""})
+    if (len(given), different) != (classes, classes):
+        raise SpecError(
+            f"--labels: the head has {classes} classes; expected as many different names, one a "
+            f"line, got {len(given)} lines with {different}"
+        )
+    return given
+
+
+def licence_of(family: Family, source: Source) -> Licence:
+    """The family's, and what the file says of itself where that is something else."""
+    told = source.config.get("pretrained_cfg")
+    said = told.get("license") if isinstance(told, dict) else None
+    plain = str(said or "").lower().replace("-license", "")
+    if not plain or plain in family.licence.name.lower():
+        return family.licence
+    return dataclasses.replace(
+        family.licence, name=f"{said} (as the file says; {family.about}: {family.licence.name})"
+    )
+
+
+def _told(
+    family: Family, found: Found, prepared: Prepared, spec: ModelSpec, resized: str
+) -> Imported:
+    """What was done with the tensors, and what differs from the library."""
+    has, library = found.matched.theirs, found.library
+    converted = [f"{spec.depth} layers of {spec.heads} heads from the names of {library}"]
+    if family.channels != "as ours":
+        converted.append(f"channels of queries and keys reordered: {CHANNELS[family.channels]}")
+    if "frequencies" in has:
+        converted.append(f"{has['frequencies']}: rows before columns")
+    if "periods" in has:
+        converted.append(f"{has['periods']}: kept as stored, which may be rounded")
+    if stored := {str(one.dtype).split(".")[-1] for one in found.source.tensors.values()} - {
+        "float32"
+    }:
+        converted.append(f"{', '.join(sorted(stored))} to float32, the values as stored")
+    if resized:
+        converted.append(f"table of positions resized from grid {resized}, as {library} does")
+    notes = list(prepared.notes)
+    unread = sorted(set(found.source.parts) - READ)
+    if unread:
+        notes.append(f"not looked at in config.json: {', '.join(unread)}")
+    row = "table" in has and family.class_row(found.matched)
+    masked = sorted(name for name in has if name.endswith("key_mask"))
+    checked = [has[name] for name in ("token_rows", "token_columns") if name in has]
+    return Imported(
+        spec=spec,
+        input=prepared.spec,
+        licence=licence_of(family, found.source),
+        found=f"{family.about} ({library}), {len(found.source.tensors)} tensors",
+        converted=converted,
+        folded=[f"{has['table']}: its first row into {has['class_token']}"] if row else [],
+        left_out=[
+            *found.matched.left_out,
+            *checked,
+            *[f"the bias of keys, by {has[name]}" for name in masked],
+        ],
+        notes=notes,
+    )
+
+
+def _notes(family: Family, found: Found, told: Imported) -> dict[str, Any]:
+    """What the checkpoint remembers; which items it was trained on is not known."""
+    unknown = {"items": None, "sha256": None}
+    config, name = found.source.config, found.source.name
+    return {
+        "step": None,
+        "imported": {
+            "family": family.name,
+            "library": found.library,
+            "source": name,
+            "model": config.get("architecture") or config.get("model_type"),
+            "files": found.source.files,
+            "licence": dataclasses.asdict(told.licence),
+            "converted": told.converted,
+            "folded": told.folded,
+            "left_out": told.left_out,
+            "differs": told.notes,
+        },
+        "data": {"name": f"what {name} learned from", "train": unknown, "val": unknown},
+    }

@@ -1,0 +1,216 @@
+"""Public weights imported: the libraries' answers from every form of file, and what is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from media.spec import Grid
+from models.checkpoint import Description, load_checkpoint
+from models.pretrained.__main__ import main
+from models.pretrained.make import Options, import_pretrained
+from models.vit import VisionTransformer
+from tests.helpers.pretrained_cases import (
+    NAMES,
+    TOLERANCE,
+    answers_of,
+    dinov2_own_names,
+    folder_of,
+    runs_of,
+)
+
+Chatter = pytest.CaptureFixture[str]
+
+
+def case(name: str) -> Path:
+    folder = folder_of(name)
+    if folder is None:
+        pytest.skip(f"{name} is not beside this checkout (../shared/reference/pretrained/cases)")
+    return folder
+
+
+def weights_of(name: str) -> dict[str, Tensor]:
+    return load_file(case(name) / "model.safetensors")
+
+
+def imported(
+    source: Path | str, out: Path, options: Options | None = None
+) -> tuple[VisionTransformer, Description]:
+    import_pretrained(str(source), out, options or Options())
+    return load_checkpoint(out)
+
+
+def check(model: VisionTransformer, run: dict[str, Tensor], width: int | None = None) -> None:
+    """Every answer of the run, its first ``width`` outputs alone where that is given."""
+    for name, ours in answers_of(model, run).items():
+        if width is None or name == "pooled":
+            worst = (ours[:, :width] - run[name][:, :width]).abs().max().item()
+            assert worst <= TOLERANCE, f"{name}: {worst:.1e}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_imported_model_answers_as_its_library(tmp_path: Path, name: str) -> None:
+    """Outputs, input gradients and those of learned frequencies, at both sizes, to 5e-5."""
+    model, description = imported(case(name), tmp_path / "run")
+    runs = runs_of(case(name))
+    for run in runs.values():
+        model.zero_grad()
+        check(model, run)
+    config = json.loads((case(name) / "config.json").read_text())
+    assert description.model.depth == 2
+    assert description.notes["imported"]["model"] == config.get(
+        "architecture", config.get("model_type")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("hf_dinov2", (12, 20)), ("timm_rope_mixed_ape", (16, 24))]
+)
+def test_a_size_resizes_a_table_as_its_library_does(
+    tmp_path: Path, name: str, size: tuple[int, int]
+) -> None:
+    """The checkpoint is of that grid, and gives the library's answers there."""
+    model, description = imported(case(name), tmp_path / "run", Options(size=size))
+    assert description.model.training_grid == Grid((size[0] // 4, size[1] // 4))
+    run = runs_of(case(name))["x".join(map(str, size))]
+    check(model, {key: value for key, value in run.items() if "grad." not in key})
+    assert "resized" in str(description.notes["imported"]["converted"])
+
+
+def test_what_is_said_of_an_import(tmp_path: Path, capsys: Chatter) -> None:
+    """Found, converted, folded, left out, and under which licence: printed, and in the notes."""
+    assert main([str(case("hf_dinov2")), "--out", str(tmp_path / "two")]) == 0
+    printed = capsys.readouterr().out
+    assert "found      DINOv2 (transformers), 45 tensors" in printed
+    assert "folded     dinov2.embeddings.position_embeddings: its first row into" in printed
+    assert "left out   dinov2.embeddings.mask_token" in printed
+    assert "licence    Apache-2.0" in printed
+    assert main([str(case("meta_dinov3")), "--out", str(tmp_path / "three")]) == 0
+    printed = capsys.readouterr().out
+    for name in ("local_cls_norm.weight", "mask_token", "the bias of keys"):
+        assert f"left out   {name}" in printed
+    assert "rope_embed.periods: kept as stored" in printed
+    _, description = load_checkpoint(tmp_path / "three")
+    told = description.notes["imported"]
+    assert told["family"] == "dinov3"
+    assert told["source"] == "meta_dinov3"
+    assert "DINOv3 License" in told["licence"]["name"]
+    assert "adds a copy" in told["licence"]["terms"]
+    assert list(told["files"]) == ["model.safetensors"]
+
+
+def test_pictures_are_prepared_as_the_file_says(tmp_path: Path) -> None:
+    """Mean, deviation, filter, the cut and its ratio; what the library does otherwise is told."""
+    _, two = imported(case("hf_dinov2"), tmp_path / "two")
+    assert (two.input.fit, two.input.interpolation) == ("crop", "bicubic")
+    assert two.input.crop_ratio == pytest.approx(16 / 18)
+    assert two.input.mean == (0.485, 0.456, 0.406)
+    _, three = imported(case("hf_dinov3"), tmp_path / "three")
+    assert (three.input.fit, three.input.interpolation) == ("stretch", "bilinear")
+    assert three.input.crop_ratio == 1
+    assert three.model.training_grid == Grid((3, 5))
+    assert "floating point" in str(three.notes["imported"]["differs"])
+    _, eva = imported(case("timm_eva02"), tmp_path / "eva")
+    assert eva.input.crop_ratio == 0.9
+    assert eva.input.std == (0.26862954, 0.26130258, 0.27577711)
+
+
+def test_shards_are_one_file(tmp_path: Path) -> None:
+    """A folder in two shards gives the very weights of one that is whole."""
+    weights, folder = weights_of("hf_dinov3"), tmp_path / "sharded"
+    folder.mkdir()
+    shutil.copyfile(case("hf_dinov3") / "config.json", folder / "config.json")
+    shards: dict[str, dict[str, Tensor]] = {"a.safetensors": {}, "b.safetensors": {}}
+    for place, (name, tensor) in enumerate(weights.items()):
+        shards["ab"[place % 2] + ".safetensors"][name] = tensor
+    for file, held in shards.items():
+        save_file(held, folder / file)
+    listed = {name: file for file, held in shards.items() for name in held}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+    _, whole = imported(case("hf_dinov3"), tmp_path / "whole")
+    _, sharded = imported(folder, tmp_path / "run")
+    assert sharded.weights_sha256 == whole.weights_sha256
+    assert sorted(sharded.notes["imported"]["files"]) == ["a.safetensors", "b.safetensors"]
+
+
+def test_names_of_transformers_own_modules(tmp_path: Path) -> None:
+    """``model.layer.n.`` of a state that was saved as it is, beside the published ``layer.n.``."""
+    weights = {
+        f"model.{name}" if name.startswith("layer.") else name: tensor
+        for name, tensor in weights_of("hf_dinov3").items()
+    }
+    save_file(weights, tmp_path / "model.safetensors")
+    model, _ = imported(tmp_path / "model.safetensors", tmp_path / "run", Options(heads=2))
+    check(model, runs_of(case("hf_dinov3"))["24x16"])
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_pickle_of_the_authors(tmp_path: Path, wrapped: bool) -> None:
+    """DINOv2's own names, in a file of torch.save, tensors directly or under "model"."""
+    state = dinov2_own_names()
+    torch.save({"model": state, "epoch": 3} if wrapped else state, tmp_path / "dinov2.pth")
+    model, description = imported(tmp_path / "dinov2.pth", tmp_path / "run", Options(heads=2))
+    check(model, runs_of(case("hf_dinov2"))["16x16"], width=64)  # the class token; no head
+    assert description.notes["imported"]["library"] == "facebookresearch/dinov2"
+    assert description.model.encoding.options["resize"] == "scale-factor"
+
+
+def test_half_precision_means_what_is_stored(tmp_path: Path) -> None:
+    """bfloat16 tensors give what the same values in float32 give, bit for bit."""
+    rounded = {name: tensor.bfloat16() for name, tensor in weights_of("timm_eva02").items()}
+    for folder, state in (("half", rounded), ("full", {n: t.float() for n, t in rounded.items()})):
+        (tmp_path / folder).mkdir()
+        shutil.copyfile(case("timm_eva02") / "config.json", tmp_path / folder / "config.json")
+        save_file(state, tmp_path / folder / "model.safetensors")
+    _, half = imported(tmp_path / "half", tmp_path / "one")
+    _, full = imported(tmp_path / "full", tmp_path / "other")
+    assert half.weights_sha256 == full.weights_sha256
+    assert "bfloat16" in str(half.notes["imported"]["converted"])
+
+
+def test_a_name_of_timm_says_what_a_file_does_not(tmp_path: Path) -> None:
+    """A file alone, its model's name told: the same weights as with config.json beside it."""
+    shutil.copyfile(
+        case("timm_rope_mixed_ape") / "model.safetensors", tmp_path / "alone.safetensors"
+    )
+    options = Options("vit_small_patch16_rope_mixed_ape_224.naver_in1k", size=(12, 20))
+    _, alone = imported(tmp_path / "alone.safetensors", tmp_path / "run", options)
+    _, whole = imported(case("timm_rope_mixed_ape"), tmp_path / "whole")
+    assert alone.weights_sha256 == whole.weights_sha256  # heads are in the frequencies' shape
+    assert alone.model == whole.model
+
+
+def test_labels_are_given_read_or_numbered(tmp_path: Path) -> None:
+    """A file of names, config.json's own, or numbers; a model without a head has none."""
+    (tmp_path / "names.txt").write_text("ant\nbee\ncow\ndog\neel\nfox\n")
+    words = [str(case("hf_dinov2")), "--labels", str(tmp_path / "names.txt")]
+    assert main([*words, "--out", str(tmp_path / "given")]) == 0
+    assert load_checkpoint(tmp_path / "given")[1].labels[-1] == "fox"
+    assert imported(case("hf_dinov2"), tmp_path / "read")[1].labels[0] == "LABEL_0"
+    assert imported(case("timm_eva02"), tmp_path / "none")[1].labels[4] == "class 4"
+    assert imported(case("hf_dinov3"), tmp_path / "headless")[1].labels == ()
+
+
+def test_the_hub_is_read_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """hf://OWNER/NAME is a snapshot that huggingface_hub has; nothing is asked of a network."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason="the extra hub is absent")
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--somebody--tiny-dinov3"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for file in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        shutil.copyfile(case("hf_dinov3") / file, snapshot / file)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    model, description = imported("hf://somebody/tiny-dinov3", tmp_path / "run")
+    check(model, runs_of(case("hf_dinov3"))["12x20"])
+    assert description.notes["imported"]["source"] == "hf://somebody/tiny-dinov3"
