@@ -4,6 +4,7 @@
 #   serve-cpu, serve-gpu   what `make serve` runs: no torch, one onnxruntime
 #   serve-test             the same as serve-cpu, and pytest: proves that the service needs no torch
 #   train                  everything but the GPU runtime: trains, exports, lints, runs all tests
+#   scale                  serve-test and what runs or checks many servers: Ray, Kubernetes' schemas
 #
 # EXTRA=gpu      serve on an NVIDIA GPU (CUDA 13)
 # ARGS=...       more arguments for the served, tested or linted command
@@ -32,7 +33,7 @@ ifeq ($(filter $(EXTRA),cpu gpu),)
 $(error EXTRA is cpu or gpu, got '$(EXTRA)')
 endif
 
-ENVIRONMENTS := serve-cpu serve-gpu serve-test train
+ENVIRONMENTS := serve-cpu serve-gpu serve-test train scale
 STAMPS := $(ENVIRONMENTS:%=.venv/%/.installed)
 TRAIN := .venv/train/bin/python
 SERVE := .venv/serve-$(EXTRA)/bin/python
@@ -43,16 +44,18 @@ extras.serve-cpu := serve,cpu
 extras.serve-gpu := serve,gpu
 extras.serve-test := serve,cpu,dev
 extras.train := serve,cpu,train,export,dev
+extras.scale := serve,cpu,scale,dev
 
 # What must not be there after the install, whatever asked for it.
 absent.serve-cpu := torch onnx onnxruntime-gpu
 absent.serve-gpu := torch onnx onnxruntime
 absent.serve-test := torch onnx onnxruntime-gpu
 absent.train := onnxruntime-gpu
+absent.scale := torch onnx onnxruntime-gpu
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test lint bench serve-env train-env triton-env images test-containers container-engine clean
-.PHONY: soak soak-training test-gpu-libs $(ENVIRONMENTS:%=.venv/%)
+.PHONY: soak soak-training test-gpu-libs test-scale $(ENVIRONMENTS:%=.venv/%)
 .NOTPARALLEL:  # two installs of one checkout would share a build folder
 .DELETE_ON_ERROR:
 
@@ -96,6 +99,9 @@ test-containers: images .venv/serve-test  ## build the images and run them, as d
 	CONTAINER_ENGINE=$(ENGINE) .venv/serve-test/bin/python -m pytest -v $(ARGS) \
 		tests/house/test_containers.py tests/house/test_containers_retrain.py \
 		tests/house/test_containers_dashboards.py
+
+test-scale: .venv/scale  ## run the tests of deploy/ray and deploy/kubernetes (Ray here, Kubernetes nowhere)
+	.venv/scale/bin/python -m pytest --torch=absent tests/scale $(ARGS)
 
 test-gpu-libs: .venv/serve-gpu  ## install the GPU environment (gigabytes) and load all of CUDA but its driver
 	.venv/serve-gpu/bin/python -m tests.house.gpu_libraries

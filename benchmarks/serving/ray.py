@@ -4,10 +4,10 @@
     .venv/scale/bin/python -m benchmarks.serving.ray [--models tiny-absolute vit_s-absolute]
 
 Both are up all the time and are asked in turns: two replicas of one CPU each behind HAProxy, as
-deploy/ray/serve.yaml says, and ``python -m service`` with two. A closed loop of 16 connections gives
-the requests a second, one of a single connection the p50; ratios and differences are those within a
-round, figures their medians. Where the rest goes is told in processor time per right answer, of
-replicas, decode workers, HAProxy and of all else that Ray runs.
+deploy/ray/serve.yaml says, and ``python -m service`` with two. A closed loop of 16 connections
+gives the requests a second, one of a single connection the p50; ratios and differences are those
+within a round, figures their medians. Where the rest goes is told in processor time per right
+answer, of replicas, decode workers, HAProxy and of all else that Ray runs.
 
 With --python-proxy requests go through Ray's own proxy in the place of HAProxy.
 """
@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from benchmarks.serving.bare import Bare
 from benchmarks.serving.bundles import FOLDER, MODELS, find_bundle

@@ -12,15 +12,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from pydantic import ValidationError
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
-from deploy.ray.replica import Replica, replica_settings
+from deploy.ray.replica import check_bound, deployment, replica_settings
 from service.settings import SettingsError
 
 IMPORT_PATH = "deploy.ray.replica:build"
+#: Where the config says nothing.
+RAYS_BOUND = deployment.max_ongoing_requests
 #: Values that Ray reads later, as another class than the one that stands in its schema.
 LATER = {"autoscaling_config": AutoscalingConfig}
 
@@ -43,14 +45,19 @@ def check(text: str) -> None:
         if application.import_path != IMPORT_PATH:
             continue  # somebody else's application beside ours
         try:
-            replica_settings(application.args)
+            settings = replica_settings(application.args)
         except SettingsError as error:
             raise ValueError(f"{where}.args: {error}") from None
-        for place, deployment in enumerate(application.deployments):
+        for place, one in enumerate(application.deployments):
             at = f"{where}.deployments.{place}"
-            if deployment.name != Replica.name:
-                raise ValueError(f"{at}.name: expected {Replica.name}, got {deployment.name!r}")
-            _check_later(at, deployment.model_dump(exclude_unset=True))
+            if one.name != deployment.name:
+                raise ValueError(f"{at}.name: expected {deployment.name}, got {one.name!r}")
+            values = one.model_dump(exclude_unset=True)
+            try:  # Ray gives running replicas a new bound without asking them
+                check_bound(values.get("max_ongoing_requests", RAYS_BOUND), settings)
+            except SettingsError as error:
+                raise ValueError(f"{at}.{error}") from None
+            _check_later(at, values)
 
 
 def _check_later(where: str, values: dict[str, Any]) -> None:

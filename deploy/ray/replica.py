@@ -72,6 +72,15 @@ def replica_settings(values: dict[str, Any]) -> Settings:
     return settings.model_copy(update=paths)
 
 
+def check_bound(most: int, settings: Settings) -> None:
+    """SettingsError where Ray would refuse, or hold back, requests before the engine does."""
+    if most <= settings.max_in_flight:
+        raise SettingsError(
+            "max_ongoing_requests: expected more than max_in_flight, which is "
+            f"{settings.max_in_flight}, so that the server refuses first, got {most}"
+        )
+
+
 def given_cpus(resources: dict[str, float]) -> int:
     """Whole CPUs of what Ray has given a replica; SettingsError where that is none."""
     cpus = int(resources.get("CPU", 0))
@@ -83,12 +92,6 @@ def given_cpus(resources: dict[str, float]) -> int:
     return cpus
 
 
-@serve.deployment(
-    deployment_actors=[
-        DeploymentActorConfig(name=Board.NAME, actor_class=Board, actor_options={"num_cpus": 0})
-    ]
-)
-@serve.ingress()
 class Replica:
     """One engine and its fronts, as long as Ray lets it live.
 
@@ -102,12 +105,7 @@ class Replica:
     def __init__(self, values: dict[str, Any]) -> None:
         settings = replica_settings(values)
         context = serve.get_replica_context()
-        most = context._deployment_config.max_ongoing_requests
-        if most <= settings.max_in_flight:
-            raise SettingsError(
-                "max_ongoing_requests: expected more than max_in_flight, which is "
-                f"{settings.max_in_flight}, so that the server refuses first, got {most}"
-            )
+        check_bound(context._deployment_config.max_ongoing_requests, settings)
         cpus = given_cpus(ray.get_runtime_context().get_assigned_resources())
         self.settings = settings.model_copy(update={"cpus": cpus})
         self.name = context.replica_id.unique_id
@@ -187,7 +185,14 @@ class Replica:
         await self._open.aclose()
 
 
+board = DeploymentActorConfig(
+    name=Board.NAME, actor_class=Board, actor_options={"num_cpus": 0}
+)
+#: It has the name of its class in a config.
+deployment = serve.deployment(deployment_actors=[board])(serve.ingress()(Replica))
+
+
 def build(args: dict[str, Any]) -> serve.Application:
     """What ``import_path`` of the config names; ``args`` are settings of the server."""
     replica_settings(args)  # a mistake is told at once, not by the first replica
-    return Replica.bind(args)
+    return deployment.bind(args)

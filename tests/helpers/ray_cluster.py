@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import ray
-import yaml
+import yaml  # type: ignore[import-untyped]
 from ray import serve
 from ray.serve._private.api import serve_start
 from ray.serve.schema import ServeDeploySchema
@@ -119,12 +119,13 @@ class Cluster:
 
     def series(self, name: str) -> dict[str, float]:
         """By replica, the sum of the samples of this name."""
-        found: Counter[str] = Counter()
+        found: dict[str, float] = {}
         for line in self.get("/metrics").text.splitlines():
             if line.startswith((f"{name}{{", f"{name} ")):
                 labels, _, value = line.rpartition(" ")
-                found[labels.partition('replica="')[2].partition('"')[0]] += float(value)
-        return dict(found)
+                replica = labels.partition('replica="')[2].partition('"')[0]
+                found[replica] = found.get(replica, 0.0) + float(value)
+        return found
 
     def names(self) -> list[str]:
         """Of the replicas, as whoever is asked knows them."""

@@ -7,7 +7,7 @@ import re
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,21 @@ RULES = DEPLOY / "prometheus" / "rules.yml"
 
 
 class Prometheus:
-    """One that looks five times a second."""
+    """One that looks five times a second.
 
-    def __init__(self, folder: Path, targets: list[str]) -> None:
+    ``relabel``: rules that give its targets labels, as a cluster would.
+    """
+
+    def __init__(
+        self, folder: Path, targets: list[str], relabel: Sequence[dict[str, Any]] = ()
+    ) -> None:
         config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
         config["global"] = {"scrape_interval": "200ms", "scrape_timeout": "200ms",
                             "evaluation_interval": "200ms"}  # fmt: skip
         (job,) = config["scrape_configs"]
         del job["dns_sd_configs"]
         job["static_configs"] = [{"targets": targets}]
+        job["relabel_configs"] = list(relabel)
         rules = re.sub(r":(5m|30m)\]", ":1s]", RULES.read_text().replace("for: 1m", "for: 1s"))
         (folder / "rules.yml").write_text(rules)
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
@@ -66,9 +72,11 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, targets: list[str]) -> Iterator[Prometheus]:
+def prometheus(
+    folder: Path, targets: list[str], relabel: Sequence[dict[str, Any]] = ()
+) -> Iterator[Prometheus]:
     """Running, and ready to answer."""
-    one = Prometheus(folder, targets)
+    one = Prometheus(folder, targets, relabel)
     with subprocess.Popen(one.words(), stderr=subprocess.DEVNULL) as process:
         try:
             wait_until(lambda: listens(f"{one.url}/-/ready"), "Prometheus")

@@ -108,7 +108,7 @@ def test_ci_runs_what_a_developer_runs(repo_root: Path) -> None:
     assert os.access(script, os.X_OK)
     commands = [line for line in lines if line.startswith("make")]
     tests = "make test ARGS=--hypothesis-profile=large"
-    assert commands == ["make lint", "make triton-env", tests]
+    assert commands == ["make lint", "make triton-env", tests, "make test-scale"]
     assert "    make test-containers" in lines  # where there is an engine
 
 

@@ -57,8 +57,11 @@ def test_the_config_of_the_repository_is_right() -> None:
         ("host: 127", "hots: 127", "http_options.hots: unknown key"),
         ("name: Replica", "name: Replcia", "0.name: expected Replica, got 'Replcia'"),
         ("proxy_location:", "proxy_location", "expected YAML"),
+        ("max_ongoing_requests: 4096", "max_ongoing_requests: 1024",
+         "0.max_ongoing_requests: expected more than max_in_flight, which is 1024"),
+        ("max_ongoing_requests: 4096", "max_queued_requests: -1", "so that the server .* got 5$"),
     ],
-)
+)  # fmt: skip
 def test_an_unknown_key_is_named(good: str, bad: str, told: str) -> None:
     """Wherever it stands; Ray itself would pass over most of them."""
     assert good in TEXT
@@ -72,7 +75,7 @@ def test_an_unknown_key_is_named(good: str, bad: str, told: str) -> None:
         ({"opne": True}, "opne: Extra inputs are not permitted"),
         ({"deployment": {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0}}},
          "ray_actor_options.num_cpus: expected at least 1"),
-        ({"deployment": {"num_replicas": 1, "max_ongoing_requests": 1000}},
+        ({"max_batch": 16, "deployment": {"num_replicas": 1, "max_ongoing_requests": 1000}},
          "max_ongoing_requests: expected more than max_in_flight, which is 1024"),
         ({"default_bundle": ["other"]}, "other"),
     ],

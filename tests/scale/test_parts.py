@@ -89,7 +89,7 @@ def test_series_of_several_replicas_are_one_family_each() -> None:
         def collect(self) -> Any:
             return together({"a": exposed(1), "b": exposed(2)})
 
-    lines = generate_latest(Both()).decode().splitlines()  # type: ignore[arg-type]
+    lines = generate_latest(Both()).decode().splitlines()
     assert lines.count("# TYPE asked_total counter") == 1
     assert [one for one in lines if one.startswith("asked_total")] == [
         'asked_total{code="200",replica="a"} 1.0',
@@ -117,7 +117,7 @@ def test_a_prefix_is_taken_off() -> None:
 
 
 def test_the_store_is_followed_and_missed_without_an_end(tmp_path: Path) -> None:
-    """A change is told once; while the folder is away nothing is, and its return is a look again."""
+    """A change is told; while the folder is away nothing is, and its return is a look again."""
     home = write_tiny_versions(tmp_path / "bundles", "tiny", "1", "2")
     changes: list[None] = []
 
