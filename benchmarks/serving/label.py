@@ -4,9 +4,9 @@
 
 A folder of JPEGs of 640x427 is answered by ``python -m service classify --json`` and by
 ``python -m deploy.ray.label`` with a worker for each core, by the same bundle, in turn, round after
-round. Of both the processor time of the whole process tree is taken, Ray's own processes in it, for
-all images and for a tenth of them: their difference is what the other nine tenths cost, without the
-start, which is told beside it. The figure is the median of the rounds' ratios of files a core
+round. Of both the processor time of the whole process tree is taken, with Ray's own processes,
+from a quarter of the answers to nine tenths of them: as much is under way at both, and the start,
+which is told beside it, is over. The figure is the median of the rounds' ratios of files a core
 second, with its range. Takes the environment with Ray.
 """
 
@@ -21,22 +21,24 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from benchmarks.serving.jobs_beside import many_photographs
 from benchmarks.serving.running import ROOT, tree_cpu_seconds
 from service.cpus import usable_cpus
 
 LOOK_SECONDS = 0.1
-PER_PART = 50
+PER_PART = 25
+#: Shares of the answers between which is measured.
+FROM, TO = 0.25, 0.9
 
 
 class Cost(NamedTuple):
     """Of one way to answer files."""
 
-    per_file: float  # seconds of a core, without the start
+    per_file: float  # seconds of a core, while files are answered
     start: float  # seconds of a core, before and beside all files
-    per_second: float  # files a second of the wall's clock, with the start
+    seconds: float  # of the whole command, by the clock
 
 
 def main() -> None:
@@ -47,16 +49,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    ways: list[Callable[[Path, Path, Path], list[str]]] = [classify, label]
     found = []
     with tempfile.TemporaryDirectory() as place:
-        folders = [Path(place) / name for name in ("tenth", "all")]
-        counts = [max(8, options.images // 10), max(16, options.images)]
-        for folder, images in zip(folders, counts, strict=True):
-            many_photographs(folder, images)
+        folder = Path(place) / "images"
+        many_photographs(folder, options.images)
         for number in range(options.rounds):
             out = Path(place) / f"labels-{number}"
-            found.append([cost(way, options.bundle, folders, counts, out) for way in ways])
+            found.append((classify(options.bundle, folder), label(options.bundle, folder, out)))
             told = [f"{1000 * one.per_file:.2f} ms, {one.start:.1f} s" for one in found[-1]]
             print(f"of a core, a file and the start: classify {'; label '.join(told)}", flush=True)
     ratios = [classified.per_file / labelled.per_file for classified, labelled in found]
@@ -72,52 +71,42 @@ def main() -> None:
     print(json.dumps(line | figures | {"rounds": options.rounds, "images": options.images}))
 
 
-def cost(
-    way: Callable[[Path, Path, Path], list[str]],
-    bundle: Path,
-    folders: list[Path],
-    counts: list[int],
-    out: Path,
+def classify(bundle: Path, folder: Path) -> Cost:
+    """Of the command."""
+    command = ["service", "classify", "--json", "--bundle", bundle.name, "--device", "cpu"]
+    files = [str(path) for path in sorted(folder.iterdir())]
+    with tempfile.NamedTemporaryFile() as lines:
+        answered = lambda: Path(lines.name).read_bytes().count(b"\n")  # noqa: E731
+        return run([*command, "--bundles", str(bundle.parent), *files], lines, answered, len(files))
+
+
+def label(bundle: Path, folder: Path, out: Path) -> Cost:
+    """Of a labelling run."""
+    command = ["deploy.ray.label", str(folder), "--model", bundle.name, "--out", str(out)]
+    command += ["--bundles", str(bundle.parent), "--per-part", str(PER_PART)]
+    files = sum(1 for _ in folder.iterdir())
+    with tempfile.TemporaryFile() as said:
+        answered = lambda: PER_PART * len(list(out.glob("part-*.parquet")))  # noqa: E731
+        return run([*command, "--workers", str(usable_cpus())], said, answered, files)
+
+
+def run(
+    arguments: list[str], stdout: IO[bytes], answered: Callable[[], int], files: int
 ) -> Cost:
-    """What few and all images cost one way; the difference belongs to images alone."""
-    measured = []
-    for folder, images in zip(folders, counts, strict=True):
-        began = time.monotonic()
-        spent = run(way(bundle, folder, out / folder.name), images)
-        measured.append((spent, time.monotonic() - began))
-    (few, _), (all_, seconds) = measured
-    per_file = (all_ - few) / (counts[1] - counts[0])
-    return Cost(per_file, few - per_file * counts[0], counts[1] / seconds)
-
-
-def classify(bundle: Path, folder: Path, out: Path) -> list[str]:
-    command = ["service", "classify", "--json", "--bundle", bundle.name]
-    return [*command, "--bundles", str(bundle.parent), "--device", "cpu",
-            *map(str, sorted(folder.iterdir()))]  # fmt: skip
-
-
-def label(bundle: Path, folder: Path, out: Path) -> list[str]:
-    command = ["deploy.ray.label", str(folder), "--model", bundle.name]
-    return [*command, "--bundles", str(bundle.parent), "--out", str(out),
-            "--per-part", str(PER_PART), "--workers", str(usable_cpus())]  # fmt: skip
-
-
-def run(arguments: list[str], images: int) -> float:
-    """Processor time of a command and all that it began; SystemExit unless it answered all."""
-    command = [sys.executable, "-m", *arguments]
-    spent = 0.0
-    with (
-        tempfile.TemporaryFile("w+") as said,
-        subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT) as process,
-    ):
-        while process.poll() is None:  # what nobody buries is not counted in the end
-            spent = max(spent, tree_cpu_seconds(process.pid))
+    """What a command and all that it begins costs; SystemExit unless it answers all files."""
+    looks, began = [], time.monotonic()  # (answered, seconds of a core)
+    with subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, stdout=stdout) as process:
+        while process.poll() is None:
+            looks.append((answered(), tree_cpu_seconds(process.pid)))
             time.sleep(LOOK_SECONDS)
-        said.seek(0)
-        if process.returncode:
-            told = said.read()[-2000:]
-            raise SystemExit(f"{arguments[0]} did not answer {images} images:\n{told}")
-    return spent
+    if process.returncode:
+        raise SystemExit(f"{arguments[0]} did not answer all of {files} images")
+    within = [look for look in looks if FROM * files <= look[0] <= TO * files]
+    if len(within) < 2 or within[0][0] == within[-1][0]:
+        raise SystemExit(f"{files} images are too few: they were answered between two looks")
+    (first, before), (last, after) = within[0], within[-1]
+    per_file = (after - before) / (last - first)
+    return Cost(per_file, before - per_file * first, time.monotonic() - began)
 
 
 if __name__ == "__main__":
