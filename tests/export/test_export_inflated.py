@@ -6,17 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from export.freeze import FrozenTransformer
 from export.graph import SharedWeights, write_graph
+from export.make import make_bundle
+from export.options import Options
 from export.parity import FP32, Bound, compare, fp16_bound, graph_logits, open_graph
 from export.plan import plan_of
 from export.reference import rounded_logits, torch_logits
-from media.spec import Grid
+from media.spec import Grid, InputSpec
 from models.grow import SAME_ANSWERS
-from models.inflate import Axis, Onto, inflate
+from models.inflate import Axis, Onto, inflate, input_of
 from models.manifest import Precision
 from models.spec import EncodingSpec
+from tests.helpers.export_clips_and_scans import GRIDS, save, write_data
+from tests.helpers.spoilt_bundles import verify
 from tests.models.test_inflate import DEPTH, GRID, INPUT, PREFIX, make, random_pixels, repeated
 
 #: Another grid than the one that models are made for, with more tokens along the new axis.
@@ -58,3 +63,20 @@ def test_graph_of_an_inflated_model_answers_as_torch(
             wanted = old(pictures).numpy()
         both = Bound(SAME_ANSWERS, FP32.rtol)  # of two networks, as when it is inflated
         compare(graph_logits(session, clips.numpy()), wanted, both)
+
+
+def test_inflated_model_becomes_a_bundle_that_proves_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the whole road of an export, on clips; its card tells of the option."""
+    pictures = InputSpec()
+    old = make(EncodingSpec("rope_mixed"), pictures, patch=(2, 3), grid=(3, 4), classes=3, **PREFIX)
+    torch.nn.init.normal_(old.head.weight, std=1.0)  # logits as far apart as a trained model's
+    model = inflate(old, pictures, Axis("clips", Grid((2, 3, 4)), 1))
+    spec = input_of(pictures, "clips")
+    data = write_data(tmp_path, spec)
+    checkpoint = save(tmp_path / "run" / "best", model, spec, data)
+    options = Options(checkpoint, GRIDS, tmp_path / "bundles", "inflated", parity_items=36)
+    bundle = make_bundle(options, Console(quiet=True))
+    assert verify([bundle.root], capsys)[0] == 0
+    assert "prefix tokens balanced in attention" in (bundle.root / "README.md").read_text()

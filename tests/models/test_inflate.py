@@ -122,7 +122,7 @@ def test_centre_and_mean_place_weights() -> None:
     own = old.patch_embedding.weight
     centre, mean = (
         inflate(old, INPUT, Axis("clips", GRID, 3, patches)).patch_embedding.weight
-        for patches in ("centre", "mean")  # type: ignore[arg-type]
+        for patches in ("centre", "mean")
     )
     nothing = torch.zeros_like(own)
     assert torch.equal(centre, torch.cat([nothing, own, nothing], dim=1))
