@@ -170,9 +170,7 @@ class FrozenAttention(nn.Module):
         if bias.any():  # published DINOv3 has zeros
             self.query_key_value.bias = nn.Parameter(bias.to(self.dtype))
 
-    def forward(
-        self, tokens: Tensor, rotations: Rotations, mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, rotations: Rotations, mask: Tensor | None) -> Tensor:
         """[B, S, W] -> [B, S, W], both float32; rotations of this layer, laid out.
 
         The mask [S, S] is added to scores.

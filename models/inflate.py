@@ -68,6 +68,7 @@ class Axis:
     Attributes:
         grid: tokens per axis in training, the new axis first.
         depth: pixels of a patch along it.
+        patches: where the pictures' weights stand in it: in the middle, or an equal share in each.
         balance_prefix: whether a prefix that there is keeps its weight in attention.
     """
 
@@ -178,9 +179,7 @@ _INFLATED: dict[str, tuple[str, Callable[[Tensor, int], Tensor]]] = {
 }
 
 
-def _grey(
-    model: VisionTransformer, old: InputSpec, new: InputSpec
-) -> tuple[Tensor, Tensor]:
+def _grey(model: VisionTransformer, old: InputSpec, new: InputSpec) -> tuple[Tensor, Tensor]:
     """Patches of the new channels, float64 [W, h w, C'], and their bias, float64 [W].
 
     Of a grey v in every channel, sum_c w_c (v - m_c) / s_c = w' (v - m') / s' + b' with

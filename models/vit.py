@@ -95,7 +95,8 @@ class VisionTransformer(nn.Module):
             tensor if tensor is None else send(tensor, self.device, torch.float32)
             for tensor in rotations or ()
         )
-        return Encoded(self.token_offset(grid), *kept, towards=self.scores_towards(grid))
+        encoded = Encoded(self.token_offset(grid), *kept)
+        return encoded._replace(towards=self.scores_towards(grid))
 
     def token_offset(self, grid: Grid) -> Tensor | None:
         """What is added to the patch tokens, [T, W]: of the encoding, of the table, of both."""
