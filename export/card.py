@@ -152,6 +152,7 @@ def _besides(spec: ModelSpec) -> str:
         f"{spec.registers} registers": spec.registers,
         "gated MLPs": spec.mlp != "gelu",
         "a table of positions": spec.position_table,
+        "prefix tokens balanced in attention": spec.balance_prefix and spec.prefix_tokens,
     }
     return ", ".join(text for text, there in told.items() if there)
 

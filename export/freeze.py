@@ -54,7 +54,7 @@ class FrozenTransformer(nn.Module):
     ) -> None:
         super().__init__()
         plan = plan or plan_of(model)
-        self.grid = grid
+        self.grid, self.dtype = grid, DTYPES[precision]
         self.model = copy.deepcopy(model).eval()
         # nothing of the encoding may reach the graph
         self.model.encoding = nn.Identity()  # type: ignore[assignment]
@@ -75,12 +75,17 @@ class FrozenTransformer(nn.Module):
         self.sines = _constants(rotations.turns, lambda turns: turns[..., 1])  # [S, H', P]
         self.offset: Tensor | None
         self.register_buffer("offset", model.token_offset(grid))
+        self.towards: Tensor | None
+        self.register_buffer("towards", model.scores_towards(grid))
 
     def forward(self, pixels: Tensor) -> Tensor:
         # joined here and not in the layers: what they share is one value of the graph
         tables = [joined(table) for table in self.tables]  # L or 1 of [S, M, side, side]
         turns = [*zip(self.cosines, self.sines, strict=True)]
-        encoded = Encoded(self.offset, tables or None, turns or None)  # type: ignore[arg-type]
+        mask = self.towards
+        if mask is not None:  # a runtime on a CPU wants a row of every query
+            mask = mask.to(self.dtype).expand(len(mask), -1)  # [S, S]
+        encoded = Encoded(self.offset, tables or None, turns or None, towards=mask)  # type: ignore[arg-type]
         return self.model(pixels, encoded)
 
 
@@ -165,8 +170,11 @@ class FrozenAttention(nn.Module):
         if bias.any():  # published DINOv3 has zeros
             self.query_key_value.bias = nn.Parameter(bias.to(self.dtype))
 
-    def forward(self, tokens: Tensor, rotations: Rotations) -> Tensor:
-        """[B, S, W] -> [B, S, W], both float32; rotations of this layer, laid out."""
+    def forward(self, tokens: Tensor, rotations: Rotations, mask: Tensor | None) -> Tensor:
+        """[B, S, W] -> [B, S, W], both float32; rotations of this layer, laid out.
+
+        The mask [S, S] is added to scores.
+        """
         sequence, width = tokens.shape[1:]
         parts = self.query_key_value(tokens.to(self.dtype))  # [B, S, 3 W]
         parts = parts.unflatten(-1, (3, self.heads, self.head_dim))
@@ -175,15 +183,15 @@ class FrozenAttention(nn.Module):
             first, second = self.query_key_norms
             query, key = first(query.float()), second(key.float())
         query, key = (self.turned(part, rotations).to(self.dtype) for part in (query, key))
-        mixed = self.attend(query, key, value.transpose(1, 2))  # [B, H, S, D]
+        mixed = self.attend(query, key, value.transpose(1, 2), mask)  # [B, H, S, D]
         return self.out(mixed.transpose(1, 2).reshape(-1, sequence, width)).float()
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Every argument and the result [B, H, S, D]."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Queries, keys, values and the result [B, H, S, D]; mask [S, S]."""
         if self.dtype == torch.float32:
-            return functional.scaled_dot_product_attention(query, key, value)
+            return functional.scaled_dot_product_attention(query, key, value, mask)
         # by its ONNX name, because only that one can say in which precision softmax is taken
-        return onnx_attention(query, key, value, softmax_precision=FLOAT)[0]
+        return onnx_attention(query, key, value, mask, softmax_precision=FLOAT)[0]
 
     def turned(self, part: Tensor, rotations: Rotations) -> Tensor:
         """Queries or keys [B, S, H, D] -> [B, H, S, D], turned in float32."""

@@ -136,6 +136,9 @@ class ModelSpec:
         position_table: how a learned table of positions, added to the patch tokens beside what
             the encoding does, is resized to other grids (``models.encodings.resize``); null has
             none. The encoding ``absolute`` brings its own.
+        balance_prefix: whether log T is added to every score towards a prefix token, T the tokens
+            of the first axis at hand (time or depth). T equal pictures have T times the patches
+            and one prefix: so the prefix weighs in attention what it does for the picture alone.
     """
 
     patch: tuple[int, ...] = (4, 4)
@@ -160,6 +163,7 @@ class ModelSpec:
     norm_epsilon: float = 1e-5
     norm_before_pool: bool = False
     position_table: TableRule | None = None
+    balance_prefix: bool = False
     encoding: EncodingSpec = dataclasses.field(default_factory=EncodingSpec)
 
     def __post_init__(self) -> None:
@@ -183,6 +187,11 @@ class ModelSpec:
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
                 raise SpecError(f"{name} must be above 0, got {value}")
+        if self.balance_prefix and len(self.grid) < 3:
+            raise SpecError(
+                "balance_prefix is for clips and scans, expected a grid of 3 axes, "
+                f"got {self.training_grid}"
+            )
 
     @property
     def head_dim(self) -> int:

@@ -31,14 +31,15 @@ BIASES = ("query_bias", "key_bias", "value_bias")
 class Encoded(NamedTuple):
     """Everything that depends on the grid and not on the pixels; computed once per step.
 
-    After ``offset`` the fields of ``models.rotations.apply.Rotations``, of all layers
-    and the sequence.
+    Between ``offset`` and ``towards`` the fields of ``models.rotations.apply.Rotations``, of all
+    layers and the sequence.
     """
 
     offset: Tensor | None = None  # [T, W], added to the patch tokens
     blocks: Tensor | None = None  # [L or 1, S, H or 1, N, K, K]
     turns: Tensor | None = None  # [L or 1, S, H or 1, P, 2]
     basis: Tensor | None = None  # [L or 1, H or 1, N, K, K]
+    towards: Tensor | None = None  # [S], added to every score towards a token
 
     @property
     def rotations(self) -> Rotations:
@@ -94,7 +95,8 @@ class VisionTransformer(nn.Module):
             tensor if tensor is None else send(tensor, self.device, torch.float32)
             for tensor in rotations or ()
         )
-        return Encoded(self.token_offset(grid), *kept)
+        encoded = Encoded(self.token_offset(grid), *kept)
+        return encoded._replace(towards=self.scores_towards(grid))
 
     def token_offset(self, grid: Grid) -> Tensor | None:
         """What is added to the patch tokens, [T, W]: of the encoding, of the table, of both."""
@@ -104,6 +106,14 @@ class VisionTransformer(nn.Module):
         rule, trained = self.spec.position_table, self.spec.training_grid
         table = table_at(self.position_table, trained, grid, rule)  # [T, W]
         return table if offset is None else table + offset
+
+    def scores_towards(self, grid: Grid) -> Tensor | None:
+        """What is added to every score towards a token, float32 [S]: see ``balance_prefix``."""
+        if not self.spec.balance_prefix:
+            return None
+        scores = torch.zeros(self.spec.prefix_tokens + grid.tokens)  # [S]
+        scores[: self.spec.prefix_tokens] = math.log(grid.size[0])
+        return send(scores, self.device)
 
     def positions(self, grid: Grid) -> Tensor:
         """Where every token of the sequence is, prefix tokens first: float64 [S, A].
@@ -176,7 +186,8 @@ class VisionTransformer(nn.Module):
         drawn: Sequence[Tensor | None] = [None] * len(self.layers)
         if drops and keys is not None:
             drawn = branch_keys(keys, len(self.layers)).unbind()  # [2, B] of every layer
-        for layer, *given in zip(self.layers, rotations, drawn, strict=True):
+        for layer, turns, own in zip(self.layers, rotations, drawn, strict=True):
+            given = turns, encoded.towards, own
             if recompute and torch.is_grad_enabled():  # nothing is drawn in there
                 tokens = checkpoint(
                     layer, tokens, *given, use_reentrant=False, preserve_rng_state=False
@@ -236,10 +247,15 @@ class Layer(nn.Module):
         self.dropout = Dropout(spec.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, rotations: Rotations, keys: Tensor | None) -> Tensor:
-        """[B, S, W] -> [B, S, W]; rotations of this layer, keys [2, B] of its branches."""
+    def forward(
+        self, tokens: Tensor, rotations: Rotations, towards: Tensor | None, keys: Tensor | None
+    ) -> Tensor:
+        """[B, S, W] -> [B, S, W]; rotations of this layer, keys [2, B] of its branches.
+
+        ``towards`` is that of ``attend``.
+        """
         of_attention, of_mlp = (None, None) if keys is None else keys.unbind()
-        mixed = self.attention(self.attention_norm(tokens), rotations)
+        mixed = self.attention(self.attention_norm(tokens), rotations, towards)
         tokens = tokens + self.dropped(_scaled(mixed, self.attention_scale), of_attention)
         changed = self.mlp(self.mlp_norm(tokens))
         return tokens + self.dropped(_scaled(changed, self.mlp_scale), of_mlp)
@@ -310,8 +326,10 @@ class Attention(nn.Module):
         none = weight.new_zeros(weight.shape[1])
         return torch.cat([none if bias is None else bias for bias in biases])
 
-    def forward(self, tokens: Tensor, rotations: Rotations) -> Tensor:
-        """[B, S, W] -> [B, S, W]; rotations of this layer."""
+    def forward(
+        self, tokens: Tensor, rotations: Rotations, towards: Tensor | None = None
+    ) -> Tensor:
+        """[B, S, W] -> [B, S, W]; rotations of this layer, ``towards`` that of ``attend``."""
         batch, sequence, width = tokens.shape
         weight, bias = self.query_key_value.weight, self.bias
         if rotations.basis is not None and not self.query_key_norms:
@@ -323,7 +341,8 @@ class Attention(nn.Module):
         if self.query_key_norms:
             query, key = self.normed(query, key, rotations.basis)
         query, key = turn([query, key], rotations)
-        mixed = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # [B, H, S, D]
+        mixed = attend(query, key, value, towards)
         return self.out(mixed.transpose(1, 2).reshape(batch, sequence, width))
 
     def normed(self, query: Tensor, key: Tensor, basis: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -336,16 +355,20 @@ class Attention(nn.Module):
         return to_basis(query, basis), to_basis(key, basis)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention, every argument and the result [B, H, S, D].
+def attend(query: Tensor, key: Tensor, value: Tensor, towards: Tensor | None = None) -> Tensor:
+    """Softmax attention; queries, keys, values and the result [B, H, S, D].
+
+    ``towards`` [S] is added to every score towards a token, after the division by sqrt(D).
 
     Written out for bfloat16 on a CPU: the fused kernel's backward pass there made a training
     step at 64 tokens half as long again.
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # [B, H, S, S]
+        scores = scores if towards is None else scores + towards.to(scores.dtype)
         return scores.softmax(-1, dtype=query.dtype) @ value
-    return functional.scaled_dot_product_attention(query, key, value)
+    mask = None if towards is None else towards.to(query.dtype)[None]  # [1, S]
+    return functional.scaled_dot_product_attention(query, key, value, mask)
 
 
 def in_basis(rows: Tensor, basis: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from media.spec import Grid, InputSpec, SpecError
 from models.checkpoint import load_checkpoint, read_description, save_checkpoint
 from models.dropping import DropPath
 from models.encodings import complete
+from models.inflate import main as inflate
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import VisionTransformer
 from tests.helpers import training_runs
@@ -102,6 +103,27 @@ def test_fine_tuning_at_another_size_begins_with_the_checkpoints_answers(
     pixels = pixels_at(Grid(grid))
     expected = make_model(spec)(pixels)
     torch.testing.assert_close(model.eval()(pixels), expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("spec", [SPEC, FAMILY], ids=["plain", "family"])
+def test_fine_tuning_on_clips_begins_with_the_answers_to_pictures(
+    tmp_path: Path, spec: ModelSpec
+) -> None:
+    """Of an inflated checkpoint, at another grid of all three axes; its prefix stays balanced."""
+    folder, out = make_checkpoint(tmp_path / "trained", spec), tmp_path / "inflated"
+    words = [str(folder), "--onto", "clips", "--grid", "2x4x3", "--depth", "2", "--out", str(out)]
+    assert inflate(words) == 0
+    config = recipe_for(PRESETS["clips"]("data"), out)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, grid=(5, 7, 5), classes=3)
+    )
+    model = VisionTransformer(config.model, config.input)
+    assert adopt(model, config, LABELS)["head"] == "kept"
+    assert model.spec.balance_prefix
+    pixels = pixels_at(Grid((7, 5)))
+    clips = pixels[:, None].expand(-1, 10, -1, -1, -1)
+    expected = make_model(spec)(pixels)
+    torch.testing.assert_close(model.eval()(clips), expected, atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("grid", [(4, 3), (7, 5), (3, 6)])
