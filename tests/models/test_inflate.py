@@ -300,3 +300,10 @@ def test_command_refuses_and_writes_nothing(
     assert main([str(tmp_path / "run"), *given, *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_scan_is_not_cropped_as_pictures_were() -> None:
+    """A scan is stretched to the input; a share of its sides to keep would be refused."""
+    pictures = dataclasses.replace(INPUT, crop_ratio=0.9)
+    assert input_of(pictures, "scans").crop_ratio == 1
+    assert input_of(pictures, "clips").crop_ratio == 0.9
