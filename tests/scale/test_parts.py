@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.ray.front import Front
 from deploy.ray.replica import NOT_HERE, given_cpus, replica_settings
@@ -83,19 +84,36 @@ def test_series_of_several_replicas_are_one_family_each() -> None:
         registry = CollectorRegistry()
         Counter("asked", "How often.", ("code",), registry=registry).labels("200").inc(count)
         Histogram("took", "Seconds.", buckets=(1, 2), registry=registry).observe(count)
+        Gauge("alone", "Without a label.", registry=registry).set(count)
+        said = Gauge("said", "With what may stand in a label.", ("text",), registry=registry)
+        for text in ('a "b" {c} d\\', "two\nlines\u2028three", ""):
+            said.labels(text).set(count)
         return generate_latest(registry).decode()
 
-    class Both:
-        def collect(self) -> Any:
-            return together({"a": exposed(1), "b": exposed(2)})
-
-    lines = generate_latest(Both()).decode().splitlines()
+    text = together({"a": exposed(1), "b": exposed(2)})
+    lines = text.splitlines()
     assert lines.count("# TYPE asked_total counter") == 1
     assert [one for one in lines if one.startswith("asked_total")] == [
-        'asked_total{code="200",replica="a"} 1.0',
-        'asked_total{code="200",replica="b"} 2.0',
+        'asked_total{replica="a",code="200"} 1.0',
+        'asked_total{replica="b",code="200"} 2.0',
     ]
-    assert 'took_bucket{le="2.0",replica="b"} 1.0' in lines
+    assert 'took_bucket{replica="b",le="2.0"} 1.0' in lines
+    assert 'alone{replica="b"} 2.0' in lines
+    for replica, count in (("a", 1), ("b", 2)):  # as a reader of the format has them
+        of_one = [
+            (sample.name, {**sample.labels, "replica": replica}, sample.value)
+            for family in text_string_to_metric_families(exposed(count))
+            for sample in family.samples
+        ]
+        of_all = [
+            (sample.name, sample.labels, sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.labels["replica"] == replica
+        ]
+        timeless = [[one for one in rows if not one[0].endswith("_created")]
+                    for rows in (of_all, of_one)]  # fmt: skip
+        assert timeless[0] == timeless[1]
 
 
 def test_a_prefix_is_taken_off() -> None:
