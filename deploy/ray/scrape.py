@@ -105,7 +105,8 @@ class Scrape:
         """A board that is gone is made anew by Ray; until then this replica tells of itself."""
         while True:
             try:
-                board = serve.get_deployment_actor(Board.NAME)
+                # Ray asks its head, and waits: in a thread, as requests are answered meanwhile.
+                board = await asyncio.to_thread(serve.get_deployment_actor, Board.NAME)
                 self._others = await board.hand_in.remote(self._replica, self._own())
             except (RayError, ValueError) as error:
                 self._others = {}

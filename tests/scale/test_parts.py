@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.ray.front import Front
 from deploy.ray.replica import NOT_HERE, given_cpus, replica_settings
 from deploy.ray.scaling import by_predicted_seconds
-from deploy.ray.scrape import together
+from deploy.ray.scrape import Scrape, together
 from deploy.ray.store import Following
 from models.promotion import promote
+from service.metrics import Metrics
 from service.settings import Settings, SettingsError
 from tests.helpers.service_fixtures import ROOT, write_tiny_versions
 
@@ -114,6 +116,26 @@ def test_series_of_several_replicas_are_one_family_each() -> None:
         timeless = [[one for one in rows if not one[0].endswith("_created")]
                     for rows in (of_all, of_one)]  # fmt: skip
         assert timeless[0] == timeless[1]
+
+
+def test_a_board_that_is_slow_to_be_found_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's head may be away: requests are answered on the loop that looks for the board."""
+    went_on, waited = threading.Event(), list[bool]()
+
+    def find(name: str) -> None:
+        waited.append(went_on.wait(5))
+        raise ValueError("there is none")
+
+    async def look() -> None:
+        async with Scrape(Metrics(), "a") as scrape:
+            while not waited:
+                await asyncio.sleep(0.01)
+                went_on.set()
+            assert b'liere_ready{replica="a"}' in scrape.expose()
+
+    monkeypatch.setattr("ray.serve.get_deployment_actor", find)
+    asyncio.run(look())
+    assert waited == [True]
 
 
 def test_a_prefix_is_taken_off() -> None:
