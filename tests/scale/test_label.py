@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +32,8 @@ from media.files import sha256_file
 from media.index import open_media
 from models.manifest import MANIFEST
 from service.cli.exit_status import DEVICE_DIED, OK, WRONG_COMMAND
+from service.engine.device.session import Stop
+from service.engine.engine import Engine
 from service.settings import make_offline_settings
 from tests.helpers.service_fixtures import (
     CLEAN,
@@ -37,6 +41,7 @@ from tests.helpers.service_fixtures import (
     LABELS,
     MEDIA,
     ROOT,
+    TinySession,
     children,
     is_alive,
     picture,
@@ -290,6 +295,42 @@ def test_part_that_ends_every_worker_is_given_up(bundles: Path, tmp_path: Path) 
         assert labeller.label(0) == (0, DEVICE_DIED, "4 workers ended at part-00000.parquet")
     with worker(tmp_path / "out", run, bundles) as labeller:
         assert labeller.label(0) == (0, OK, "")
+
+
+def test_part_of_a_device_that_died_is_answered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that fail while a device dies have no row of that: the process ends before the part is
+    written, and the next one answers it.
+    """
+
+    class Mortal(TinySession):
+        dead = False
+
+        def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
+            if self.dead:
+                answered.wait(1)  # the golden is not replayed before the part could be written
+                raise RuntimeError("an illegal memory access was encountered")
+            return super().run(pixels, stop)
+
+    session, answered = Mortal(), threading.Event()
+    out, written = tmp_path / "out", list[bool]()
+    write_tiny_bundle(tmp_path / "b", "image")
+    (tmp_path / "a.png").write_bytes(picture())
+    run = run_of(tmp_path / "a.png", tmp_path / "b", "image")
+
+    def end(engine: Engine) -> None:
+        written.append(bool(parts(out)))
+
+    monkeypatch.setattr("deploy.ray.labeller._end_with_device", end)
+    mortal = functools.partial(Engine, opener=lambda *_: session)
+    monkeypatch.setattr("deploy.ray.labeller.Engine", mortal)
+    with worker(out, run, tmp_path / "b") as labeller:
+        session.dead = True
+        labeller.label(0)
+        answered.set()
+        wait_until(lambda: bool(written), "the device to be given up")
+    assert written == [False]
 
 
 def test_file_that_changed_since_it_was_listed_is_a_problem(bundles: Path, tmp_path: Path) -> None:
