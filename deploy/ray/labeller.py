@@ -85,10 +85,10 @@ class Labeller:
             return WRONG_COMMAND, self._refused
         # A worker that was killed may have written a part and not said so.
         if not self._output.path(part).exists():
-            if self._output.begun(part) > TRIES:
-                return DEVICE_DIED, f"{TRIES} workers ended at {self._output.path(part).name}"
-            rows = self._wait(self._answer(part))
             try:
+                if self._output.begun(part) > TRIES:
+                    return DEVICE_DIED, f"{TRIES} workers ended at {self._output.path(part).name}"
+                rows = self._wait(self._answer(part))
                 self._output.write(part, rows, self._work.run)
             except OSError as error:  # a full disk
                 return FAILED, f"{self._output.path(part)} cannot be written: {error.strerror}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import io
 import json
@@ -31,7 +32,7 @@ from deploy.ray.partitions import ROWS, RUN, Output, OutputError, Run, list_fing
 from media.files import sha256_file
 from media.index import open_media
 from models.manifest import MANIFEST
-from service.cli.exit_status import DEVICE_DIED, OK, WRONG_COMMAND
+from service.cli.exit_status import DEVICE_DIED, FAILED, OK, WRONG_COMMAND
 from service.engine.device.session import Stop
 from service.engine.engine import Engine
 from service.settings import make_offline_settings
@@ -295,6 +296,29 @@ def test_part_that_ends_every_worker_is_given_up(bundles: Path, tmp_path: Path) 
         assert labeller.label(0) == (0, DEVICE_DIED, "4 workers ended at part-00000.parquet")
     with worker(tmp_path / "out", run, bundles) as labeller:
         assert labeller.label(0) == (0, OK, "")
+
+
+def test_folder_that_cannot_be_written_ends_the_command(
+    one: Path, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In a line, whatever is to be written when the disk is full: the list, a try, a part."""
+    out, run = tmp_path / "out", run_of(one, bundles, "image", per_part=500)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail(*_: object, **__: object) -> None:
+        raise full
+
+    with worker(out, run, bundles) as labeller:
+        reason = f"{out}/part-00000.parquet cannot be written: No space left on device"
+        for name in ("begun", "write"):
+            with monkeypatch.context() as patch:
+                patch.setattr(Output, name, fail)
+                assert labeller.label(0) == (0, FAILED, reason)
+    monkeypatch.setattr("media.index.Dataset.kept", fail)
+    asked = ["--model", "image", "--bundles", str(bundles), "--out", str(out)]
+    told = refused(capsys, one, *asked)
+    assert told == f"--out {out} cannot be written: No space left on device"
 
 
 def test_part_of_a_device_that_died_is_answered_again(
