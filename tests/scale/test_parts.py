@@ -28,8 +28,8 @@ from tests.helpers.service_fixtures import ROOT, write_tiny_versions
 @pytest.mark.parametrize("name", NOT_HERE)
 def test_what_is_rays_affair_is_no_setting_here(name: str) -> None:
     """The message names the setting and who decides instead."""
-    default = Settings.model_fields[name].default
-    value = "here" if default is None else default or 1
+    default = 9000 if name == "grpc_port" else Settings.model_fields[name].default
+    value = "here" if default is None or default == () else default or 1
     with pytest.raises(SettingsError, match=f"{name}: not for a replica: {NOT_HERE[name][:20]}"):
         replica_settings({"open": True, name: value})
 
