@@ -547,6 +547,25 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_cluster_that_lets_nobody_in_is_told(
+    one: Path, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without its token, or of another version of Ray: in a line, whatever class Ray raises."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("Token authentication is enabled\nbut no token was found")
+
+    monkeypatch.setattr("ray.init", refuse)
+    monkeypatch.setattr("ray.shutdown", lambda: None)  # other tests have a cluster
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        asked = ["--model", "image", "--bundles", str(bundles), "--out", str(tmp_path / "out")]
+        assert main([str(one), *asked, "--address", address]) == WRONG_COMMAND
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].endswith("Ray: Token authentication is enabled but no token was found")
+
+
 @contextmanager
 def ray_head(cpus: int) -> Iterator[str]:
     """A cluster of one machine that somebody else has started; its address."""
