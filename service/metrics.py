@@ -13,7 +13,6 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.registry import Collector
 
 from media.spec import AXES
 from service.agreement import Agreements
@@ -41,12 +40,12 @@ class Metrics:
     """The series of one server, in a registry of their own.
 
     Attributes:
-        exposed: what is rendered; where several processes serve together, the series of all.
+        expose: renders what is scraped; where several processes serve together, the series of all.
     """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.exposed: Collector = registry
+        self.expose: Callable[[], bytes] = self.own
         self.requests = Counter(
             "liere_requests",
             "Requests for work by answer; 499 is a client that left.",
@@ -277,7 +276,11 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text exposition format."""
-        return generate_latest(self.exposed)
+        return self.expose()
+
+    def own(self) -> bytes:
+        """The same of the series of this server alone."""
+        return generate_latest(self.registry)
 
 
 def outcome_of(status: int) -> str:

@@ -154,8 +154,10 @@ def _through_ray(
         try:  # Ray itself would go on asking for minutes
             socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
             ray.init(options.address, logging_level=logging.ERROR)
-        except (OSError, ValueError) as error:
-            return WRONG_COMMAND, f"--address {options.address}: expected HOST:PORT of Ray: {error}"
+        except Exception as error:  # of Ray's, such as for a token, nothing narrower is common
+            ray.shutdown()
+            told = f"expected HOST:PORT of Ray: {' '.join(str(error).split())}"
+            return WRONG_COMMAND, f"--address {options.address}: {told}"
     elif reason := _start_ray(options.workers * options.cores, options.workers * gpus):
         return FAILED, f"Ray did not start; the same command tries again. It says: {reason}"
     try:

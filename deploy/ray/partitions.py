@@ -134,16 +134,24 @@ class Output:
             os.close(lock)
 
     def begin(self, run: Run, files: Dataset) -> None:
-        """Go on with the run that is there, or begin; OutputError if that is another one."""
-        shutil.rmtree(self.folder / TRIES, ignore_errors=True)
-        (self.folder / TRIES).mkdir()
-        if self.finished():
-            self._check(run)
-            return
-        shutil.rmtree(self.folder / LIST, ignore_errors=True)
-        files.kept(self.folder / LIST)
-        told = json.dumps(dataclasses.asdict(run), indent=1) + "\n"
-        write_atomic(self.folder / RUN, told.encode())
+        """Go on with the run that is there, or begin.
+
+        Raises:
+            OutputError: that is another one, or the folder cannot be written.
+        """
+        try:
+            shutil.rmtree(self.folder / TRIES, ignore_errors=True)
+            (self.folder / TRIES).mkdir()
+            if self.finished():
+                self._check(run)
+                return
+            shutil.rmtree(self.folder / LIST, ignore_errors=True)
+            files.kept(self.folder / LIST)
+            told = json.dumps(dataclasses.asdict(run), indent=1) + "\n"
+            write_atomic(self.folder / RUN, told.encode())
+        except OSError as error:
+            told = f"--out {self.folder} cannot be written: {error.strerror}"
+            raise OutputError(told) from error
 
     def _check(self, run: Run) -> None:
         """OutputError names the first thing in which a run differs from the one that is there."""

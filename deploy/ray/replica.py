@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOT_HERE = {
     "host": "http_options of the config says where Ray listens",
     "port": "http_options of the config says where Ray listens",
+    "grpc_port": "a replica has no port of its own for it, and Ray passes on HTTP",
     "cpus": "ray_actor_options.num_cpus says how many CPUs a replica has",
     "head_seconds": "Ray reads the heads of requests",
     "retry_start": "Ray starts a replica again",

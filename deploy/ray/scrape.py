@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import ray
-from prometheus_client import generate_latest
-from prometheus_client.core import Metric
-from prometheus_client.parser import text_string_to_metric_families
 from ray import serve
 from ray.exceptions import RayError
 
@@ -48,20 +45,31 @@ class Board:
         return {name: text for name, (_, text) in self._texts.items() if name != replica}
 
 
-def together(texts: Mapping[str, str]) -> Iterator[Metric]:
-    """The series of several replicas as one family each, with a label that says whose they are.
+def together(texts: Mapping[str, str]) -> str:
+    """The series of several replicas: each family once, each sample with a label ``replica``.
+
+    Lines stay as they are but for the label: to parse and to write them anew takes longer than to
+    render them did, once for each replica, on the event loop that answers requests too.
 
     Args:
-        texts: by replica, what it exposes.
+        texts: by replica, what ``generate_latest`` made of its series.
     """
-    families: dict[str, Metric] = {}
+    families: dict[str, tuple[dict[str, None], list[str]]] = {}  # name -> its head, its samples
     for replica, text in texts.items():
-        for one in text_string_to_metric_families(text):
-            family = families.setdefault(one.name, Metric(one.name, one.documentation, one.type))
-            for sample in one.samples:
-                labels = {**sample.labels, "replica": replica}
-                family.samples.append(sample._replace(labels=labels))
-    yield from families.values()
+        head, samples = dict[str, None](), list[str]()
+        for line in text.removesuffix("\n").split("\n"):
+            if line.startswith("# "):  # HELP or TYPE, then the name
+                head, samples = families.setdefault(line.split(" ", 3)[2], ({}, []))
+                head[line] = None
+                continue
+            name, _, rest = line.partition(" ")
+            if "{" in name:  # before the first blank of a value of a label
+                name, _, rest = line.partition("{")
+                samples.append(f'{name}{{replica="{replica}",{rest}')
+            else:
+                samples.append(f'{name}{{replica="{replica}"}} {rest}')
+    lines = [line for head, samples in families.values() for line in (*head, *samples)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 class Scrape:
@@ -76,20 +84,20 @@ class Scrape:
         self._replica = replica
         self._others: dict[str, str] = {}
 
-    def collect(self) -> Iterator[Metric]:
-        """For the renderer."""
-        return together({self._replica: self._own()} | self._others)
+    def expose(self) -> bytes:
+        """In the place of the series of this one alone."""
+        return together({self._replica: self._own()} | self._others).encode()
 
     def _own(self) -> str:
-        return generate_latest(self._metrics.registry).decode()
+        return self._metrics.own().decode()
 
     async def __aenter__(self) -> Scrape:
-        self._metrics.exposed = self
+        self._metrics.expose = self.expose
         self._task = asyncio.create_task(self._hand_in())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._metrics.exposed = self._metrics.registry
+        self._metrics.expose = self._metrics.own
         self._task.cancel()
         await asyncio.wait([self._task])
 
@@ -97,7 +105,8 @@ class Scrape:
         """A board that is gone is made anew by Ray; until then this replica tells of itself."""
         while True:
             try:
-                board = serve.get_deployment_actor(Board.NAME)
+                # Ray asks its head, and waits: in a thread, as requests are answered meanwhile.
+                board = await asyncio.to_thread(serve.get_deployment_actor, Board.NAME)
                 self._others = await board.hand_in.remote(self._replica, self._own())
             except (RayError, ValueError) as error:
                 self._others = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import functools
 import io
 import json
 import os
@@ -13,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +32,9 @@ from deploy.ray.partitions import ROWS, RUN, Output, OutputError, Run, list_fing
 from media.files import sha256_file
 from media.index import open_media
 from models.manifest import MANIFEST
-from service.cli.exit_status import DEVICE_DIED, OK, WRONG_COMMAND
+from service.cli.exit_status import DEVICE_DIED, FAILED, OK, WRONG_COMMAND
+from service.engine.device.session import Stop
+from service.engine.engine import Engine
 from service.settings import make_offline_settings
 from tests.helpers.service_fixtures import (
     CLEAN,
@@ -37,6 +42,7 @@ from tests.helpers.service_fixtures import (
     LABELS,
     MEDIA,
     ROOT,
+    TinySession,
     children,
     is_alive,
     picture,
@@ -292,6 +298,65 @@ def test_part_that_ends_every_worker_is_given_up(bundles: Path, tmp_path: Path) 
         assert labeller.label(0) == (0, OK, "")
 
 
+def test_folder_that_cannot_be_written_ends_the_command(
+    one: Path, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In a line, whatever is to be written when the disk is full: the list, a try, a part."""
+    out, run = tmp_path / "out", run_of(one, bundles, "image", per_part=500)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail(*_: object, **__: object) -> None:
+        raise full
+
+    with worker(out, run, bundles) as labeller:
+        reason = f"{out}/part-00000.parquet cannot be written: No space left on device"
+        for name in ("begun", "write"):
+            with monkeypatch.context() as patch:
+                patch.setattr(Output, name, fail)
+                assert labeller.label(0) == (0, FAILED, reason)
+    monkeypatch.setattr("media.index.Dataset.kept", fail)
+    asked = ["--model", "image", "--bundles", str(bundles), "--out", str(out)]
+    told = refused(capsys, one, *asked)
+    assert told == f"--out {out} cannot be written: No space left on device"
+
+
+def test_part_of_a_device_that_died_is_answered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that fail while a device dies have no row of that: the process ends before the part is
+    written, and the next one answers it.
+    """
+
+    class Mortal(TinySession):
+        dead = False
+
+        def run(self, pixels: np.ndarray, stop: Stop | None = None) -> np.ndarray:
+            if self.dead:
+                answered.wait(1)  # the golden is not replayed before the part could be written
+                raise RuntimeError("an illegal memory access was encountered")
+            return super().run(pixels, stop)
+
+    session, answered = Mortal(), threading.Event()
+    out, written = tmp_path / "out", list[bool]()
+    write_tiny_bundle(tmp_path / "b", "image")
+    (tmp_path / "a.png").write_bytes(picture())
+    run = run_of(tmp_path / "a.png", tmp_path / "b", "image")
+
+    def end(engine: Engine) -> None:
+        written.append(bool(parts(out)))
+
+    monkeypatch.setattr("deploy.ray.labeller._end_with_device", end)
+    mortal = functools.partial(Engine, opener=lambda *_: session)
+    monkeypatch.setattr("deploy.ray.labeller.Engine", mortal)
+    with worker(out, run, tmp_path / "b") as labeller:
+        session.dead = True
+        labeller.label(0)
+        answered.set()
+        wait_until(lambda: bool(written), "the device to be given up")
+    assert written == [False]
+
+
 def test_file_that_changed_since_it_was_listed_is_a_problem(bundles: Path, tmp_path: Path) -> None:
     """So is one that is gone, and one of a text list that was never there; the others answer."""
     folder = tmp_path / "photos"
@@ -480,6 +545,25 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
             pass
     with Output.opened(tmp_path / "out"):
         pass
+
+
+def test_cluster_that_lets_nobody_in_is_told(
+    one: Path, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without its token, or of another version of Ray: in a line, whatever class Ray raises."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("Token authentication is enabled\nbut no token was found")
+
+    monkeypatch.setattr("ray.init", refuse)
+    monkeypatch.setattr("ray.shutdown", lambda: None)  # other tests have a cluster
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        asked = ["--model", "image", "--bundles", str(bundles), "--out", str(tmp_path / "out")]
+        assert main([str(one), *asked, "--address", address]) == WRONG_COMMAND
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].endswith("Ray: Token authentication is enabled but no token was found")
 
 
 @contextmanager

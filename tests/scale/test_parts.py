@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +11,16 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.ray.front import Front
 from deploy.ray.replica import NOT_HERE, given_cpus, replica_settings
 from deploy.ray.scaling import by_predicted_seconds
-from deploy.ray.scrape import together
+from deploy.ray.scrape import Scrape, together
 from deploy.ray.store import Following
 from models.promotion import promote
+from service.metrics import Metrics
 from service.settings import Settings, SettingsError
 from tests.helpers.service_fixtures import ROOT, write_tiny_versions
 
@@ -25,8 +28,8 @@ from tests.helpers.service_fixtures import ROOT, write_tiny_versions
 @pytest.mark.parametrize("name", NOT_HERE)
 def test_what_is_rays_affair_is_no_setting_here(name: str) -> None:
     """The message names the setting and who decides instead."""
-    default = Settings.model_fields[name].default
-    value = "here" if default is None else default or 1
+    default = 9000 if name == "grpc_port" else Settings.model_fields[name].default
+    value = "here" if default is None or default == () else default or 1
     with pytest.raises(SettingsError, match=f"{name}: not for a replica: {NOT_HERE[name][:20]}"):
         replica_settings({"open": True, name: value})
 
@@ -83,19 +86,56 @@ def test_series_of_several_replicas_are_one_family_each() -> None:
         registry = CollectorRegistry()
         Counter("asked", "How often.", ("code",), registry=registry).labels("200").inc(count)
         Histogram("took", "Seconds.", buckets=(1, 2), registry=registry).observe(count)
+        Gauge("alone", "Without a label.", registry=registry).set(count)
+        said = Gauge("said", "With what may stand in a label.", ("text",), registry=registry)
+        for text in ('a "b" {c} d\\', "two\nlines\u2028three", ""):
+            said.labels(text).set(count)
         return generate_latest(registry).decode()
 
-    class Both:
-        def collect(self) -> Any:
-            return together({"a": exposed(1), "b": exposed(2)})
-
-    lines = generate_latest(Both()).decode().splitlines()
+    text = together({"a": exposed(1), "b": exposed(2)})
+    lines = text.splitlines()
     assert lines.count("# TYPE asked_total counter") == 1
     assert [one for one in lines if one.startswith("asked_total")] == [
-        'asked_total{code="200",replica="a"} 1.0',
-        'asked_total{code="200",replica="b"} 2.0',
+        'asked_total{replica="a",code="200"} 1.0',
+        'asked_total{replica="b",code="200"} 2.0',
     ]
-    assert 'took_bucket{le="2.0",replica="b"} 1.0' in lines
+    assert 'took_bucket{replica="b",le="2.0"} 1.0' in lines
+    assert 'alone{replica="b"} 2.0' in lines
+    for replica, count in (("a", 1), ("b", 2)):  # as a reader of the format has them
+        of_one = [
+            (sample.name, {**sample.labels, "replica": replica}, sample.value)
+            for family in text_string_to_metric_families(exposed(count))
+            for sample in family.samples
+        ]
+        of_all = [
+            (sample.name, sample.labels, sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.labels["replica"] == replica
+        ]
+        timeless = [[one for one in rows if not one[0].endswith("_created")]
+                    for rows in (of_all, of_one)]  # fmt: skip
+        assert timeless[0] == timeless[1]
+
+
+def test_a_board_that_is_slow_to_be_found_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's head may be away: requests are answered on the loop that looks for the board."""
+    went_on, waited = threading.Event(), list[bool]()
+
+    def find(name: str) -> None:
+        waited.append(went_on.wait(5))
+        raise ValueError("there is none")
+
+    async def look() -> None:
+        async with Scrape(Metrics(), "a") as scrape:
+            while not waited:
+                await asyncio.sleep(0.01)
+                went_on.set()
+            assert b'liere_ready{replica="a"}' in scrape.expose()
+
+    monkeypatch.setattr("ray.serve.get_deployment_actor", find)
+    asyncio.run(look())
+    assert waited == [True]
 
 
 def test_a_prefix_is_taken_off() -> None:

@@ -11,14 +11,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deploy.ray.replica import replica_settings
 from models.promotion import promote
 from models.versions import read_serving
+from service.settings import SettingsError
 from tests.helpers.ray_cluster import Cluster, Load, until
 from tests.helpers.service_fixtures import picture, write_tiny_versions
 
 ROWS = (
-    "classify, v2, prepare", "jobs", "admin: promote, rollback, retire", "admin: load",
-    "serving.json", "keys", "limits of a key", "health", "/metrics", "the page",
+    "classify, v2, prepare", "gRPC", "jobs", "admin: promote, rollback, retire", "admin: load",
+    "admin: shadow", "serving.json", "keys", "limits of a key", "health", "/metrics", "the page",
 )  # fmt: skip
 PREFIX = "/vision"
 ADMIN, OTHER, SLOW = ({"Authorization": f"Bearer {name}"} for name in ("boss", "other", "slow"))
@@ -72,6 +74,12 @@ def test_the_guide_has_a_row_for_each(repo_root: Path) -> None:
     assert tuple(rows[2:]) == ROWS
 
 
+def test_there_is_no_grpc() -> None:
+    """Off: a port for it is refused before anything starts."""
+    with pytest.raises(SettingsError, match="grpc_port: not for a replica"):
+        replica_settings({"open": True, "grpc_port": 0})
+
+
 def test_there_are_no_jobs(two: Cluster) -> None:
     """Off: the address is none, with the key that may most."""
     assert two.get("/v1/jobs", headers=ADMIN).status_code == 404
@@ -114,6 +122,21 @@ def test_a_version_that_is_loaded_answers_in_one_replica(two: Cluster) -> None:
     promote_again = two.post("/admin/bundles/tiny/versions/1/promote")
     assert promote_again.status_code == 200
     until(lambda: answering(two) == {"1"}, "the next change to end it")
+
+
+def test_a_shadow_is_of_one_replica(two: Cluster) -> None:
+    """Per replica: one knows of it and the other not, and a scrape tells of it whoever is asked."""
+    assert two.post("/admin/bundles/tiny/versions/3/shadow?share=1").status_code == 200
+
+    def reports() -> set[int]:
+        return {two.get("/admin/bundles/tiny/shadow").status_code for _ in range(20)}
+
+    assert reports() == {200, 404}
+    until(lambda: answering(two) == {"1"} and compared(two), "a copy to be compared")
+
+
+def compared(cluster: Cluster) -> bool:
+    return any(cluster.series("liere_shadow_items_total").values())
 
 
 def test_serving_json_is_followed(two: Cluster, folder: Path) -> None:
