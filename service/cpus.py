@@ -18,8 +18,9 @@ MOUNT = re.compile(r"\S+ \S+ \S+ (\S+) (\S+) .* - (\S+) \S* (\S+)$")
 
 
 def affinity() -> set[int]:
-    """The CPUs that this process may run on: asked of its first thread, as others may be held to
-    some of them (``service.engine.device.nodes``).
+    """The CPUs that this process may run on.
+
+    Its first thread is asked: others may be held to some (``service.engine.device.nodes``).
     """
     return os.sched_getaffinity(os.getpid())
 
