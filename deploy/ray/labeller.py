@@ -31,7 +31,7 @@ from service.engine.candidates import Candidate, Candidates, find_candidates
 from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceDied, DeviceError
 from service.engine.engine import Engine
-from service.engine.failures import EmptyFile, Failure, UnreadableFile
+from service.engine.failures import EmptyFile, Failure, InferenceFailed, UnreadableFile
 from service.engine.folders import NoBundles, named_folders
 from service.http.problems import problem_of
 from service.settings import Settings, SettingsError
@@ -122,7 +122,12 @@ class Labeller:
         """The rows of a part, in the order of the list."""
         opened = self._opened(part)
         begun = [one async for one in begin_each(self._engine, opened, self._candidates)]
-        return [self._row(file, await task) for file, task in begun]
+        answers = [(file, await task) for file, task in begun]
+        if any(isinstance(answer, InferenceFailed) for _, answer in answers):
+            # Of the files, or of a device that is dead: then the process ends in here, and another
+            # one answers the part.
+            await self._engine.vitals.settle()
+        return [self._row(file, answer) for file, answer in answers]
 
     async def _opened(self, part: int) -> AsyncIterator[File]:
         columns = self._files.columns
