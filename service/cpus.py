@@ -17,6 +17,14 @@ from pathlib import Path, PurePosixPath
 MOUNT = re.compile(r"\S+ \S+ \S+ (\S+) (\S+) .* - (\S+) \S* (\S+)$")
 
 
+def affinity() -> set[int]:
+    """The CPUs that this process may run on.
+
+    Its first thread is asked: others may be held to some (``service.engine.device.nodes``).
+    """
+    return os.sched_getaffinity(os.getpid())
+
+
 def usable_cpus(root: Path = Path("/")) -> int:
     """CPUs of the affinity mask or of the tightest quota, whichever is less; at least 1.
 
@@ -24,7 +32,7 @@ def usable_cpus(root: Path = Path("/")) -> int:
         root: where proc and the control groups are mounted; tests bring their own.
     """
     quotas = [quota for group in groups(root, "cpu") if (quota := _quota(group)) is not None]
-    return max(1, min([len(os.sched_getaffinity(0)), *map(math.ceil, quotas)]))
+    return max(1, min([len(affinity()), *map(math.ceil, quotas)]))
 
 
 def groups(root: Path, controller: str) -> Iterator[Path]:

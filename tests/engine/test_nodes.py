@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from service.cpus import usable_cpus
 from service.engine.device import nodes, session
 from service.engine.device.nodes import NodeNotThere, cpus_near, lane_cpus, parse_cpus, stay_on
 from service.engine.device.session import DeviceError, check_device, open_session
@@ -75,6 +76,23 @@ def test_quota_of_a_container_is_shared_by_the_nodes(
     machine("0-7", "8-15", may_use=set(range(16)))
     assert (lane_cpus("cpu:0", usable), lane_cpus("cpu:1", usable)) == expected
     assert lane_cpus("cpu", usable) == usable
+
+
+def test_threads_of_a_node_count_the_cpus_of_the_process(machine: Machine) -> None:
+    """Lanes are counted by a thread that stays on its node: that is no smaller machine."""
+    usable = sorted(os.sched_getaffinity(0))
+    if len(usable) < 2:
+        pytest.skip("a machine with one CPU has no two nodes")
+    machine(",".join(map(str, usable[:-1])), str(usable[-1]))
+    count = len(usable)
+
+    def counted() -> tuple[int, int, int]:
+        return usable_cpus(), lane_cpus("cpu:0", count), lane_cpus("cpu:1", count)
+
+    expected = counted()
+    with ThreadPoolExecutor(1, initializer=stay_on, initargs=(usable[-1:],)) as executor:
+        assert executor.submit(counted).result() == expected
+    assert expected[1:] == (count - 1, 1)
 
 
 def test_node_that_cannot_be_had_is_named(machine: Machine) -> None:

@@ -13,6 +13,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from service.cpus import affinity
+
 ON_NODE = re.compile("cpu:([0-9]+)")
 NODE = re.compile("node([0-9]+)")
 #: Where the machine tells of itself; tests bring their own.
@@ -37,7 +39,7 @@ def cpus_near(device: str) -> frozenset[int] | None:
     if number not in nodes:
         known = ", ".join(map(str, sorted(nodes))) or "none"
         raise NodeNotThere(f"there is no node {number}; nodes of this machine: {known}")
-    near = parse_cpus(nodes[number].read_text()) & os.sched_getaffinity(0)
+    near = parse_cpus(nodes[number].read_text()) & affinity()
     if not near:
         raise NodeNotThere(f"this process may use no CPU of node {number}")
     return frozenset(near)
@@ -55,7 +57,7 @@ def lane_cpus(device: str, usable: int) -> int:
     near = cpus_near(device)
     if near is None:
         return usable
-    return max(1, len(near) * usable // len(os.sched_getaffinity(0)))
+    return max(1, len(near) * usable // len(affinity()))
 
 
 def stay_on(cpus: Collection[int]) -> None:
