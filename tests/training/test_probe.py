@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -113,6 +114,23 @@ def test_features_are_kept(
     assert weights[0] == weights[1]
     probe(checkpoint, pictures, tmp_path / "runs" / "three", "--grid", "5x7")
     assert len(names(tmp_path / "runs" / ".features") - {".lock"}) == 4
+
+
+def test_features_are_of_the_architecture_too(
+    checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Weights that two ways to pool share do not share features: the second run gets its own."""
+    model, description = load_checkpoint(checkpoint)
+    spec = dataclasses.replace(model.spec, norm_before_pool=not model.spec.norm_before_pool)
+    other = VisionTransformer(spec, description.input)
+    other.load_state_dict(model.state_dict())
+    beside = checkpoint.parent / "other"
+    beside.mkdir()
+    save_checkpoint(beside, other, description.input, description.labels, {})
+    assert load_checkpoint(beside)[1].weights_sha256 == description.weights_sha256
+    for folder in (checkpoint, beside):
+        probe(folder, pictures, tmp_path / f"of-{folder.name}")
+    assert len(names(checkpoint.parent / ".features") - {".lock"}) == 4
 
 
 def test_workers_read_the_same_features(
