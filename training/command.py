@@ -153,7 +153,7 @@ def _begun(options: argparse.Namespace, resume: bool) -> TrainConfig:
     if options.init_from:
         config = recipe_for(config, options.out / "last" if resume else options.init_from)
         config = dataclasses.replace(config, init_from=str(options.init_from))
-        if options.preset in SIZES:
+        if options.preset in SIZES and not resume:  # which keeps the size that the run has
             config = at_size(config, SIZES[options.preset])
     elif options.preset in FROM_CHECKPOINT:
         raise SpecError(

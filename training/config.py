@@ -253,8 +253,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "save_every", "timeout"):
             _at_least(self, name, 1)
-        for name in ("weight_decay", "warmup_steps", "clip_norm", "freeze", "items", "seed",
-                     "patience", "log_every", "workers"):  # fmt: skip
+        for name in ("weight_decay", "warmup_steps", "clip_norm", "freeze", "head_first", "items",
+                     "seed", "patience", "log_every", "workers"):  # fmt: skip
             _at_least(self, name, 0)
         if not 0 < self.learning_rate < math.inf:
             raise SpecError(f"learning_rate must be positive, got {self.learning_rate}")

@@ -1,7 +1,8 @@
 """What the head of a checkpoint reads of every item of a split, computed once and kept.
 
-Features are kept by what decides them: the digests of the items, the weights, the input and its
-size. The same split under the same checkpoint is never decoded again.
+Features are kept by what decides them: the ids and bytes of the items but not their labels, the
+weights, the architecture (the same weights pool as it says), the input and its size. The same split
+under the same checkpoint is never decoded again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from media.dataset import TOLD, Notes
 from media.index import Dataset, Wanted
 from media.sources import SourceError
 from media.spec import Grid, InputSpec
+from media.strict_json import to_json
 from models.checkpoint import Description
 from models.vit import VisionTransformer
 from training.answers import answers_of
@@ -85,7 +88,8 @@ class Extractor:
         wanted = Wanted(self.description.input, self.grid.pixels(self.body.spec.patch))
         decides = (
             f"{FEATURES} {self.description.weights_sha256} {torch.__version__} "
-            f"{cache_key(contents.sha256, wanted.spec, wanted.pixels)}"
+            f"{json.dumps(to_json(self.body.spec), sort_keys=True)} "
+            f"{cache_key(items_sha256(contents), wanted.spec, wanted.pixels)}"
         )
         key = hashlib.sha256(decides.encode()).hexdigest()
 
@@ -126,6 +130,14 @@ class Extractor:
                 add(found[good])
                 advance(len(found))
         return {"skipped": skipped}
+
+
+def items_sha256(contents: Contents) -> str:
+    """Of a split's ids and bytes, in order, whatever its items are called by their labels."""
+    whole = hashlib.sha256()
+    for id_, digest in zip(contents.ids, contents.digests, strict=True):
+        whole.update(json.dumps([id_, digest.tobytes().hex()]).encode())
+    return whole.hexdigest()
 
 
 def check_skipped(

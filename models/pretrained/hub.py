@@ -29,6 +29,7 @@ def fetch(address: str) -> Path:
         from huggingface_hub import snapshot_download  # noqa: PLC0415
         from huggingface_hub.errors import (  # noqa: PLC0415
             HfHubHTTPError,
+            HFValidationError,
             LocalEntryNotFoundError,
         )
     except ImportError as error:
@@ -47,7 +48,7 @@ def fetch(address: str) -> Path:
         found = folder(*BETTER)
         if not any(found.glob(BETTER[0])):
             found = folder(WEIGHTS[1])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SpecError(f"{address}: cannot be fetched: {reason}") from error
     return found

@@ -333,3 +333,15 @@ def test_addresses_that_are_none(tmp_path: Path, capsys: Chatter, address: str) 
     """hf://OWNER/NAME, perhaps with a revision."""
     assert main([address, "--out", str(tmp_path / "run")]) == 2
     assert "expected hf://OWNER/NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["hf://a--b/c", "hf://a/b..c", "hf://a/b.git", "hf://-a/b"])
+def test_addresses_that_the_hub_cannot_have(
+    tmp_path: Path, capsys: Chatter, address: str
+) -> None:
+    """What huggingface_hub itself refuses before it asks: its reason, in a line."""
+    pytest.importorskip("huggingface_hub", reason="the extra hub is absent")
+    assert main([address, "--out", str(tmp_path / "run")]) == 2
+    line = capsys.readouterr().err
+    assert f"{address}: cannot be fetched: " in line
+    assert line.count("\n") == 1

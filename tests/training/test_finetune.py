@@ -356,6 +356,23 @@ def test_preset_for_photos_takes_any_patch_that_divides_their_size(tmp_path: Pat
     assert description.notes["config"]["head_first"] == 1
 
 
+def test_photos_of_another_size_go_on_at_it(tmp_path: Path) -> None:
+    """A run that was told its grid is resumed without a word of it, as with every other preset."""
+    data = make_data(tmp_path / "data", COLOURS, train=3)
+    make_checkpoint(tmp_path / "old", dataclasses.replace(SPEC, patch=(56, 112)))
+    arguments = ["finetune-images", "--data", str(data), "--out", str(tmp_path / "run")]
+    arguments += ["--init-from", str(tmp_path / "old"), "--no-report"]
+    small = ("epochs=2", "batch=4", "workers=0", "precision=fp32")
+    arguments += [word for one in small for word in ("--set", one)]
+    stopping = before_call("training.loop.Fit._end_epoch", 2, lambda *_: signal.raise_signal(15))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(*stopping)
+        assert main([*arguments, "--set", "model.grid=2x1"]) == 143
+    assert main([*arguments, "--resume"]) == 0
+    _, description = load_checkpoint(tmp_path / "run" / "last")
+    assert description.model.grid == (2, 1)
+
+
 def test_fine_tuning_is_resumed_without_its_origin(
     pictures: Path, finished: Path, tmp_path: Path
 ) -> None:

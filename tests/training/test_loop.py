@@ -259,6 +259,7 @@ def test_rate_warms_up_and_falls_to_nothing() -> None:
         ("schedule=step", "expected one of cosine, linear, constant, wsd, got 'step'"),
         ("precision=fp8", "expected one of fp32, tf32, bf16, fp16, got 'fp8'"),
         ("patience=-1", "patience must be 0 or more, got -1"),
+        ("head_first=-1", "head_first must be 0 or more, got -1"),
         ("freeze=1", "and head are for fine-tuning: expected --init-from, got none"),
         ("head=keep", "and head are for fine-tuning: expected --init-from, got none"),
         ("head_first=1", "and head are for fine-tuning: expected --init-from, got none"),

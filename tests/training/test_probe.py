@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from media.dataset import prepare_split
 from media.index import open_dataset
 from media.spec import Grid
-from models.checkpoint import Description, load_checkpoint, save_checkpoint
+from models.checkpoint import Description, load_checkpoint, read_description, save_checkpoint
 from models.vit import VisionTransformer
 from tests.helpers import training_runs
 from tests.helpers.training_runs import COLOURS, Chatter, make_data, names
@@ -113,6 +115,39 @@ def test_features_are_kept(
     assert weights[0] == weights[1]
     probe(checkpoint, pictures, tmp_path / "runs" / "three", "--grid", "5x7")
     assert len(names(tmp_path / "runs" / ".features") - {".lock"}) == 4
+
+
+def test_other_labels_of_the_same_files_decode_nothing(
+    checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Features know nothing of labels: a table that calls the same items otherwise finds them."""
+    root = tmp_path / "data"
+    shutil.copytree(pictures, root)
+    files = [file.relative_to(root) for file in sorted(root.glob("*/*/*.png"))]
+    for table, other in (("one", "green"), ("two", "yellow")):
+        named = ((file, file.parts[1].replace("green", other)) for file in files)
+        rows = [f"{file},{label},{file.parts[0]}" for file, label in named]
+        (root / f"{table}.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+        probe(checkpoint, root / f"{table}.csv", tmp_path / table)
+    assert read_description(tmp_path / "two" / "best").labels == ("blue", "red", "yellow")
+    assert len(names(checkpoint.parent / ".features") - {".lock"}) == 2
+
+
+def test_features_are_of_the_architecture_too(
+    checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Weights that two ways to pool share do not share features: the second run gets its own."""
+    model, description = load_checkpoint(checkpoint)
+    spec = dataclasses.replace(model.spec, norm_before_pool=not model.spec.norm_before_pool)
+    other = VisionTransformer(spec, description.input)
+    other.load_state_dict(model.state_dict())
+    beside = checkpoint.parent / "other"
+    beside.mkdir()
+    save_checkpoint(beside, other, description.input, description.labels, {})
+    assert load_checkpoint(beside)[1].weights_sha256 == description.weights_sha256
+    for folder in (checkpoint, beside):
+        probe(folder, pictures, tmp_path / f"of-{folder.name}")
+    assert len(names(checkpoint.parent / ".features") - {".lock"}) == 4
 
 
 def test_workers_read_the_same_features(
