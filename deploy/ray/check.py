@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from pydantic import ValidationError
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import ServeDeploySchema
 
 from deploy.ray.replica import check_bound, deployment, replica_settings
@@ -40,6 +40,8 @@ def check(text: str) -> None:
         raise ValueError(f"expected YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise ValueError(_first(error)) from None
+    except (AttributeError, ImportError) as error:  # Ray has looked the function up
+        raise ValueError(f"autoscaling_config.policy: {error}") from None
     for number, application in enumerate(config.applications):
         where = f"applications.{number}"
         if application.import_path != IMPORT_PATH:
@@ -67,6 +69,9 @@ def _check_later(where: str, values: dict[str, Any]) -> None:
                 schema.model_validate(value, extra="forbid")
             except ValidationError as error:
                 raise ValueError(f"{where}.{name}.{_first(error)}") from None
+            policy = value.get("policy") or {}  # is made by Ray's own __init__, which forbids none
+            for unknown in sorted(policy.keys() - AutoscalingPolicy.model_fields.keys()):
+                raise ValueError(f"{where}.{name}.policy.{unknown}: unknown key")
 
 
 def _first(error: ValidationError) -> str:

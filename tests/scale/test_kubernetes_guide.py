@@ -90,13 +90,14 @@ def test_what_is_applied_is_there(commands: list[str]) -> None:
 def test_the_readers_own_folder_renders(page: str, tmp_path: Path) -> None:
     """Its registry, its namespace, its bundles, its number of servers."""
     (text,) = blocks(page, "yaml")
-    for overlay in ("cpu", "keys"):
+    for overlay, image in (("cpu", "liere-serve"), ("keys", "liere-serve"),
+                           ("gpu", "liere-serve-gpu")):  # fmt: skip
         site = tmp_path / overlay
         site.mkdir()
         up = os.path.relpath(ROOT / "deploy", site.resolve())
         own = text.replace("overlays/cpu", f"overlays/{overlay}")
         (site / "kustomization.yaml").write_text(own.replace("../deploy", up))
-        assert container(site)["image"] == "registry.example/liere-serve:0.1.0"
+        assert container(site)["image"] == f"registry.example/{image}:0.1.0"
         assert {one["metadata"]["namespace"] for one in rendered(site)} == {"liere"}
         assert only("HorizontalPodAutoscaler", site)["spec"]["maxReplicas"] == 20
         mounts = {one["mountPath"] for one in container(site)["volumeMounts"]}
