@@ -13,11 +13,11 @@ from service.engine.engine import Engine
 from service.engine.failures import Failure, Overloaded
 from service.grpc.call import Call
 from service.grpc.guard import Guard
-from service.grpc.methods import SERVICE
+from service.grpc.methods import SERVICE, SMALL_BYTES
 from service.grpc.statuses import code_of
 from service.grpc.uploads import Uploads
 from service.http.health import check_live, check_ready, check_start
-from service.http.problems import BrokenTensors, NotFound
+from service.http.problems import BodyTooLarge, BrokenTensors, NotFound
 
 HEALTH = "grpc.health.v1.Health"
 #: What may be asked after: the server as a whole and the protocol, which are ready when
@@ -64,16 +64,16 @@ class Health:
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[bytes]:
         """The same and every change of it, until the client leaves or the server ends."""
-        try:
-            if self._watches >= MOST_WATCHES:
-                raise Overloaded(f"{MOST_WATCHES} clients watch already; ask by Check")
-            name = await self._read(Call(f"/{HEALTH}/Watch", context))
-        except Failure as failure:
+        if self._watches >= MOST_WATCHES:
+            failure = Overloaded(f"{MOST_WATCHES} clients watch already; ask by Check")
             await context.abort(code_of(failure), failure.detail)
-        self._watches += 1
+        self._watches += 1  # before its message is there: others come meanwhile
         try:
+            name = await self._read(Call(f"/{HEALTH}/Watch", context))
             async for status in self._changes(name):
                 yield status
+        except Failure as refused:
+            await context.abort(code_of(refused), refused.detail)
         finally:
             self._watches -= 1
 
@@ -89,6 +89,8 @@ class Health:
 
     async def _read(self, call: Call) -> str:
         message = await self._uploads.read(call)
+        if len(message) > SMALL_BYTES:
+            raise BodyTooLarge(f"a HealthCheckRequest may have at most {SMALL_BYTES} bytes")
         try:
             return str(HealthCheckRequest.FromString(message).service)
         except DecodeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -9,13 +10,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from service.grpc.health import MOST_WATCHES
+from service.grpc.health import MOST_WATCHES, Health
 from tests.grpc.conftest import Start
 from tests.helpers.grpc_serving import SERVICE, GrpcServer, of_files
 from tests.helpers.service_fixtures import (
@@ -75,6 +77,54 @@ def test_so_many_may_watch_and_all_may_ask(server: GrpcServer) -> None:
     for one in seen:
         one.cancel()
     wait_until(lambda: watches(server), "room for another")
+
+
+class Waiting:
+    """The context of a call whose message comes once a gate is open."""
+
+    def __init__(self, gate: asyncio.Event) -> None:
+        self._gate = gate
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def read(self) -> bytes:
+        await self._gate.wait()
+        return bytes(HealthCheckRequest(service="nope").SerializeToString())
+
+    async def abort(self, code: grpc.StatusCode, detail: str) -> None:
+        raise grpc.aio.AbortError(code)
+
+
+def test_watches_are_counted_before_their_messages_are_there() -> None:
+    """However many come at once; who is refused, or leaves, takes no place."""
+
+    async def story() -> None:
+        health, gate = Health(SimpleNamespace(draining=False), 2**20), asyncio.Event()  # type: ignore[arg-type]
+        seen = [health.watch(None, Waiting(gate)) for _ in range(MOST_WATCHES + 9)]  # type: ignore[arg-type]
+        first = [asyncio.ensure_future(anext(one)) for one in seen]
+        await asyncio.sleep(0)
+        gate.set()
+        told = await asyncio.gather(*first, return_exceptions=True)
+        refused = [one for one in told if isinstance(one, grpc.aio.AbortError)]
+        assert [one.args for one in refused] == [(grpc.StatusCode.RESOURCE_EXHAUSTED,)] * 9
+        for one in seen:
+            await one.aclose()  # type: ignore[attr-defined]
+        assert await anext(health.watch(None, Waiting(gate)))  # type: ignore[arg-type]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("ask_so", [ask, lambda *asked: next(watch(*asked))])
+def test_name_without_end_is_not_parsed(server: GrpcServer, ask_so: Any) -> None:
+    """What a stranger sends is a name; of more nothing is made."""
+    with pytest.raises(grpc.RpcError) as caught:
+        ask_so(server.channel, "n" * 5000)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "a HealthCheckRequest may have at most 4096 bytes"
 
 
 def watches(server: GrpcServer) -> bool:
