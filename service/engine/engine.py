@@ -102,7 +102,7 @@ class Engine:
         )
         self.prover = Prover(self.pool, self.devices, self.executor, opener, settings)
         self.catalog = Catalog(self.prover, settings.default_bundle)
-        succession = Succession(settings, self.catalog, self._on_change)
+        succession = Succession(settings, self.catalog, self.devices, self._on_change)
         self.shadows = Shadows(
             self.pipeline, self.admission, self.devices, self.pool, self.metrics.agreements,
             max_bytes=settings.shadow_bytes,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from service.engine.apart import prove_apart
 from service.engine.catalog import Catalog
+from service.engine.device.devices import Devices
 from service.engine.device.session import DeviceError
 from service.engine.failures import CandidateRefused
 from service.engine.model import ExaminedBundle
@@ -45,6 +46,7 @@ class Succession:
 
     Args:
         catalog: what answers now.
+        devices: on which; a candidate is proven on one of those that work.
         prove: see ``Prove``.
 
     Attributes:
@@ -52,17 +54,24 @@ class Succession:
     """
 
     def __init__(
-        self, settings: Settings, catalog: Catalog, on_change: OnChange, prove: Prove = prove_apart
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        devices: Devices,
+        on_change: OnChange,
+        prove: Prove = prove_apart,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
+        self._devices = devices
         self._on_change = on_change
         self.prove = prove
         self.refused: dict[str, Refusal] = {}
 
     async def examine(self, name: str, home: Path, version: str) -> ExaminedBundle:
         """A version that is good, open and warm; CandidateRefused if it is not."""
-        reason = await self.prove(self._settings, name, version)
+        settings = self._settings.model_copy(update={"device": self._devices.names})
+        reason = await self.prove(settings, name, version)
         if reason is None:
             try:
                 one = await self._catalog.examine_version(name, home, version)

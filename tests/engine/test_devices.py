@@ -16,7 +16,8 @@ from service.engine.device.devices import Device, Devices
 from service.engine.device.session import DeviceError, OpenSession, Session, Stop
 from service.engine.device.station import DeviceStation
 from service.engine.schedule import DEVICE
-from service.settings import SettingsError, make_settings
+from service.http.keys import digest
+from service.settings import Settings, SettingsError, make_settings
 from tests.helpers.service_fixtures import (
     GRIDS,
     RunningServer,
@@ -26,6 +27,7 @@ from tests.helpers.service_fixtures import (
     tiny_logits,
     wait_until,
     write_tiny_bundle,
+    write_tiny_versions,
 )
 
 NAMES = ("cuda:0", "cuda:2")
@@ -159,6 +161,30 @@ def test_device_that_fails_its_proof_is_left_out(
     (line,) = [one for one in caplog.messages if "is left out" in one]
     assert line.startswith(f"device {device} is left out: ")
     assert reason in line
+
+
+def test_candidate_is_proven_on_a_device_that_works(tmp_path: Path) -> None:
+    """Where the first of them was left out the next version can still be promoted."""
+    home = write_tiny_versions(tmp_path / "bundles", "tiny", "1", "2")
+    (home / "serving.json").write_text('{"schema": 1, "version": "1"}')
+    asked: list[str] = []
+
+    async def prove(settings: Settings, name: str, version: str) -> str | None:
+        asked.append(settings.device)
+        return None
+
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"{digest(b'admin').hex()} admin scopes=admin")
+    with serving(
+        home.parent, fails_on(NAMES[0], "absent"), device=",".join(NAMES), keys_file=keys
+    ) as server:
+        server.engine.rollout.succession.prove = prove
+        answer = server.request(
+            "POST", "/admin/bundles/tiny/versions/2/load",
+            headers={"Authorization": "Bearer admin"},
+        )  # fmt: skip
+        assert answer.json()["loaded"] == "2"
+    assert asked == [NAMES[1]]
 
 
 @pytest.mark.parametrize("how", ["absent", "wrong"])

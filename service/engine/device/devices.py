@@ -57,6 +57,11 @@ class Devices:
         return len(self._devices)
 
     @property
+    def names(self) -> str:
+        """Of those that work, as ``--device`` says it."""
+        return ",".join(one.name for one in self._devices)
+
+    @property
     def stations(self) -> list[DeviceStation]:
         return [one.station for one in self._devices]
 
