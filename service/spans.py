@@ -7,14 +7,13 @@ the receiver, the service's name, attributes of the process.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Mapping
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
@@ -57,10 +56,10 @@ class Tracing:
 
     def start(self) -> None:
         """Begin the thread that sends."""
-        name = os.environ.get("OTEL_SERVICE_NAME", "liere")
+        told = OTELResourceDetector().detect()  # by variables, which may name the service too
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(self._share)),
-            resource=Resource.create({"service.name": name}),
+            resource=Resource.create({"service.name": "liere"}).merge(told),
             shutdown_on_exit=False,  # which would wait for the receiver as long as it takes
         )
         exporter = OTLPSpanExporter(self._endpoint, timeout=SEND_SECONDS)

@@ -142,6 +142,28 @@ def test_a_request_is_told_from_guard_to_run(server: RunningServer, receiver: Re
     assert run_of == {"liere.batch.rows": 1, "liere.rows": 1, "liere.device": "cpu"}
 
 
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=ours,a=b"}, "ours"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=ours", "OTEL_SERVICE_NAME": "mine"}, "mine"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "a=b"}, "liere"),
+        ({"OTEL_SERVICE_NAME": ""}, "liere"),
+    ],
+)
+def test_service_is_called_as_the_variables_say(
+    bundles: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str], name: str,
+) -> None:
+    """By either of them; OpenTelemetry's own order holds where both do."""
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    with serving(bundles, lambda *_: TinySession(), otel_endpoint=receiver.url) as server:
+        assert server.get("/v1/bundles").status_code == 200
+        assert receiver.take(server)
+    assert receiver.services == {name}
+
+
 def test_stages_lie_end_to_end_within_the_request(
     server: RunningServer, receiver: Receiver
 ) -> None:
