@@ -19,6 +19,8 @@ from service.http.server import CannotListen
 if TYPE_CHECKING:
     from service.spans import Tracing
 
+#: Of a message: neither gRPC nor protobuf knows larger ones.
+MAX_MESSAGE_BYTES = 2**31 - 1
 #: Of the metadata of a call.
 MAX_METADATA_BYTES = 2**14
 #: A connection that says nothing is asked whether it is still there; without an answer it ends.
@@ -56,7 +58,7 @@ class GrpcFront:
         self._host = f"[{host}]" if ":" in host else host
         self.port = port
         limits = [engine.settings.limits(one) for one in modalities]
-        self._largest = max(one.body_bytes for one in limits)
+        self._largest = min(MAX_MESSAGE_BYTES, max(one.body_bytes for one in limits))
         uploads = Uploads(
             self._largest,
             max(one.upload_seconds for one in limits),

@@ -112,7 +112,7 @@ def test_watches_are_counted_before_their_messages_are_there() -> None:
         refused = [one for one in told if isinstance(one, grpc.aio.AbortError)]
         assert [one.args for one in refused] == [(grpc.StatusCode.RESOURCE_EXHAUSTED,)] * 9
         for one in seen:
-            await one.aclose()
+            await one.aclose()  # type: ignore[attr-defined]
         assert await anext(health.watch(None, Waiting(gate)))  # type: ignore[arg-type]
 
     asyncio.run(story())

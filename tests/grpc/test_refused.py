@@ -280,6 +280,12 @@ def test_message_has_the_limit_of_a_body(start: Start) -> None:
     assert "larger than max" in error.details()
 
 
+def test_body_may_be_larger_than_any_message(start: Start) -> None:
+    """HTTP takes what it is told to; gRPC as much of that as a message can be."""
+    server, _ = start(max_body_mib=3000, max_in_flight_mib=4000)
+    assert server.infer(of_files("tiny", GOOD)).outputs
+
+
 def test_message_for_images_has_their_limit_beside_scans(tmp_path: Path) -> None:
     """gRPC knows one limit, the largest; the model then has that of its own modality."""
     for modality in ("image", "volume"):
