@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from media.spec import Grid
+from models.checkpoint import CheckpointError
 from models.pretrained.layout import Layout, Matched
 from models.pretrained.source import Source
 from models.spec import EncodingSpec, TableRule
@@ -74,6 +76,10 @@ class Found:
         theirs = self.matched.theirs.get(ours)
         return None if theirs is None else self.source.tensors[theirs]
 
+    def number(self, *keys: str, default: float) -> float:
+        """What config.json says under one of ``keys``; CheckpointError unless it is a number."""
+        return number(self.said(*keys, default=default), f"config.json: {keys[0]}")
+
     def said(self, *keys: str, default: Any = None) -> Any:
         """What config.json, or the arguments of the model in it, says under one of ``keys``."""
         for told in (self.source.config, self.source.parts):
@@ -81,6 +87,13 @@ class Found:
                 if told.get(key) is not None:
                     return told[key]
         return default
+
+
+def number(said: Any, where: str) -> float:
+    """What a file says as a number; CheckpointError for anything else."""
+    if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said):
+        raise CheckpointError(f"{where}: expected a number, got {said!r:.60}")
+    return float(said)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,9 +90,9 @@ def encoding(found: Found) -> EncodingSpec:
     Raises:
         CheckpointError: they are not.
     """
-    base = float(found.said("rope_theta", "pos_embed_rope_base", "rope_temperature", default=BASE))
+    base = found.number("rope_theta", "pos_embed_rope_base", "rope_temperature", default=BASE)
     moved = {
-        name: found.said(f"pos_embed_{name}", f"pos_embed_rope_{name}_coords", default=off)
+        name: found.number(f"pos_embed_{name}", f"pos_embed_rope_{name}_coords", default=off)
         for name, off in (("shift", 0.0), ("jitter", 1.0), ("rescale", 1.0))
     }
     periods = found.tensor("periods")
@@ -103,7 +103,7 @@ def encoding(found: Found) -> EncodingSpec:
         base=base,
         normalise=found.said("pos_embed_rope_normalize_coords", default="separate"),
         periods="base" if periods is None else "stored",
-        **{name: float(value) for name, value in moved.items()},
+        **moved,
     )
 
 
