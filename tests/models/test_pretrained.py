@@ -198,6 +198,17 @@ def test_labels_are_given_read_or_numbered(tmp_path: Path) -> None:
     assert imported(case("hf_dinov3"), tmp_path / "headless")[1].labels == ()
 
 
+def test_names_that_come_twice_get_their_number(tmp_path: Path) -> None:
+    """As ImageNet's two cranes: all other names stay."""
+    shutil.copytree(case("hf_dinov2"), tmp_path / "cranes")
+    path = tmp_path / "cranes" / "config.json"
+    config = json.loads(path.read_text())
+    config["id2label"] |= {"1": "crane", "3": "crane"}
+    path.write_text(json.dumps(config))
+    labels = imported(tmp_path / "cranes", tmp_path / "run")[1].labels
+    assert labels[:4] == ("LABEL_0", "crane (1)", "LABEL_2", "crane (3)")
+
+
 def test_the_hub_is_read_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """hf://OWNER/NAME is a snapshot that huggingface_hub has; nothing is asked of a network."""
     constants = pytest.importorskip("huggingface_hub.constants", reason="the extra hub is absent")
