@@ -115,6 +115,8 @@ class Family:
         table_rule: how the table is resized, by library.
         pool: what is read of the tokens where no file says it; by library, ``class`` of others.
         preparation: by library.
+        published: patterns of names -> what is otherwise of models that go by them; names are
+            timm's with their tag, those of files and of the hub. The first that fits counts.
     """
 
     name: str
@@ -132,6 +134,12 @@ class Family:
     class_row: Callable[[Matched], bool] = lambda matched: False
     table_rule: Mapping[str, TableRule] = dataclasses.field(default_factory=dict)
     pool: Mapping[str, Literal["class", "mean"]] = dataclasses.field(default_factory=dict)
+    published: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def as_named(self, name: str) -> Family:
+        """The family as a model of that name is published, as far as no file says it."""
+        patterns = (pattern for pattern in self.published if re.search(pattern, name))
+        return dataclasses.replace(self, **self.published.get(next(patterns, ""), {}))
 
     def has_architecture(self, name: str) -> bool:
         """Whether one of timm's names, with or without its tag, is of this family."""

@@ -94,6 +94,8 @@ def import_pretrained(address: str, out: Path, options: Options) -> Imported:
     hub = address.startswith(SCHEME)
     source = open_source(fetch(address) if hub else Path(address), address if hub else "")
     family, matched = recognise(source, options.family)
+    named = options.family or source.config.get("architecture") or source.name
+    family = family.as_named(str(named))
     sizes = read_sizes(source, matched)
     prepared = input_spec(family, source, matched.layout.library)
     heads = heads_of(family, source, matched, sizes.width, options.heads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from models.pretrained.buffers import check_periods
 from models.pretrained.families import names
 from models.pretrained.family import TIMM, TRANSFORMERS, Family, Found, Licence, Preparation
@@ -107,6 +109,13 @@ def encoding(found: Found) -> EncodingSpec:
     )
 
 
+PREPARATION = {
+    TRANSFORMERS: Preparation(224, 224, "stretch", "bilinear"),
+    TIMM: Preparation(256, 256),
+    ORIGINAL: Preparation(256, 256, "stretch", "bilinear"),
+}
+SATELLITE = {"mean": (0.430, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}
+
 FAMILY = Family(
     name="dinov3",
     about="DINOv3",
@@ -114,10 +123,15 @@ FAMILY = Family(
     layouts=LAYOUTS,
     heads={384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32},
     epsilon={TRANSFORMERS: 1e-5, TIMM: 1e-5, ORIGINAL: 1e-5},
-    preparation={
-        TRANSFORMERS: Preparation(224, 224, "stretch", "bilinear"),
-        TIMM: Preparation(256, 256),
-        ORIGINAL: Preparation(256, 256, "stretch", "bilinear"),
+    preparation=PREPARATION,
+    published={
+        "sat493m": {
+            "preparation": {
+                library: dataclasses.replace(usual, **SATELLITE)
+                for library, usual in PREPARATION.items()
+            }
+        },
+        "lingbot": {"pool": {}, "licence": Licence("Apache-2.0")},
     },
     encoding=encoding,
     model_types=("dinov3_vit",),
