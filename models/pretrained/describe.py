@@ -136,8 +136,9 @@ def table_grid(
             )
         return grid
     usual = source.config.get("pretrained_cfg") or {}
-    input_size = usual.get("input_size") if isinstance(usual, dict) else None
-    for where, size in (("--size", asked), ("input_size", sides((input_size or [])[1:]))):
+    said = usual.get("input_size") if isinstance(usual, dict) else None
+    input_size = sides(said[1:]) if isinstance(said, list) else ()
+    for where, size in (("--size", asked), ("input_size", input_size)):
         if size and (grid := grid_of(size, patch, where)).tokens == rows:
             return grid
     side = math.isqrt(max(rows, 0))
@@ -186,7 +187,7 @@ def model_spec(family: Family, found: Found, sizes: Sizes) -> ModelSpec:
         **{f"{part}_bias": has_bias(found, part) for part in ("query", "key", "value")},
         layer_scale=FIRST_SCALE if "layers.0.attention_scale" in has else None,
         mlp="gated-norm" if "layers.0.mlp.norm.weight" in has else "gated" if gated else "gelu",
-        norm_epsilon=float(found.said("layer_norm_eps", "norm_eps", default=usual)),
+        norm_epsilon=found.number("layer_norm_eps", "norm_eps", default=usual),
         norm_before_pool=_norm_before(found),
         position_table=rule if "table" in has and encoding.name != "absolute" else None,
         encoding=encoding,
@@ -208,7 +209,7 @@ def pool_of(family: Family, found: Found) -> Literal["class", "mean", "both"]:
         return "both" if family.name == "dinov2" and with_head else "class"
     usual = family.pool.get(found.library, "class")
     said = found.said("global_pool") if found.library == TIMM else None
-    if said is not None and said not in POOLS:
+    if said is not None and not (isinstance(said, str) and said in POOLS):
         raise CheckpointError(
             f"config.json: expected global_pool {' or '.join(POOLS)}, got {said!r}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from media.spec import Grid
+from models.checkpoint import CheckpointError
 from models.pretrained.layout import Layout, Matched
 from models.pretrained.source import Source
 from models.spec import EncodingSpec, TableRule
@@ -74,6 +76,10 @@ class Found:
         theirs = self.matched.theirs.get(ours)
         return None if theirs is None else self.source.tensors[theirs]
 
+    def number(self, *keys: str, default: float) -> float:
+        """What config.json says under one of ``keys``; CheckpointError unless it is a number."""
+        return number(self.said(*keys, default=default), f"config.json: {keys[0]}")
+
     def said(self, *keys: str, default: Any = None) -> Any:
         """What config.json, or the arguments of the model in it, says under one of ``keys``."""
         for told in (self.source.config, self.source.parts):
@@ -81,6 +87,13 @@ class Found:
                 if told.get(key) is not None:
                     return told[key]
         return default
+
+
+def number(said: Any, where: str) -> float:
+    """What a file says as a number; CheckpointError for anything else."""
+    if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said):
+        raise CheckpointError(f"{where}: expected a number, got {said!r:.60}")
+    return float(said)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +115,8 @@ class Family:
         table_rule: how the table is resized, by library.
         pool: what is read of the tokens where no file says it; by library, ``class`` of others.
         preparation: by library.
+        published: patterns of names -> what is otherwise of models that go by them; names are
+            timm's with their tag, those of files and of the hub. The first that fits counts.
     """
 
     name: str
@@ -119,6 +134,12 @@ class Family:
     class_row: Callable[[Matched], bool] = lambda matched: False
     table_rule: Mapping[str, TableRule] = dataclasses.field(default_factory=dict)
     pool: Mapping[str, Literal["class", "mean"]] = dataclasses.field(default_factory=dict)
+    published: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def as_named(self, name: str) -> Family:
+        """The family as a model of that name is published, as far as no file says it."""
+        patterns = (pattern for pattern in self.published if re.search(pattern, name))
+        return dataclasses.replace(self, **self.published.get(next(patterns, ""), {}))
 
     def has_architecture(self, name: str) -> bool:
         """Whether one of timm's names, with or without its tag, is of this family."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from media.spec import InputSpec, SpecError
 from models.checkpoint import CheckpointError
 from models.pretrained.describe import sides
-from models.pretrained.family import HALF, TIMM, TRANSFORMERS, Family, Preparation
+from models.pretrained.family import HALF, TIMM, TRANSFORMERS, Family, Preparation, number
 from models.pretrained.source import PREPROCESSOR, Source
 
 #: Filters by Pillow's numbers, which transformers writes, and by timm's names.
@@ -64,11 +64,12 @@ def input_spec(family: Family, source: Source, library: str) -> Prepared:
 
 def _of_transformers(said: dict[str, Any]) -> Prepared:
     factor, filtered = said.get("rescale_factor", 1 / 255), said.get("resample", 2)
-    if not said.get("do_rescale", True) or not math.isclose(factor, 1 / 255, rel_tol=1e-6):
+    scaled = isinstance(factor, float) and math.isclose(factor, 1 / 255, rel_tol=1e-6)
+    if not said.get("do_rescale", True) or not scaled:
         raise CheckpointError(
-            f"{PREPROCESSOR}: expected values divided by 255, got rescale_factor {factor}"
+            f"{PREPROCESSOR}: expected values divided by 255, got rescale_factor {factor!r:.60}"
         )
-    if filtered not in FILTERS:
+    if not isinstance(filtered, int | str) or filtered not in FILTERS:
         raise CheckpointError(
             f"{PREPROCESSOR}: expected resample 2 (bilinear) or 3 (bicubic), got {filtered!r}"
         )
@@ -102,7 +103,8 @@ def _geometry(
 
 def _of_timm(said: dict[str, Any], usual: Preparation) -> Prepared:
     mode, how = said.get("crop_mode") or "center", said.get("interpolation") or "bicubic"
-    if mode not in ("center", "squash") or how not in FILTERS:
+    known = isinstance(how, str) and how in FILTERS
+    if mode not in ("center", "squash") or not known:
         raise CheckpointError(
             "config.json: expected crop_mode center or squash and interpolation bicubic or "
             f"bilinear, got {mode!r} and {how!r}"
@@ -130,10 +132,17 @@ def _spec(
     return InputSpec(
         fit=fit,
         interpolation=interpolation,
-        crop_ratio=float(ratio),
-        mean=tuple(map(float, mean)),
-        std=tuple(map(float, std)),
+        crop_ratio=number(ratio, "crop_pct"),
+        mean=_colours(mean, "mean"),
+        std=_colours(std, "std"),
     )
+
+
+def _colours(said: Any, name: str) -> tuple[float, ...]:
+    """A number for each of three colours; CheckpointError for anything else."""
+    if not isinstance(said, list | tuple) or len(said) != 3:
+        raise CheckpointError(f"{name}: expected a number for each of 3 colours, got {said!r:.60}")
+    return tuple(number(one, name) for one in said)
 
 
 def _both(size: Any) -> tuple[int, ...]:

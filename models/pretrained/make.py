@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def import_pretrained(address: str, out: Path, options: Options) -> Imported:
     hub = address.startswith(SCHEME)
     source = open_source(fetch(address) if hub else Path(address), address if hub else "")
     family, matched = recognise(source, options.family)
+    named = options.family or source.config.get("architecture") or source.name
+    family = family.as_named(str(named))
     sizes = read_sizes(source, matched)
     prepared = input_spec(family, source, matched.layout.library)
     heads = heads_of(family, source, matched, sizes.width, options.heads)
@@ -153,6 +156,8 @@ def _assembled(
 def _labels(given: tuple[str, ...], source: Source, classes: int) -> tuple[str, ...]:
     """A name for each class: those given, else the file's, else numbers.
 
+    Of the file's, such as come more than once get the class's number.
+
     Raises:
         SpecError: they are not as many, or not different.
     """
@@ -160,7 +165,12 @@ def _labels(given: tuple[str, ...], source: Source, classes: int) -> tuple[str, 
         named = source.config.get("id2label")
         numbered = [str(number) for number in range(classes)]
         if isinstance(named, dict) and set(named) == set(numbered):
-            given = tuple(str(named[number]) for number in numbered)
+            words = [str(named[number]) for number in numbered]
+            times = collections.Counter(words)
+            given = tuple(  # ImageNet has two cranes
+                f"{word} ({number})" if times[word] > 1 else word
+                for word, number in zip(words, numbered, strict=True)
+            )
         if len(set(given)) != classes:
             return tuple(f"class {number}" for number in numbered)
     different = len(set(given) - {""})

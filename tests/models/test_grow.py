@@ -13,6 +13,7 @@ from media.spec import Grid, InputSpec, SpecError
 from models.checkpoint import load_checkpoint, read_description, save_checkpoint
 from models.encodings.liere import Liere
 from models.grow import check_same, grids_of, grow, main, rotations_apart, whole_rotations
+from models.rotations.apply import Rotations
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import Attention, Layer, VisionTransformer
 from tests.models.test_vit_families import FAMILIES
@@ -83,6 +84,23 @@ def test_rotations_and_answers_stay(encoding: EncodingSpec, block: int, tmp_path
         with torch.inference_mode():
             torch.testing.assert_close(new(pixels), old(pixels), atol=5e-5, rtol=0)
     assert check_same(old, new) < 5e-5
+
+
+def test_the_check_holds_one_layer_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole rotations of all layers and heads of a large model would not fit into memory."""
+    old = make(EncodingSpec("rope_mixed"), depth=3)
+    new, layers = grown_of(old, 8, tmp_path), []
+
+    def watched(rotations: Rotations | None) -> torch.Tensor:
+        whole = whole_rotations(rotations)
+        layers.append(len(whole))
+        return whole
+
+    monkeypatch.setattr("models.grow.whole_rotations", watched)
+    assert rotations_apart(old, new, Grid(old.spec.grid)) < 1e-6
+    assert layers == [1] * 6
 
 
 def pixels_at(model: VisionTransformer, grid: Grid) -> torch.Tensor:

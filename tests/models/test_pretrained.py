@@ -14,6 +14,7 @@ from torch import Tensor
 from media.spec import Grid
 from models.checkpoint import Description, load_checkpoint
 from models.pretrained.__main__ import main
+from models.pretrained.families import FAMILIES
 from models.pretrained.make import Options, import_pretrained
 from models.vit import VisionTransformer
 from tests.helpers.pretrained_cases import (
@@ -187,6 +188,37 @@ def test_a_name_of_timm_says_what_a_file_does_not(tmp_path: Path) -> None:
     assert alone.model == whole.model
 
 
+@pytest.mark.parametrize(
+    ("told", "mean", "ratio"),
+    [
+        ("vit_small_patch16_224.augreg_in21k", 0.5, 224 / 248),
+        ("vit_base_patch16_384.augreg_in21k_ft_in1k", 0.5, 1.0),
+        ("deit_small_patch16_224.fb_in1k", 0.485, 224 / 248),
+        ("vit_small_patch16_224.dino", 0.485, 224 / 248),
+        ("deit3_base_patch16_384.fb_in1k", 0.485, 1.0),
+        ("vit_large_patch16_dinov3.sat493m", 0.430, 1.0),
+        ("vit_large_patch16_dinov3.lvd1689m", 0.485, 1.0),
+    ],
+)
+def test_a_name_says_how_pictures_are_prepared(told: str, mean: float, ratio: float) -> None:
+    """Where no file does: DeiT's and DINO's colours are not AugReg's, nor a satellite's others'."""
+    family = next(one for one in FAMILIES.values() if one.has_architecture(told))
+    usual = family.as_named(told).preparation["timm"]
+    assert (usual.mean[0], usual.size / usual.resized) == (mean, ratio)
+
+
+def test_a_name_says_what_is_pooled_under_which_licence(tmp_path: Path) -> None:
+    """LingBot's models are DINOv3's by their tensors alone: class token, Apache-2.0."""
+    shutil.copyfile(case("timm_dinov3") / "model.safetensors", tmp_path / "alone.safetensors")
+    for told, pool, licence in (
+        ("vit_small_patch16_lingbot", "class", "Apache-2.0"),
+        ("vit_small_patch16_dinov3.lvd1689m", "mean", "DINOv3 License (19 August 2025)"),
+    ):
+        options = Options(told, heads=2)
+        _, description = imported(tmp_path / "alone.safetensors", tmp_path / told, options)
+        assert (description.model.pool, description.licence["name"]) == (pool, licence)
+
+
 def test_labels_are_given_read_or_numbered(tmp_path: Path) -> None:
     """A file of names, config.json's own, or numbers; a model without a head has none."""
     (tmp_path / "names.txt").write_text("ant\nbee\ncow\ndog\neel\nfox\n")
@@ -196,6 +228,17 @@ def test_labels_are_given_read_or_numbered(tmp_path: Path) -> None:
     assert imported(case("hf_dinov2"), tmp_path / "read")[1].labels[0] == "LABEL_0"
     assert imported(case("timm_eva02"), tmp_path / "none")[1].labels[4] == "class 4"
     assert imported(case("hf_dinov3"), tmp_path / "headless")[1].labels == ()
+
+
+def test_names_that_come_twice_get_their_number(tmp_path: Path) -> None:
+    """As ImageNet's two cranes: all other names stay."""
+    shutil.copytree(case("hf_dinov2"), tmp_path / "cranes")
+    path = tmp_path / "cranes" / "config.json"
+    config = json.loads(path.read_text())
+    config["id2label"] |= {"1": "crane", "3": "crane"}
+    path.write_text(json.dumps(config))
+    labels = imported(tmp_path / "cranes", tmp_path / "run")[1].labels
+    assert labels[:4] == ("LABEL_0", "crane (1)", "LABEL_2", "crane (3)")
 
 
 def test_the_hub_is_read_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

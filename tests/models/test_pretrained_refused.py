@@ -281,6 +281,13 @@ def test_a_table_whose_grid_nobody_tells(tmp_path: Path, capsys: Chatter) -> Non
         ("timm_eva02", {"architecture": "vit_base_patch16_siglip_224"}, "expected one of dinov3"),
         ("hf_dinov2", {"image_size": 20}, "expected 25 rows of patches, of grid 5x5, got 16"),
         ("timm_eva02", {"num_classes": 6}, "num_classes 6, but the tensors have 5"),
+        ("timm_eva02", {"global_pool": ["avg"]}, "expected global_pool token or avg, got ['avg']"),
+        ("timm_eva02", {"ref_feat_shape": [4]}, "a square ref_feat_shape, got [4]"),
+        ("timm_eva02", {"pretrained_cfg": {"mean": 0.5}}, "mean: expected a number for each of 3"),
+        ("timm_eva02", {"pretrained_cfg": {"crop_pct": "x"}}, "crop_pct: expected a number, got"),
+        ("timm_eva02", {"pretrained_cfg": {"interpolation": [3]}}, "bicubic or bilinear, got"),
+        ("hf_dinov3", {"rope_theta": "x"}, "rope_theta: expected a number, got 'x'"),
+        ("hf_dinov3", {"layer_norm_eps": []}, "layer_norm_eps: expected a number, got []"),
     ],
 )
 def test_words_that_ask_for_another_model(
@@ -295,6 +302,9 @@ def test_words_that_ask_for_another_model(
     [
         ({"resample": 1}, "expected resample 2 (bilinear) or 3 (bicubic), got 1"),
         ({"rescale_factor": 1.0}, "expected values divided by 255, got rescale_factor 1.0"),
+        ({"rescale_factor": None}, "expected values divided by 255, got rescale_factor None"),
+        ({"resample": [3]}, "expected resample 2 (bilinear) or 3 (bicubic), got [3]"),
+        ({"image_std": None}, "std: expected a number for each of 3 colours, got None"),
         ({"size": {"longest_edge": 18}}, "got size {'longest_edge': 18}"),
         ({"crop_size": {"height": 32, "width": 32}}, "crop_size of the same shape within it"),
     ],

@@ -24,6 +24,8 @@ def encoding(found: Found) -> EncodingSpec:
     return EncodingSpec("absolute", resize=FAMILY.table_rule[found.library])
 
 
+PREPARATION = {TIMM: Preparation(224, 248), ORIGINAL: Preparation(224, 224)}
+
 FAMILY = Family(
     name="deit3",
     about="DeiT III",
@@ -31,7 +33,11 @@ FAMILY = Family(
     layouts=(_layout(TIMM, names.LS_GAMMA), _layout(ORIGINAL, names.GAMMA)),
     heads={384: 6, 512: 8, 768: 12, 1024: 16, 1280: 16},
     epsilon={TIMM: 1e-6, ORIGINAL: 1e-6},
-    preparation={TIMM: Preparation(224, 248), ORIGINAL: Preparation(224, 224)},
+    preparation=PREPARATION,
+    published={
+        r"deit3_\w+_384": {"preparation": PREPARATION | {TIMM: Preparation(384, 384)}},
+        r"in22k": {"preparation": PREPARATION | {TIMM: Preparation(224, 224)}},
+    },
     encoding=encoding,
     architectures=r"deit3_\w+_patch\d+_\d+",
     repository=ORIGINAL,

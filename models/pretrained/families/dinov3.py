@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from models.pretrained.buffers import check_periods
 from models.pretrained.families import names
 from models.pretrained.family import TIMM, TRANSFORMERS, Family, Found, Licence, Preparation
@@ -90,9 +92,9 @@ def encoding(found: Found) -> EncodingSpec:
     Raises:
         CheckpointError: they are not.
     """
-    base = float(found.said("rope_theta", "pos_embed_rope_base", "rope_temperature", default=BASE))
+    base = found.number("rope_theta", "pos_embed_rope_base", "rope_temperature", default=BASE)
     moved = {
-        name: found.said(f"pos_embed_{name}", f"pos_embed_rope_{name}_coords", default=off)
+        name: found.number(f"pos_embed_{name}", f"pos_embed_rope_{name}_coords", default=off)
         for name, off in (("shift", 0.0), ("jitter", 1.0), ("rescale", 1.0))
     }
     periods = found.tensor("periods")
@@ -103,9 +105,16 @@ def encoding(found: Found) -> EncodingSpec:
         base=base,
         normalise=found.said("pos_embed_rope_normalize_coords", default="separate"),
         periods="base" if periods is None else "stored",
-        **{name: float(value) for name, value in moved.items()},
+        **moved,
     )
 
+
+PREPARATION = {
+    TRANSFORMERS: Preparation(224, 224, "stretch", "bilinear"),
+    TIMM: Preparation(256, 256),
+    ORIGINAL: Preparation(256, 256, "stretch", "bilinear"),
+}
+SATELLITE = {"mean": (0.430, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}
 
 FAMILY = Family(
     name="dinov3",
@@ -114,10 +123,15 @@ FAMILY = Family(
     layouts=LAYOUTS,
     heads={384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32},
     epsilon={TRANSFORMERS: 1e-5, TIMM: 1e-5, ORIGINAL: 1e-5},
-    preparation={
-        TRANSFORMERS: Preparation(224, 224, "stretch", "bilinear"),
-        TIMM: Preparation(256, 256),
-        ORIGINAL: Preparation(256, 256, "stretch", "bilinear"),
+    preparation=PREPARATION,
+    published={
+        "sat493m": {
+            "preparation": {
+                library: dataclasses.replace(usual, **SATELLITE)
+                for library, usual in PREPARATION.items()
+            }
+        },
+        "lingbot": {"pool": {}, "licence": Licence("Apache-2.0")},
     },
     encoding=encoding,
     model_types=("dinov3_vit",),

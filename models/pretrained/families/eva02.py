@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from models.checkpoint import CheckpointError
+from models.pretrained.describe import sides
 from models.pretrained.families import names
 from models.pretrained.family import TIMM, Family, Found, Licence, Preparation
 from models.pretrained.layout import Layout, both, names_of
@@ -49,10 +50,10 @@ def encoding(found: Found) -> EncodingSpec:
         CheckpointError: that grid is not square.
     """
     said = found.said("ref_feat_shape", default=REFERENCE)
-    height, width = said if isinstance(said, list) else (said, said)
+    height, width = sides(said) or (0, 1)
     if height != width:
         raise CheckpointError(f"config.json: expected a square ref_feat_shape, got {said}")
-    return EncodingSpec("axial_rope", base=BASE, reference=int(height))
+    return EncodingSpec("axial_rope", base=BASE, reference=height)
 
 
 FAMILY = Family(

@@ -17,8 +17,8 @@ LICENCE = Licence(
 
 def axial(found: Found) -> EncodingSpec:
     """Indices; their pairs are brought from columns first to rows first with the weights."""
-    base = found.said("rope_theta", "rope_temperature", default=BASE)
-    return EncodingSpec("axial_rope", base=float(base))
+    base = found.number("rope_theta", "rope_temperature", default=BASE)
+    return EncodingSpec("axial_rope", base=base)
 
 
 def mixed(found: Found) -> EncodingSpec:

@@ -63,6 +63,16 @@ def encoding(found: Found) -> EncodingSpec:
     return EncodingSpec("absolute", resize=FAMILY.table_rule[found.library])
 
 
+PREPARATION = {
+    TRANSFORMERS: Preparation(224, 224, "stretch", "bilinear", *HALF),
+    TIMM: Preparation(224, 248, mean=HALF[0], std=HALF[1]),
+}
+
+
+def _timm(preparation: Preparation) -> dict[str, dict[str, Preparation]]:
+    return {"preparation": PREPARATION | {TIMM: preparation}}
+
+
 FAMILY = Family(
     name="vit",
     about="ViT (AugReg, DeiT, DINO)",
@@ -70,9 +80,11 @@ FAMILY = Family(
     layouts=LAYOUTS,
     heads={192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16},
     epsilon={TRANSFORMERS: 1e-12, TIMM: 1e-6},
-    preparation={
-        TRANSFORMERS: Preparation(224, 224, "stretch", "bilinear", *HALF),
-        TIMM: Preparation(224, 248, mean=HALF[0], std=HALF[1]),
+    preparation=PREPARATION,
+    published={
+        r"deit_\w+_384": _timm(Preparation(384, 384)),
+        r"deit_|\.dino$|dino_": _timm(Preparation(224, 248)),
+        r"vit_\w+_384": _timm(Preparation(384, 384, mean=HALF[0], std=HALF[1])),
     },
     encoding=encoding,
     model_types=("vit",),
