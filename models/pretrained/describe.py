@@ -136,8 +136,8 @@ def table_grid(
             )
         return grid
     usual = source.config.get("pretrained_cfg") or {}
-    said = usual.get("input_size") if isinstance(usual, dict) else None
-    input_size = sides(said[1:]) if isinstance(said, list) else ()
+    told = usual.get("input_size") if isinstance(usual, dict) else None
+    input_size = sides(told[1:]) if isinstance(told, list) else ()
     for where, size in (("--size", asked), ("input_size", input_size)):
         if size and (grid := grid_of(size, patch, where)).tokens == rows:
             return grid

@@ -114,7 +114,7 @@ PREPARATION = {
     TIMM: Preparation(256, 256),
     ORIGINAL: Preparation(256, 256, "stretch", "bilinear"),
 }
-SATELLITE = {"mean": (0.430, 0.411, 0.296), "std": (0.213, 0.156, 0.143)}
+SATELLITE_MEAN, SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 
 FAMILY = Family(
     name="dinov3",
@@ -127,7 +127,7 @@ FAMILY = Family(
     published={
         "sat493m": {
             "preparation": {
-                library: dataclasses.replace(usual, **SATELLITE)
+                library: dataclasses.replace(usual, mean=SATELLITE_MEAN, std=SATELLITE_STD)
                 for library, usual in PREPARATION.items()
             }
         },
