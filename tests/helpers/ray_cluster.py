@@ -99,7 +99,10 @@ class Cluster:
     def settle(self, replicas: int) -> None:
         """Until so many run, and no other comes or goes."""
         until(lambda: self.count() == replicas, f"{replicas} replicas", DEPLOY_SECONDS)
-        until(lambda: len(self.names()) == replicas, f"the series of {replicas}", 40)
+        until(
+            lambda: len(self.names()) == replicas and all(map(is_alive, self.names())),
+            f"the series of {replicas} that are alive", 40,
+        )  # fmt: skip
 
     def asks(self, path: str) -> int:
         """The status of an answer; 0 where there is none."""
@@ -133,12 +136,23 @@ class Cluster:
 
     def pids(self) -> dict[str, int]:
         """Processes of the replicas, by name."""
-        actors = {
-            name: ray.get_actor(f"SERVE_REPLICA::{APP}#Replica#{name}", namespace="serve")
-            for name in self.names()
-        }
+        actors = {name: actor_of(name) for name in self.names()}
         asked = [one.__ray_call__.remote(lambda _: os.getpid()) for one in actors.values()]
         return dict(zip(actors, ray.get(asked), strict=True))
+
+
+def actor_of(name: str) -> Any:
+    """The process of a replica; ValueError if it is gone."""
+    return ray.get_actor(f"SERVE_REPLICA::{APP}#Replica#{name}", namespace="serve")
+
+
+def is_alive(name: str) -> bool:
+    """Whether a replica is there still: its series stay for some seconds after it."""
+    try:
+        actor_of(name)
+    except ValueError:
+        return False
+    return True
 
 
 def until(condition: Any, what: str, seconds: float = 60.0) -> None:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 collect_ignore_glob: list[str] = []
 if importlib.util.find_spec("ray"):
     FOLDER = Path(tempfile.mkdtemp(prefix="liere-"))
-    os.environ.update(environment(FOLDER))  # before the tests import ray
+    #: What the cluster starts with, and whoever joins it: its token, for one.
+    RAY_ENVIRONMENT = environment(FOLDER)
+    os.environ.update(RAY_ENVIRONMENT)  # before the tests import ray
 else:
     collect_ignore_glob.append("test_*.py")
 
