@@ -164,7 +164,8 @@ def small_pictures(data: str) -> TrainConfig:
     """Pictures of 32 px by the recipe of long runs, for a GPU: CIFAR-10, Tiny-ImageNet at 32 px.
 
     python -m training small-pictures --data tinyimagenet32.npz --out runs/tiny
-    Never run to its end yet: BENCHMARKS.md says how far; in few epochs cifar10-liere8 is better. Learned absolute positions instead:
+    Never run to its end yet: BENCHMARKS.md says how far, and that in 16 epochs cifar10-liere8 is
+    better. Learned absolute positions instead:
     ``--set model.encoding.name=absolute --set model.encoding.block=null``.
     """
     config = cifar10_liere8(data)
