@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 collect_ignore_glob: list[str] = []
 if importlib.util.find_spec("ray"):
     FOLDER = Path(tempfile.mkdtemp(prefix="liere-"))
-    #: What the cluster starts with, and whoever joins it: its token, for one.
     RAY_ENVIRONMENT = environment(FOLDER)
     os.environ.update(RAY_ENVIRONMENT)  # before the tests import ray
 else:
@@ -35,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.timeout(600))
+
+
+@pytest.fixture(scope="session")
+def ray_environment() -> dict[str, str]:
+    """What the cluster starts with, and whoever joins it: its token, for one."""
+    return RAY_ENVIRONMENT
 
 
 @pytest.fixture(scope="session")

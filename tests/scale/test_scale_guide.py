@@ -14,7 +14,6 @@ import yaml  # type: ignore[import-untyped]
 from deploy.ray.check import check
 from tests.helpers.ray_cluster import CONFIG, Cluster
 from tests.helpers.service_fixtures import CLEAN, ROOT, write_tiny_bundle
-from tests.scale.conftest import RAY_ENVIRONMENT
 
 #: What the fixture ``cluster`` does in another way, and what needs more than this machine.
 ELSEWHERE = ("set -a;", "ray start", "curl")
@@ -25,7 +24,9 @@ def page() -> str:
     return (ROOT / "docs" / "scale.md").read_text()
 
 
-def test_every_command_is_run_here(page: str, cluster: Cluster, tmp_path: Path) -> None:
+def test_every_command_is_run_here(
+    page: str, cluster: Cluster, ray_environment: dict[str, str], tmp_path: Path
+) -> None:
     """As they stand, but for the cluster, the port and a store of the test's own."""
     lines = "\n".join(re.findall(r"^```sh\n(.*?)^```$", page, flags=re.M | re.S)).splitlines()
     commands = [one for one in lines if one and not one.startswith(ELSEWHERE)]
@@ -42,7 +43,7 @@ def test_every_command_is_run_here(page: str, cluster: Cluster, tmp_path: Path) 
         words += ["--address", address, "--non-blocking"] if words[0] == "serve" else []
         done = subprocess.run(
             [str(programs / words[0]), *words[1:]],
-            cwd=ROOT, env=CLEAN | RAY_ENVIRONMENT, capture_output=True, text=True, check=False,
+            cwd=ROOT, env=CLEAN | ray_environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
     cluster.wait("RUNNING")
