@@ -27,7 +27,9 @@ def environment(folder: Path) -> dict[str, str]:
     ports = {f"RAY_SERVE_{name}": str(free_port()) for name in wanted}
     # A busy machine is no reason to kill a front that is still coming up.
     patience = {f"RAY_SERVE_PROXY_{name}_CHECK_TIMEOUT_S": "60" for name in ("READY", "HEALTH")}
-    return told | places | ports | patience | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # Whoever joins needs the mode too: a process of Ray sets it for its own children alone.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return told | places | ports | patience | token
 
 
 def free_port() -> int:
