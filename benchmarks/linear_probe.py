@@ -38,7 +38,7 @@ def main() -> None:
     began, spent = time.perf_counter(), time.process_time()
     heads = fitted(training, validation, labels, Progress(shown=False))
     seconds, processor = time.perf_counter() - began, time.process_time() - spent
-    best = chosen(heads, "top1")
+    best = chosen(heads, "top1", len(validation.labels))
     for head in heads:
         print(f"{head}, {head.steps} steps")
     result = {

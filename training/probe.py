@@ -9,9 +9,10 @@ again.
 
 linear-probe fits a linear head, by logistic regression (scikit-learn, on features of mean 0 and
 standard deviation 1), for a path of penalties, the strongest first; each fit begins where the one
-before it ended. Of these heads the one that is best on the validation split is kept; of equal ones
-that with the strongest penalty. The run in --out is like any other: report, predict and export take
-it, and --init-from goes on from it with all layers.
+before it ended. The validation split chooses: of the heads that are within a standard error of the
+best one that with the strongest penalty is kept (with --choose loss the best one). The run in
+--out is like any other: report, predict and export take it, and --init-from goes on from it with
+all layers.
 
 knn asks the nearest training items instead (cosine similarity, votes weighed by exp(s / 0.07) as in
 arXiv 1805.01978), and writes nothing: a check that needs no fit, of features and of labels. The
@@ -100,7 +101,7 @@ def linear_probe(options: argparse.Namespace) -> None:
     with Probe(options) as probe:
         training, validation = (probe.features(split) for split in USED)
         heads = fitted(training, validation, probe.dataset.labels, probe.progress)
-        best = chosen(heads, options.choose)
+        best = chosen(heads, options.choose, len(validation.labels))
         for head in heads:
             probe.progress.say([f"{head}{'  <- kept' if head is best else ''}"])
         probe.write(run, best, heads, training, validation)
@@ -208,7 +209,9 @@ class Probe:
                 self.dataset, self.contents, self.duplicates, training, validation
             ),
             "fingerprint": {split: fingerprint(self.dataset, split) for split in USED},
-            "probe": [head.as_json() for head in heads],
+            "probe": {
+                "penalty": best.penalty, "penalties": [head.as_json() for head in heads],
+            },
             "history": [],
         }
         with torch.no_grad():
@@ -296,11 +299,18 @@ def fitted(
     return heads
 
 
-def chosen(heads: Sequence[Head], choose: str) -> Head:
-    """The best on the validation split; of equal ones the first, whose penalty is the strongest."""
+def chosen(heads: Sequence[Head], choose: str, items: int) -> Head:
+    """By the validation split, of so many items.
+
+    Of shares the strongest penalty within a standard error of the best (Breiman et al., 1984,
+    Classification and Regression Trees, section 3.4.3): a weaker one would win by chance, and its
+    large weights also multiply every rounding of a feature.
+    """
     if choose == "loss":
         return min(heads, key=lambda head: head.record["loss"])
-    return max(heads, key=lambda head: head.record[choose])
+    best = max(head.record[choose] for head in heads)
+    error = (best * (1 - best) / items) ** 0.5
+    return next(head for head in heads if head.record[choose] >= best - error)
 
 
 def votes(training: Features, held: Features, neighbours: int) -> float:

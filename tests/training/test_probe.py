@@ -24,7 +24,7 @@ from tests.training.test_finetune import INPUT, LABELS, SPEC, make_checkpoint, m
 from training.__main__ import main
 from training.evaluate import evaluate
 from training.features import without_head
-from training.probe import PENALTIES, STEPS, TOLERANCE
+from training.probe import PENALTIES, STEPS, TOLERANCE, Head, chosen
 
 pictures = training_runs.pictures
 
@@ -57,23 +57,38 @@ def test_head_is_that_of_scikit_learn(checkpoint: Path, pictures: Path, tmp_path
     """Fitted by hand with the kept penalty: the run's model gives the same logits, as it is."""
     out = probe(checkpoint, pictures, tmp_path / "runs" / "probe")
     model, description = load_checkpoint(out / "best")
-    kept = [one for one in description.notes["probe"] if one["val_top1"] == best_of(description)]
+    (kept,) = [one for one in told_of(description) if one["penalty"] == penalty_of(description)]
     rows, labels = features_of(checkpoint, pictures, "train")
     mean, deviation = rows.mean(axis=0), rows.std(axis=0)
     regression = LogisticRegression(
-        C=1 / (kept[0]["penalty"] * len(rows)), max_iter=20 * STEPS, tol=TOLERANCE / 10
+        C=1 / (kept["penalty"] * len(rows)), max_iter=20 * STEPS, tol=TOLERANCE / 10
     ).fit((rows - mean) / deviation, labels)
     held, targets = features_of(checkpoint, pictures, "val")
     expected = regression.predict_proba((held - mean) / deviation)
     with torch.inference_mode():
         logits = model.head(torch.from_numpy(held))
     np.testing.assert_allclose(logits.double().softmax(1).numpy(), expected, atol=2e-3)
-    assert (logits.argmax(1).numpy() == targets).mean() == kept[0]["val_top1"]
+    assert (logits.argmax(1).numpy() == targets).mean() == kept["val_top1"]
     assert description.labels == tuple(COLOURS)
 
 
-def best_of(description: Description) -> float:
-    return float(max(one["val_top1"] for one in description.notes["probe"]))
+def told_of(description: Description) -> list[dict[str, float]]:
+    told: list[dict[str, float]] = description.notes["probe"]["penalties"]
+    return told
+
+
+def penalty_of(description: Description) -> float:
+    return float(description.notes["probe"]["penalty"])
+
+
+def test_strongest_penalty_within_a_standard_error_is_kept() -> None:
+    """Of 100 items 0.9 and 0.88 are one; the best one itself where less is said than its loss."""
+    rows = ((1.0, 0.6, 0.9), (0.1, 0.88, 0.4), (0.01, 0.9, 0.3), (0.001, 0.89, 0.5))
+    none = np.empty(0, np.float32)
+    heads = [Head(p, none, none, 0.0, {"top1": top1, "loss": loss}, 1) for p, top1, loss in rows]
+    assert chosen(heads, "top1", 100).penalty == 0.1
+    assert chosen(heads, "top1", 10_000).penalty == 0.01
+    assert chosen(heads, "loss", 100).penalty == 0.01
 
 
 def test_body_stays_and_figures_are_those_of_validation(
@@ -91,7 +106,7 @@ def test_body_stays_and_figures_are_those_of_validation(
     record = description.notes["best"]
     for name, value in measured.items():
         assert record[f"val_{name}"] == pytest.approx(value, abs=1e-5)
-    assert [one["penalty"] for one in description.notes["probe"]] == list(PENALTIES)
+    assert [one["penalty"] for one in told_of(description)] == list(PENALTIES)
     assert description.notes["init"]["head"] == "new"
 
 
