@@ -36,7 +36,7 @@ ALLOWED = {
     "models/promotion.py": set(),
     "training": {"numpy", "torch", "kornia", "jinja2", "matplotlib", "scipy", "rich", "PIL",
                  "safetensors", "tensorboard"},
-    "training/probe.py": {"numpy", "torch", "rich", "sklearn"},
+    "training/probe.py": {"numpy", "torch", "rich", "sklearn", "threadpoolctl"},
     "export": {"numpy", "torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "rich", "PIL",
                "av", "nibabel"},
     "service": {"pydantic", "pydantic_settings", "prometheus_client"},
