@@ -87,6 +87,11 @@ def save_checkpoint(
     write_atomic(folder / DESCRIPTION, text.encode())
 
 
+def checkpoint_folder(path: Path) -> Path:
+    """A run stands for its best checkpoint."""
+    return path if (path / DESCRIPTION).is_file() else path / "best"
+
+
 def load_checkpoint(folder: Path) -> tuple[VisionTransformer, Description]:
     """The model in evaluation mode, on the CPU, and its description.
 

@@ -41,9 +41,9 @@ from torch import Tensor, nn
 from media.files import atomic_directory
 from media.spec import Grid, SpecError
 from models.checkpoint import (
-    DESCRIPTION,
     CheckpointError,
     Description,
+    checkpoint_folder,
     load_checkpoint,
     save_checkpoint,
 )
@@ -331,7 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.out.exists():
             raise FileExistsError(f"{options.out} exists already and is never overwritten")
         run = options.run
-        model, description = load_checkpoint(run if (run / DESCRIPTION).is_file() else run / "best")
+        model, description = load_checkpoint(checkpoint_folder(run))
         grown = grow(model, description, options.block)
         apart = check_same(model, grown)
         notes = {k: v for k, v in description.notes.items() if k != "training_sha256"}

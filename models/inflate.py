@@ -47,9 +47,9 @@ from torch import Tensor
 from media.files import atomic_directory
 from media.spec import Grid, InputSpec, SpecError, VideoSpec, VolumeSpec
 from models.checkpoint import (
-    DESCRIPTION,
     CheckpointError,
     Description,
+    checkpoint_folder,
     load_checkpoint,
     save_checkpoint,
 )
@@ -252,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.balance_prefix,
         )  # fmt: skip
         run = options.run
-        model, description = load_checkpoint(run if (run / DESCRIPTION).is_file() else run / "best")
+        model, description = load_checkpoint(checkpoint_folder(run))
         inflated = inflate(model, description.input, axis)
         unbalanced = model.spec.prefix_tokens and not axis.balance_prefix
         apart = (answers_apart if unbalanced else check_same)(model, inflated)

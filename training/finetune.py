@@ -9,7 +9,12 @@ from typing import Any
 import torch
 
 from media.spec import SpecError
-from models.checkpoint import DESCRIPTION, Description, load_checkpoint, read_description
+from models.checkpoint import (
+    Description,
+    checkpoint_folder,
+    load_checkpoint,
+    read_description,
+)
 from models.encodings import short_name
 from models.encodings.resize import table_at
 from models.vit import VisionTransformer
@@ -17,11 +22,6 @@ from training.config import TrainConfig
 
 #: Fields of the model in which a fine-tuning may differ from its checkpoint.
 MAY_DIFFER = ("grid", "classes", "dropout", "drop_path")
-
-
-def checkpoint_folder(path: Path) -> Path:
-    """A run stands for its best checkpoint."""
-    return path if (path / DESCRIPTION).is_file() else path / "best"
 
 
 def recipe_for(config: TrainConfig, path: Path) -> TrainConfig:

@@ -44,14 +44,13 @@ from media.index import Dataset, Wanted, open_media
 from media.index.columns import NONE
 from media.sources import RULE, SPLITS
 from media.spec import Grid, SpecError
-from models.checkpoint import Description, load_checkpoint
+from models.checkpoint import Description, checkpoint_folder, load_checkpoint
 from training.answers import Count, answers_of, write_table
 from training.batches import NoBatch, Rows
 from training.checks import pick_device
 from training.data import rule_of
 from training.evaluate import VALUES
 from training.failures import BAD_INPUT, FAILED
-from training.finetune import checkpoint_folder
 from training.listed import Listed
 from training.progress import Progress
 from training.stopping import Stop, Stopped

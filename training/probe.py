@@ -49,7 +49,7 @@ from media.index import Dataset, Digests, fingerprint
 from media.sources import SourceError
 from media.spec import Grid, SpecError
 from media.strict_json import to_json
-from models.checkpoint import Description, load_checkpoint
+from models.checkpoint import Description, checkpoint_folder, load_checkpoint
 from models.vit import VisionTransformer
 from training import data, finetune
 from training.about_data import about_duplicates, about_source, how_split
@@ -137,7 +137,7 @@ class Probe:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        folder = finetune.checkpoint_folder(options.init_from)
+        folder = checkpoint_folder(options.init_from)
         self.model, self.description = load_checkpoint(folder)
         spec = self.model.spec
         grid = Grid.parse(options.grid) if options.grid else spec.training_grid
