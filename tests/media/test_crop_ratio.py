@@ -73,11 +73,16 @@ def test_a_crop_ratio_is_pillows_resize_and_cut(
 
 @given(st.integers(1, 6), st.integers(900, 4000), st.booleans())
 def test_a_strip_is_not_enlarged_as_a_whole(short: int, long: int, upright: bool) -> None:
-    """It is resampled where it is cut: the same to what the passes' order and rounding leave."""
+    """It is resampled where it is cut: each of the two passes rounds once, in either order.
+
+    Bilinear weights are positive and sum to one, so the first pass's half a level is no more after
+    the second: all of it is within one level of what floats come to.
+    """
     image = noise(long, short) if upright else noise(short, long)
     spec = InputSpec(crop_ratio=0.8, interpolation="bilinear")
-    ours = prepare(png(image), spec, (16, 28)).astype(int)
-    assert np.abs(ours - resized_and_cut(image, (16, 28), spec)).max() <= 1
+    ours = prepare(png(image), spec, (16, 28))
+    bands = [resized_and_cut(band.convert("F"), (16, 28), spec) for band in image.split()]
+    assert np.abs(ours - np.stack(bands, -1)).max() <= 1 + 1e-3  # weights of 22 bits
 
 
 @pytest.mark.parametrize(("ratio", "whole"), [(0.9, 248), (224 / 256, 256), (1.0, 224)])
