@@ -16,20 +16,28 @@ WEIGHTS = "weights.bin"
 #: The second output, the features before the head; graphs from before lack it. The only one of a
 #: model without a head.
 EMBEDDING = "embedding"
+#: Of a graph that explains, the rollout of attention.
+ATTENTION = "attention"
 #: What a graph may give.
-OUTPUTS = (["logits"], ["logits", EMBEDDING], [EMBEDDING])
+OUTPUTS = [["logits"], ["logits", EMBEDDING], [EMBEDDING]]
+EXPLAINED = ["logits", ATTENTION, EMBEDDING]
 #: Whatever else stands in a graph has no business there: a convolution would be a second patch
 #: embedding, a loop or a matrix inverse a position that is computed at a request.
 OPERATORS = {
-    "Add", "Attention", "Cast", "Concat", "Expand", "Gather", "Gelu", "Gemm",
+    "Add", "Cast", "Concat", "Expand", "Gather", "Gelu", "Gemm",
     "LayerNormalization", "MatMul", "Mul", "ReduceMean", "Reshape", "Shape", "Sigmoid", "Slice",
     "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 }  # fmt: skip
+#: What takes the softmax of a layer: in one operator, or where the weights are told in one of its
+#: own. There is one a layer.
+SOFTMAX = {False: "Attention", True: "Softmax"}
 FLOAT, HALF, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8
 #: dtype of an InputSpec -> type of the graph's pixels.
 PIXELS = {"uint8": UINT8, "float32": FLOAT}
 #: Operator of an fp16 graph -> the type of what enters it. MatMul: see ``_product_type``.
-FP16_TYPES = {"Attention": HALF, "Gelu": HALF, "LayerNormalization": FLOAT, "Gemm": FLOAT}
+FP16_TYPES = {
+    "Attention": HALF, "Gelu": HALF, "LayerNormalization": FLOAT, "Gemm": FLOAT, "Softmax": FLOAT,
+}  # fmt: skip
 
 
 class GraphError(RuntimeError):
@@ -37,7 +45,10 @@ class GraphError(RuntimeError):
 
 
 def check_graph(
-    graph: ModelProto, precision: Precision = "fp32", dtype: str = "uint8"
+    graph: ModelProto,
+    precision: Precision = "fp32",
+    dtype: str = "uint8",
+    attention: bool = False,
 ) -> None:
     """Raise GraphError unless the graph keeps the bundle's contract.
 
@@ -45,18 +56,20 @@ def check_graph(
 
     Args:
         dtype: of the pixels, as the InputSpec says.
+        attention: whether it tells the rollout of attention too.
     """
-    nodes = graph.graph.node
+    nodes, softmax = graph.graph.node, SOFTMAX[attention]
     operators = {node.op_type for node in nodes}
     foreign = {node.domain for node in nodes} - {"", "ai.onnx"}
-    if operators - OPERATORS or foreign or graph.functions:
-        raise GraphError(f"unexpected operators {operators - OPERATORS} or domains {foreign}")
+    strange = operators - OPERATORS - {softmax}
+    if strange or foreign or graph.functions:
+        raise GraphError(f"unexpected operators {strange} or domains {foreign}")
     opsets = {entry.domain: entry.version for entry in graph.opset_import}
-    if "Attention" not in operators or opsets.get("") != OPSET:
-        raise GraphError(f"expected Attention at opset {OPSET}, got opset {opsets.get('')}")
+    if softmax not in operators or opsets.get("") != OPSET:
+        raise GraphError(f"expected {softmax} at opset {OPSET}, got opset {opsets.get('')}")
     if held := [node.op_type for node in nodes if any(map(_holds, node.attribute))]:
         raise GraphError(f"an attribute of {held[0]} holds a tensor or a graph of its own")
-    _check_ends(graph, dtype)
+    _check_ends(graph, dtype, attention)
     used = {name for node in nodes for name in node.input}
     used |= {value.name for value in graph.graph.output}
     if idle := [node.name or node.op_type for node in nodes if not used & set(node.output)]:
@@ -71,12 +84,14 @@ def _holds(attribute: onnx.AttributeProto) -> bool:
     return attribute.type not in plain
 
 
-def _check_ends(graph: ModelProto, dtype: str) -> None:
+def _check_ends(graph: ModelProto, dtype: str, attention: bool) -> None:
     """Pixels of that type -> float32 logits, features or both; only the batch axis free."""
     ends = (*graph.graph.input, *graph.graph.output)
     names = [value.name for value in ends]
-    if names[:1] != ["pixels"] or names[1:] not in OUTPUTS:
-        raise GraphError(f"expected input pixels and output logits or {EMBEDDING}, got {names}")
+    wanted = [EXPLAINED] if attention else OUTPUTS
+    if names[:1] != ["pixels"] or names[1:] not in wanted:
+        told = " or ".join(", ".join(outputs) for outputs in wanted)
+        raise GraphError(f"expected input pixels and outputs {told}, got {', '.join(names)}")
     types = [value.type.tensor_type.elem_type for value in ends]
     if types != [PIXELS[dtype], *[FLOAT] * (len(ends) - 1)]:
         raise GraphError(f"expected {dtype} pixels and float32 outputs, got {_names(types)}")

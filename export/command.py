@@ -86,6 +86,7 @@ def _options(words: argparse.Namespace) -> Options:
         workers=words.workers,
         allow_duplicates=words.allow_duplicates,
         abstain=words.abstain,
+        explain=words.explain,
     )
 
 
@@ -154,6 +155,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="P",
         help="let the bundle say that it does not know where its most probable class is less "
         "probable than this, e.g. 0.7; manifest and card say what is left (default: never)",
+    )
+    add(
+        "--explain",
+        action="store_true",
+        help="write a second graph a grid that also tells where the model looked (rollout of "
+        "attention); weights are shared, so the bundle grows little, but a server opens both",
     )
     add("--about", type=Path, metavar="FILE", help="Markdown about data, licence and limits")
     add(

@@ -29,12 +29,14 @@ from export.fold import folded
 from export.layout import halves, joined, turn_blocks, turn_planes
 from export.plan import Plan, plan_of
 from media.spec import Grid
+from models.attention_rollout import rolled_out, shares_read
 from models.manifest import Precision
 from models.rotations.apply import Rotations
 from models.vit import Attention, Encoded, GatedMlp, Layer, VisionTransformer
 
 #: ONNX's number for float32, in which softmax is taken whatever comes in.
 FLOAT = 1
+Watch = Callable[[Tensor], None]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
 
@@ -43,6 +45,8 @@ class FrozenTransformer(nn.Module):
 
     Args:
         plan: of the model, where it was made before; graphs of one bundle share one.
+        watch: called with the weights of attention of every layer, in order, in the mean over the
+            heads: float32 [B, S, S].
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class FrozenTransformer(nn.Module):
         grid: Grid,
         precision: Precision = "fp32",
         plan: Plan | None = None,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__()
         plan = plan or plan_of(model)
@@ -61,7 +66,7 @@ class FrozenTransformer(nn.Module):
         self.model.position_table = None
         for index, layer in enumerate(self.model.layers):
             assert isinstance(layer, Layer)
-            attention = FrozenAttention(layer.attention, plan, index, precision)
+            attention = FrozenAttention(layer.attention, plan, index, precision, watch)
             layer.attention = attention  # type: ignore[assignment]
             if precision == "fp16":
                 layer.mlp = Half(layer.mlp)
@@ -87,6 +92,32 @@ class FrozenTransformer(nn.Module):
             mask = mask.to(self.dtype).expand(len(mask), -1)  # [S, S]
         encoded = Encoded(self.offset, tables or None, turns or None, towards=mask)  # type: ignore[arg-type]
         return self.model(pixels, encoded)
+
+
+class FrozenWithRollout(nn.Module):
+    """The same that also tells where it looked: -> logits, rollout of attention float32 [B, T].
+
+    See ``models.attention_rollout``.
+    """
+
+    def __init__(
+        self,
+        model: VisionTransformer,
+        grid: Grid,
+        precision: Precision = "fp32",
+        plan: Plan | None = None,
+    ) -> None:
+        super().__init__()
+        self.prefix, self.weights = model.spec.prefix_tokens, list[Tensor]()  # of one pass
+        self.frozen = FrozenTransformer(model, grid, precision, plan, self.weights.append)
+        self.read: Tensor
+        self.register_buffer("read", shares_read(model.spec, grid))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.frozen(pixels)  # [B, classes]
+        attention = rolled_out(self.weights, self.read)[:, self.prefix :]  # [B, T]
+        self.weights.clear()  # the exporter takes what a pass leaves behind for a mistake
+        return logits, attention
 
 
 def _constants(tensor: Tensor | None, part: Callable[[Tensor], Tensor]) -> nn.ParameterList:
@@ -133,14 +164,23 @@ class Whole(nn.Module):
 class FrozenAttention(nn.Module):
     """Attention whose rotations are constants, its projections in the basis and order they want.
 
+    Args:
+        watch: as of ``FrozenTransformer``.
+
     Attributes:
         turned_dim: channels of a head that blocks cover.
     """
 
     def __init__(
-        self, attention: Attention, plan: Plan, layer: int, precision: Precision = "fp32"
+        self,
+        attention: Attention,
+        plan: Plan,
+        layer: int,
+        precision: Precision = "fp32",
+        watch: Watch | None = None,
     ) -> None:
         super().__init__()
+        self.watch = watch
         self.heads, self.head_dim = attention.heads, attention.head_dim
         self.dtype = DTYPES[precision]
         self.turned_dim = self.head_dim - self.head_dim % (plan.form.block or 1)
@@ -182,16 +222,29 @@ class FrozenAttention(nn.Module):
         if self.query_key_norms:
             first, second = self.query_key_norms
             query, key = first(query.float()), second(key.float())
-        query, key = (self.turned(part, rotations).to(self.dtype) for part in (query, key))
+        query, key = (self.turned(part, rotations) for part in (query, key))  # [B, H, S, D]
         mixed = self.attend(query, key, value.transpose(1, 2), mask)  # [B, H, S, D]
         return self.out(mixed.transpose(1, 2).reshape(-1, sequence, width)).float()
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Queries, keys, values and the result [B, H, S, D]; mask [S, S]."""
+        if self.watch is not None:
+            return self.attend_watched(query, key, value, mask)
+        query, key = query.to(self.dtype), key.to(self.dtype)
         if self.dtype == torch.float32:
             return functional.scaled_dot_product_attention(query, key, value, mask)
         # by its ONNX name, because only that one can say in which precision softmax is taken
         return onnx_attention(query, key, value, mask, softmax_precision=FLOAT)[0]
+
+    def attend_watched(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """The same, written out in float32: no runtime's operator shows its weights everywhere."""
+        scores = query.float() * self.head_dim**-0.5 @ key.float().mT  # [B, H, S, S]
+        weights = (scores if mask is None else scores + mask.float()).softmax(-1)
+        assert self.watch is not None
+        self.watch(weights.mean(1))  # [B, S, S]
+        return (weights @ value.float()).to(self.dtype)
 
     def turned(self, part: Tensor, rotations: Rotations) -> Tensor:
         """Queries or keys [B, S, H, D] -> [B, H, S, D], turned in float32."""

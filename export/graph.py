@@ -16,7 +16,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from export.check import EMBEDDING, OPSET, GraphError, check_graph
+from export.check import ATTENTION, EMBEDDING, OPSET, GraphError, check_graph
 from media.files import write_atomic
 from models.manifest import Precision
 
@@ -71,6 +71,8 @@ def write_graph(
     weights: SharedWeights,
     precision: Precision = "fp32",
     head: bool = True,
+    *,
+    attention: bool = False,
 ) -> None:
     """Write ``module`` as an ONNX graph "pixels" -> "logits", "embedding" with a free batch axis.
 
@@ -80,19 +82,22 @@ def write_graph(
         weights: receives every large tensor; must lie beside ``path``.
         precision: what the module was made for.
         head: whether it ends in one; without, the graph gives "embedding" alone.
+        attention: whether its second result is a rollout, the graph's output "attention".
 
     Raises:
         GraphError: the graph breaks the bundle's contract.
     """
-    graph = to_onnx(module, example, head)
+    graph = to_onnx(module, example, head, attention)
     onnx.checker.check_model(graph)
-    check_graph(graph, precision, str(example.dtype).removeprefix("torch."))
+    check_graph(graph, precision, str(example.dtype).removeprefix("torch."), attention)
     for tensor in graph.graph.initializer:
         weights.move(tensor)
     write_atomic(path, graph.SerializeToString())
 
 
-def to_onnx(module: nn.Module, example: torch.Tensor, head: bool = True) -> ModelProto:
+def to_onnx(
+    module: nn.Module, example: torch.Tensor, head: bool = True, attention: bool = False
+) -> ModelProto:
     """The graph in memory, without anything that tells where it was made.
 
     Raises:
@@ -106,7 +111,7 @@ def to_onnx(module: nn.Module, example: torch.Tensor, head: bool = True) -> Mode
             dynamo=True,
             opset_version=OPSET,
             input_names=["pixels"],
-            output_names=["logits" if head else EMBEDDING],
+            output_names=["logits" if head else EMBEDDING, *[ATTENTION] * attention],
             dynamic_shapes=({0: batch},),
             verbose=False,
         )

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from export.card import model_card
 from export.check import OPSET, WEIGHTS
-from export.freeze import FrozenTransformer
+from export.freeze import FrozenTransformer, FrozenWithRollout
 from export.golden import golden_files, tolerances
 from export.graph import SharedWeights, write_graph
-from export.measure import Measurer, bar
+from export.measure import Measurer, attention_path, bar, graph_path
 from export.options import Options
 from export.origin import origin
 from export.parity import Bound, batch_of, compare, graph_logits, open_graph
@@ -46,6 +46,8 @@ def make_bundle(options: Options, console: Console) -> Bundle:
     """
     home = find_place(options.out, options.name, options.version)
     model, description = load_checkpoint(options.checkpoint)
+    if options.explain and not description.labels:
+        raise SpecError("--explain is for answers with labels, and the checkpoint has no head")
     plan = plan_of(model)
     announce_tables(plan, options, console)
     data = open_data(options, description, console)
@@ -190,7 +192,7 @@ class Maker:
         names = self._write_goldens(folder)  # before the long part: they may be unreadable
         with SharedWeights(folder / "graphs" / WEIGHTS) as weights:
             for grid in self.options.grids:
-                self._write_graph(grid, folder / "graphs" / f"{grid}.onnx", weights)
+                self._write_graphs(grid, folder, weights)
         measurer = Measurer(
             self.options,
             self.plan,
@@ -227,15 +229,21 @@ class Maker:
             "rotations": self.plan.form,
         }
 
-    def _write_graph(self, grid: Grid, path: Path, weights: SharedWeights) -> None:
-        with bar(self.console, f"graph {grid}", 1) as advance:
-            frozen = FrozenTransformer(self.model, grid, self.options.precision, self.plan)
-            sides = grid.pixels(self.model.spec.patch)
-            dtype = getattr(torch, self.description.input.dtype)
-            example = torch.zeros(3, *sides, self.model.spec.channels, dtype=dtype)
-            head = bool(self.model.spec.classes)
-            write_graph(frozen, example, path, weights, self.options.precision, head)
+    def _write_graphs(self, grid: Grid, folder: Path, weights: SharedWeights) -> None:
+        """The plain one, and the one that explains where it is wanted."""
+        precision, head = self.options.precision, bool(self.model.spec.classes)
+        sides = grid.pixels(self.model.spec.patch)
+        dtype = getattr(torch, self.description.input.dtype)
+        example = torch.zeros(3, *sides, self.model.spec.channels, dtype=dtype)
+        with bar(self.console, f"graph {grid}", 1 + self.options.explain) as advance:
+            frozen = FrozenTransformer(self.model, grid, precision, self.plan)
+            write_graph(frozen, example, folder / graph_path(grid), weights, precision, head)
             advance(1)
+            if self.options.explain:
+                both = FrozenWithRollout(self.model, grid, precision, self.plan)
+                path = folder / attention_path(grid)
+                write_graph(both, example, path, weights, precision, attention=True)
+                advance(1)
 
     def _write_goldens(self, folder: Path) -> list[str]:
         """Their names in the bundle; MediaError if one cannot be decoded."""
@@ -259,8 +267,9 @@ class Maker:
             grid, parity = Grid.parse(entry.grid), entry.parity
             pixels = self._golden_pixels(folder / name, grid)
             rows = torch_logits(self.model, pixels, grid)  # [V, classes]
-            session = open_graph(folder / entry.graph)
-            actual = graph_logits(session, pixels, batch=batch_of(grid))  # [V, classes]
-            compare(actual, rows, Bound(parity.atol, parity.rtol))
+            for graph in entry.graphs:
+                session = open_graph(folder / graph)
+                actual = graph_logits(session, pixels, batch=batch_of(grid))  # [V, classes]
+                compare(actual, rows, Bound(parity.atol, parity.rtol))
             logits[entry.grid] = tuple(float(value) for value in rows.mean(axis=0))
         return Golden(name, logits)

@@ -23,9 +23,18 @@ from export.calibrate import (
 )
 from export.freeze import FrozenTransformer
 from export.options import Options
-from export.parity import batch_of, compare, fp16_bound, graph_logits, open_graph
+from export.parity import (
+    FP32,
+    Bound,
+    batch_of,
+    compare,
+    fp16_bound,
+    graph_logits,
+    graph_rollout,
+    open_graph,
+)
 from export.plan import Plan
-from export.reference import rounded_logits, torch_logits
+from export.reference import rounded_logits, torch_logits, torch_rollout
 from media.contents import Contents
 from media.dataset import Prepared, prepare_split
 from media.index import Dataset, Wanted
@@ -35,7 +44,7 @@ from media.unread import Unread, Views, fits, list_split
 from models.checkpoint import Description
 from models.coverage import THRESHOLDS
 from models.figures import Calibration
-from models.manifest import GridEntry, Parity
+from models.manifest import AttentionGraph, GridEntry, Parity
 
 
 class Measurer:
@@ -56,17 +65,18 @@ class Measurer:
 
     def entry(self, grid: Grid, folder: Path) -> GridEntry:
         """What is told of one grid: parity, figures on the measured split, and the temperature."""
-        path, abstain = f"graphs/{grid}.onnx", self.options.abstain
+        path, abstain = graph_path(grid), self.options.abstain
         session = open_graph(folder / path)
         if not self.description.labels:
             return self._of_features(grid, path, session)
-        answers, parity, rounded = self._measure(grid, session)
+        answers, pixels, parity, rounded = self._measure(grid, session)
         calibration = calibrate(partial(self._validation, grid, session), answers)
         thresholds = THRESHOLDS if abstain is None else (*THRESHOLDS, abstain)
         told = figures(answers, calibration.temperature, thresholds)
         entry = GridEntry(
-            str(grid), path, parity, answers.accuracy(), rounded, told, calibration, abstain
-        )
+            str(grid), path, parity, answers.accuracy(), rounded, told, calibration, abstain,
+            self._attention(grid, folder, pixels, parity) if self.options.explain else None,
+        )  # fmt: skip
         for line in _lines(entry):
             self.console.print(f"grid {grid}: {line}")
         return entry
@@ -87,19 +97,33 @@ class Measurer:
 
     def _measure(
         self, grid: Grid, session: InferenceSession
-    ) -> tuple[Answers, Parity, Parity | None]:
-        """Answers to the whole split; parity on rows (views of items) spread over it."""
+    ) -> tuple[Answers, np.ndarray, Parity, Parity | None]:
+        """Answers to the whole split; rows (views of items) spread over it, and parity on them."""
         split = self.options.split
         prepared = self._prepare(split, grid)
         logits = self._logits(grid, session, prepared)
         answers = Answers.of(self.dataset, split, prepared, logits)
         pixels = self._parity_pixels(prepared, grid)
         if self.options.precision == "fp16":
-            return answers, *self._prove_fp16(grid, prepared.pixels, logits, pixels)
+            return answers, pixels, *self._prove_fp16(grid, prepared.pixels, logits, pixels)
         del prepared  # a split of scans is large
         expected = torch_logits(self.model, pixels, grid)
         actual = graph_logits(session, pixels, batch=batch_of(grid))
-        return answers, compare(actual, expected), None
+        return answers, pixels, compare(actual, expected), None
+
+    def _attention(
+        self, grid: Grid, folder: Path, pixels: np.ndarray, plain: Parity
+    ) -> AttentionGraph:
+        """The graph that explains, against torch: its logits by the plain one's bound."""
+        path, batch = attention_path(grid), batch_of(grid)
+        logits, rollout = graph_rollout(open_graph(folder / path), pixels, batch)
+        own = torch_logits(self.model, pixels, grid)  # [N, classes]
+        parity = compare(logits, own, Bound(plain.atol, plain.rtol))
+        expected = torch_rollout(self.model, pixels, grid) * grid.tokens  # [N, T]
+        bound = fp16_bound(expected) if self.options.precision == "fp16" else FP32
+        rolled = compare(rollout * grid.tokens, expected, bound)
+        self.console.print(f"grid {grid}: attention as the checkpoint's{_apart(rolled)}")
+        return AttentionGraph(path, parity, rolled)
 
     def _validation(self, grid: Grid, session: InferenceSession) -> Answers:
         """Of the split that temperatures are fitted on; NoTemperature where it is of no use.
@@ -174,6 +198,16 @@ class Measurer:
                 items = math.ceil(lacking / prepared.views)
                 parts.append(self._prepare(split, grid, items).pixels[:lacking])
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def graph_path(grid: Grid) -> str:
+    """In a bundle."""
+    return f"graphs/{grid}.onnx"
+
+
+def attention_path(grid: Grid) -> str:
+    """Of the graph that explains, in a bundle."""
+    return f"graphs/{grid}-attention.onnx"
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ class Options:
         workers: threads that decode the data.
         abstain: probability, above 0 and below 1, under which a bundle says that it does not know.
         allow_duplicates: go on where the same bytes lie in two splits; the card says so.
+        explain: write a second graph a grid that tells where the model looked, by attention.
     """
 
     checkpoint: Path
@@ -44,3 +45,4 @@ class Options:
     workers: int = workers.DEFAULT
     allow_duplicates: bool = False
     abstain: float | None = None
+    explain: bool = False

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from export.check import ATTENTION
 from media.spec import Grid
 from media.unread import Views
 from models.manifest import Parity
@@ -82,6 +83,18 @@ def graph_logits(
         pieces.append(session.run([output], {"pixels": piece})[0])
         advance(len(piece))
     return np.concatenate(pieces)
+
+
+def graph_rollout(
+    session: onnxruntime.InferenceSession, pixels: np.ndarray, batch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of a graph that explains, float32 logits [N, classes] and rollout of attention [N, T]."""
+    rows = [
+        session.run(["logits", ATTENTION], {"pixels": pixels[start : start + batch]})
+        for start in range(0, len(pixels), batch)
+    ]
+    logits, rollouts = zip(*rows, strict=True)
+    return np.concatenate(logits), np.concatenate(rollouts)
 
 
 def compare(actual: np.ndarray, expected: np.ndarray, bound: Bound = FP32) -> Parity:

@@ -12,6 +12,7 @@ from export.freeze import FrozenTransformer
 from export.parity import ParityError, batch_of
 from media.spec import Grid
 from media.unread import Views
+from models.attention_rollout import attention_rollout
 from models.vit import VisionTransformer
 
 #: The largest value that fp16 may meet here: half of its range stays free for other inputs.
@@ -32,6 +33,15 @@ def torch_logits(
     """Float32 logits [N, classes] of the checkpoint, rotations in float64."""
     encoded = model.encode(grid, torch.float64)
     return _in_batches(lambda batch: model(batch, encoded), pixels, batch_of(grid), advance)
+
+
+@torch.inference_mode()
+def torch_rollout(model: VisionTransformer, pixels: np.ndarray, grid: Grid) -> np.ndarray:
+    """Float32 rollout of attention [N, T] of the checkpoint, rotations in float64."""
+    encoded = model.encode(grid, torch.float64)
+    return _in_batches(
+        lambda batch: attention_rollout(model, batch, encoded), pixels, batch_of(grid)
+    )
 
 
 @torch.inference_mode()
@@ -78,9 +88,12 @@ def _largest(result: Tensor) -> float:
 
 
 def _in_batches(
-    call: Callable[[Tensor], Tensor], pixels: np.ndarray | Views, batch: int, advance: Advance
+    call: Callable[[Tensor], Tensor],
+    pixels: np.ndarray | Views,
+    batch: int,
+    advance: Advance = lambda rows: None,
 ) -> np.ndarray:
-    """[N, classes] for [N, *pixels per axis, C]."""
+    """What a call gives, [N, ...], for [N, *pixels per axis, C]."""
     pieces = []
     for start in range(0, len(pixels), batch):
         piece = pixels[start : start + batch]

@@ -25,10 +25,12 @@ def statements(manifest: Manifest) -> Proof:
 
 
 def _misstated(entry: GridEntry, precision: Precision) -> Iterator[str]:
-    for parity in filter(None, (entry.parity, entry.rounded)):
+    explained = (entry.attention.parity, entry.attention.rollout) if entry.attention else ()
+    for parity in filter(None, (entry.parity, entry.rounded, *explained)):
         if not (parity.worst_ratio <= 1 and 0 <= parity.top1_equal <= parity.items):
             yield f"parity at {entry.grid} is outside its bound"
-    if precision == "fp32" and Bound(entry.parity.atol, entry.parity.rtol) != FP32:
+    exact = (entry.parity, *explained) if precision == "fp32" else ()
+    if any(Bound(parity.atol, parity.rtol) != FP32 for parity in exact):
         yield f"parity at {entry.grid} was not held to {FP32}"
     if entry.accuracy is None:
         return

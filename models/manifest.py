@@ -62,6 +62,22 @@ class Accuracy:
 
 
 @dataclasses.dataclass(frozen=True)
+class AttentionGraph:
+    """A second graph of a grid: it gives the same, and the rollout of attention beside it.
+
+    Attributes:
+        graph: path in the bundle.
+        parity: of its logits.
+        rollout: of the rollout as multiples of an even share, one per patch, in the logits' place;
+            the first class is the patch that has most.
+    """
+
+    graph: str
+    parity: Parity
+    rollout: Parity
+
+
+@dataclasses.dataclass(frozen=True)
 class GridEntry:
     """One grid that the bundle answers for.
 
@@ -73,6 +89,7 @@ class GridEntry:
         figures, calibration: None, and nothing fitted, in bundles that are older than they are.
         abstain: probability below which the answer is that the model does not know; one of the
             thresholds of the figures' coverage, which says what is left. None gives every answer.
+        attention: None where the bundle was not exported to tell where it looked.
     """
 
     grid: str  # "12x8"
@@ -83,6 +100,12 @@ class GridEntry:
     figures: Figures | None = None
     calibration: Calibration = Calibration()
     abstain: float | None = None
+    attention: AttentionGraph | None = None
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Paths of all that answer at this grid, the plain one first."""
+        return (self.graph,) if self.attention is None else (self.graph, self.attention.graph)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +238,10 @@ def check_manifest(manifest: Manifest) -> None:
     for entry in manifest.grids:
         if Grid.parse(entry.grid).axes != len(AXES[manifest.modality]):
             raise SpecError(f"grids: {entry.grid} has the wrong number of axes")
-        if entry.graph not in manifest.files:
-            raise SpecError(f"grids: {entry.graph} is not among the files")
+        if missing := [path for path in entry.graphs if path not in manifest.files]:
+            raise SpecError(f"grids: {missing[0]} is not among the files")
+        if entry.attention is not None and not manifest.labels:
+            raise SpecError(f"grids: {entry.grid} has no labels, and a graph that explains them")
         if (entry.rounded is not None) != (manifest.precision == "fp16"):
             raise SpecError(f"grids: {entry.grid} must state rounded if, and only if, it is fp16")
     if len(manifest.labels) == 1 or len(set(manifest.labels)) != len(manifest.labels):

@@ -330,7 +330,11 @@ class Attention(nn.Module):
         self, tokens: Tensor, rotations: Rotations, towards: Tensor | None = None
     ) -> Tensor:
         """[B, S, W] -> [B, S, W]; rotations of this layer, ``towards`` that of ``attend``."""
-        batch, sequence, width = tokens.shape
+        mixed = attend(*self.projected(tokens, rotations), towards)  # [B, H, S, D]
+        return self.out(mixed.transpose(1, 2).flatten(2))  # [B, S, W]
+
+    def projected(self, tokens: Tensor, rotations: Rotations) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, S, W] -> queries and keys, turned, and values, [B, H, S, D] each."""
         weight, bias = self.query_key_value.weight, self.bias
         if rotations.basis is not None and not self.query_key_norms:
             weight = in_basis(weight, rotations.basis)
@@ -341,9 +345,7 @@ class Attention(nn.Module):
         if self.query_key_norms:
             query, key = self.normed(query, key, rotations.basis)
         query, key = turn([query, key], rotations)
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # [B, H, S, D]
-        mixed = attend(query, key, value, towards)
-        return self.out(mixed.transpose(1, 2).reshape(batch, sequence, width))
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
     def normed(self, query: Tensor, key: Tensor, basis: Tensor | None) -> tuple[Tensor, Tensor]:
         """Each [B, S, H, D], normalised; a basis comes after, since gains are per channel."""

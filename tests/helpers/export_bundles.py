@@ -86,13 +86,15 @@ def squares_data(factory: pytest.TempPathFactory) -> Path:
     return made_once(factory, "squares", write_pictures)
 
 
-def squares(factory: pytest.TempPathFactory, precision: Precision = "fp32") -> Bundle:
+def squares(
+    factory: pytest.TempPathFactory, precision: Precision = "fp32", explain: bool = False
+) -> Bundle:
     """The bundle of ``make_model()``, exported once for a run of tests."""
     data, model = squares_data(factory), make_model()
     folder = made_once(
         factory,
-        f"squares-{precision}",
-        lambda folder: export_bundle(folder, model, data, precision),
+        f"squares-{precision}{'-explain' * explain}",
+        lambda folder: export_bundle(folder, model, data, precision, explain),
     )
     return read_bundle(folder / "bundles" / "squares")
 
@@ -101,8 +103,9 @@ def know_graphs(patched: pytest.MonkeyPatch, bundle: Bundle) -> None:
     """Let who exports the checkpoint of a bundle again have its graphs, not made another time."""
 
     def known(
-        module: FrozenTransformer, example: torch.Tensor, head: bool = True
+        module: FrozenTransformer, example: torch.Tensor, head: bool, attention: bool
     ) -> onnx.ModelProto:
+        assert not attention  # those bundles do not explain
         return onnx.load(bundle.path(f"graphs/{module.grid}.onnx"))
 
     patched.setattr("export.graph.to_onnx", known)
@@ -124,11 +127,16 @@ def loaded_tables(graph: Path, folder: Path) -> list[tuple[int, ...]]:
 
 
 def export_bundle(
-    folder: Path, model: VisionTransformer, data: Path, precision: Precision = "fp32"
+    folder: Path,
+    model: VisionTransformer,
+    data: Path,
+    precision: Precision = "fp32",
+    explain: bool = False,
 ) -> Bundle:
     """The bundle ``folder / "bundles" / "squares"`` of a model, both grids."""
     checkpoint = save(folder / "run" / "best", model, data)
     options = Options(
-        checkpoint, GRIDS, folder / "bundles", "squares", precision=precision, parity_items=36
-    )
+        checkpoint, GRIDS, folder / "bundles", "squares", precision=precision, parity_items=36,
+        explain=explain,
+    )  # fmt: skip
     return make_bundle(options, Console(quiet=True))
