@@ -77,23 +77,27 @@ class Explanation:
     """Where the model looked.
 
     Attributes:
-        index: of the label in the bundle's list.
-        log_odds: of the label with nothing hidden.
-        masks: rows that were run with something hidden.
-        values: what the log odds lost where a cell was hidden: ``[height, width]``, of a scan
-            ``[depth, height, width]``, of a clip ``[views, time, height, width]``.
+        method: occlusion or attention.
+        values: ``[height, width]``, of a scan ``[depth, height, width]``, of a clip ``[views, time,
+            height, width]``: what the log odds lost where a cell was hidden, or how many times an
+            even share attention carried from a patch.
         overlay: a PNG, what the model saw under the values.
+        label, index: of occlusion, what is explained, and its place in the bundle's list.
+        log_odds: of occlusion, those of the label with nothing hidden.
+        masks: of occlusion, rows that were run with something hidden.
+        share: of attention, what came from the patches, 0 to 1; the rest is no part of the file.
     """
 
     method: str
-    label: str
-    index: int
-    log_odds: float
-    masks: int
     axes: tuple[ExplanationAxis, ...]
     values: Nested
     peak: Peak
     overlay: bytes = field(repr=False)
+    label: str | None = None
+    index: int | None = None
+    log_odds: float | None = None
+    masks: int | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,8 +57,8 @@ class Options(TypedDict, total=False):
     raw: bool  # the network's own probabilities
     abstain: float  # calibrated probability under which the model does not know, 0 to 1; 0 is never
     strict: bool  # of requests with several files
-    explain: Literal["occlusion"]  # also say where the model looked; slow
-    explain_label: str  # the label that is explained; else the most probable one
+    explain: Literal["occlusion", "attention"]  # also say where the model looked; the first is slow
+    explain_label: str  # of occlusion: the label that is explained; else the most probable one
     timeout_ms: int  # when the server's answer is due; never later than the call's own deadline
 
 

@@ -42,6 +42,7 @@ from service.engine.candidates import Candidates, find_candidates, largest
 from service.engine.decode.link import DecodeError
 from service.engine.device.session import DeviceDied, DeviceError, check_device
 from service.engine.engine import Engine
+from service.engine.explain.explanation import METHODS
 from service.engine.failures import EmptyFile, Failure, UnreadableFile
 from service.engine.folders import NoBundles, named_folders
 from service.engine.job import EncodingFormat, Outcome
@@ -280,10 +281,16 @@ the order of the answers then. python -m service jobs shows what is kept.
         "--explain",
         metavar="DIR",
         type=Path,
-        help="also find where the model looked, which is slow, and write a picture of it, NAME.png "
-        "in this folder, for every file",
+        help="also find where the model looked, and write a picture of it, NAME.png in this "
+        "folder, for every file",
     )
-    add("--explain-label", metavar="LABEL", help="explain this one; else the most probable")
+    add(
+        "--explain-by",
+        choices=METHODS,
+        help="with --explain: by hiding parts (occlusion, the default), which is slow, or by "
+        "attention, of bundles that were exported with --explain",
+    )
+    add("--explain-label", metavar="LABEL", help="of occlusion: this one; else the most probable")
     add("--json", action="store_true", help="a JSON object a line, as in the server's answer")
     add("--resume", action="store_true", help="keep the answers, and go on where they are kept")
     add("--jobs", metavar="DIR", help="where they are kept (default: LIERE_JOBS)")
@@ -296,6 +303,8 @@ the order of the answers then. python -m service jobs shows what is kept.
         parser.error("--resume keeps lines of JSON, of files: it needs --json and no -")
     if options.resume and options.explain:
         parser.error("--explain draws answers as they come, and --resume keeps lines alone")
+    if options.explain_by and not options.explain:
+        parser.error("--explain-by says how: --explain DIR says where pictures go")
     if options.jobs is not None and not options.resume:
         parser.error("--jobs is where --resume keeps its answers: say --resume")
     if options.files.count(STDIN) > 1:

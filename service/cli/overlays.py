@@ -33,4 +33,4 @@ class Overlays:
         name = "stdin" if file == STDIN else Path(file).name
         self._names[name] += 1
         number = f"-{self._names[name]}" if self._names[name] > 1 else ""
-        write_atomic(self._folder / f"{name}{number}.png", outcome.explanation.overlay)
+        write_atomic(self._folder / f"{name}{number}.png", outcome.explanation.map.overlay)

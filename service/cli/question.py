@@ -51,5 +51,6 @@ def add_question(parser: argparse.ArgumentParser) -> None:
 def parameters_of(options: argparse.Namespace) -> dict[str, str]:
     """What a request would say; of flags that a command does not have, nothing."""
     named = {name: getattr(options, name, None) for name in NAMES}
-    named["explain"] = METHODS[0] if getattr(options, "explain", None) else None
+    if getattr(options, "explain", None):
+        named["explain"] = options.explain_by or METHODS[0]
     return {name: text for name, text in named.items() if text is not None}

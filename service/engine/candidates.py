@@ -15,6 +15,7 @@ from service.engine.failures import (
     BundleRefused,
     Failure,
     FileTooLarge,
+    NoAttention,
     NoEmbedding,
     NoLabels,
     UnknownBundle,
@@ -33,7 +34,8 @@ OFFERED = ("image", "volume", "video")
 #: What a default is told where it is another's that is meant.
 UNFIT = (UnknownGrid, BadParameter)
 #: Why a default may be unable to answer and stay so; of whatever else nothing is begun.
-UNABLE = (*UNFIT, BundleRefused, NoEmbedding, NoLabels)
+OF_GRAPH = (NoAttention, NoEmbedding, NoLabels)
+UNABLE = (*UNFIT, BundleRefused, *OF_GRAPH)
 #: The least that a reader can be asked for: only whether it knows the type of a file.
 PROBES = {
     "image": InputSpec(),
@@ -127,7 +129,7 @@ def find_candidates(engine: Engine, parameters: Mapping[str, str]) -> Candidates
             unable = UnableDefault(type(problem), problem.detail, modality, file_bytes)
             (unfit if is_unfit else candidates).append(unable)
     if not any(isinstance(one, Candidate) for one in candidates):
-        of_graph = (one for one in problems if isinstance(one, NoEmbedding | NoLabels))
+        of_graph = (one for one in problems if isinstance(one, OF_GRAPH))
         raise next(of_graph, problems[0])
     return [*candidates, *unfit]
 

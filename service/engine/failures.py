@@ -68,6 +68,10 @@ class NoEmbedding(Failure):
     """The graph has no features to give: it was exported before graphs had them."""
 
 
+class NoAttention(Failure):
+    """The bundle has no graph that tells where attention looked."""
+
+
 class NoLabels(Failure):
     """The bundle has no head: it gives features, and there is nothing to rank or explain."""
 

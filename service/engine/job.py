@@ -15,8 +15,8 @@ import numpy as np
 from models.figures import Coverage
 from service.engine.decode.evidence import Evidence
 from service.engine.decode.task import Encoded
-from service.engine.device.queues import Row
-from service.engine.explain.explanation import Explain, Explanation
+from service.engine.device.queues import Key, Row
+from service.engine.explain.explanation import Explain, Explanation, check_attention
 from service.engine.failures import BadParameter, UnknownBundle
 from service.engine.model import Choice, Target
 from service.engine.schedule import BATCH
@@ -46,12 +46,13 @@ class Job:
         raw: whether probabilities are the network's own, and not calibrated.
         abstain: calibrated probability of the first label, in [0, 1], under which the answer is
             that the model does not know; 0 is never. None is what the bundle says.
-        explain: which answer shall be explained; all of such a job is batch work.
+        explain: which answer shall be explained; by occlusion, all of such a job is batch work.
         embed: whether the embedding is told too, beside what is wanted.
 
     Raises:
         UnknownBundle: nobody is named to answer.
         BadParameter: something else cannot be meant; it says what was expected and what came.
+        NoAttention: of a bundle that cannot tell where it looked.
     """
 
     media: Encoded | np.ndarray
@@ -80,6 +81,8 @@ class Job:
             raise BadParameter("deadline: expected seconds, got no number")
         if self.explain is not None:
             self.explain.check(self.want, len(self.choice.manifest.labels))
+            if not self.explain.hides:
+                check_attention(self.choice)
         if isinstance(self.media, np.ndarray):
             self._check_pixels(self.media)
 
@@ -102,9 +105,19 @@ class Job:
         return self.embed or self.want == "embedding"
 
     @property
+    def hides(self) -> bool:
+        """Whether parts of it are hidden, one after another, to explain its answer."""
+        return self.explain is not None and self.explain.hides
+
+    def key(self, target: Target) -> Key:
+        """Of the queue that answers it."""
+        looks = self.explain is not None and not self.explain.hides
+        return target.attention_key if looks else target.key
+
+    @property
     def kind(self) -> str:
         """Under which it is counted and takes turns."""
-        batch = self.job_class == "batch" or self.explain is not None
+        batch = self.job_class == "batch" or self.hides
         return BATCH if batch else self.choice.manifest.modality
 
 

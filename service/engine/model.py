@@ -10,6 +10,7 @@ from typing import Literal
 from media.spec import Grid
 from models.manifest import GridEntry, Manifest
 from service.engine.decode.wire import Preparation
+from service.engine.device.queues import Key
 from service.engine.failures import UnknownGrid
 
 State = Literal["ready", "refused"]
@@ -79,6 +80,16 @@ class Target:
     def key(self) -> tuple[int, str]:
         """Of its queue."""
         return self.model.number, self.grid
+
+    @property
+    def attention_key(self) -> tuple[int, str, str]:
+        """Of the queue whose graph also tells where attention looked, where there is one."""
+        return self.model.number, self.grid, "attention"
+
+    @property
+    def keys(self) -> list[Key]:
+        """Of all of its queues."""
+        return [self.key] if self.entry.attention is None else [self.key, self.attention_key]
 
     @property
     def shape(self) -> tuple[int, ...]:

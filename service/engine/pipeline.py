@@ -18,6 +18,7 @@ from service.engine.decode.pool import DecodePool
 from service.engine.decode.task import Decoded
 from service.engine.device.devices import Devices
 from service.engine.device.queues import Row
+from service.engine.explain.attention import attention_of
 from service.engine.explain.explanation import Explanation
 from service.engine.explain.occlusion import Explainer, check_time
 from service.engine.failures import DeadlinePassed, Failure, NoEmbedding, NoLabels
@@ -117,7 +118,7 @@ class Pipeline:
             stack.enter_context(course)
             await self._admission.wait_for_room(work.kind, job.deadline)
             charge = stack.enter_context(self._admission.work(work, job.deadline))
-            if job.explain is not None:
+            if job.hides:
                 size = self._explainer.holds(job.choice.preparation)
                 await self._explainer.room.enter(size)
                 stack.callback(self._explainer.room.leave, size)
@@ -130,9 +131,9 @@ class Pipeline:
                 timing = Timing.of(decoded)
                 return Outcome(target, item.evidence, timing, pixels=item.pixels)
             if len(job.choice.targets) > 1:
-                backlog.amend(charge, "run", self.run_part(self.run_seconds(target)))
+                backlog.amend(charge, "run", self.run_part(self.run_seconds(job, target)))
             row = await self._devices.submit(
-                target.key, item.pixels, job.deadline, job.kind, job.embeds
+                job.key(target), item.pixels, job.deadline, job.kind, job.embeds
             )
             backlog.done(charge, "run")
             backlog.correct(charge, started + decoded + row.queue_seconds)
@@ -145,8 +146,11 @@ class Pipeline:
                     first = int(calibrated.argmax())
                     self._metrics.drift.count(target.key, first, float(calibrated[first]))
                 self.on_answer(job, Answered(target, item, row, calibrated))
-            if job.explain is not None:
+            if job.hides:
                 answer["explanation"] = await self._explain(job, target, item, row, course, charge)
+            elif row.attention is not None:
+                looked = await asyncio.to_thread(attention_of, target, item, row.attention)
+                answer["explanation"] = looked
         timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
         return Outcome(target, item.evidence, timing, **answer)
 
@@ -193,7 +197,8 @@ class Pipeline:
         """The pixels of a job, by a worker unless they came as such."""
         if isinstance(job.media, np.ndarray):
             return Decoded(job.choice.grid, job.media, {})
-        follows = 0.0 if job.want == "pixels" else self.run_seconds(*job.choice.targets.values())
+        targets = job.choice.targets.values()
+        follows = 0.0 if job.want == "pixels" else self.run_seconds(job, *targets)
         return await self._pool.prepare(
             job.choice.preparation, job.media, job.deadline, follows, job.kind
         )
@@ -208,19 +213,19 @@ class Pipeline:
             parts["decode"] = {CPU: decode.mean(size)}
             own += decode.high(size)
         if job.want != "pixels":
-            parts["run"] = self.run_part(self.run_seconds(*targets))
-            own += fmean(self._devices.high_seconds(one.key) * one.views for one in targets)
-        if job.explain is not None:
+            parts["run"] = self.run_part(self.run_seconds(job, *targets))
+            own += fmean(self._devices.high_seconds(job.key(one)) * one.views for one in targets)
+        if job.hides:
             parts["explain"] = self.run_part(self._explainer.seconds(*targets))
             own += self._admission.backlog.takes({"explain": parts["explain"]})
         return Work(job.kind, parts, own)
 
-    def run_seconds(self, *targets: Target) -> float:
-        """Of one item's rows on a lane.
+    def run_seconds(self, job: Job, *targets: Target) -> float:
+        """Of one item's rows on a lane, as the job wants them.
 
         Of several grids that it may get the mean counts: nothing tells yet which it will be.
         """
-        return fmean(one.views * self._devices.row_seconds(one.key) for one in targets)
+        return fmean(one.views * self._devices.row_seconds(job.key(one)) for one in targets)
 
     def run_part(self, seconds: float) -> dict[str, float]:
         """What a lane's seconds take, by resource: on a CPU those that decode too."""

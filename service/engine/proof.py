@@ -23,7 +23,7 @@ from service.engine.device.lanes import choose_lanes
 from service.engine.device.queues import Key
 from service.engine.device.replay import Replay
 from service.engine.device.runs import run_timed
-from service.engine.device.session import DeviceError, OpenSession, Session, is_fallback
+from service.engine.device.session import DeviceError, Looker, OpenSession, Session, is_fallback
 from service.engine.model import ExaminedBundle, Model, Target
 from service.engine.schedule import BATCH
 from service.settings import Settings
@@ -31,6 +31,10 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+#: Weights of attention of one layer and one head, in all rows of a run. A graph that tells where
+#: attention looked keeps those of all layers until its end.
+MOST_WEIGHTS = 2**22
 
 #: Runs of one row that are measured at start: a larger batch is never believed to cost more.
 WARM_ROUNDS = 3
@@ -77,32 +81,34 @@ class Prover:
         """
         manifest = bundle.manifest
         model, targets = Model(manifest, next(self._numbers)), dict[str, Target]()
-        opened: list[tuple[Device, Target, Replay, RunCosts]] = []
+        opened: list[tuple[Device, Key, Target, Replay, RunCosts]] = []
         failed: dict[Device, BundleError | DeviceError] = {}
         seconds = self._settings.limits(manifest.modality).decode_seconds
         for entry in manifest.grids:
             target = Target.make(model, entry.grid, manifest.input.views, seconds)
             targets[entry.grid] = target
             pixels = await self._decode_goldens(bundle, target)
-            for device in self._devices:
+            graphs = zip(target.keys, entry.graphs, strict=True)
+            for (key, graph), device in itertools.product(graphs, self._devices):
                 if device not in failed:
                     try:
-                        opened.append(await self._open(bundle, entry.graph, target, device, pixels))
+                        proven = await self._open(bundle, graph, target, device, pixels)
+                        opened.append((device, key, target, *proven))
                     except (BundleError, DeviceError) as error:
                         failed[device] = error
                         self._check_others(device, failed)
         for device, reason in failed.items():
             log.error("device %s is left out: %s", device.name, reason)
             self._devices.leave_out(device)
-        for device, target, golden, costs in opened:
+        for device, key, target, golden, costs in opened:
             if device in failed:
                 continue
             device.is_proven = True
             device.station.add_queue(
-                target.key, golden.session, manifest.modality, costs, golden,
-                self._settings.most_rows(Grid.parse(target.grid).tokens),
+                key, golden.session, manifest.modality, costs, golden,
+                self._most_rows(target.grid, golden.session),
             )  # fmt: skip
-        keys = [target.key for target in targets.values()]
+        keys = [key for target in targets.values() for key in target.keys]
         # Whoever lets go of it last may be any thread, or a loop over the queues.
         loop = asyncio.get_running_loop()
         weakref.finalize(model, self._close_soon, loop, keys)
@@ -142,12 +148,18 @@ class Prover:
 
     async def _open(
         self, bundle: Bundle, graph: str, target: Target, device: Device, goldens: np.ndarray
-    ) -> tuple[Device, Target, Replay, RunCosts]:
+    ) -> tuple[Replay, RunCosts]:
         """A graph on a device, which has given the stored logits there, and what its runs cost."""
         session = await self._open_graph(bundle, graph, target, device)
         replay = await self._replay(target, session, device, goldens)
         costs = await self.on_device(device, self._measure, device, session, replay)
-        return device, target, replay.first, costs
+        return replay.first, costs
+
+    def _most_rows(self, grid: str, session: Session) -> int:
+        """Of one run."""
+        tokens = Grid.parse(grid).tokens
+        rows = self._settings.most_rows(tokens)
+        return min(rows, max(1, MOST_WEIGHTS // tokens**2)) if isinstance(session, Looker) else rows
 
     async def _open_graph(
         self, bundle: Bundle, graph: str, target: Target, device: Device
@@ -191,7 +203,7 @@ class Prover:
             BundleError: a run fails that is only larger than others.
         """
         costs, threads = RunCosts(), device.station.threads
-        for size in ladder(self._settings.most_rows(Grid.parse(replay.grid).tokens)):
+        for size in ladder(self._most_rows(replay.grid, session)):
             batch = list(itertools.islice(itertools.cycle(replay.rows), size))
             try:
                 session.run(np.stack(batch))  # the first of a shape makes room for the others

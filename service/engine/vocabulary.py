@@ -19,7 +19,8 @@ NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?", re.IGNOREC
 
 #: Of what may be wanted: an answer whose label can be explained.
 EXPLAINED = ("labels", "probabilities", "logits")
-#: Files of a request that are explained: each is as much work as dozens of files.
+OCCLUSION, ATTENTION = "occlusion", "attention"
+#: Files of a request that are explained by occlusion: each is as much work as dozens of files.
 MOST_EXPLAINED = 4
 
 
@@ -127,16 +128,18 @@ STRICT = Parameter(
 )
 EXPLAIN = Parameter(
     "explain",
-    {"type": "string", "enum": ["occlusion"]},
-    "Also say where the model looked: parts of every file are hidden, one after another, and the "
-    f"answer is asked for again. Of at most {MOST_EXPLAINED} files, with "
-    f"want={', '.join(EXPLAINED)}; it is slow, and other work goes first.",
+    {"type": "string", "enum": [OCCLUSION, ATTENTION]},
+    f"Also say where the model looked, with want={', '.join(EXPLAINED)}. {OCCLUSION}: parts of "
+    "every file are hidden, one after another, and the answer is asked for again; of at most "
+    f"{MOST_EXPLAINED} files, as it is slow, and other work goes first. {ATTENTION}: how much of "
+    "each patch attention carried into the answer; hardly slower than an answer, of bundles that "
+    "were exported with it.",
 )
 EXPLAIN_LABEL = Parameter(
     "explain_label",
     {"type": "string"},
-    "With explain: the label that is explained; the most probable one of each file when it is not "
-    "given.",
+    f"With explain={OCCLUSION}: the label that is explained; the most probable one of each file "
+    "when it is not given.",
 )
 VIEWS = Parameter(
     "views",

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's from Python 3
 from media.spec import Grid
 from models.figures import Calibration, Figures
 from models.manifest import GridEntry, Manifest
+from service.engine.explain.explanation import explains
 from service.engine.status import BundleStatus
 from service.http.explain_documents import Explanation
 from service.http.seen_documents import OfClip, OfImage, OfScan
@@ -91,7 +92,7 @@ class Wanted(TypedDict):
     calibrated: NotRequired[Annotated[bool, Field(description=_CALIBRATED)]]
     abstained: NotRequired[Annotated[bool, Field(description=_ABSTAINED)]]
     coverage: NotRequired[Annotated[CoverageAt, Field(description=_COVERAGE)]]
-    explanation: NotRequired[Annotated[Explanation, Field(description="with explain")]]
+    explanation: NotRequired[Explanation]
     timing_ms: TimingMs
 
 
@@ -163,6 +164,7 @@ class GridDocument(Document):
         description="of the measured split; null in bundles from before there were any"
     )
     calibration: Calibration
+    explain: list[str] = Field(description="what it can be asked with to tell where it looked")
     abstain: float | None = Field(
         description="calibrated probability of the first label under which the answer is that the "
         "model does not know, unless a request says another; null: every answer is given"
@@ -180,6 +182,7 @@ class GridDocument(Document):
             items=measured.items if measured else None,
             figures=entry.figures,
             calibration=entry.calibration,
+            explain=explains(manifest, entry),
             abstain=entry.abstain,
         )
 

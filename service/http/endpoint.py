@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from service.engine.engine import Engine
-from service.engine.explain.explanation import Explain, is_explained, parse_explain
+from service.engine.explain.explanation import Explain, explain_method, parse_explain
 from service.engine.failures import Failure
 from service.engine.job import EncodingFormat, Job, Outcome
 from service.engine.model import Choice
@@ -41,7 +41,7 @@ class Classify:
         parameters = read_query(request.scope["query_string"], PARAMETERS[self.modality])
         self._limit_time(exchange, parameters)
         said, asked = len(parameters), Asked.parse(parameters)
-        is_explained(parameters)
+        explain_method(parameters)
         # Before the body, unless a form may still say for which bundle all of it is meant.
         is_known = "bundle" in parameters or not is_form(request.scope)
         chosen = choose(self.engine, self.modality, parameters) if is_known else None
@@ -52,7 +52,7 @@ class Classify:
             chosen = choose(self.engine, self.modality, parameters)
         choice, top_k = chosen
         explain = parse_explain(parameters, choice, len(files))
-        exchange.explained = explain is not None
+        exchange.explained = explain is not None and explain.hides
         exchange.bundle, exchange.grid = choice.manifest.name, choice.grid
         if asked.strict:
             for file in files:

@@ -9,7 +9,7 @@ from models.figures import Calibration, Coverage, Estimate, Figures, FittedOn, R
 from service.engine import failures
 from service.engine.vocabulary import PARAMETERS
 from service.http import problems
-from service.http.explain_examples import EXPLANATIONS
+from service.http.explain_examples import EXPLANATIONS, attention_of
 from service.settings import Settings
 
 ID = "ce5fe426057e319e"  # of a request
@@ -123,6 +123,7 @@ BUNDLES_EXAMPLE: dict[str, Any] = {
                     "items": 10_000,
                     "figures": asdict(_MEASURED),
                     "calibration": asdict(_CALIBRATION),
+                    "explain": ["occlusion"],
                     "abstain": None,
                 }
             ],
@@ -228,7 +229,7 @@ TOO_LARGE = {
 
 
 def examples(modality: str) -> dict[str, Any]:
-    """Answers of an operation: of one file, one explained, and two of which one is broken."""
+    """Answers of an operation: of one file, explained both ways, and two of which one is broken."""
     (result,) = ANSWERS[modality]["results"]
     named = {"filename": f"1{ENDINGS[modality]}"} | result
     error = problems.members(failures.BrokenMedia(details(modality)[failures.BrokenMedia]))
@@ -237,6 +238,9 @@ def examples(modality: str) -> dict[str, Any]:
         "ranked labels": ANSWERS[modality],
         "with explain=occlusion": {
             "id": ID, "results": [result | {"explanation": EXPLANATIONS[modality]}],
+        },
+        "with explain=attention": {
+            "id": ID, "results": [result | {"explanation": attention_of(modality)}],
         },
         "one of two files is broken": {"id": ID, "results": [named, failed]},
     }
@@ -255,6 +259,10 @@ def details(modality: str) -> dict[type[failures.Failure], str]:
         failures.NoEmbedding: (
             f"want: bundle {bundle} has no embedding at grid {grid}; bundles have one since their "
             "graphs are exported with it"
+        ),
+        failures.NoAttention: (
+            f"explain: bundle {bundle} tells no attention at grid {grid}: expected one that was "
+            "exported with --explain, or explain=occlusion"
         ),
         failures.NoLabels: (
             f"want: bundle {bundle} has no labels and gives features alone: expected "

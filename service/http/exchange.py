@@ -61,7 +61,7 @@ class Exchange:
         account: what that key takes, where this request counts as part of it.
         span: this server's, where the request belongs to a trace.
         bundle, grid: who answers, once that is known.
-        explained: an explanation is wanted, which takes many times as long.
+        explained: by occlusion, which takes many times as long.
         hurried: the client wants its answer before the server's own deadline.
         refusal: what there was too much of, where it was refused for that.
         timeout: ends the request, at the latest at ``deadline``.

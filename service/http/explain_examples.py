@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 #: The first bytes of a PNG; the picture itself would fill the page.
 OVERLAY = "iVBORw0KGgo="
+#: Of the patches, in an example of attention.
+SHARE = 0.82
 HEIGHT: dict[str, Any] = {"name": "height", "unit": "px", "cells": [[0.0, 240.0], [240.0, 480.0]]}
 WIDTH: dict[str, Any] = {"name": "width", "unit": "px", "cells": [[80.0, 320.0], [320.0, 560.0]]}
 
@@ -77,3 +81,15 @@ EXPLANATIONS: dict[str, dict[str, Any]] = {
         "overlay": OVERLAY,
     },
 }
+
+
+def attention_of(modality: str) -> dict[str, Any]:
+    """The example of occlusion as one of attention."""
+    example = EXPLANATIONS[modality]
+    kept = {name: example[name] for name in ("axes", "overlay")}
+    values = 1 + np.array(example["values"]) / 2
+    values = np.round(values / values.mean() * SHARE, 6)
+    place = [int(one) for one in np.unravel_index(values.argmax(), values.shape)]
+    peak = {"value": float(values.max()), "index": place, "where": example["peak"]["where"]}
+    told = {"method": "attention", "share": SHARE, "values": values.tolist(), "peak": peak}
+    return told | kept

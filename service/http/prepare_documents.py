@@ -29,6 +29,7 @@ SHAPES = {"image": [1, 1, 2, 3], "video": [1, 2, 1, 1, 3], "volume": [1, 2, 1, 3
 #: Nothing is run and no labels are ranked.
 NOT_OF_PREPARING = {
     failures.InferenceFailed,
+    failures.NoAttention,
     failures.NoEmbedding,
     failures.NoLabels,
     failures.ExplanationTooLong,

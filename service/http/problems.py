@@ -25,6 +25,7 @@ from service.engine.failures import (
     InferenceFailed,
     InternalError,
     MediaTooLarge,
+    NoAttention,
     NoEmbedding,
     NoLabels,
     NoShadow,
@@ -193,6 +194,7 @@ PROBLEMS: dict[type[Failure], Problem] = {
     NoShadow: Problem(404, "no-shadow", "The bundle has no shadow."),
     UnknownGrid: Problem(422, "unknown-grid", "The bundle does not have this grid."),
     NoEmbedding: Problem(422, "no-embedding", "The bundle has no embedding."),
+    NoAttention: Problem(422, "no-attention", "The bundle cannot tell where attention looked."),
     NoLabels: Problem(422, "no-labels", "The bundle has no labels."),
     ExplanationTooLong: Problem(
         422, "explanation-too-long", "The explanation takes longer than the answer may."

@@ -32,7 +32,7 @@ def client(server: RunningServer) -> Iterator[Client]:
 
 def as_sent(found: Any) -> Any:
     """A dataclass as JSON has it."""
-    told = dataclasses.asdict(found)
+    told = {name: one for name, one in dataclasses.asdict(found).items() if one is not None}
     return json.loads(json.dumps(told, default=lambda png: base64.b64encode(png).decode()))
 
 

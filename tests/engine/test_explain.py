@@ -26,7 +26,7 @@ from media.spec import Grid, InputSpec, VideoSpec, VolumeSpec
 from service.engine.device.session import DeviceName, Session, Stop, open_session
 from service.engine.engine import Engine
 from service.engine.explain import occlusion
-from service.engine.explain.explanation import Explain, Explanation
+from service.engine.explain.explanation import Explain, Occlusion
 from service.engine.explain.masks import MOST_MASKS, MOST_ROWS, Masks
 from service.engine.failures import (
     BadParameter,
@@ -143,9 +143,9 @@ class Stage:
         assert self.is_empty()
         return outcome
 
-    def explain(self, media: Any, name: str, grid: str | None = None, **asked: Any) -> Explanation:
+    def explain(self, media: Any, name: str, grid: str | None = None, **asked: Any) -> Occlusion:
         explanation = self.outcome(media, name, grid, **asked).explanation
-        assert explanation is not None
+        assert isinstance(explanation, Occlusion)
         return explanation
 
 
@@ -264,12 +264,12 @@ def test_map_is_that_of_a_slow_reference(stage: Stage, modality: str, kind: str)
     choice = stage.choose(f"{kind} {modality}")
     outcome = stage.outcome(media, f"{kind} {modality}")
     found = outcome.explanation
-    assert found is not None
+    assert isinstance(found, Occlusion)
     alone = stage.runner.run(stage.engine.submit(Job(media, choice)))
     assert outcome.predictions == alone.predictions
     assert (found.label, found.index) == (LABELS[found.index], alone.predictions[0]["index"])
     expected = reference(media, modality, grid, found.index, kind)
-    np.testing.assert_allclose(found.values, expected, atol=2e-4)
+    np.testing.assert_allclose(found.map.values, expected, atol=2e-4)
     logits = read(
         media, INPUTS[modality].input, Grid.parse(grid), INPUTS[modality].patch
     ).pixels.reshape(-1, 288) / 255 @ weights_of(kind, modality)  # fmt: skip
@@ -282,7 +282,7 @@ def test_only_what_the_network_reads_is_the_maximum(stage: Stage, modality: str)
     """Hiding anything else changes less than hiding that, wherever it lies."""
     media = plain(modality, 400 if modality == "volume" else 250)
     found = stage.explain(media, f"{ONE} {modality}")
-    values = found.values.max(axis=0) if modality == "video" else found.values
+    values = found.map.values.max(axis=0) if modality == "video" else found.map.values
     best = np.argwhere(np.isclose(values, values.max(), rtol=1e-3))
     assert best.tolist() == [list(PLACES[modality])]
     assert values.max() > 0
@@ -364,9 +364,9 @@ def test_pixels_that_came_prepared_are_explained_in_their_own(stage: Stage, moda
     pixels = read(media, INPUTS[modality].input, Grid.parse(grid), INPUTS[modality].patch).pixels
     found = stage.explain(pixels, f"{ALL} {modality}", grid)
     of_file = stage.explain(media, f"{ALL} {modality}", grid)
-    np.testing.assert_allclose(found.values, of_file.values, atol=1e-4)
-    assert {axis.unit for axis in found.axes} == {"input px"}
-    last = found.axes[-1].cells
+    np.testing.assert_allclose(found.map.values, of_file.map.values, atol=1e-4)
+    assert {axis.unit for axis in found.map.axes} == {"input px"}
+    last = found.map.axes[-1].cells
     assert (last[0][0], last[-1][1]) == (0, pixels.shape[-2])
 
 
@@ -375,8 +375,8 @@ def test_label_may_be_another_than_the_first(stage: Stage) -> None:
     media = plain("image")
     first, other = (stage.explain(media, f"{ONE} image", label=label) for label in (1, 4))
     assert (first.label, other.label) == (LABELS[1], LABELS[4])
-    assert first.values.max() > 0 > other.values.min()
-    assert np.argmax(first.values) == np.argmin(other.values)
+    assert first.map.values.max() > 0 > other.map.values.min()
+    assert np.argmax(first.map.values) == np.argmin(other.map.values)
     with pytest.raises(BadParameter, match="explain: expected a label below 5, got 5"):
         stage.explain(media, f"{ONE} image", label=5)
     with pytest.raises(BadParameter, match="explain: of an answer, .*got want=embedding"):
@@ -388,7 +388,7 @@ def test_grid_of_a_file_is_explained(stage: Stage) -> None:
     tall = png(np.full((100, 60), 200, np.uint8))
     outcome = stage.outcome(tall, f"{ALL} image", "auto")
     assert outcome.explanation is not None
-    assert (outcome.target.grid, outcome.explanation.values.shape) == ("12x4", (6, 8))
+    assert (outcome.target.grid, outcome.explanation.map.values.shape) == ("12x4", (6, 8))
 
 
 # --- how many --------------------------------------------------------------------------------
@@ -587,7 +587,7 @@ def test_rows_are_made_as_they_are_needed(
         outcomes = await asyncio.gather(*explaining)
         one, other = (outcome.explanation for outcome in outcomes)
         assert one is not None and other is not None
-        np.testing.assert_array_equal(one.values, other.values)
+        np.testing.assert_array_equal(one.map.values, other.map.values)
 
     stage.play(story)
 

@@ -103,9 +103,10 @@ def test_runs_are_charged_where_they_take_time(
     (device,) = engine.devices
     device.station.add_queue(target.key, Timed(0.0), "video", costs)
     device.station.threads, device.kind = threads, "cpu" if on_cpu else "cuda"
-    work = engine.pipeline.predict(Job(bytes(1000), Choice.of([target])))
+    job = Job(bytes(1000), Choice.of([target]))
+    work = engine.pipeline.predict(job)
     assert work.parts["run"] == pytest.approx(expected)
-    assert engine.pipeline.run_seconds(target) == pytest.approx(0.03)
+    assert engine.pipeline.run_seconds(job, target) == pytest.approx(0.03)
     assert work.own == pytest.approx(0.03 + 0.005 + 0.0005)
 
 

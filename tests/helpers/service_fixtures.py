@@ -31,7 +31,7 @@ from PIL import Image
 from media import read
 from media.spec import Grid, InputSpec, VideoSpec, VolumeSpec
 from models.bundle import write_bundle
-from models.manifest import Accuracy, Golden, GridEntry, Parity, Tolerance
+from models.manifest import Accuracy, AttentionGraph, Golden, GridEntry, Parity, Tolerance
 from models.spec import EncodingSpec
 from service.engine.device.session import Stop
 from service.http.app import create_app
@@ -137,20 +137,38 @@ def tiny_embedding(
     return (pixels.reshape(len(pixels), -1) / 255.0).mean(axis=0)
 
 
+def tiny_towards(grid: str) -> np.ndarray:
+    """float32 ``[288, patches]``: what the tiny network's attention goes by."""
+    patches = Grid.parse(grid).tokens
+    return np.random.default_rng(8).normal(0, 0.3, (288, patches)).astype("<f4")
+
+
+def tiny_rollout(media: bytes, grid: str, modality: str = "image") -> np.ndarray:
+    """Where the tiny network says that it looked, float64 ``[views, patches]``."""
+    tiny = TINY[modality]
+    pixels = read(media, tiny.input, Grid.parse(grid), tiny.patch).pixels
+    scores = pixels.reshape(len(pixels), -1) / 255.0 @ tiny_towards(grid).astype(np.float64)
+    shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
 def write_tiny_bundle(
     root: Path,
     name: str = "tiny",
     modality: str = "image",
     embeds: bool = False,
     headless: bool = False,
+    looks: bool = False,
     **changes: Any,
 ) -> Path:
     """A bundle of the tiny network in ``root / name``; ``changes`` replace manifest fields.
 
     ``embeds``: its graphs have their values, [288], as a second output; see ``tiny_embedding``.
     ``headless``: it has no labels, and what are logits of others are its features.
+    ``looks``: it has graphs that tell attention too; see ``tiny_rollout``.
     """
     measured = None if headless else Accuracy("test", 3, 0.5, "")
+    exact = Parity(3, 0.0, 0.0, 3)
     tiny = TINY[modality]
     golden = {f"golden/{seed}{ENDINGS[modality]}": MEDIA[modality](seed) for seed in range(3)}
 
@@ -163,6 +181,11 @@ def write_tiny_bundle(
                 shape, len(LABELS), tiny.input.dtype, embeds, "embedding" if headless else "logits"
             )
             (folder / f"graphs/{grid}.onnx").write_bytes(graph)
+            if looks:
+                graph = tiny_graph(
+                    shape, len(LABELS), tiny.input.dtype, True, towards=tiny_towards(grid)
+                )
+                (folder / f"graphs/{grid}-attention.onnx").write_bytes(graph)
         (folder / "graphs/weights.bin").write_bytes(weights().tobytes())
         for path, media in golden.items():
             (folder / path).write_bytes(media)
@@ -181,7 +204,9 @@ def write_tiny_bundle(
         "opset": 18,
         "grids": tuple(
             GridEntry(
-                grid, f"graphs/{grid}.onnx", Parity(3, 0.0, 0.0, 3), measured
+                grid, f"graphs/{grid}.onnx", exact, measured,
+                attention=AttentionGraph(f"graphs/{grid}-attention.onnx", exact, exact)
+                if looks else None,
             )
             for grid in tiny.grids
         ),

@@ -9,20 +9,35 @@ from __future__ import annotations
 import math
 import struct
 
+import numpy as np
+
 FLOAT, UINT8, INT64, INT = 1, 2, 7, 2  # TensorProto.DataType, AttributeProto.AttributeType
 EXTERNAL = 1
 
 
 def tiny_graph(
-    shape: tuple[int, ...], classes: int, dtype: str, embeds: bool = False, output: str = "logits"
+    shape: tuple[int, ...], classes: int, dtype: str, embeds: bool = False, output: str = "logits",
+    towards: np.ndarray | None = None,
 ) -> bytes:
     """A ModelProto for items of ``shape``, ``[*pixels per axis, channels]``.
 
     ``embeds``: the values before the product are its second output, ``embedding``. ``output``: the
-    name of the first one.
+    name of the first one. ``towards``: float32 [values, patches]; the softmax of the product with
+    the values is the output ``attention``.
     """
     values, flat = math.prod(shape), "embedding" if embeds else "flat"
     second = _field(12, _value(flat, FLOAT, (values,))) if embeds else b""
+    if towards is not None:
+        patches = towards.shape[1]
+        second = b"".join(
+            (
+                _field(1, _node("MatMul", [flat, "towards"], "scores")),
+                _field(1, _node("Softmax", ["scores"], "attention")),
+                _field(5, _inside("towards", FLOAT, towards.shape, _field(9, towards.tobytes()))),
+                _field(12, _value("attention", FLOAT, (patches,))),
+                second,
+            )
+        )
     graph = b"".join(
         (
             _field(1, _node("Cast", ["pixels"], "f", _field(5, _cast_to_float()))),

@@ -210,8 +210,8 @@ def test_example_of_the_page_has_the_form_of_a_real_one(modality: str) -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"explain": "attention"}, "explain: expected occlusion; got 'attention'"),
-        ({"explain": ""}, "explain: expected occlusion; got ''"),
+        ({"explain": "gradient"}, "explain: expected occlusion, attention; got 'gradient'"),
+        ({"explain": ""}, "explain: expected occlusion, attention; got ''"),
         ({"explain_label": "ant"}, "explain_label: only with explain=occlusion"),
         (ASKED | {"explain_label": "fly"}, "explain_label: bundle image has no label 'fly'; GET /"),
         (ASKED | {"want": "embedding"}, "want=labels, probabilities, logits; got want=embedding"),

@@ -68,8 +68,9 @@ def test_who_looks_everywhere_alike_sees_an_even_share(pool: Any) -> None:
     """Queries of 0 make all scores equal; of a class token half of its own stays at each layer."""
     model = make_plain(pool=pool)
     with torch.no_grad():
-        for layer in model.layers:
-            layer.attention.query_key_value.weight[: model.spec.width] = 0  # type: ignore[union-attr]
+        for name, parameter in model.named_parameters():
+            if name.endswith("query_key_value.weight"):
+                parameter[: model.spec.width] = 0
     found = attention_rollout(model, make_pixels(model, 2, GRID))
     even = found.mean(1, keepdim=True).expand_as(found)
     torch.testing.assert_close(found, even)

@@ -30,6 +30,7 @@ class Row:
     embedding: np.ndarray | None = None  # float [width], where it is wanted
     batch_rows: int = 1  # of the whole batch
     device: str = ""  # that ran it
+    attention: np.ndarray | None = None  # float32 [views, patches], of a graph that tells it
 
     @property
     def rows(self) -> np.ndarray:
@@ -46,7 +47,9 @@ class Row:
         features = [row.embedding for row in rows if row.embedding is not None]
         embedding = np.stack(features).mean(axis=0, dtype=np.float64) if features else None
         times = last.queue_seconds, last.inference_seconds, cost
-        return cls(mean, *times, logits, embedding, last.batch_rows, last.device)
+        seen = [row.attention for row in rows if row.attention is not None]
+        attention = np.concatenate(seen) if seen else None  # [views, patches]
+        return cls(mean, *times, logits, embedding, last.batch_rows, last.device, attention)
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.engine.device.session import Embedder, Session, Stop
+from service.engine.device.session import Embedder, Looker, Session, Stop
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ class Given(NamedTuple):
 
     logits: np.ndarray  # float32 [classes]
     embedding: np.ndarray | None = None  # float32 [width], where the run was asked for it
+    attention: np.ndarray | None = None  # float32 [patches], of a ``Looker``
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ def run_isolated(
     """
     try:
         found = _run(session, np.stack(rows), stop, embed)
-        for one in found:  # [batch, classes], [batch, width]
+        for one in found:  # [batch, classes], [batch, width], [batch, patches]
             if one.ndim != 2 or len(one) != len(rows):
                 raise ValueError(f"expected {len(rows)} rows, got {list(one.shape)}")
     except Exception:
@@ -89,7 +90,9 @@ def run_isolated(
 def _run(
     session: Session, pixels: np.ndarray, stop: Stop | None, embed: bool
 ) -> tuple[np.ndarray, ...]:
-    """Logits, and the features if they are wanted."""
+    """Logits, and the features if they are wanted; of a ``Looker`` all that it tells."""
+    if isinstance(session, Looker):
+        return session.look(pixels, stop)
     if embed and isinstance(session, Embedder):
         return session.embed(pixels, stop)
     return (session.run(pixels, stop),)

@@ -30,6 +30,8 @@ CUDA_OPTIONS = {"use_tf32": "0"}
 AFFINITIES = "session.intra_op_thread_affinities"
 #: The second output of a graph, which older ones lack; the only one of a graph without a head.
 EMBEDDING = "embedding"
+#: The output that a plain graph does not have.
+ATTENTION = "attention"
 
 
 class Stop(Protocol):
@@ -59,6 +61,17 @@ class Embedder(Session, Protocol):
         self, pixels: np.ndarray, stop: Stop | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """As ``run``; also the features, float32 ``[batch, width]``."""
+        ...
+
+
+@runtime_checkable
+class Looker(Embedder, Protocol):
+    """A session whose graph also tells where attention looked, whatever is asked of it."""
+
+    def look(
+        self, pixels: np.ndarray, stop: Stop | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As ``embed``; also the rollout of attention, float32 ``[batch, patches]``."""
         ...
 
 
@@ -94,6 +107,17 @@ class OrtEmbedder(OrtSession):
     ) -> tuple[np.ndarray, np.ndarray]:
         logits, embedding = self._session.run(["logits", EMBEDDING], {"pixels": pixels}, stop)
         return logits, embedding
+
+
+class OrtLooker(OrtEmbedder):
+    """The same of a graph that explains."""
+
+    def look(
+        self, pixels: np.ndarray, stop: Stop | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        outputs = ["logits", EMBEDDING, ATTENTION]
+        logits, embedding, attention = self._session.run(outputs, {"pixels": pixels}, stop)
+        return logits, embedding, attention
 
 
 class OrtFeatures(OrtSession):
@@ -223,6 +247,8 @@ def _open(graph: Path, device: DeviceName, threads: int) -> OrtSession:
     outputs = [output.name for output in session.get_outputs()]
     if outputs == [EMBEDDING]:
         return OrtFeatures(session)
+    if ATTENTION in outputs:
+        return OrtLooker(session)
     return OrtEmbedder(session) if EMBEDDING in outputs else OrtSession(session)
 
 

@@ -327,10 +327,12 @@ class DeviceStation:
                 waited = outcome.started - entry.submitted
                 share = outcome.cost / len(run.entries)
                 features = row.embedding if entry.embed else None
+                seen = None if row.attention is None else row.attention[np.newaxis]
                 entry.future.set_result(
                     Row(
                         row.logits, waited, outcome.seconds, share, embedding=features,
                         batch_rows=len(run.entries), device=run.queue.session.device,
+                        attention=seen,
                     )  # fmt: skip
                 )
         if all(isinstance(row, Exception) for row in outcome.rows):

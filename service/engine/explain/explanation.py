@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from models.manifest import GridEntry, Manifest
 from service.engine.explain.axes import Axis
-from service.engine.failures import BadParameter
+from service.engine.failures import BadParameter, NoAttention
 from service.engine.model import Choice
-from service.engine.vocabulary import EXPLAIN, EXPLAINED, MOST_EXPLAINED
+from service.engine.vocabulary import ATTENTION, EXPLAIN, EXPLAINED, MOST_EXPLAINED, OCCLUSION
 
 METHODS = EXPLAIN.words
 DIGITS = 6  # of a value in JSON
@@ -20,13 +21,20 @@ DIGITS = 6  # of a value in JSON
 
 @dataclass(frozen=True, slots=True)
 class Explain:
-    """Which answer shall be explained.
+    """Which answer shall be explained, and how.
 
     Attributes:
-        label: its place in the bundle's list; None for the most probable one.
+        label: its place in the bundle's list; None for the most probable one. Of occlusion alone:
+            attention carries what the answer is made of, whatever the label.
     """
 
     label: int | None = None
+    method: str = OCCLUSION
+
+    @property
+    def hides(self) -> bool:
+        """Whether parts of the item are hidden, which takes many runs more."""
+        return self.method == OCCLUSION
 
     def check(self, want: str, labels: int) -> None:
         """BadParameter where the rest of a job does not go with it."""
@@ -38,16 +46,16 @@ class Explain:
             raise BadParameter(f"explain: expected a label below {labels}, got {self.label}")
 
 
-def is_explained(parameters: Mapping[str, str]) -> bool:
-    """Whether ``explain`` is said; BadParameter for another method, or what does not go with it."""
-    if (method := parameters.get("explain")) is None:
-        if "explain_label" in parameters:
-            raise BadParameter(f"explain_label: only with explain={METHODS[0]}")
-        return False
-    if method not in METHODS:
+def explain_method(parameters: Mapping[str, str]) -> str | None:
+    """What ``explain`` says; BadParameter for another method, or what does not go with it."""
+    method = parameters.get("explain")
+    if method is not None and method not in METHODS:
         raise BadParameter(f"explain: expected {', '.join(METHODS)}; got {method[:20]!a}")
-    Explain().check(parameters.get("want", EXPLAINED[0]), 1)
-    return True
+    if method != OCCLUSION and "explain_label" in parameters:
+        raise BadParameter(f"explain_label: only with explain={OCCLUSION}")
+    if method is not None:
+        Explain().check(parameters.get("want", EXPLAINED[0]), 1)
+    return method
 
 
 def parse_explain(parameters: Mapping[str, str], choice: Choice, files: int) -> Explain | None:
@@ -57,10 +65,15 @@ def parse_explain(parameters: Mapping[str, str], choice: Choice, files: int) -> 
         files: of the request.
 
     Raises:
-        BadParameter: as ``is_explained``; too many files, or a label that the bundle does not have.
+        BadParameter: as ``explain_method``; too many files, or a label that the bundle does not
+            have.
+        NoAttention: as ``check_attention``.
     """
-    if not is_explained(parameters):
+    if (method := explain_method(parameters)) is None:
         return None
+    if method == ATTENTION:
+        check_attention(choice)
+        return Explain(method=method)
     if files > MOST_EXPLAINED:
         raise BadParameter(f"explain: expected at most {MOST_EXPLAINED} files, got {files}")
     if (label := parameters.get("explain_label")) is None:
@@ -74,24 +87,33 @@ def parse_explain(parameters: Mapping[str, str], choice: Choice, files: int) -> 
     return Explain(manifest.labels.index(label))
 
 
+def explains(manifest: Manifest, entry: GridEntry) -> list[str]:
+    """The methods that a grid of a bundle can be asked for."""
+    if not manifest.labels:
+        return []
+    return [OCCLUSION] if entry.attention is None else [OCCLUSION, ATTENTION]
+
+
+def check_attention(choice: Choice) -> None:
+    """NoAttention where a grid that may answer cannot tell where attention looked."""
+    lacking = [one for one in choice.targets.values() if one.entry.attention is None]
+    if lacking:
+        raise NoAttention(
+            f"explain: bundle {lacking[0].bundle} tells no attention at grid {lacking[0].grid}: "
+            f"expected one that was exported with --explain, or explain={OCCLUSION}"
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Explanation:
-    """What hiding each part of an item took from one label.
+class Map:
+    """What is told of every part of an item, and where the parts lie.
 
     Attributes:
-        label, index: which one.
-        log_odds: of it, with nothing hidden: log(p / (1 - p)).
-        masks: rows that were run with something hidden.
-        values: what the log odds lost in the mean of the masks over a cell, float64 ``[*cells]``,
-            of clips ``[views, *cells]``.
+        values: float64 ``[*cells]``, of clips ``[views, *cells]``.
         axes: where the cells of the last axes lie in the file.
         overlay: a picture of it, PNG.
     """
 
-    label: str
-    index: int
-    log_odds: float
-    masks: int
     values: np.ndarray
     axes: list[Axis]
     overlay: bytes
@@ -100,11 +122,6 @@ class Explanation:
         """As clients see it."""
         place = [int(one) for one in np.unravel_index(self.values.argmax(), self.values.shape)]
         return {
-            "method": METHODS[0],
-            "label": self.label,
-            "index": self.index,
-            "log_odds": round(self.log_odds, DIGITS),
-            "masks": self.masks,
             "axes": [axis._asdict() for axis in self.axes],
             "values": np.round(self.values, DIGITS).tolist(),
             "peak": {
@@ -114,3 +131,53 @@ class Explanation:
             },
             "overlay": base64.b64encode(self.overlay).decode(),
         }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Occlusion:
+    """What hiding each part of an item took from one label.
+
+    Attributes:
+        label, index: which one.
+        log_odds: of it, with nothing hidden: log(p / (1 - p)).
+        masks: rows that were run with something hidden.
+        map: what the log odds lost in the mean of the masks over a cell.
+    """
+
+    label: str
+    index: int
+    log_odds: float
+    masks: int
+    map: Map
+
+    def document(self) -> dict[str, Any]:
+        """As clients see it."""
+        return {
+            "method": OCCLUSION,
+            "label": self.label,
+            "index": self.index,
+            "log_odds": round(self.log_odds, DIGITS),
+            "masks": self.masks,
+            **self.map.document(),
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attention:
+    """How much of each patch attention carried into what the answer is read from.
+
+    Attributes:
+        share: of the patches together, 0 to 1, of clips in the mean over the views; the rest came
+            from tokens that are no part of the file.
+        map: multiples of an even share of all patches; 1 in the mean where the patches have all.
+    """
+
+    share: float
+    map: Map
+
+    def document(self) -> dict[str, Any]:
+        """As clients see it."""
+        return {"method": ATTENTION, "share": round(self.share, DIGITS), **self.map.document()}
+
+
+Explanation = Occlusion | Attention

@@ -18,7 +18,7 @@ from service.engine.decode.wire import Preparation
 from service.engine.device.devices import Devices
 from service.engine.device.queues import Row
 from service.engine.explain.axes import axes_of
-from service.engine.explain.explanation import Explain, Explanation
+from service.engine.explain.explanation import Explain, Map, Occlusion
 from service.engine.explain.masks import Masks, Span, neutral
 from service.engine.explain.overlay import draw
 from service.engine.failures import ExplanationTooLong
@@ -65,7 +65,7 @@ class Explainer:
         whole: Row,
         deadline: float,
         on_row: Callable[[float], None],
-    ) -> tuple[Explanation, float]:
+    ) -> tuple[Occlusion, float]:
         """What hiding each part of an item takes from a label; cancel the call to end the rest.
 
         Args:
@@ -149,7 +149,7 @@ class Trial:
         self.left -= 1
         self.cost += row.cost_seconds
 
-    def explanation(self, target: Target, item: Decoded) -> Explanation:
+    def explanation(self, target: Target, item: Decoded) -> Occlusion:
         """Once every row has come: the map, its place in the file, and its picture."""
         modality, shape, edges = target.manifest.modality, item.pixels.shape, self.masks.edges
         values = np.stack([self.masks.average(one) for one in self.drops])  # [views, *cells]
@@ -157,8 +157,8 @@ class Trial:
             values = values[0]  # [*cells]
         axes = axes_of(modality, shape, edges, item.evidence)
         overlay = draw(modality, item.pixels, values, edges, item.evidence)
-        label = target.labels[self.index]
-        return Explanation(label, self.index, self.odds, self.drops.size, values, axes, overlay)
+        label, told = target.labels[self.index], Map(values, axes, overlay)
+        return Occlusion(label, self.index, self.odds, self.drops.size, told)
 
 
 def check_time(seconds: float, deadline: float) -> None:

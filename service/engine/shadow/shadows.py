@@ -78,7 +78,9 @@ class Shadows:
         self.end(name, "another candidate took its place")
         if _specs(candidate) != _specs(answering):
             self._pool.expect_batch()
-        self._devices.keep_beside([target.key for target in candidate.targets.values()])
+        self._devices.keep_beside(
+            [key for target in candidate.targets.values() for key in target.keys]
+        )
         shadow = Shadow(self._pipeline, self._admission, self.room, answering, candidate, share)
         self._running[name] = shadow
         self._tell()

@@ -71,7 +71,7 @@ function makeItem(file) {
   item.view = resultView(item, () => served, {
     ask: (changes) => ask(item, changes),
     see: () => see(item),
-    look: () => explain(item),
+    look: (method) => explain(item, method),
     cancel: () => item.abort.abort(new Problem({ title: "Cancelled.", detail: "Nothing was answered." })),
   });
   item.picture = el("img", { alt: "", width: 40, height: 40, src: URL.createObjectURL(file), onerror: (event) => {
@@ -228,13 +228,13 @@ async function see(item) {
 }
 
 /** Where the model looked: the same question with an explanation. */
-async function explain(item) {
+async function explain(item, method) {
   const { abort } = item;
-  item.explained = { waiting: true };
+  item.explained = { waiting: true, method };
   item.view.seen();
-  const found = {};
+  const found = { method };
   try {
-    const url = address(`v1/classify/${item.kind}`, { ...item.query, explain: "occlusion" });
+    const url = address(`v1/classify/${item.kind}`, { ...item.query, explain: method });
     found.result = (await send(url, item.file, { signal: abort.signal })).document.results[0];
     announce(`${item.file.name}: where the model looked is shown`);
   } catch (problem) {

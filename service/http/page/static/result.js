@@ -44,7 +44,7 @@ export function resultView(item, served, actions) {
       fill(status, statusOf(item, actions));
     },
     seen() {
-      fill(seen, item.answer ? [el("h3", {}, "What the model saw"), ...seenOf(item, actions)] : []);
+      fill(seen, item.answer ? [el("h3", {}, "What the model saw"), ...seenOf(item, bundle(), actions)] : []);
     },
     answer() {
       const parts = [];
@@ -59,8 +59,9 @@ export function resultView(item, served, actions) {
   };
 }
 
-function seenOf(item, { see, look }) {
-  if (item.prepared) return [...drawn(item.kind, item.prepared), ...original(item), ...explanation(item, look)];
+function seenOf(item, bundle, { see, look }) {
+  const grid = bundle?.grids.find((one) => one.grid === item.answer.document.results[0].grid);
+  if (item.prepared) return [...drawn(item.kind, item.prepared), ...original(item), ...explanation(item, grid, look)];
   if (item.unseen) return [problemBox(item.unseen, see)];
   if (item.seeing) return [el("p", { class: "waiting" }, "Preparing it")];
   return [el("button", { class: "quiet", type: "button", onclick: see }, "Send it once more to see that")];
@@ -88,7 +89,7 @@ const answered = ({ document: { results: [result] }, total }, bundle) =>
   [labels(result), timing(result, total), answerer(result, bundle)];
 
 const moreOf = (item) => [
-  codeBox(item.kind, item.file.name, item.query, Boolean(item.explained?.result)),
+  codeBox(item.kind, item.file.name, item.query, item.explained?.result && item.explained.method),
   el("details", { class: "json" }, el("summary", {}, "The answer as JSON"),
     el("pre", { tabindex: "0", role: "region", "aria-label": "The answer as JSON" }, JSON.stringify(item.answer.document, null, 2))),
 ];

@@ -43,12 +43,12 @@ const READ_PIXELS = {
 const READ_MAP = {
   imports: ["from pathlib import Path"],
   result: ["explanation", ".explanation"],
-  then: ['Path("overlay.png").write_bytes(explanation.overlay)', "print(explanation.label, explanation.peak.where)"],
+  then: ['Path("overlay.png").write_bytes(explanation.overlay)', "print(explanation.peak.value, explanation.peak.where)"],
 };
 
 /** Texts by what was asked for and by language. */
-function snippets(kind, name, query) {
-  const { top_k, want, ...prepared } = query, explained = { ...query, explain: "occlusion" };
+function snippets(kind, name, query, method) {
+  const { top_k, want, ...prepared } = query, explained = { ...query, explain: method };
   const paths = [`v1/classify/${kind}`, `v1/prepare/${kind}`];
   return {
     answer: { curl: curl(paths[0], name, query), python: withClient("classify", kind, name, query, want ? READ_FEATURES : READ_ANSWER) },
@@ -57,9 +57,9 @@ function snippets(kind, name, query) {
   };
 }
 
-/** They on the page; of the explanation where one was asked for. */
-export function codeBox(kind, name, query, isExplained) {
-  const texts = snippets(kind, name, query), asked = { what: "answer", how: "curl" };
+/** They on the page; of the explanation by a method where one was asked for. */
+export function codeBox(kind, name, query, method) {
+  const texts = snippets(kind, name, query, method), asked = { what: "answer", how: "curl" };
   const code = el("code"), button = el("button", { class: "quiet", type: "button", onclick: copy }, "Copy");
   const show = () => { code.textContent = texts[asked.what][asked.how]; };
 
@@ -79,7 +79,7 @@ export function codeBox(kind, name, query, isExplained) {
   return el("section", { class: "code" },
     el("h3", {}, "The same from a program"),
     el("div", { class: "row" },
-      choice("What is asked for", [["answer", "Answer"], ["input", "What it saw"], ...(isExplained ? [["map", "Where it looked"]] : [])], "answer", (what) => { asked.what = what; show(); }),
+      choice("What is asked for", [["answer", "Answer"], ["input", "What it saw"], ...(method ? [["map", "Where it looked"]] : [])], "answer", (what) => { asked.what = what; show(); }),
       choice("Language", [["curl", "curl"], ["python", "Python"]], "curl", (how) => { asked.how = how; show(); }),
       button),
     el("pre", { tabindex: "0", role: "region", "aria-label": "The request as code" }, code));
