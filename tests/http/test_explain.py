@@ -52,7 +52,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One of every modality."""
     root = tmp_path_factory.mktemp("bundles")
     for modality in MODALITIES:
-        write_tiny_bundle(root, modality, modality)
+        write_tiny_bundle(root, modality, modality, embeds=True, looks=True)
     return root
 
 
@@ -300,18 +300,19 @@ def test_requests_of_the_guide_are_answered(
     guide: str, folder: Path, server: RunningServer, tmp_path: Path
 ) -> None:
     """Each line of curl gives what the example shows; the line of Python writes the picture."""
-    lines = [line for line in guide.splitlines() if line.startswith("curl")]
+    *lines, by_attention = [line for line in guide.splitlines() if line.startswith("curl")]
     assert [line.rpartition("/")[2] for line in lines] == list(MODALITIES)
-    (example,) = re.findall(r"```json\n(.*?)```", guide, re.DOTALL)
-    shown = TypeAdapter(Explanation).validate_python(json.loads(example))
+    examples = map(json.loads, re.findall(r"```json\n(.*?)```", guide, re.DOTALL))
+    shown = {one["method"]: TypeAdapter(Explanation).validate_python(one) for one in examples}
     (written,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    for line in lines:
+    for line in (*lines, by_attention):
         words = shlex.split(line.replace(ADDRESS, server.url))
         done = subprocess.run(
             [words[0], "-sS", *words[1:]], cwd=folder, env=CLEAN, capture_output=True, check=True
         )
         (result,) = json.loads(done.stdout)["results"]
-        assert set(result["explanation"]) == set(shown)
+        method = "attention" if line == by_attention else "occlusion"
+        assert set(result["explanation"]) == set(shown[method])
         exec(written.replace('"overlay.png"', repr(str(tmp_path / "o.png"))), {"result": result})
         opened((tmp_path / "o.png").read_bytes())
 

@@ -58,7 +58,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny bundles of every modality, another one of images, and one that is refused."""
     root = tmp_path_factory.mktemp("bundles")
     for modality in MODALITIES:
-        write_tiny_bundle(root, f"a-{modality}", modality)
+        write_tiny_bundle(root, f"a-{modality}", modality, embeds=True, looks=True)
     write_tiny_bundle(root, "b-image", version="7")
     (write_tiny_bundle(root, "c-spoilt") / "graphs" / "weights.bin").write_bytes(b"other")
     return root

@@ -73,7 +73,7 @@ def test_button_shows_the_map_of_the_server(
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     where = {name: tuple(place) for name, place in explanation["peak"]["where"].items()}
-    assert done.stdout == f"{explanation['label']} {where}\n"
+    assert done.stdout == f"{explanation['peak']['value']} {where}\n"
     overlay = base64.b64decode(explanation["overlay"])
     assert (tmp_path / "overlay.png").read_bytes() == overlay
 
@@ -128,3 +128,42 @@ def test_map_of_nothing_that_spoke_for_the_label_says_so(
     said = tab.page.get_by_text("No part spoke for it")
     said.wait_for()
     assert "It counted most" not in tab.page.locator(".explanation").inner_text()
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_another_button_shows_where_attention_went(
+    server: RunningServer, visit: Open, modality: str
+) -> None:
+    """Of bundles that tell it; the other way is still offered; the code is of what was asked."""
+    tab, media = visit(server), MEDIA[modality](3)
+    tab.give((NAMES[modality], media))
+    tab.page.get_by_role("button", name="Where attention went").click()
+    shown = tab.page.locator(".overlay img").last
+    shown.wait_for()
+    grid = tab.page.get_by_label("Grid", exact=True).input_value()
+    answer = server.classify(
+        f"/v1/classify/{modality}", content=media, params={"explain": "attention", "grid": grid}
+    ).json()
+    explanation = answer["results"][0]["explanation"]
+    assert (shown.get_attribute("src") or "").partition(",")[2] == explanation["overlay"]
+    part = tab.page.locator(".explanation").inner_text()
+    assert "more than an even share" in part
+    assert f"{explanation['peak']['value']:.1f} times an even share came from" in part
+    tab.page.get_by_label("Where it looked", exact=True).check()
+    assert "explain=attention" in tab.page.locator(".code code").inner_text()
+    assert tab.page.get_by_role("button", name="Where attention went").count() == 0
+    tab.page.get_by_role("button", name="Where the model looked").click()
+    tab.page.get_by_text("spoke against it").wait_for()
+    tab.page.get_by_label("Where it looked", exact=True).check()
+    assert "explain=occlusion" in tab.page.locator(".code code").inner_text()
+
+
+def test_bundle_without_attention_has_no_button_for_it(server: RunningServer, visit: Open) -> None:
+    """What it does not have cannot be asked for."""
+    tab = visit(server)
+    tab.give(("a.png", MEDIA["image"](3)))
+    tab.page.get_by_role("button", name="Where attention went").wait_for()
+    tab.page.get_by_label("Bundle", exact=True).select_option("b-image")
+    tab.page.locator(".answerer").get_by_text("b-image, version 7").wait_for()
+    tab.page.get_by_role("button", name="Where the model looked").wait_for()
+    assert tab.page.get_by_role("button", name="Where attention went").count() == 0
