@@ -46,16 +46,19 @@ def main() -> None:
     print(json.dumps({"benchmark": "serving.bundles", "bundles": made}))
 
 
-def find_bundle(name: str, folder: Path = FOLDER) -> Path:
+def find_bundle(name: str, folder: Path = FOLDER, explain: bool = False) -> Path:
     """The folder of a model's bundle, made if it is not there.
+
+    Args:
+        explain: the one that can also tell attention, which is another bundle.
 
     Raises:
         SystemExit: training or export failed.
     """
-    bundle = folder.resolve() / name
+    bundle = folder.resolve() / (f"{name}-explained" if explain else name)
     if not bundle.exists():
         with tempfile.TemporaryDirectory() as scratch:
-            make_bundle(name, bundle.parent, Path(scratch))
+            make_bundle(name, bundle, Path(scratch), explain)
     return bundle
 
 
@@ -72,8 +75,8 @@ def chosen_bundle(options: argparse.Namespace) -> Bundle:
     return read_bundle(options.bundle or find_bundle(options.model, options.folder))
 
 
-def make_bundle(name: str, folder: Path, scratch: Path) -> None:
-    """Train one step in ``scratch``, export into ``folder``."""
+def make_bundle(name: str, bundle: Path, scratch: Path, explain: bool) -> None:
+    """Train one step in ``scratch``, export to the folder of the bundle."""
     size, _, encoding = name.partition("-")
     grid, patch, width, depth, heads = SIZES[size]
     settings = (
@@ -85,7 +88,7 @@ def make_bundle(name: str, folder: Path, scratch: Path) -> None:
     data, run = write_pictures(scratch / "noise"), scratch / "run"
     words = [word for setting in settings for word in ("--set", setting)]
     execute("training", "smoke", "--data", str(data), "--out", str(run), "--no-report", *words)
-    out = ["--out", str(folder), "--name", name]
+    out = ["--out", str(bundle.parent), "--name", bundle.name, *["--explain"] * explain]
     execute("export", str(run), "--grid", grid, *out, "--parity-items", "16")
 
 
