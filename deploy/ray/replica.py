@@ -127,7 +127,8 @@ class Replica:
         try:
             await self._open.enter_async_context(app.router.lifespan_context(app))
             await self._until_ready()
-            scrape = Scrape(self.engine.metrics, self.name)
+            scrape = Scrape(self.engine.metrics, self.name, self._versions)
+            self.engine.rollout.needed_by = scrape.needed_by
             await self._open.enter_async_context(scrape)
             await self._open.enter_async_context(
                 Following(self.settings.bundles, self.settings.keys_file, self.read_again)
@@ -157,13 +158,26 @@ class Replica:
             told = [f"{one.name}: {one.reason}" for one in bundles if one.state == "refused"]
             raise RuntimeError("; ".join([failure.detail, *told])) from None
 
-    async def read_again(self) -> None:
-        """Bundles and keys, as SIGHUP does for a server; what is bad leaves the old one be."""
+    def _versions(self) -> frozenset[tuple[str, str]]:
+        """Bundles and versions that answer here or see copies."""
+        catalog, shadows = self.engine.catalog, self.engine.rollout.shadows
+        manifests = {name: catalog.manifest(name) for name in catalog.bundles}
+        answering = {(name, one.version) for name, one in manifests.items() if one}
+        copied = {(name, version) for name in manifests if (version := shadows.version(name))}
+        return frozenset(answering | copied)
+
+    async def read_again(self) -> bool:
+        """Bundles and keys, as SIGHUP does for a server, and whether all of them were good.
+
+        What is bad leaves the old one be.
+        """
         try:
             self.keys.become(await asyncio.to_thread(read_keys, self.settings))
         except SettingsError as error:
             log.error("%s; the keys stay as they were", error)
-        await self.engine.rollout.reload()
+            good = False
+        return await self.engine.rollout.reload() and good
+            good = True
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Ray calls it in every replica when ``user_config`` changes: whatever it says, read again.

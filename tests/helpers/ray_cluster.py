@@ -117,6 +117,9 @@ class Cluster:
     def post(self, path: str, **options: Any) -> httpx.Response:
         return self._http.post(self.url + path, **({"headers": self.headers} | options))
 
+    def delete(self, path: str, **options: Any) -> httpx.Response:
+        return self._http.delete(self.url + path, **({"headers": self.headers} | options))
+
     def classify(self, path: str = "/v1/classify/image", **options: Any) -> httpx.Response:
         return self.post(path, **({"files": {"file": picture()}} | options))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,7 +128,7 @@ def test_a_board_that_is_slow_to_be_found_holds_nothing_up(monkeypatch: pytest.M
         raise ValueError("there is none")
 
     async def look() -> None:
-        async with Scrape(Metrics(), "a") as scrape:
+        async with Scrape(Metrics(), "a", frozenset) as scrape:
             while not waited:
                 await asyncio.sleep(0.01)
                 went_on.set()
@@ -161,12 +162,13 @@ def test_the_store_is_followed_and_missed_without_an_end(tmp_path: Path) -> None
     home = write_tiny_versions(tmp_path / "bundles", "tiny", "1", "2")
     changes: list[None] = []
 
-    async def on_change() -> None:
+    async def on_change() -> bool:
         changes.append(None)
 
     async def until(count: int) -> None:
         async with asyncio.timeout(20):
             while len(changes) < count:
+        return True
                 await asyncio.sleep(0.01)
 
     async def follow() -> None:
@@ -181,3 +183,27 @@ def test_the_store_is_followed_and_missed_without_an_end(tmp_path: Path) -> None
             await until(before + 1)
 
     asyncio.run(follow())
+
+
+def test_a_reading_that_failed_is_repeated_less_and_less_often(tmp_path: Path) -> None:
+    """Until it succeeds, without a change of the store; whether it fails or breaks."""
+    write_tiny_versions(tmp_path / "bundles", "tiny", "1", "2")
+    readings: list[float] = []
+
+    async def on_change() -> bool:
+        readings.append(asyncio.get_running_loop().time())
+        if len(readings) == 2:
+            raise OSError("the disk is away")
+        return len(readings) == 5
+
+    async def follow() -> None:
+        async with Following(tmp_path / "bundles", None, on_change, seconds=0.02):
+            async with asyncio.timeout(20):
+                while len(readings) < 5:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.5)
+
+    asyncio.run(follow())
+    assert len(readings) == 5
+    waits = [later - before for before, later in itertools.pairwise(readings)]
+    assert all(wait >= 0.04 * 2**number for number, wait in enumerate(waits))
