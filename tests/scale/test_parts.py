@@ -61,22 +61,26 @@ def test_a_replica_without_a_cpu_is_refused(resources: dict[str, float]) -> None
 
 
 @pytest.mark.parametrize(
-    ("replicas", "fullness", "wanted"),
+    ("told", "wanted"),
     [
-        (2, [1.0, 1.0], 4.0),
-        (2, [1.0, 0.2], 2.4),
-        (2, [0.5, 0.3], 2),
-        (3, [0.1, 0.0, 0.2], 3),
-        (3, [0.0, 0.0, 0.1], 2),
-        (2, [], 2),
+        ([], 3.0),  # nothing is known of those that are there: as many as are meant to be
+        ([(0.3, 0.1, 0.0)], 0.5),
+        ([(0.3, 0.15, 0.0), (0.3, 0.45, 0.0)], 1.25),  # what nobody predicted counts
+        ([(1.5, 0.9, 0.4)], 2.5),  # what is refused counts
+        ([(0.9, 0.9, 0.0), (0.3, 0.3, 0.0)], 2.0),
+        ([(40.0, 0.9, 0.4)], 2 / 0.6),  # but not however often it comes
+        ([(0.3, 0.3, 0.9)], 1.8),  # a replica that can do less than was thought
+        ([(0.3, 0.3, 0.9), (0.3, 0.3, 0.0)], 1.0),
     ],
 )
-def test_replicas_follow_the_predicted_wait(
-    replicas: int, fullness: list[float], wanted: float
+def test_replicas_follow_the_predicted_seconds(
+    told: list[tuple[float, float, float]], wanted: float
 ) -> None:
-    """In proportion where they are near refusing, one by one where there is next to no wait."""
-    told = {"fullness": dict(enumerate(fullness))} if fullness else {}
-    context: Any = SimpleNamespace(current_num_replicas=replicas, aggregated_metrics=told)
+    """By replica: seconds asked for, processor time, share of the wait at which it refuses."""
+    names = ("asked", "busy", "fullness")
+    columns = zip(names, zip(*told, strict=True), strict=False)  # there are none of no replica
+    metrics = {name: dict(enumerate(column)) for name, column in columns}
+    context: Any = SimpleNamespace(target_num_replicas=3, aggregated_metrics=metrics)
     assert by_predicted_seconds(context)[0] == pytest.approx(wanted)
 
 
@@ -164,11 +168,11 @@ def test_the_store_is_followed_and_missed_without_an_end(tmp_path: Path) -> None
 
     async def on_change() -> bool:
         changes.append(None)
+        return True
 
     async def until(count: int) -> None:
         async with asyncio.timeout(20):
             while len(changes) < count:
-        return True
                 await asyncio.sleep(0.01)
 
     async def follow() -> None:
