@@ -55,7 +55,7 @@ LIGHT = 0.33
 PATIENCE = 2.0
 CONNECTIONS = 8
 #: Seconds of the closed loop of a shape; the first ones are not counted.
-CALIBRATION, SETTLING = 5.0, 1.5
+CALIBRATION, SETTLING = 6.0, 3.0
 BY_SECONDS = {"policy_function": "deploy.ray.scaling:by_predicted_seconds"}
 LOOK_SECONDS = 0.25
 #: A replica has to come, and to go again, on a machine that may have other work.
@@ -78,7 +78,7 @@ def main() -> None:
     add = parser.add_argument
     add("--bundles", type=Path, default=ROOT / "bundles", help=f"with {PICTURES} and {CLIPS}")
     add("--loads", nargs="+", choices=LOADS, default=("clips", "mixed"))
-    add("--ways", nargs="+", default=("ongoing-8", "predicted"), help="see above")
+    add("--ways", nargs="+", type=way, default=("ongoing-8", "predicted"), help="see above")
     add("--rounds", type=int, default=2)
     add("--factor", type=float, default=1.5, help="of the step, of what one replica can do")
     phases = ("seconds before, of and after the step", (3.0, 32.0, 13.0))
@@ -87,10 +87,10 @@ def main() -> None:
     add("--delays", nargs=3, type=float, default=delays[1], help=delays[0])
     options = parser.parse_args()
     rows: dict[str, list[dict[str, Any]]] = {}
-    with tempfile.TemporaryDirectory(prefix="liere-") as name:
-        scratch = Path(name)
+    with tempfile.TemporaryDirectory(prefix="liere-") as folder:
+        scratch = Path(folder)
         os.environ.update(environment(scratch))
-        ways = {way: scaling(way, options.delays) for way in options.ways}
+        ways = {name: scaling(name, options.delays) for name in options.ways}
         for bundle in (PICTURES, CLIPS):
             shutil.copytree(options.bundles / bundle, scratch / "bundles" / bundle)
         shapes = [
@@ -102,27 +102,35 @@ def main() -> None:
             for number in range(options.rounds):
                 loads = calibrated(server, shapes, options.loads)
                 for load_name, load in loads.items():
-                    for way in list(ways)[:: -1 if number % 2 else 1]:
-                        row = turn(server, load, ways[way], options)
-                        rows.setdefault(f"{load_name} {way}", []).append(row)
-                        print(f"{number + 1} {load_name} {way}: {row}", flush=True)
+                    for name in list(ways)[:: -1 if number % 2 else 1]:
+                        row = turn(server, load, ways[name], options)
+                        rows.setdefault(f"{load_name} {name}", []).append(row)
+                        print(f"{number + 1} {load_name} {name}: {row}", flush=True)
     line = {"benchmark": "serving.ray_scaling", "factor": options.factor}
     line |= {"seconds": options.seconds, "delays": options.delays}
     print(json.dumps(line | {"medians": {name: medians(of) for name, of in rows.items()}}))
 
 
-def scaling(way: str, delays: Sequence[float]) -> dict[str, Any]:
+def way(text: str) -> str:
+    """The name of a way of scaling, as an option; ValueError where it is none."""
+    if text not in ("config", "predicted"):
+        float(text.removeprefix("ongoing-"))
+    return text
+
+
+def scaling(name: str, delays: Sequence[float]) -> dict[str, Any]:
     """``autoscaling_config`` of a way."""
     (application,) = read_config()["applications"]
     found: dict[str, Any] = dict(application["deployments"][0]["autoscaling_config"])
     names = ("upscale_delay_s", "downscale_delay_s", "look_back_period_s")
     found |= dict(zip(names, delays, strict=True)) | {"min_replicas": 1, "max_replicas": 2}
-    if way == "config":
+    if name == "config":
         return found
-    found.pop("policy", None)
-    if way == "predicted":
+    for signal in ("policy", "target_ongoing_requests"):
+        found.pop(signal, None)
+    if name == "predicted":
         return found | {"policy": BY_SECONDS}
-    return found | {"target_ongoing_requests": float(way.removeprefix("ongoing-"))}
+    return found | {"target_ongoing_requests": float(name.removeprefix("ongoing-"))}
 
 
 class Server:
@@ -187,6 +195,7 @@ def turn(
         result = server.load(load.files, load.paths, *told)
     within = due_between(result.records, before, before + step)
     figures, outcomes = summary(within, step), Counter(one.outcome for one in result.records)
+    after_it = [one for one in result.records if one.due >= before + step]
     begin = result.begin + before
     return {
         "per_second": round(heavy, 1),
@@ -197,9 +206,8 @@ def turn(
         "second_s": watch.second(begin),
         "replica_seconds": watch.replica_seconds(result.begin, begin + step + after),
         "started": watch.started(),
-        "failed": outcomes.total()
-        - sum(outcomes[one] for one in ("200", "429", "timeout")),
-        "after": dict(Counter(one.outcome for one in result.records if one.due >= before + step)),
+        "failed": sum(outcomes[one] for one in outcomes.keys() - {"200", "429", "timeout"}),
+        "after": summary(after_it, after)["outcomes"],
         "lag_p99_ms": result.lag_p99_ms,
     }
 
