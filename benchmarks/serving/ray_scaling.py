@@ -81,10 +81,10 @@ def main() -> None:
     add("--ways", nargs="+", type=way, default=("ongoing-8", "predicted"), help="see above")
     add("--rounds", type=int, default=2)
     add("--factor", type=float, default=1.5, help="of the step, of what one replica can do")
-    phases = ("seconds before, of and after the step", (3.0, 32.0, 13.0))
-    add("--seconds", nargs=3, type=float, default=phases[1], help=phases[0])
-    delays = ("seconds of upscale_delay_s, downscale_delay_s, look_back_period_s", (2.0, 3.0, 4.0))
-    add("--delays", nargs=3, type=float, default=delays[1], help=delays[0])
+    phases = "seconds before, of and after the step"
+    add("--seconds", nargs=3, type=float, default=(3.0, 30.0, 13.0), help=phases)
+    delays = "seconds of upscale_delay_s, downscale_delay_s and look_back_period_s"
+    add("--delays", nargs=3, type=float, default=(2.0, 3.0, 4.0), help=delays)
     options = parser.parse_args()
     rows: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="liere-") as folder:
