@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
@@ -146,30 +147,49 @@ def ray_running(folder: Path) -> Iterator[None]:
 def replicas(bundle: Path) -> Iterator[str]:
     """Two of them, as the config says; the address to classify at."""
     from ray import serve  # noqa: PLC0415
-    from ray.serve._private.api import serve_start  # noqa: PLC0415
-    from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415
 
-    document = yaml.safe_load((ROOT / "deploy" / "ray" / "serve.yaml").read_text())
-    document["http_options"]["port"] = port = free_port()
-    (application,) = document["applications"]
-    (deployment,) = application["deployments"]
-    del deployment["autoscaling_config"]
-    deployment["num_replicas"] = 2
+    port = free_port()
     with tempfile.TemporaryDirectory() as store:
         shutil.copytree(bundle, Path(store) / bundle.name)
-        application["args"]["bundles"] = store
-        config = ServeDeploySchema.model_validate(document)
-        options = config.http_options.model_dump()
-        client = serve_start(http_options=options, proxy_location=config.proxy_location)
-        client.deploy_apps(config, _blocking=False)
-        end = time.monotonic() + 180
-        while serve.status().applications[application["name"]].status != "RUNNING":
-            if time.monotonic() > end:
-                raise SystemExit(f"Ray has not started two replicas: {serve.status()}")
-            time.sleep(0.2)
+        deploy(Path(store), port, num_replicas=2)
         time.sleep(3)  # until HAProxy knows both
         yield f"http://127.0.0.1:{port}/v1/classify/image"
         serve.shutdown()
+
+
+def deploy(bundles: Path, port: int, **members: object) -> None:
+    """The server as the config says, or a change of it, until it runs; SystemExit if it does not.
+
+    Args:
+        bundles: a store.
+        members: of the deployment, in the place of its autoscaling.
+    """
+    from ray import serve  # noqa: PLC0415
+    from ray.serve._private.api import serve_start  # noqa: PLC0415
+    from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415
+
+    document = read_config()
+    document["http_options"]["port"] = port
+    (application,) = document["applications"]
+    application["args"]["bundles"] = str(bundles)
+    (deployment,) = application["deployments"]
+    del deployment["autoscaling_config"]
+    deployment |= members
+    config = ServeDeploySchema.model_validate(document)
+    options = config.http_options.model_dump()
+    client = serve_start(http_options=options, proxy_location=config.proxy_location)
+    client.deploy_apps(config, _blocking=False)
+    end = time.monotonic() + 180
+    while serve.status().applications[application["name"]].status != "RUNNING":
+        if time.monotonic() > end:
+            raise SystemExit(f"Ray has not started what was asked for: {serve.status()}")
+        time.sleep(0.2)
+
+
+def read_config() -> dict[str, Any]:
+    """deploy/ray/serve.yaml."""
+    document: dict[str, Any] = yaml.safe_load((ROOT / "deploy/ray/serve.yaml").read_text())
+    return document
 
 
 def bare_seconds(server: Running) -> Counter[str]:

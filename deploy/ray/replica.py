@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ class Replica:
         try:
             await self._open.enter_async_context(app.router.lifespan_context(app))
             await self._until_ready()
-            scrape = Scrape(self.engine.metrics, self.name)
+            scrape = Scrape(self.engine.metrics, self.name, self._versions)
+            self.engine.rollout.needed_by = scrape.needed_by
             await self._open.enter_async_context(scrape)
             await self._open.enter_async_context(
                 Following(self.settings.bundles, self.settings.keys_file, self.read_again)
@@ -135,6 +137,7 @@ class Replica:
         except BaseException:
             await self._open.aclose()
             raise
+        self._spent = self._spend()
         return Front(app)
 
     async def _until_ready(self) -> None:
@@ -157,13 +160,26 @@ class Replica:
             told = [f"{one.name}: {one.reason}" for one in bundles if one.state == "refused"]
             raise RuntimeError("; ".join([failure.detail, *told])) from None
 
-    async def read_again(self) -> None:
-        """Bundles and keys, as SIGHUP does for a server; what is bad leaves the old one be."""
+    def _versions(self) -> frozenset[tuple[str, str]]:
+        """Bundles and versions that answer here or see copies."""
+        catalog, shadows = self.engine.catalog, self.engine.rollout.shadows
+        manifests = {name: catalog.manifest(name) for name in catalog.bundles}
+        answering = {(name, one.version) for name, one in manifests.items() if one}
+        copied = {(name, version) for name in manifests if (version := shadows.version(name))}
+        return frozenset(answering | copied)
+
+    async def read_again(self) -> bool:
+        """Bundles and keys, as SIGHUP does for a server, and whether all of them were good.
+
+        What is bad leaves the old one be.
+        """
         try:
             self.keys.become(await asyncio.to_thread(read_keys, self.settings))
+            good = True
         except SettingsError as error:
             log.error("%s; the keys stay as they were", error)
-        await self.engine.rollout.reload()
+            good = False
+        return await self.engine.rollout.reload() and good
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Ray calls it in every replica when ``user_config`` changes: whatever it says, read again.
@@ -177,10 +193,25 @@ class Replica:
         check_live(self.engine)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For ``deploy.ray.scaling``: the predicted wait over the wait at which it refuses."""
+        """For ``deploy.ray.scaling``, every few seconds.
+
+        asked: predicted seconds of all that has asked to enter since the last call, per second.
+        busy: processor time of this process since then, per second and CPU; workers have their own.
+        fullness: the predicted wait over the wait at which it refuses.
+        """
+        before, self._spent = self._spent, self._spend()
+        seconds, asked, busy = (now - then for now, then in zip(self._spent, before, strict=True))
         wait, most = self.engine.backlog.wait, self.engine.admission.max_wait
         kinds = self.engine.catalog.modalities("ready")
-        return {"fullness": max((wait(kind) / most(kind) for kind in kinds), default=0.0)}
+        return {
+            "asked": asked / seconds,
+            "busy": busy / seconds / self.settings.cpu_count,
+            "fullness": max((wait(kind) / most(kind) for kind in kinds), default=0.0),
+        }
+
+    def _spend(self) -> tuple[float, float, float]:
+        """By the clock, in predictions, of processors: seconds so far."""
+        return time.monotonic(), self.engine.admission.asked_seconds, time.process_time()
 
     async def __del__(self) -> None:
         await self._open.aclose()

@@ -1,7 +1,8 @@
-"""One scrape tells of all replicas: any of them may be asked for ``/metrics``.
+"""What replicas know of one another: their series, and the versions that they need.
 
-Each hands its series to a board that all of them share, every few seconds, and is given those of
-the others; what it renders has its own as they are now, and a label ``replica`` on every sample.
+Each hands its own to a board that all of them share, every few seconds, and is given those of the
+others. So any of them may be asked for ``/metrics``: what it renders has its own series as they are
+now, and a label ``replica`` on every sample.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import ray
 from ray import serve
@@ -24,25 +26,33 @@ HAND_SECONDS = 5.0
 OLD_SECONDS = 3 * HAND_SECONDS
 
 
+@dataclass(frozen=True)
+class Told:
+    """What one replica says: its series, and (bundle, version) of what answers or sees copies."""
+
+    series: str
+    versions: frozenset[tuple[str, str]]
+
+
 @ray.remote
 class Board:
-    """The newest series of every replica."""
+    """The newest word of every replica."""
 
     NAME = "board"
 
     def __init__(self) -> None:
-        self._texts: dict[str, tuple[float, str]] = {}
+        self._told: dict[str, tuple[float, Told]] = {}
 
-    def hand_in(self, replica: str, text: str) -> dict[str, str]:
-        """Take one's series; those of the others."""
+    def hand_in(self, replica: str, told: Told) -> dict[str, Told]:
+        """Take one's word; those of the others."""
         now = time.monotonic()
-        self._texts[replica] = now, text
-        self._texts = {
-            name: (when, text)
-            for name, (when, text) in self._texts.items()
+        self._told[replica] = now, told
+        self._told = {
+            name: (when, what)
+            for name, (when, what) in self._told.items()
             if now - when < OLD_SECONDS
         }
-        return {name: text for name, (_, text) in self._texts.items() if name != replica}
+        return {name: what for name, (_, what) in self._told.items() if name != replica}
 
 
 def together(texts: Mapping[str, str]) -> str:
@@ -77,16 +87,26 @@ class Scrape:
 
     Args:
         replica: the name of this one.
+        versions: (bundle, version) of what it needs.
     """
 
-    def __init__(self, metrics: Metrics, replica: str) -> None:
+    def __init__(
+        self, metrics: Metrics, replica: str, versions: Callable[[], frozenset[tuple[str, str]]]
+    ) -> None:
         self._metrics = metrics
         self._replica = replica
-        self._others: dict[str, str] = {}
+        self._versions = versions
+        self._others: dict[str, Told] = {}
 
     def expose(self) -> bytes:
         """In the place of the series of this one alone."""
-        return together({self._replica: self._own()} | self._others).encode()
+        others = {name: told.series for name, told in self._others.items()}
+        return together({self._replica: self._own()} | others).encode()
+
+    def needed_by(self, name: str, version: str) -> str | None:
+        """Who else needs a version, as far as it was told."""
+        needs = any((name, version) in told.versions for told in self._others.values())
+        return "another replica" if needs else None
 
     def _own(self) -> str:
         return self._metrics.own().decode()
@@ -107,10 +127,11 @@ class Scrape:
             try:
                 # Ray asks its head, and waits: in a thread, as requests are answered meanwhile.
                 board = await asyncio.to_thread(serve.get_deployment_actor, Board.NAME)
-                self._others = await board.hand_in.remote(self._replica, self._own())
+                told = Told(self._own(), self._versions())
+                self._others = await board.hand_in.remote(self._replica, told)
             except (RayError, ValueError) as error:
                 self._others = {}
-                log.warning("the metrics of the other replicas are not known: %s", error)
+                log.warning("nothing is known of the other replicas: %s", error)
             await asyncio.sleep(HAND_SECONDS)
 
 

@@ -82,6 +82,9 @@ class Admission:
         self.max_bytes = max_bytes
         self.backlog = backlog
         self.kinds = 1  # modalities that are served
+        #: Predicted seconds of all that has asked to enter so far, let in or not. Of what was
+        #: refused nothing may be known: a request counts as one of the newest of its kind.
+        self.asked_seconds = 0.0
         self._max_wait = max_wait
         self._on_refusal = on_refusal
         #: By kind, the seconds that one item adds to what others wait: mostly of the newest.
@@ -222,6 +225,7 @@ class Admission:
         seconds = self.backlog.takes(work.parts)
         before = self._own.setdefault(work.kind, seconds)
         self._own[work.kind] = before + NEWEST_SHARE * (seconds - before)
+        self.asked_seconds += seconds
         charge = Charge(work.kind, deadline, work.parts)
         charge.entered, charge.wait = time.monotonic(), self.backlog.wait(work.kind)
         self.backlog.charge(charge)
@@ -240,6 +244,7 @@ class Admission:
     def _refused(self, kind: str, reason: str, what: str) -> Overloaded:
         """Refusals come when there is most to do: what stands before them is summed up once."""
         self._on_refusal(kind, reason)
+        self.asked_seconds += self._own.get(kind, 0.0)
         wait = self.backlog.wait(kind)
         seconds = self._refusals.retry_seconds(time.monotonic(), wait)
         return Overloaded(f"{what.format(wait=wait)}; try again later", seconds, reason)

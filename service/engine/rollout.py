@@ -62,8 +62,8 @@ class Rollout:
         self._one_at_a_time = asyncio.Lock()
         self._changes: set[asyncio.Task[Any]] = set()
         self._closed = False
-        #: (bundle, version) -> whether work that is kept on a disk needs it.
-        self.is_pinned: Callable[[str, str], bool] = lambda name, version: False
+        #: (bundle, version) -> who else needs it; None where nobody does.
+        self.needed_by: Callable[[str, str], str | None] = lambda name, version: None
 
     # --- what an operator asks for -----------------------------------------------------------
 
@@ -110,7 +110,7 @@ class Rollout:
         """Remove a version from the folder.
 
         Raises:
-            VersionInUse: it answers, here or by the folder, sees copies, or a job needs it.
+            VersionInUse: it answers, here or by the folder, sees copies, or is needed elsewhere.
             UnknownBundle, UnknownVersion, FolderFixed: as above.
         """
 
@@ -124,8 +124,8 @@ class Rollout:
                 raise VersionInUse(f"bundle {name}: version {version} answers; load another first")
             if self.shadows.version(name) == version:
                 raise VersionInUse(f"bundle {name}: version {version} sees copies; end that first")
-            if self.is_pinned(name, version):
-                raise VersionInUse(f"bundle {name}: a job that has not ended needs {version}")
+            if (who := self.needed_by(name, version)) is not None:
+                raise VersionInUse(f"bundle {name}: {who} needs version {version}")
             try:
                 await self._write(home, lambda home: retire(home, version))
             except NoSuchVersion:
@@ -180,15 +180,17 @@ class Rollout:
 
         return await self._change(change)
 
-    async def reload(self) -> None:
-        """Let answer what would after a new start; what is bad, or is no more, is in the log.
+    async def reload(self) -> bool:
+        """Let answer what would after a new start, and tell whether all of it was good.
 
-        Defaults stay who they are while they are there.
+        What is bad, or is no more, is in the log. Defaults stay who they are while they are there.
         """
         try:
             await self._change(self._reload)
         except Failure as failure:
             log.error("the bundles are not read again: %s", failure.detail)
+            return False
+        return not self.succession.refused
 
     async def close(self) -> None:
         """End what is under way; nothing of it is half done, and nothing begins any more."""

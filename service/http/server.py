@@ -121,7 +121,7 @@ class Server(uvicorn.Server):
         self.signalled = False  # to end
         self._leave_at = math.inf  # of the monotonic clock, seconds
         self._hung_up = False  # SIGHUP came
-        self._reloading: asyncio.Task[None] | None = None  # of the newest one
+        self._reloading: asyncio.Task[bool] | None = None  # of the newest one
         self.engine: Engine = app.state.engine
         self.keys: Keys = app.state.keys
         self.engine.on_ready = self._announce
@@ -234,7 +234,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _tell_failure(reloading: asyncio.Task[None]) -> None:
+def _tell_failure(reloading: asyncio.Task[bool]) -> None:
     if not reloading.cancelled() and (error := reloading.exception()) is not None:
         log.error("the bundles could not be read again", exc_info=error)
 

@@ -70,7 +70,10 @@ class JobRunner:
         self._waits_until: dict[str, float] = {}  # of those that cannot go on, monotonic
         self._news = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
-        engine.rollout.is_pinned = self.pins.hold
+        engine.rollout.needed_by = self._needed_by
+
+    def _needed_by(self, name: str, version: str) -> str | None:
+        return "a job that has not ended" if self.pins.hold(name, version) else None
 
     def _know(self, job: Job) -> None:
         self._open[job.id] = job

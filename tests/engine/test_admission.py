@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from service.engine.admission import Admission
+from service.engine.admission import Admission, Work
 from service.engine.failures import Overloaded
 from service.engine.schedule import CPU, Backlog
 from service.settings import MIB, Settings
@@ -53,3 +55,18 @@ def test_body_larger_than_the_room_is_over_its_limit() -> None:
     settings = Settings.model_construct(max_in_flight_mib=8.0)
     for modality in ("image", "video", "volume"):
         assert settings.limits(modality).body_bytes == 8 * MIB
+
+
+def test_what_was_asked_for_counts_whether_it_was_let_in_or_not() -> None:
+    """In seconds of all CPUs; a refused request, of which nothing is known, as one of its kind."""
+    admission = make(kinds=2)
+    assert admission.asked_seconds == 0
+    clip = Work("video", {"decode": {CPU: 4.0}, "run": {CPU: 2.0}}, own=6.0)
+    with admission.work(clip, math.inf):
+        assert admission.asked_seconds == pytest.approx(3.0)
+        for _ in range(2):
+            with pytest.raises(Overloaded):
+                admission.enter("video")
+        admission.enter("image")  # costs nothing before anything is known of it
+        assert admission.asked_seconds == pytest.approx(9.0)
+    assert admission.asked_seconds == pytest.approx(9.0)

@@ -117,6 +117,9 @@ class Cluster:
     def post(self, path: str, **options: Any) -> httpx.Response:
         return self._http.post(self.url + path, **({"headers": self.headers} | options))
 
+    def delete(self, path: str, **options: Any) -> httpx.Response:
+        return self._http.delete(self.url + path, **({"headers": self.headers} | options))
+
     def classify(self, path: str = "/v1/classify/image", **options: Any) -> httpx.Response:
         return self.post(path, **({"files": {"file": picture()}} | options))
 
@@ -166,6 +169,9 @@ def until(condition: Any, what: str, seconds: float = 60.0) -> None:
 class Load:
     """Clients that each send when they have their answer, while the block lasts.
 
+    Args:
+        pause: seconds between an answer and the next request.
+
     Attributes:
         outcomes: of every request: its status, or the name of the error of its connection.
         versions: of the bundle, in the answers.
@@ -177,8 +183,10 @@ class Load:
         clients: int = 4,
         media: bytes | None = None,
         headers: dict[str, str] | None = None,
+        pause: float = 0.0,
     ) -> None:
         self._url, self._clients = f"{url}/v1/classify/image", clients
+        self._pause = pause
         self._media, self._headers = media or picture(), headers
         self._ending = threading.Event()
         self.outcomes: Counter[int | str] = Counter()
@@ -207,6 +215,7 @@ class Load:
                 self.outcomes[answer.status_code] += 1
                 if answer.status_code == 200:
                     self.versions[answer.json()["results"][0]["version"]] += 1
+                self._ending.wait(self._pause)
 
     def reach(self, count: int, seconds: float = 180.0) -> None:
         """Wait until so many requests have ended."""

@@ -25,6 +25,7 @@ from benchmarks.serving import (
     jobs_throughput,
     lanes,
     mixed_grids,
+    ray_scaling,
     shadow,
     v2_tensors,
 )
@@ -303,3 +304,27 @@ def test_lost_and_repeated_items_are_found(tmp_path: Path) -> None:
         assert tally.judge(client) == (0, 2)
         tally.lines.popitem()
         assert tally.judge(client) == (0, 2 + 5)
+
+
+def test_replica_seconds_are_counted_between_looks() -> None:
+    """Of every replica that is there, from a look to the next; one that comes again began again."""
+    watch = ray_scaling.Watch()
+    watch.looks = [(10, 1, 1), (12, 2, 1), (15, 2, 2), (16, 1, 1), (19, 2, 1), (20, 1, 1)]
+    assert watch.replica_seconds(10, 20) == 2 + 2 * 3 + 2 * 1 + 3 + 2
+    assert watch.replica_seconds(11, 15.5) == 1 + 2 * 3 + 2 * 0.5
+    assert (watch.second(11), watch.started()) == (4, 2)
+    watch.looks = watch.looks[:2]
+    assert watch.second(11) is None
+
+
+def test_ways_of_scaling_differ_in_their_signal_alone() -> None:
+    """Whatever the config says; each has the delays of the benchmark."""
+    ways = [ray_scaling.scaling(one, (1.0, 2.0, 3.0)) for one in ("ongoing-4", "predicted")]
+    signals = [
+        {name: one.pop(name, None) for name in ("target_ongoing_requests", "policy")}
+        for one in ways
+    ]
+    assert ways[0] == ways[1]
+    assert (ways[0]["min_replicas"], ways[0]["look_back_period_s"]) == (1, 3.0)
+    assert signals[0] == {"target_ongoing_requests": 4, "policy": None}
+    assert signals[1]["policy"] == ray_scaling.BY_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,22 +61,26 @@ def test_a_replica_without_a_cpu_is_refused(resources: dict[str, float]) -> None
 
 
 @pytest.mark.parametrize(
-    ("replicas", "fullness", "wanted"),
+    ("told", "wanted"),
     [
-        (2, [1.0, 1.0], 4.0),
-        (2, [1.0, 0.2], 2.4),
-        (2, [0.5, 0.3], 2),
-        (3, [0.1, 0.0, 0.2], 3),
-        (3, [0.0, 0.0, 0.1], 2),
-        (2, [], 2),
+        ([], 3.0),  # nothing is known of those that are there: as many as are meant to be
+        ([(0.3, 0.1, 0.0)], 0.5),
+        ([(0.3, 0.15, 0.0), (0.3, 0.45, 0.0)], 1.25),  # what nobody predicted counts
+        ([(1.5, 0.9, 0.4)], 2.5),  # what is refused counts
+        ([(0.9, 0.9, 0.0), (0.3, 0.3, 0.0)], 2.0),
+        ([(40.0, 0.9, 0.4)], 2 / 0.6),  # but not however often it comes
+        ([(0.3, 0.3, 0.9)], 1.8),  # a replica that can do less than was thought
+        ([(0.3, 0.3, 0.9), (0.3, 0.3, 0.0)], 1.0),
     ],
 )
-def test_replicas_follow_the_predicted_wait(
-    replicas: int, fullness: list[float], wanted: float
+def test_replicas_follow_the_predicted_seconds(
+    told: list[tuple[float, float, float]], wanted: float
 ) -> None:
-    """In proportion where they are near refusing, one by one where there is next to no wait."""
-    told = {"fullness": dict(enumerate(fullness))} if fullness else {}
-    context: Any = SimpleNamespace(current_num_replicas=replicas, aggregated_metrics=told)
+    """By replica: seconds asked for, processor time, share of the wait at which it refuses."""
+    names = ("asked", "busy", "fullness")
+    columns = zip(names, zip(*told, strict=True), strict=False)  # there are none of no replica
+    metrics = {name: dict(enumerate(column)) for name, column in columns}
+    context: Any = SimpleNamespace(target_num_replicas=3, aggregated_metrics=metrics)
     assert by_predicted_seconds(context)[0] == pytest.approx(wanted)
 
 
@@ -127,7 +132,7 @@ def test_a_board_that_is_slow_to_be_found_holds_nothing_up(monkeypatch: pytest.M
         raise ValueError("there is none")
 
     async def look() -> None:
-        async with Scrape(Metrics(), "a") as scrape:
+        async with Scrape(Metrics(), "a", frozenset) as scrape:
             while not waited:
                 await asyncio.sleep(0.01)
                 went_on.set()
@@ -161,8 +166,9 @@ def test_the_store_is_followed_and_missed_without_an_end(tmp_path: Path) -> None
     home = write_tiny_versions(tmp_path / "bundles", "tiny", "1", "2")
     changes: list[None] = []
 
-    async def on_change() -> None:
+    async def on_change() -> bool:
         changes.append(None)
+        return True
 
     async def until(count: int) -> None:
         async with asyncio.timeout(20):
@@ -181,3 +187,27 @@ def test_the_store_is_followed_and_missed_without_an_end(tmp_path: Path) -> None
             await until(before + 1)
 
     asyncio.run(follow())
+
+
+def test_a_reading_that_failed_is_repeated_less_and_less_often(tmp_path: Path) -> None:
+    """Until it succeeds, without a change of the store; whether it fails or breaks."""
+    write_tiny_versions(tmp_path / "bundles", "tiny", "1", "2")
+    readings: list[float] = []
+
+    async def on_change() -> bool:
+        readings.append(asyncio.get_running_loop().time())
+        if len(readings) == 2:
+            raise OSError("the disk is away")
+        return len(readings) == 5
+
+    async def follow() -> None:
+        async with Following(tmp_path / "bundles", None, on_change, seconds=0.02):
+            async with asyncio.timeout(20):
+                while len(readings) < 5:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.5)
+
+    asyncio.run(follow())
+    assert len(readings) == 5
+    waits = [later - before for before, later in itertools.pairwise(readings)]
+    assert all(wait >= 0.04 * 2**number for number, wait in enumerate(waits))

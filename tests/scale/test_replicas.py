@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,19 +107,31 @@ def test_a_rolling_update_fails_no_request(cluster: Cluster, bundles: Path) -> N
     assert not set(before) & set(cluster.names())
 
 
-def test_scaling_by_load_loses_no_request(cluster: Cluster, bundles: Path) -> None:
+@pytest.mark.parametrize(
+    "signal",
+    [
+        {"target_ongoing_requests": 2},
+        {"policy": {"policy_function": "deploy.ray.scaling:by_predicted_seconds"}},
+    ],
+    ids=["ongoing", "predicted"],
+)
+def test_scaling_by_load_loses_no_request(
+    cluster: Cluster, bundles: Path, signal: dict[str, Any]
+) -> None:
     """1 -> 2 -> 1 replicas, as more clients come and leave; what the one that goes holds is
     answered. That one replica refuses some of what is meant for two is an answer too.
+
+    Pictures take long enough to decode, and few enough may wait, for one replica to be full.
     """
     scaling = {
-        "min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 2, "upscale_delay_s": 0,
-        "downscale_delay_s": 1, "look_back_period_s": 11,
+        "min_replicas": 1, "max_replicas": 2, "upscale_delay_s": 0, "downscale_delay_s": 1,
+        "metrics_interval_s": 2, "look_back_period_s": 6,
     }  # fmt: skip
-    deployment = {"num_replicas": None, "autoscaling_config": scaling}
-    cluster.deploy(bundles, deployment=deployment)
-    with Load(cluster.url, 1) as lasting:
+    deployment = {"num_replicas": None, "autoscaling_config": scaling | signal}
+    cluster.deploy(bundles, deployment=deployment, max_wait=0.05)
+    with Load(cluster.url, 1, pause=0.2) as lasting:
         cluster.settle(1)
-        with Load(cluster.url, 8) as more:
+        with Load(cluster.url, 8, noise()) as more:
             until(lambda: cluster.count() == 2, "a second replica", DEPLOY_SECONDS)
             more.reach(more.outcomes.total() + 500)
         until(lambda: cluster.count() == 1, "the second one to be gone", DEPLOY_SECONDS)

@@ -51,7 +51,7 @@ def test_every_command_is_run_here(
     assert cluster.classify().status_code == 200
 
 
-def test_the_policy_of_the_guide_is_one(page: str) -> None:
+def test_the_scaling_of_the_guide_is_one(page: str) -> None:
     """Its lines in the place of those of the config."""
     (told,) = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.M | re.S)
     document = yaml.safe_load(CONFIG.read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -12,11 +13,13 @@ import httpx
 import pytest
 
 from deploy.ray.replica import replica_settings
+from deploy.ray.scrape import HAND_SECONDS
+from deploy.ray.store import LOOK_SECONDS
 from models.promotion import promote
 from models.versions import read_serving
 from service.settings import SettingsError
 from tests.helpers.ray_cluster import Cluster, Load, until
-from tests.helpers.service_fixtures import picture, write_tiny_versions
+from tests.helpers.service_fixtures import picture, write_tiny_bundle, write_tiny_versions
 
 ROWS = (
     "classify, v2, prepare", "gRPC", "jobs", "admin: promote, rollback, retire", "admin: load",
@@ -133,6 +136,28 @@ def test_a_shadow_is_of_one_replica(two: Cluster) -> None:
 
     assert reports() == {200, 404}
     until(lambda: answering(two) == {"1"} and compared(two), "a copy to be compared")
+
+
+def test_what_another_replica_needs_is_not_retired(two: Cluster, folder: Path) -> None:
+    """Works across: a version that answers in one replica alone stays, whoever is asked."""
+    write_tiny_bundle(folder, "tiny", version="4").rename(folder / "bundles" / "tiny" / "4")
+
+    def retire() -> httpx.Response:
+        return two.delete("/admin/bundles/tiny/versions/4")
+
+    time.sleep(2 * LOOK_SECONDS)  # until all have seen the promotion of before, and read no more
+    assert two.post("/admin/bundles/tiny/versions/4/load").status_code == 200
+    time.sleep(2 * HAND_SECONDS)  # until every replica knows
+    assert answering(two) == {"1", "4"}
+    answers = [retire() for _ in range(20)]
+    assert {one.status_code for one in answers} == {409}
+    reasons = {one.json()["detail"].partition(": ")[2] for one in answers}
+    assert reasons == {
+        "version 4 answers; load another first", "another replica needs version 4"
+    }  # fmt: skip
+    promote(folder / "bundles" / "tiny", "2")
+    until(lambda: answering(two) == {"2"}, "both to follow the folder")
+    until(lambda: retire().status_code == 200, "nobody to need it any more")
 
 
 def compared(cluster: Cluster) -> bool:
