@@ -222,6 +222,11 @@ class Metrics:
             "Held by copies of files that wait for candidate versions.",
             registry=registry,
         )
+        self.shadow_refusals = Counter(
+            "liere_shadow_refusals",
+            "Candidate versions of the settings that could not begin to see copies.",
+            registry=registry,
+        )
         self.drift = Drift()
         registry.register(self.drift)
         self.agreements = Agreements()
