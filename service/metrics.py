@@ -48,7 +48,8 @@ class Metrics:
         self.expose: Callable[[], bytes] = self.own
         self.requests = Counter(
             "liere_requests",
-            "Requests for work by answer; 499 is a client that left.",
+            "Requests for work by answer; 499 is a client that left. Of a call of gRPC that ended "
+            "before its message was read there is no modality where several are served.",
             ("modality", "code", "outcome"),
             registry=registry,
         )
