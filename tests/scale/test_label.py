@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -535,6 +536,48 @@ def test_finished_run_is_told_again(
     (out / "part-00000.parquet").write_bytes(b"PAR1")
     assert main(asked) == WRONG_COMMAND
     assert "remove it, and the same command makes it anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "told"),
+    [
+        ("part-00000", "broken", "part-00000.parquet: expected a Parquet file ("),
+        ("part-00000", "folder", "part-00000.parquet: expected a Parquet file ("),
+        ("part-00000", "foreign",
+         "part-00000.parquet: expected a column id: string not null, got a column id: int64; "),
+        ("part-00000", "other form",
+         "part-00000.parquet: expected no more columns, got a column embedding: list<"),
+        ("part-00000", "short", "part-00000.parquet: expected 1 rows, got 0; remove it"),
+        ("part-00001", "whole", "part-00001.parquet: expected parts up to part-00000.parquet; mov"),
+        ("part-1", "whole",
+         "part-1.parquet: expected parts of this run alone, such as part-00000.parquet; move it"),
+        ("part-last", "foreign", "part-last.parquet: expected parts of this run alone"),
+        ("others", "foreign", "others.parquet: expected parts of this run alone"),
+    ],
+)  # fmt: skip
+def test_parquet_that_is_no_part_is_named(
+    name: str, made: str, told: str, one: Path, bundles: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before any worker is started, with what was expected of it; others are passed over."""
+    out, run = tmp_path / "out", run_of(one, bundles, "image", per_part=500)
+    with worker(out, run, bundles) as labeller:
+        labeller.label(0)
+    (out / "part-00000.parquet.md").write_text("A note on it.")
+    whole = pq.read_table(out / "part-00000.parquet", schema=run.columns)
+    path = out / f"{name}.parquet"
+    path.unlink(missing_ok=True)
+    if made == "folder":
+        path.mkdir()
+    elif made == "broken":
+        path.write_bytes(b"PAR1 and no more")
+    else:
+        foreign = pa.table({"id": [1], "problem": [2]})
+        longer = whole.append_column("embedding", pa.array([[1.0]], pa.list_(pa.float32())))
+        tables = {"foreign": foreign, "short": whole[:0], "other form": longer, "whole": whole}
+        pq.write_table(tables[made], path)
+    asked = ["--model", "image", "--bundles", str(bundles), "--out", str(out)]
+    assert refused(capsys, one, *asked).startswith(f"{out}/{told}")
 
 
 def test_one_command_at_a_time(tmp_path: Path) -> None:
