@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -375,6 +376,51 @@ def test_file_that_changed_since_it_was_listed_is_a_problem(bundles: Path, tmp_p
         "photos/a.png", "photos/b.png", "photos/c.png", "none.png"
     ]
     assert [row["problem"] for row in rows] == [*["unreadable-file"] * 2, None, "unreadable-file"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM])
+def test_what_the_machine_cannot_read_is_no_row(
+    number: int, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part is not written, the reason names the file, and the next time it is answered; what
+    may not be read is a row, as that stays so.
+    """
+    photos, lacking = tmp_path / "photos", {"b.png": number, "c.png": errno.EACCES}
+    photos.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        (photos / name).write_bytes(picture())
+    read = Path.read_bytes
+
+    def read_some(path: Path) -> bytes:
+        if (why := lacking.get(path.name)) is not None:
+            raise OSError(why, os.strerror(why), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_some)
+    out = tmp_path / "out"
+    with worker(out, run_of(photos, bundles, "image"), bundles) as labeller:
+        part, status, told = labeller.label(0)
+        assert (part, status) == (0, FAILED)
+        assert told.startswith(f"{photos}/b.png cannot be read: {os.strerror(number)}; ")
+        assert parts(out) == {}
+        del lacking["b.png"]
+        assert labeller.label(0) == (0, OK, "")
+    problems = [row["problem"] for row in pq.read_table(out).to_pylist()]
+    assert problems == [None, None, "unreadable-file"]
+
+
+def test_member_that_is_not_what_its_archive_says_is_a_row(bundles: Path, tmp_path: Path) -> None:
+    """That is the file's own affair and stays so; the others are answered."""
+    path, second = tmp_path / "photos.zip", picture(2)
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("a.png", picture(1))
+        packed.writestr("b.png", second)
+    path.write_bytes(path.read_bytes().replace(second, second[:-1] + b"?"))
+    with worker(tmp_path / "out", run_of(path, bundles, "image"), bundles) as labeller:
+        assert labeller.label(0) == (0, OK, "")
+    rows = pq.read_table(tmp_path / "out").to_pylist()
+    assert [row["problem"] for row in rows] == [None, "unreadable-file"]
+    assert "with their checksum, as the zip declares" in rows[1]["detail"]
 
 
 # --- lists ------------------------------------------------------------------------------------
