@@ -117,17 +117,24 @@ def release(root: Path, out: Path) -> Path:
     """Make the folder of a release in ``out``.
 
     Raises:
-        SystemExit: it is there already, or something is not committed.
+        SystemExit: it is there already, something is not committed, or two archives would have one
+            name.
     """
     commit = last_commit(root)
     project = tomllib.loads(commit.files["pyproject.toml"].data.decode())["project"]
     name = f"{project['name']}-{project['version']}"
     code = {path: file for path, file in commit.files.items() if not path.startswith("bundles/")}
     made = {f"{name}.tar.gz": pack(commit, name, code)}
-    models = []
+    models, held = [], {f"{name}.tar.gz": "the code"}
     for folder, files in bundles(commit.files).items():
         manifest = json.loads(files["manifest.json"].data)
-        archive = f"{manifest['name']}-{manifest['version']}.tar.gz"
+        archive, where = f"{manifest['name']}-{manifest['version']}.tar.gz", f"bundles/{folder}"
+        if archive in held:
+            raise SystemExit(
+                f"{where} would be {archive}, and so is {held[archive]}: expected another name or "
+                "version in its manifest"
+            )
+        held[archive] = where
         made[archive] = pack(commit, folder, files)
         models.append({
             "type": "machine-learning-model",

@@ -48,7 +48,8 @@ class Metrics:
         self.expose: Callable[[], bytes] = self.own
         self.requests = Counter(
             "liere_requests",
-            "Requests for work by answer; 499 is a client that left.",
+            "Requests for work by answer; 499 is a client that left. Of a call of gRPC that ended "
+            "before its message was read there is no modality where several are served.",
             ("modality", "code", "outcome"),
             registry=registry,
         )
@@ -220,6 +221,11 @@ class Metrics:
         self.shadow_bytes = Gauge(
             "liere_shadow_bytes",
             "Held by copies of files that wait for candidate versions.",
+            registry=registry,
+        )
+        self.shadow_refusals = Counter(
+            "liere_shadow_refusals",
+            "Candidate versions of the settings that could not begin to see copies.",
             registry=registry,
         )
         self.drift = Drift()

@@ -10,19 +10,20 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from pydantic import ValidationError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
-from ray.serve.schema import ServeDeploySchema
+from ray.serve.schema import ServeApplicationSchema, ServeDeploySchema
 
-from deploy.ray.replica import check_bound, deployment, replica_settings
+from deploy.ray.replica import build, check_bound, deployment, given_cpus, replica_settings
 from service.settings import SettingsError
 
 IMPORT_PATH = "deploy.ray.replica:build"
 #: Where the config says nothing.
-RAYS_BOUND = deployment.max_ongoing_requests
+RAYS_BOUND, RAYS_CPUS = deployment.max_ongoing_requests, 1
 #: Values that Ray reads later, as another class than the one that stands in its schema.
 LATER = {"autoscaling_config": AutoscalingConfig}
 
@@ -42,24 +43,46 @@ def check(text: str) -> None:
         raise ValueError(_first(error)) from None
     except (AttributeError, ImportError) as error:  # Ray has looked the function up
         raise ValueError(f"autoscaling_config.policy: {error}") from None
-    for number, application in enumerate(config.applications):
-        where = f"applications.{number}"
-        if application.import_path != IMPORT_PATH:
-            continue  # somebody else's application beside ours
-        try:
-            settings = replica_settings(application.args)
+    ours = [
+        _is_ours(f"applications.{number}", application)
+        for number, application in enumerate(config.applications)
+    ]
+    if not any(ours):
+        raise ValueError(f"applications: expected one with import_path: {IMPORT_PATH}, got none")
+    for number in (number for number, yes in enumerate(ours) if yes):
+        _check_ours(f"applications.{number}", config.applications[number])
+
+
+def _is_ours(where: str, application: ServeApplicationSchema) -> bool:
+    """Or somebody else's, of which no more is known than that it is there."""
+    try:
+        return resolve_name(application.import_path) is build
+    except Exception as error:  # others' modules may raise anything
+        raise ValueError(
+            f"{where}.import_path: expected {IMPORT_PATH}, or another application that can be "
+            f"imported here, got {application.import_path!r}: {error}"
+        ) from None
+
+
+def _check_ours(where: str, application: ServeApplicationSchema) -> None:
+    try:
+        settings = replica_settings(application.args)
+    except SettingsError as error:
+        raise ValueError(f"{where}.args: {error}") from None
+    if not application.deployments:  # Ray's own values are none to serve with
+        raise ValueError(f"{where}.deployments: expected one named {deployment.name}, got none")
+    for place, one in enumerate(application.deployments):
+        at = f"{where}.deployments.{place}"
+        if one.name != deployment.name:
+            raise ValueError(f"{at}.name: expected {deployment.name}, got {one.name!r}")
+        values = one.model_dump(exclude_unset=True)
+        try:  # Ray gives running replicas a new bound without asking them
+            check_bound(values.get("max_ongoing_requests", RAYS_BOUND), settings)
+            cpus = (values.get("ray_actor_options") or {}).get("num_cpus")
+            given_cpus({"CPU": RAYS_CPUS if cpus is None else cpus})
         except SettingsError as error:
-            raise ValueError(f"{where}.args: {error}") from None
-        for place, one in enumerate(application.deployments):
-            at = f"{where}.deployments.{place}"
-            if one.name != deployment.name:
-                raise ValueError(f"{at}.name: expected {deployment.name}, got {one.name!r}")
-            values = one.model_dump(exclude_unset=True)
-            try:  # Ray gives running replicas a new bound without asking them
-                check_bound(values.get("max_ongoing_requests", RAYS_BOUND), settings)
-            except SettingsError as error:
-                raise ValueError(f"{at}.{error}") from None
-            _check_later(at, values)
+            raise ValueError(f"{at}.{error}") from None
+        _check_later(at, values)
 
 
 def _check_later(where: str, values: dict[str, Any]) -> None:

@@ -113,6 +113,9 @@ def _run(options: argparse.Namespace, files: Dataset) -> Run:
 def _label(output: Output, run: Run, options: argparse.Namespace) -> int:
     """Have the parts answered that are not there yet, and say what became of all files."""
     there, began = output.finished(), time.monotonic()
+    problems = Counter[str]()
+    for part in there:  # before hours of work, which a damaged one would end for nothing
+        problems += output.problems(part, run)
     progress = Progress(run.files, "files")
     progress.step(sum(len(run.places(part)) for part in there))
     if missing := [part for part in range(run.parts) if part not in there]:
@@ -121,9 +124,8 @@ def _label(output: Output, run: Run, options: argparse.Namespace) -> int:
         progress.clear()
         if status != OK:
             return complain(reason, status, PROGRAM)
-    problems = Counter[str]()
-    for part in range(run.parts):
-        problems += output.problems(part, len(run.places(part)))
+    for part in missing:
+        problems += output.problems(part, run)
     failed, took = problems.total(), time.monotonic() - began
     print(
         f"{run.files} files by {run.model}@{run.version}: {run.files - failed} answered, "

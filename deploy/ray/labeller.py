@@ -22,6 +22,7 @@ from deploy.ray.partitions import LIST, Output, Run
 from media.files import sha256_file
 from media.index import Dataset, open_kept
 from media.sources import SourceError
+from media.sources.stores import OF_THE_FILE
 from models.manifest import MANIFEST
 from models.versions import has_versions
 from service import logs
@@ -51,6 +52,10 @@ class Work:
     folder: Path  # of the run
     run: Run
     settings: Settings
+
+
+class NotReadNow(Exception):
+    """The machine could not read a file, and may the next time. The message names both."""
 
 
 class Labeller:
@@ -90,6 +95,8 @@ class Labeller:
                     return DEVICE_DIED, f"{TRIES} workers ended at {self._output.path(part).name}"
                 rows = self._wait(self._answer(part))
                 self._output.write(part, rows, self._work.run)
+            except NotReadNow as error:
+                return FAILED, f"{error}; no row says so, and the same command tries again"
             except OSError as error:  # a full disk
                 return FAILED, f"{self._output.path(part)} cannot be written: {error.strerror}"
         return OK, ""
@@ -154,12 +161,19 @@ class Labeller:
 
 
 def _read(files: Dataset, place: int, most: int) -> bytes | Failure:
-    """The bytes of a file; of one that is too large as many as show it."""
+    """The bytes of a file; of one that is too large as many as show it.
+
+    Raises:
+        NotReadNow: why it cannot be read is not the file's affair, so that no row shall say it.
+    """
     if files.columns.sizes[place] > most:
         return bytes(most + 1)
     try:
         media = files.read(place)
     except OSError as error:
+        if error.errno not in OF_THE_FILE:
+            where = files.store.holder(files.where(place))
+            raise NotReadNow(f"{where} cannot be read: {error.strerror or error}") from error
         return UnreadableFile(error.strerror or type(error).__name__)
     except SourceError as error:
         return UnreadableFile(str(error))

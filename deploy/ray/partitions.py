@@ -22,8 +22,9 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -92,6 +93,11 @@ class Run:
     def parts(self) -> int:
         return -(-self.files // self.per_part)
 
+    @property
+    def columns(self) -> pa.Schema:
+        """Of the rows."""
+        return ROWS if self.embedding else ROWS.remove(ROWS.get_field_index("embedding"))
+
     def places(self, part: int) -> range:
         """Of the files of a part, in the list."""
         return range(part * self.per_part, min((part + 1) * self.per_part, self.files))
@@ -142,8 +148,10 @@ class Output:
         try:
             shutil.rmtree(self.folder / TRIES, ignore_errors=True)
             (self.folder / TRIES).mkdir()
-            if self.finished():
+            if found := self.finished():
                 self._check(run)
+                if (last := max(found)) >= run.parts:
+                    self._refuse(self.path(last), f"parts up to {self.path(run.parts - 1).name}")
                 return
             shutil.rmtree(self.folder / LIST, ignore_errors=True)
             files.kept(self.folder / LIST)
@@ -169,10 +177,20 @@ class Output:
                 )
 
     def finished(self) -> set[int]:
-        """The numbers of the parts that are there."""
-        return {
-            int(path.stem.removeprefix(PART)) for path in self.folder.glob(f"{PART}*.parquet")
-        }
+        """The numbers of the parts that are there; OutputError names a Parquet file that is none.
+
+        Whoever reads the folder would take its rows for answers.
+        """
+        found = set()
+        for path in sorted(self.folder.glob("[!._]*.parquet")):  # others are passed over, as _run
+            number = path.stem.removeprefix(PART)
+            if not (number.isdecimal() and path == self.path(int(number))):
+                self._refuse(path, f"parts of this run alone, such as {self.path(0).name}")
+            found.add(int(number))
+        return found
+
+    def _refuse(self, path: Path, expected: str) -> NoReturn:
+        raise OutputError(f"{path}: expected {expected}; move it to another folder")
 
     def path(self, part: int) -> Path:
         return self.folder / f"{PART}{part:{DIGITS}}.parquet"
@@ -185,21 +203,40 @@ class Output:
 
     def write(self, part: int, rows: Sequence[dict[str, Any]], run: Run) -> None:
         """Write a part, whole or not at all."""
-        schema = ROWS if run.embedding else ROWS.remove(ROWS.get_field_index("embedding"))
-        table = pa.Table.from_pylist(list(rows), schema=schema)
+        table = pa.Table.from_pylist(list(rows), schema=run.columns)
         with atomic_file(self.path(part)) as stream:
             pq.write_table(table, stream, compression="zstd")
 
-    def problems(self, part: int, expected: int) -> Counter[str]:
-        """How many rows of a part have which problem; OutputError if it is not whole."""
-        path = self.path(part)
+    def problems(self, part: int, run: Run) -> Counter[str]:
+        """How many rows of a part have which problem; OutputError if it is damaged, or no part."""
+        path, expected = self.path(part), len(run.places(part))
         try:
-            found = pq.read_table(path, columns=["problem"])["problem"].to_pylist()
-        except (OSError, pa.ArrowException) as error:
-            raise OutputError(f"{path} cannot be read ({error}); {_AGAIN}") from error
+            with pq.ParquetFile(path) as file:
+                schema = file.schema_arrow.remove_metadata()
+                if not schema.equals(run.columns):
+                    raise OutputError(f"{path}: {_difference(schema, run.columns)}; {_AGAIN}")
+                found = file.read(columns=["problem"])["problem"].to_pylist()
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+            told = " ".join(str(error).split())
+            raise OutputError(f"{path}: expected a Parquet file ({told}); {_AGAIN}") from error
         if len(found) != expected:
-            raise OutputError(f"{path} has {len(found)} rows, expected {expected}; {_AGAIN}")
+            raise OutputError(f"{path}: expected {expected} rows, got {len(found)}; {_AGAIN}")
         return Counter(one for one in found if one is not None)
+
+
+def _difference(schema: pa.Schema, expected: pa.Schema) -> str:
+    """The first column that is another one than expected."""
+    for field, other in zip_longest(expected, schema):
+        if field is None or other is None or not field.equals(other):
+            wanted, got = (_told_field(one) for one in (field, other))
+            return f"expected {wanted}, got {got}"
+    raise AssertionError("they are equal")
+
+
+def _told_field(field: pa.Field | None) -> str:
+    if field is None:
+        return "no more columns"
+    return f"a column {field.name}: {field.type}{'' if field.nullable else ' not null'}"
 
 
 _AGAIN = "remove it, and the same command makes it anew"

@@ -14,6 +14,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+#: Of errors that are the file's own, and say the same tomorrow. Whatever else comes is the
+#: machine's (EIO, ESTALE, ENOMEM, EMFILE, ...), which may read the file the next time.
+OF_THE_FILE = frozenset((
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.ENXIO, errno.EBADMSG,
+))  # fmt: skip
 #: ``Where.stored`` of what is taken whole: a file of its own, or a row of an array of items.
 WHOLE = -1
 
@@ -145,7 +151,7 @@ class Reading:
 
 def damaged(reason: str) -> OSError:
     """A member that cannot be read, told like a file that cannot be."""
-    return OSError(errno.EIO, reason)
+    return OSError(errno.EBADMSG, reason)
 
 
 def _range(path: Path, where: Where) -> bytes:

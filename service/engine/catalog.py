@@ -102,14 +102,14 @@ class Catalog:
         if bundle is not None and bundle != one.name:
             _check_version(one, bundle.partition("@")[2])
         if grid == AUTO:
-            return Choice.of(one.targets.values())
+            return Choice.of(one.targets.values(), grid)
         if grid is None:
             return Choice.of([next(iter(one.targets.values()))])
         if grid not in one.targets:
             known = ", ".join((*one.targets, AUTO))
             unknown = f"unknown grid {grid[:32]!a} for bundle {one.name}"
             raise UnknownGrid(f"{unknown}; known: {known}")
-        return Choice.of([one.targets[grid]])
+        return Choice.of([one.targets[grid]], grid)
 
     def check_modality(self, modality: str) -> None:
         """UnknownBundle where nobody here ever answers a modality, whatever a request names."""

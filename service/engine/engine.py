@@ -144,10 +144,15 @@ class Engine:
     async def _begin_shadows(self) -> None:
         """Those of the settings; one that cannot be is in the log, and nothing else suffers."""
         for name, version, share in self.settings.shadows:
+            told = f"--shadow {name}@{version}={share:g}"
             try:
                 await self.rollout.shadow(name, version, share)
             except Failure as failure:
-                log.error("--shadow %s@%s=%g: %s", name, version, share, failure.detail)
+                log.error("%s: %s", told, failure.detail)
+                self.metrics.shadow_refusals.inc()
+            except Exception:
+                log.exception("%s: it cannot begin", told)
+                self.metrics.shadow_refusals.inc()
 
     async def start(self, folders: list[Path]) -> None:
         """Start the workers and examine these folders.

@@ -124,27 +124,37 @@ class Choice:
     Attributes:
         targets: by grid.
         preparation: asks for whichever fits.
+        said_grid, said_views: what the request said of them; None where that was nothing, and the
+            bundle's own ones are taken.
     """
 
     targets: dict[str, Target]
     preparation: Preparation
+    said_grid: str | None = None
+    said_views: int | None = None
 
     @classmethod
-    def of(cls, targets: Iterable[Target]) -> Choice:
+    def of(
+        cls,
+        targets: Iterable[Target],
+        said_grid: str | None = None,
+        said_views: int | None = None,
+    ) -> Choice:
         """Among targets of one bundle with equally many views."""
         by_grid = {one.grid: one for one in targets}
         first, *others = by_grid.values()
         if not others:
-            return cls(by_grid, first.preparation)
+            return cls(by_grid, first.preparation, said_grid, said_views)
         manifest, grids = first.manifest, [Grid.parse(grid) for grid in by_grid]
         asked = Preparation.make(
             manifest.input, grids, manifest.patch, first.views, first.preparation.seconds
         )
-        return cls(by_grid, asked)
+        return cls(by_grid, asked, said_grid, said_views)
 
     def with_views(self, views: int) -> Choice:
-        """The same for another number of views than the bundle's own."""
-        return self.of(one.with_views(views) for one in self.targets.values())
+        """The same for a number of views that was said."""
+        targets = (one.with_views(views) for one in self.targets.values())
+        return self.of(targets, self.said_grid, views)
 
     def among(self, grids: Sequence[str]) -> Choice:
         """The same with some of its grids alone; UnknownGrid if one is none of them, or none is."""
@@ -153,7 +163,8 @@ class Choice:
             what = f"unknown grid {unknown[0][:32]!a}" if unknown else "no grid is named"
             known = ", ".join(self.targets)
             raise UnknownGrid(f"{what} for bundle {self.manifest.name}; known: {known}")
-        return self.of(self.targets[grid] for grid in grids)
+        said = grids[0] if len(grids) == 1 else AUTO
+        return self.of((self.targets[grid] for grid in grids), said, self.said_views)
 
     @property
     def manifest(self) -> Manifest:

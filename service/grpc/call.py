@@ -25,7 +25,7 @@ class Call:
         authorization: the values of its metadata of this name.
         left_at: when the client leaves by itself; never, if it did not say.
         deadline: of the answer, once it is known for which modality.
-        kind: that modality; of a call for anything else None.
+        kind: that modality, empty while it is not known; of a call that is no work None.
         received: bytes of its message.
         uploaded: when that was whole; 0 until then.
         status: as HTTP would have it; 0 until there is an answer.
@@ -80,7 +80,7 @@ class Call:
 
     def enter(self, admission: Admission) -> None:
         """Take a permit for what was received; Overloaded where there is none, or no time left."""
-        assert self.kind is not None, "only work needs a permit"
+        assert self.kind, "only work needs a permit, and that of a modality"
         admission.enter(self.kind, self.client, self.deadline)
         try:
             admission.hold(self.kind, self.received, self.client)
@@ -91,13 +91,13 @@ class Call:
 
     def leave(self, admission: Admission) -> None:
         """Give it back."""
-        assert self.kind is not None, "only work has a permit"
+        assert self.kind, "only work has a permit"
         admission.leave(self.kind, self._held, self.client)
 
     def give_up(self, draining: bool) -> None:
         """The call was ended from outside: by its deadline, by the server's end, or its client."""
         if time.monotonic() >= self.left_at:
-            self.status = 504
+            self.status, self.hurried = 504, True
         else:
             self.status = 503 if draining else 499
 
@@ -127,7 +127,7 @@ class Call:
             "method": "gRPC",
             "path": self.name,
             "status": self.status,
-            "modality": self.kind,
+            "modality": self.kind or None,
             "bundle": self.bundle,
             "grid": self.grid,
             "bytes": self.received,

@@ -63,6 +63,7 @@ class GrpcFront:
             self._largest,
             max(one.upload_seconds for one in limits),
             engine.settings.max_in_flight_bytes,
+            lambda kind: engine.metrics.refused.labels(kind, "bytes").inc(),
         )
         guard = Guard(engine, keys, tracing)
         self._handlers = [

@@ -48,18 +48,23 @@ class Guard:
         self.keys = keys
         self.tracing = tracing
 
-    def method(self, name: str, answer: Answer, is_public: bool = False) -> grpc.RpcMethodHandler:
+    def method(
+        self, name: str, answer: Answer, is_public: bool = False, is_work: bool = False
+    ) -> grpc.RpcMethodHandler:
         """A handler that lets calls through to ``answer``.
 
         Args:
             name: as the log has it.
             is_public: it needs no key, and is no span: it comes every few seconds, for ever.
+            is_work: it is counted with the requests for work, whatever becomes of it.
         """
 
         async def handle(
             requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
         ) -> bytes:
             call, failure, message, trace = Call(name, context), None, b"", None
+            if is_work:
+                call.kind = self._only_kind()
             if self.tracing is not None and not is_public:
                 trace = call_span.begin(self.tracing, call)
             try:
@@ -83,6 +88,11 @@ class Guard:
             return message
 
         return grpc.stream_unary_rpc_method_handler(handle)
+
+    def _only_kind(self) -> str:
+        """The modality that every call is for; empty where it stands in the message alone."""
+        ready = self.engine.catalog.modalities("ready")
+        return ready[0] if len(ready) == 1 else ""
 
     def _check_key(self, call: Call) -> None:
         """Where keys are set whatever tells more than whether the server is well needs one."""

@@ -37,6 +37,7 @@ from service.http.v2.models import all_models, known_model
 SERVICE = DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 NAME, VERSION = "LieRE classification", "1"
 EXTENSIONS = ("classification",)
+INFER = "ModelInfer"
 #: Of a request that is no work: names.
 SMALL_BYTES = 2**12
 
@@ -58,10 +59,12 @@ class Methods:
             "ModelReady": self.is_model_ready,
             "ModelMetadata": self.describe_model,
             "RepositoryIndex": self.list_models,
-            "ModelInfer": self.infer,
+            INFER: self.infer,
         }
         named = {
-            name: guard.method(f"/{SERVICE}/{name}", answer, is_public=name in public)
+            name: guard.method(
+                f"/{SERVICE}/{name}", answer, is_public=name in public, is_work=name == INFER
+            )
             for name, answer in (public | others).items()
         }
         return grpc.method_handlers_generic_handler(SERVICE, named)
@@ -148,14 +151,13 @@ class Methods:
 
     def _check_room(self, call: Call) -> None:
         """Overloaded where work of the only modality that is served would not be let in."""
-        ready = self.engine.catalog.modalities("ready")
-        if len(ready) != 1:
+        if not call.kind:
             return
-        limits = self.engine.settings.limits(ready[0])
+        limits = self.engine.settings.limits(call.kind)
         deadline = min(call.started + limits.deadline_seconds, call.left_at)
-        refusal = self.engine.admission.refusal(ready[0], deadline)
+        refusal = self.engine.admission.refusal(call.kind, deadline)
         if refusal is not None:
-            call.is_for(ready[0], limits)
+            call.is_for(call.kind, limits)
             raise refusal
 
     async def _submit(self, call: Call, jobs: Sequence[Job]) -> list[Outcome]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import grpc
 
@@ -20,15 +21,26 @@ RETRY_SECONDS = 1
 class Uploads:
     """Bounds what is held of messages that are not whole yet.
 
+    Args:
+        room: bytes, of all that come slowly together.
+        on_refusal: called for work that found none, with its modality, empty if that is not known.
+
     Attributes:
         largest: bytes that a message may have, which gRPC sees to.
         seconds: that one may take, from the start of its call.
     """
 
-    def __init__(self, largest: int, seconds: float, room: int) -> None:
+    def __init__(
+        self,
+        largest: int,
+        seconds: float,
+        room: int,
+        on_refusal: Callable[[str], None] = lambda kind: None,
+    ) -> None:
         self.largest = largest
         self.seconds = seconds
-        self._room = room  # bytes
+        self._room = room
+        self._on_refusal = on_refusal
         self._reserved = 0
 
     async def read(self, call: Call) -> bytes:
@@ -52,7 +64,8 @@ class Uploads:
 
     async def _wait(self, reading: asyncio.Future[bytes], call: Call) -> None:
         if self._reserved and self._reserved + self.largest > self._room:
-            call.refusal = "bytes"
+            if call.kind is not None:
+                self._on_refusal(call.kind)
             raise Overloaded("messages that come slowly hold all room", RETRY_SECONDS, "bytes")
         self._reserved += self.largest
         try:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from media import read
-from media.spec import Grid
+from media.spec import Grid, VideoSpec
 from models.manifest import Accuracy, Golden, GridEntry, Parity
 from service.agreement import MOST_PAIRS, Agreement
 from service.engine.device.session import DeviceName, Session, Stop, open_session
@@ -44,6 +44,7 @@ from tests.helpers.service_fixtures import (
     LABELS,
     MEDIA,
     TINY,
+    clip,
     picture,
     poison,
     tiny_logits,
@@ -167,6 +168,20 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             grid, f"graphs/{grid}.onnx", Parity(3, 0.0, 0.0, 3), Accuracy("test", 3, 0.5, "")
         )
         write(root, "image", version, grids=(entry,), goldens=goldens)
+    entries = tuple(
+        GridEntry(grid, f"graphs/{grid}.onnx", Parity(3, 0.0, 0.0, 3), Accuracy("test", 3, 0.5, ""))
+        for grid in reversed(GRIDS)
+    )
+    write(root, "image", "turned", grids=entries)
+    once = dataclasses.replace(TINY["video"].input, video=VideoSpec(views=1))
+    goldens = tuple(
+        Golden(
+            f"golden/{n}.gif",
+            {grid: tuple(tiny_logits(clip(n), grid, "video", 1)) for grid in TINY["video"].grids},
+        )
+        for n in range(3)
+    )
+    write(root, "video", "once", modality="video", input=once, goldens=goldens)
     write(root, "image", "features", headless=True)
     write(root, "image", "damaged")
     (root / "image" / "damaged" / "graphs" / "weights.bin").unlink()
@@ -299,6 +314,62 @@ def test_who_names_no_grid_gets_the_candidates_default(
         report = stage.report()
         assert (report.compared, report.failed) == (2, {})
         assert decoded == ["image", BATCH, "image"]
+
+    stage.play(story)
+
+
+def test_grid_that_is_named_is_compared_where_it_is_the_default(
+    stage: Stage, decoded: list[str | None]
+) -> None:
+    """The candidate has another default, which only who names none would get after a promotion."""
+
+    async def story() -> None:
+        await stage.begin(version="turned")
+        decoded.clear()
+        await stage.answer(picture(1), grid=GRIDS[0])
+        report = stage.report()
+        assert report.compared == 1
+        assert report.largest_difference == pytest.approx(0, abs=1e-6)
+        assert decoded == ["image"]  # the same pixels
+        await stage.answer(picture(1))
+        mine, theirs = (softmax(tiny_logits(picture(1), grid)) for grid in GRIDS)
+        expected = np.abs(mine - theirs).max()
+        assert expected > 1e-3
+        assert stage.report().largest_difference == pytest.approx(expected, abs=1e-5)
+
+    stage.play(story)
+
+
+def test_views_that_are_named_are_compared_where_they_are_the_default(stage: Stage) -> None:
+    """The candidate takes one by itself, the version that answers two."""
+
+    async def story() -> None:
+        await stage.begin("video", "once")
+        for views, rows in ((2, 2), (None, 1)):
+            RUNS.clear()
+            choice = stage.choose("video")
+            asked = choice if views is None else choice.with_views(views)
+            await stage.engine.submit(Job(MEDIA["video"](1), asked))
+            await stage.settle()
+            assert sum(size for version, size in RUNS if version == "once") == rows
+
+    stage.play(story)
+
+
+def test_grid_by_the_size_of_the_file_is_that_where_one_grid_answers(stage: Stage) -> None:
+    """A candidate with more of them chooses, as it would after a promotion."""
+    tall = picture(1, (60, 200))
+
+    async def story() -> None:
+        await stage.engine.rollout.load("image", "second")  # 3x2 alone
+        try:
+            await stage.begin(version="1")
+            await stage.answer(tall, grid=AUTO)
+            report = stage.report()
+        finally:
+            await stage.engine.rollout.load("image", "1")
+        assert report.compared == 1
+        assert report.largest_difference == pytest.approx(0, abs=1e-6)  # not of 2x3, its default
 
     stage.play(story)
 

@@ -28,15 +28,21 @@ def bearer(key: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {key}"),)
 
 
+def write_keys(folder: Path) -> Path:
+    """A file of keys that are their own names."""
+    file = folder / "keys.txt"
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in LINES}
+    file.write_text("".join(f"{digests[name]} {name}{told}\n" for name, told in LINES.items()))
+    return file
+
+
 @pytest.fixture(scope="module")
 def guarded(
     bundles: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GrpcServer]:
     """A server with keys that are their own names."""
-    file = tmp_path_factory.mktemp("keys") / "keys.txt"
-    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in LINES}
-    file.write_text("".join(f"{digests[name]} {name}{told}\n" for name, told in LINES.items()))
-    with serving_grpc(bundles, keys_file=file) as running:
+    keys = write_keys(tmp_path_factory.mktemp("keys"))
+    with serving_grpc(bundles, keys_file=keys) as running:
         yield running
 
 
@@ -59,6 +65,17 @@ def test_stranger_is_not_let_in(
     assert error.code() == grpc.StatusCode.UNAUTHENTICATED
     assert error.details().startswith("expected Authorization: Bearer KEY")
     assert guarded.metric("liere_unauthorized_total") == before + 1
+
+
+def test_whom_a_key_keeps_out_is_counted_with_the_requests(bundles: Path, tmp_path: Path) -> None:
+    """As over HTTP: denied, under the status that it has there."""
+    with serving_grpc(bundles, keys_file=write_keys(tmp_path)) as server:
+        assert server.infer(ASKED, metadata=bearer("slow")).outputs
+        for metadata in ((), bearer("metrics"), bearer("slow")):
+            server.refusal(ASKED, metadata=metadata)
+        assert server.counted() == {
+            ("image", code, "denied"): 1 for code in ("401", "403", "429")
+        }
 
 
 def test_key_lets_in_and_is_named_in_the_log(

@@ -304,7 +304,7 @@ def test_too_many_files_and_too_large_ones(start: Start) -> None:
     assert problem_of(server.refusal(of_files("tiny", bytes(20_000)))) == "file-too-large"
 
 
-def late(server: GrpcServer, wait: threading.Event, **options: Any) -> Any:
+def late(server: GrpcServer, wait: threading.Event, timeout: float = 30) -> Any:
     """A call whose message comes once that is set."""
 
     def messages() -> Iterator[bytes]:
@@ -312,7 +312,7 @@ def late(server: GrpcServer, wait: threading.Event, **options: Any) -> Any:
         yield of_files("tiny", GOOD).SerializeToString()
 
     call = server.channel.stream_unary(SERVICE + "ModelInfer")
-    return call.future(messages(), timeout=30, **options)
+    return call.future(messages(), timeout=timeout)
 
 
 def test_message_that_does_not_come_is_given_up(start: Start) -> None:
@@ -327,6 +327,8 @@ def test_message_that_does_not_come_is_given_up(start: Start) -> None:
         grpc.StatusCode.DEADLINE_EXCEEDED, "body-timeout",
     )  # fmt: skip
     assert error.details() == "the message was not complete within 0.4 seconds"
+    assert server.counted() == {("image", "408", "bad"): 1}
+    assert server.metric("liere_dropped_total", stage="upload", reason="expired") == 1
 
 
 def test_slow_messages_have_room_for_so_many(start: Start) -> None:
@@ -339,11 +341,46 @@ def test_slow_messages_have_room_for_so_many(start: Start) -> None:
         second = late(server, gate).exception()
         assert (second.code(), problem_of(second)) == (EXHAUSTED, "overloaded")
         assert dict(second.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+        assert server.counted() == {("image", "429", "refused"): 1}
+        assert server.metric("liere_refused_total", modality="image", reason="bytes") == 1
         assert server.infer(of_files("tiny", GOOD)).outputs
     finally:
         gate.set()
     assert first.result()
     assert late(server, gate).result()
+
+
+@pytest.mark.parametrize("way", ["leaves", "deadline"])
+def test_client_that_ends_its_own_upload_is_counted(start: Start, way: str) -> None:
+    """It left, or its own deadline came: neither is the server's failure."""
+    server, _ = start()
+    gate = threading.Event()
+    try:
+        call = late(server, gate) if way == "leaves" else late(server, gate, 0.3)
+        time.sleep(0.2)
+        if way == "leaves":
+            call.cancel()
+        told = ("image", *(("499", "left") if way == "leaves" else ("504", "hurried")))
+        wait_until(lambda: server.counted() == {told: 1}, "the call to be counted")
+    finally:
+        gate.set()
+
+
+def test_call_that_is_not_read_so_far_is_counted_without_a_modality(tmp_path: Path) -> None:
+    """Where several are served the message alone says which; with one every call is for that."""
+    unread = {("", "400", "bad"): 1, ("", "404", "bad"): 1}
+    for modalities, expected in (
+        (("image", "volume"), unread),
+        (("image",), {("image", code, outcome): 1 for (_, code, outcome) in unread}),
+    ):
+        root = tmp_path / str(len(modalities))
+        for one in modalities:
+            write_tiny_bundle(root, one, one)
+        with serving_grpc(root, modalities=modalities) as server:
+            assert server.refusal(b"\xff\xff\xff").code() == INVALID
+            assert server.refusal(of_files("nope", GOOD)).code() == grpc.StatusCode.NOT_FOUND
+            assert server.refusal(ModelReadyRequest(name="nope"), "ModelReady")  # which is no work
+            assert server.counted() == expected
 
 
 # --- load and time ---------------------------------------------------------------------------

@@ -71,6 +71,17 @@ class GrpcServer(RunningServer):
         raise AssertionError(f"expected a refusal, got {answered}")
 
 
+    def counted(self) -> dict[tuple[str, str, str], float]:
+        """Requests for work by modality, code and outcome, but those that were answered."""
+        families = self.engine.metrics.registry.collect()
+        return {
+            (one.labels["modality"], one.labels["code"], one.labels["outcome"]): one.value
+            for family in families
+            for one in family.samples
+            if one.name == "liere_requests_total" and one.value and one.labels["code"] != "200"
+        }
+
+
 def _serialized(message: Any) -> bytes:
     return bytes(message if isinstance(message, bytes) else message.SerializeToString())
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -318,6 +319,32 @@ def test_what_is_not_committed_or_there_already_is_refused(checkout: Path, tmp_p
         release(checkout, tmp_path / "other")
     assert not (tmp_path / "other").exists()
     assert contents(made) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "other"),
+    [
+        ("tiny", "1", "bundles/tiny"),  # a copy in another folder
+        ("several-1", "0", "bundles/several/1-0"),  # the same text, parted elsewhere
+        ("liere", "PROJECT", "the code"),
+    ],
+)
+def test_two_archives_of_one_name_are_refused(
+    name: str, version: str, other: str, checkout: Path, tmp_path: Path
+) -> None:
+    """By name, with both places: one would overwrite the other, and be called by its checksum."""
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    version = version.replace("PROJECT", project["version"])
+    write_tiny_bundle(tmp_path / "made", name, version=version).rename(checkout / "bundles/zz")
+    write_tiny_bundle(tmp_path / "made", "several", version="1-0").rename(
+        checkout / "bundles/several/1-0"
+    )
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "--message", "One more")
+    told = f"^bundles/zz would be {name}-{version}.tar.gz, and so is {other}: expected another name"
+    with pytest.raises(SystemExit, match=told):
+        release(checkout, tmp_path / "dist")
+    assert not (tmp_path / "dist").exists()
 
 
 # --- the pages about it ----------------------------------------------------------------------

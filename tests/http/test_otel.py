@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import subprocess
@@ -22,6 +23,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from service import spans
+from service.engine.schedule import CPU, Charge
 from service.settings import SettingsError, make_settings, read_settings
 from service.tracing import open_tracing
 from tests.helpers.service_fixtures import (
@@ -33,6 +35,7 @@ from tests.helpers.service_fixtures import (
     poison,
     run,
     serving,
+    wait_until,
     write_tiny_bundle,
 )
 
@@ -261,9 +264,51 @@ def test_refused_and_unknown_requests_are_spans_too(
     assert values(brewed.attributes)["http.request.method"] == "_OTHER"
 
 
+def test_what_is_refused_by_its_head_alone_is_no_span(
+    server: RunningServer, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is counted and not told, but where it has to be looked at again: as the guide says."""
+    server.engine.backlog.charge(Charge("image", 1e9, {"run": {CPU: 1e3}}))
+
+    def refuse(path: str = "/v1/classify/image", **headers: str) -> list[str]:
+        answer = server.request("POST", path, content=picture(), headers=headers)
+        assert answer.status_code == 429
+        if "traceparent" in answer.headers:  # a span ends a moment after its answer
+            wait_until(lambda: server.app.state.tracing.flush() or receiver.spans, "the span")
+        return [span.name for span in receiver.take(server)[-1:]]
+
+    assert refuse() == []
+    assert server.metric("liere_requests_total", code="429", outcome="refused") == 1
+    assert server.metric("liere_refused_total", reason="wait") == 1
+    told = ["POST"]  # nobody has looked yet for what
+    assert refuse(traceparent=f"00-{TRACE}-{PARENT}-01") == told
+    assert refuse(origin="http://x") == told
+    assert refuse("/v1/prepare/image")
+    with caplog.at_level(logging.INFO, "service.access"):
+        assert refuse() == told
+
+
+def test_key_that_may_no_more_is_told_by_its_head_alone(
+    bundles: Path, receiver: Receiver, tmp_path: Path
+) -> None:
+    """It is counted as denied, is no span, and is no lack of room."""
+    digest = hashlib.sha256(b"slow").hexdigest()
+    (tmp_path / "keys").write_text(f"{digest} slow rate=0.01/s\n")
+    with serving(
+        bundles, lambda *_: TinySession(), otel_endpoint=receiver.url, keys_file=tmp_path / "keys"
+    ) as server:
+        told = {"Authorization": "Bearer slow"}
+        assert server.classify(content=picture(), headers=told).status_code == 200
+        assert receiver.take(server)
+        assert server.classify(content=picture(), headers=told).status_code == 429
+        assert receiver.take(server) == []
+        assert server.metric("liere_requests_total", code="429", outcome="denied") == 1
+        assert server.metric("liere_refused_total") == 0
+
+
 def test_what_is_asked_for_ever_is_not_told(server: RunningServer, receiver: Receiver) -> None:
-    """Health and metrics: a probe asks every few seconds."""
-    for path in ("/health/ready", "/health/live", "/metrics"):
+    """Health and metrics: a probe asks every few seconds; and the pages."""
+    for path in ("/health/ready", "/health/live", "/metrics", "/", "/docs"):
         assert server.get(path).status_code == 200
     assert server.request("HEAD", "/health/live").status_code == 200
     assert receiver.take(server) == []

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from service.engine.shadow.copies import fraction
+from service.engine.succession import Succession
 from service.http.keys import digest
 from service.settings import Settings, SettingsError, make_settings
 from tests.helpers.service_fixtures import (
@@ -206,9 +207,35 @@ def test_settings_begin_a_shadow_once_the_server_is_ready(
         wait_until(lambda: server.engine.shadows.version("tiny"), "the shadow", 60)
         classify(server, picture(1))
         assert found(server, 1)["share"] == 1.0
-        wait_until(lambda: "other@1" in caplog.text, "the complaint")
+        wait_until(lambda: server.metric("liere_shadow_refusals_total") == 1, "the complaint")
+        assert "--shadow other@1=0.5: " in caplog.text
         assert "unknown bundle 'other'; known: tiny" in caplog.text
         assert server.get("/health/ready").status_code == 200
+
+
+def test_whatever_goes_wrong_as_a_shadow_begins_is_its_own_affair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also what nobody foresaw: the server serves, the next shadow begins, and it is told."""
+    for name in ("a", "b"):
+        home = write_tiny_versions(tmp_path, name, "1", "2")
+        (home / "serving.json").write_text('{"schema": 1, "version": "1"}')
+    examine = Succession.examine
+
+    async def examine_b(self: Succession, name: str, home: Path, version: str) -> Any:
+        if name == "a":
+            raise ArithmeticError("nobody foresaw it")
+        return await examine(self, name, home, version)
+
+    monkeypatch.setattr(Succession, "examine", examine_b)
+    with serving(tmp_path, shadow=("a@2=1", "b@2=1")) as server:
+        wait_until(lambda: server.engine.shadows.version("b"), "the second shadow", 60)
+        assert server.engine.shadows.version("a") is None
+        assert server.metric("liere_shadow_refusals_total") == 1
+        answer = server.classify("/v1/classify/image?bundle=a", content=picture(1))
+        assert answer.json()["results"][0]["version"] == "1"
+    assert "--shadow a@2=1: it cannot begin" in caplog.text
+    assert "ArithmeticError: nobody foresaw it" in caplog.text
 
 
 @pytest.mark.parametrize(

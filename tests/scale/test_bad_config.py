@@ -64,13 +64,38 @@ def test_the_config_of_the_repository_is_right() -> None:
         ("max_ongoing_requests: 4096", "max_ongoing_requests: 1024",
          "0.max_ongoing_requests: expected more than max_in_flight, which is 1024"),
         ("max_ongoing_requests: 4096", "max_queued_requests: -1", "so that the server .* got 5$"),
+        ("num_cpus: 1", "num_cpus: 0", "num_cpus: expected at least 1, .* got 0$"),
+        ("num_cpus: 1", "num_cpus: 0.5", "ray_actor_options.num_cpus: .* got 0.5$"),
+        ("replica:build", "replica:biuld",
+         "0.import_path: expected deploy.ray.replica:build, .* got 'deploy.ray.replica:biuld': "
+         "module 'deploy.ray.replica' has no attribute 'biuld'"),
+        ("deploy.ray.replica:build", "depoly.ray.replica:build",
+         "0.import_path: expected deploy.ray.replica:build, .* No module named 'depoly'"),
+        ("deploy.ray.replica:build", "json:loads",
+         "applications: expected one with import_path: deploy.ray.replica:build, got none"),
     ],
 )  # fmt: skip
-def test_an_unknown_key_is_named(good: str, bad: str, told: str) -> None:
+def test_a_mistake_is_named(good: str, bad: str, told: str) -> None:
     """Wherever it stands; Ray itself would pass over most of them."""
     assert good in TEXT
     with pytest.raises(ValueError, match=told):
         check(TEXT.replace(good, bad, 1))
+
+
+@pytest.mark.parametrize("left", ["", "    deployments: []"])
+def test_a_config_without_the_deployment_is_refused(left: str) -> None:
+    """Ray would take values of its own, with which no replica starts."""
+    before, _ = TEXT.split("    deployments:\n")  # the last member of the last application
+    with pytest.raises(ValueError, match="0.deployments: expected one named Replica, got none"):
+        check(before + left)
+
+
+def test_somebody_elses_application_may_stand_beside() -> None:
+    """And ours may be written as Ray also takes it; it is checked all the same."""
+    beside = TEXT + "  - {name: other, route_prefix: /other, import_path: json.loads}\n"
+    check(beside)
+    with pytest.raises(ValueError, match="opne"):
+        check(beside.replace("replica:build", "replica.build").replace("open: true", "opne: true"))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -376,6 +378,51 @@ def test_file_that_changed_since_it_was_listed_is_a_problem(bundles: Path, tmp_p
     assert [row["problem"] for row in rows] == [*["unreadable-file"] * 2, None, "unreadable-file"]
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM])
+def test_what_the_machine_cannot_read_is_no_row(
+    number: int, bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part is not written, the reason names the file, and the next time it is answered; what
+    may not be read is a row, as that stays so.
+    """
+    photos, lacking = tmp_path / "photos", {"b.png": number, "c.png": errno.EACCES}
+    photos.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        (photos / name).write_bytes(picture())
+    read = Path.read_bytes
+
+    def read_some(path: Path) -> bytes:
+        if (why := lacking.get(path.name)) is not None:
+            raise OSError(why, os.strerror(why), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_some)
+    out = tmp_path / "out"
+    with worker(out, run_of(photos, bundles, "image"), bundles) as labeller:
+        part, status, told = labeller.label(0)
+        assert (part, status) == (0, FAILED)
+        assert told.startswith(f"{photos}/b.png cannot be read: {os.strerror(number)}; ")
+        assert parts(out) == {}
+        del lacking["b.png"]
+        assert labeller.label(0) == (0, OK, "")
+    problems = [row["problem"] for row in pq.read_table(out).to_pylist()]
+    assert problems == [None, None, "unreadable-file"]
+
+
+def test_member_that_is_not_what_its_archive_says_is_a_row(bundles: Path, tmp_path: Path) -> None:
+    """That is the file's own affair and stays so; the others are answered."""
+    path, second = tmp_path / "photos.zip", picture(2)
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("a.png", picture(1))
+        packed.writestr("b.png", second)
+    path.write_bytes(path.read_bytes().replace(second, second[:-1] + b"?"))
+    with worker(tmp_path / "out", run_of(path, bundles, "image"), bundles) as labeller:
+        assert labeller.label(0) == (0, OK, "")
+    rows = pq.read_table(tmp_path / "out").to_pylist()
+    assert [row["problem"] for row in rows] == [None, "unreadable-file"]
+    assert "with their checksum, as the zip declares" in rows[1]["detail"]
+
+
 # --- lists ------------------------------------------------------------------------------------
 
 
@@ -535,6 +582,48 @@ def test_finished_run_is_told_again(
     (out / "part-00000.parquet").write_bytes(b"PAR1")
     assert main(asked) == WRONG_COMMAND
     assert "remove it, and the same command makes it anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "told"),
+    [
+        ("part-00000", "broken", "part-00000.parquet: expected a Parquet file ("),
+        ("part-00000", "folder", "part-00000.parquet: expected a Parquet file ("),
+        ("part-00000", "foreign",
+         "part-00000.parquet: expected a column id: string not null, got a column id: int64; "),
+        ("part-00000", "other form",
+         "part-00000.parquet: expected no more columns, got a column embedding: list<"),
+        ("part-00000", "short", "part-00000.parquet: expected 1 rows, got 0; remove it"),
+        ("part-00001", "whole", "part-00001.parquet: expected parts up to part-00000.parquet; mov"),
+        ("part-1", "whole",
+         "part-1.parquet: expected parts of this run alone, such as part-00000.parquet; move it"),
+        ("part-last", "foreign", "part-last.parquet: expected parts of this run alone"),
+        ("others", "foreign", "others.parquet: expected parts of this run alone"),
+    ],
+)  # fmt: skip
+def test_parquet_that_is_no_part_is_named(
+    name: str, made: str, told: str, one: Path, bundles: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before any worker is started, with what was expected of it; others are passed over."""
+    out, run = tmp_path / "out", run_of(one, bundles, "image", per_part=500)
+    with worker(out, run, bundles) as labeller:
+        labeller.label(0)
+    (out / "part-00000.parquet.md").write_text("A note on it.")
+    whole = pq.read_table(out / "part-00000.parquet", schema=run.columns)
+    path = out / f"{name}.parquet"
+    path.unlink(missing_ok=True)
+    if made == "folder":
+        path.mkdir()
+    elif made == "broken":
+        path.write_bytes(b"PAR1 and no more")
+    else:
+        foreign = pa.table({"id": [1], "problem": [2]})
+        longer = whole.append_column("embedding", pa.array([[1.0]], pa.list_(pa.float32())))
+        tables = {"foreign": foreign, "short": whole[:0], "other form": longer, "whole": whole}
+        pq.write_table(tables[made], path)
+    asked = ["--model", "image", "--bundles", str(bundles), "--out", str(out)]
+    assert refused(capsys, one, *asked).startswith(f"{out}/{told}")
 
 
 def test_one_command_at_a_time(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ CLIENTS = 4
 
 
 def noise() -> bytes:
-    """A picture of 360 kB, which is more than RAY_SERVE_HAPROXY_TUNE_BUFSIZE."""
+    """A picture of 360 kB, which no buffer of HAProxy holds whole."""
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG")
@@ -51,9 +51,8 @@ def two(cluster: Cluster, bundles: Path) -> Iterator[Cluster]:
 def test_a_killed_replica_loses_only_what_it_held(
     two: Cluster, tmp_path: Path, media: bytes
 ) -> None:
-    """Each client has one request under way, so at most so many fail; of small ones nearly none,
-    as HAProxy asks another replica. One that tries again loses none. Another replica comes in the
-    place of the dead one.
+    """Each client has one request under way, so at most so many fail. One that tries again loses
+    none. Another replica comes in the place of the dead one.
     """
     before = two.pids()
     victim = next(iter(before))

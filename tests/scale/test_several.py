@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -96,6 +98,38 @@ def test_a_promote_is_followed_by_the_others(two: Cluster, folder: Path) -> None
     rolled_back = two.post("/admin/bundles/tiny/rollback")
     assert rolled_back.status_code == 200, rolled_back.text
     until(lambda: answering(two) == {"1"}, "both to follow the rollback")
+
+
+def test_what_one_replica_was_asked_no_other_is(two: Cluster) -> None:
+    """A replica that ends before it answers may have done it: HAProxy does not send the request to
+    another one, where a rollback would go back once more. Who asked is told that it was lost.
+    """
+    dies, lives = two.pids().values()
+    answers: list[str] = []
+
+    def ask() -> None:
+        try:
+            answer = two.post("/admin/bundles/tiny/rollback")
+            answers.append(answer.headers["content-type"].partition(";")[0])
+        except httpx.TransportError:
+            answers.append("none")
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for pid in (dies, lives):
+        os.kill(pid, signal.SIGSTOP)  # both have the requests before either answers
+    try:
+        for thread in threads:
+            thread.start()
+        time.sleep(2)
+        os.kill(dies, signal.SIGKILL)
+        time.sleep(1)
+    finally:
+        os.kill(lives, signal.SIGCONT)
+    for thread in threads:
+        thread.join()
+    said_by_a_replica = {"application/json", "application/problem+json"}
+    assert sum(one in said_by_a_replica for one in answers) == 4, answers
+    two.settle(2)
 
 
 def test_two_promotes_at_once_leave_one_version(two: Cluster, folder: Path) -> None:

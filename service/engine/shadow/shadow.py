@@ -19,7 +19,7 @@ from service.agreement import Agreement
 from service.engine.admission import Admission
 from service.engine.failures import Failure, InternalError, UnknownGrid
 from service.engine.job import Job, softmax
-from service.engine.model import Choice, ExaminedBundle, Target
+from service.engine.model import AUTO, Choice, ExaminedBundle
 from service.engine.pipeline import Answered, Pipeline
 from service.engine.room import Room
 from service.engine.schedule import BATCH
@@ -123,7 +123,7 @@ class Shadow:
 
     def _copy(self, job: Job, answered: Answered) -> Job | None:
         """The job that the candidate would get of this request; None if it has no grid for it."""
-        choice = self._choose(job, answered.target)
+        choice = self._choose(job)
         if choice is None:
             return None
         if isinstance(job.media, np.ndarray):
@@ -133,19 +133,20 @@ class Shadow:
             return Job(answered.item.pixels, alone, "logits", job_class="batch")
         return Job(job.media, choice, "logits", job_class="batch")
 
-    def _choose(self, job: Job, target: Target) -> Choice | None:
-        """Where the candidate would answer: who asked for no grid gets its own default one."""
+    def _choose(self, job: Job) -> Choice | None:
+        """Where the candidate would answer what was said: its own default where that is nothing."""
         if isinstance(job.media, np.ndarray):
             return self._choose_by_shape(job.media)
-        if len(job.choice.targets) > 1:
-            return self._with_views(self._every_grid, target)
-        if target.grid == target.manifest.grids[0].grid:
-            found = next(iter(self._targets.values()))
-        elif target.grid in self._targets:
-            found = self._targets[target.grid]
+        said, views = job.choice.said_grid, job.choice.said_views
+        if said == AUTO:
+            choice = self._every_grid
+        elif said is None:
+            choice = Choice.of([next(iter(self._targets.values()))])
+        elif said in self._targets:
+            choice = Choice.of([self._targets[said]])
         else:
             return None
-        return self._with_views(Choice.of([found]), target)
+        return choice if views is None else choice.with_views(views)
 
     def _choose_by_shape(self, pixels: np.ndarray) -> Choice | None:
         """Who takes prepared pixels as they are."""
@@ -154,10 +155,6 @@ class Shadow:
                 views = len(pixels)
                 return Choice.of([one if one.views == views else one.with_views(views)])
         return None
-
-    def _with_views(self, choice: Choice, target: Target) -> Choice:
-        """As many as a request said, where it said how many."""
-        return choice if target.is_as_measured else choice.with_views(target.views)
 
     async def _work(self) -> None:
         """Compare what waits, one after the other."""
