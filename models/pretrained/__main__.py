@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _report(done: Imported, out: Path) -> None:
     spec = done.spec
     print(f"found      {done.found}")
+    print(f"size       {done.size}")
     for name in ("converted", "folded", "left_out", "notes"):
         for line in getattr(done, name):
             print(f"{name.replace('_', ' '):<10} {line}")
@@ -96,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         "--size",
         default="",
         metavar="224x224",
-        help="pixels (height, width) that the checkpoint is for (default: as the file says); a "
-        "table of positions is resized to them",
+        help="pixels (height, width) that the checkpoint is for (default: those that pictures are "
+        "prepared for, else what the model was built for); a table of positions is resized to them",
     )
     add("--heads", type=int, default=0, metavar="N", help="where the file does not say")
     return parser

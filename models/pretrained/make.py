@@ -28,7 +28,7 @@ from models.pretrained.family import Family, Found, Licence
 from models.pretrained.hub import SCHEME, fetch
 from models.pretrained.inputs import Prepared, input_spec
 from models.pretrained.recognise import recognise
-from models.pretrained.source import Source, open_source
+from models.pretrained.source import CONFIG, Source, open_source
 from models.spec import ModelSpec
 from models.vit import VisionTransformer
 
@@ -55,7 +55,7 @@ class Options:
     Attributes:
         family: a key of ``FAMILIES``, or timm's name of the model.
         labels: names of the classes.
-        size: pixels (height, width) that the checkpoint is made for.
+        size: pixels (height, width) that the checkpoint is made for; empty: ``_size``.
     """
 
     family: str = ""
@@ -72,6 +72,7 @@ class Imported:
     input: InputSpec
     licence: Licence
     found: str
+    size: str
     converted: list[str]
     folded: list[str]
     left_out: list[str]
@@ -99,8 +100,9 @@ def import_pretrained(address: str, out: Path, options: Options) -> Imported:
     sizes = read_sizes(source, matched)
     prepared = input_spec(family, source, matched.layout.library)
     heads = heads_of(family, source, matched, sizes.width, options.heads)
-    trained = table_grid(family, source, matched, sizes.patch, options.size)
-    grid = trained or _usual_grid(source, prepared, sizes, options.size)
+    table = table_grid(family, source, matched, sizes.patch, options.size)
+    size = _size(source, prepared, sizes, table, options.size)
+    grid = table or size.grid
     found = Found(source, matched, heads, sizes.width // heads, grid)
     matched.check_shapes(source.tensors, shapes(found, sizes))
     check_buffers(found)
@@ -108,27 +110,54 @@ def import_pretrained(address: str, out: Path, options: Options) -> Imported:
         spec = model_spec(family, found, sizes)
         labels = _labels(options.labels, source, spec.classes)
         state = converted(family, found, spec)
-        asked = grid_of(options.size, sizes.patch, "--size") if options.size else grid
-        resized = asked != grid
-        if resized:
-            spec = _resize(state, spec, asked)
+        if size.grid != grid:
+            spec = _resize(state, spec, size.grid)
         model = _assembled(spec, prepared.spec, state)
     except SpecError as error:
         raise SpecError(f"{source.name}: {error}") from error
-    told = _told(family, found, prepared, model.spec, f"{grid} to {asked}" if resized else "")
+    told = _told(family, found, prepared, model.spec, size)
     with atomic_directory(out) as folder:
         save_checkpoint(folder, model, prepared.spec, labels, _notes(family, found, told))
     return told
 
 
-def _usual_grid(
-    source: Source, prepared: Prepared, sizes: Sizes, asked: tuple[int, ...]
-) -> Grid:
-    """Of a model without a table, which has no grid of its own."""
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What the checkpoint is made for, and who says so."""
+
+    grid: Grid
+    told: str
+
+
+def _size(
+    source: Source, prepared: Prepared, sizes: Sizes, table: Grid | None, asked: tuple[int, ...]
+) -> Size:
+    """The first that is said of: asked for, as built, pictures prepared, table, as published.
+
+    transformers resizes a table to whatever comes, so its config.json says nothing of a build.
+
+    Raises:
+        SpecError: the patch does not divide it, or nobody tells it.
+    """
     if asked:
-        return grid_of(asked, sizes.patch, "--size")
-    built = sides(source.parts.get("img_size"))
-    return grid_of(built or prepared.size, sizes.patch, "the size of the file (pass --size)")
+        grid = grid_of(asked, sizes.patch, "--size")
+        return Size(grid, f"{_by(asked)} pixels, as --size says")
+    for where, size in (
+        (f"{CONFIG}: img_size", sides(source.parts.get("img_size"))),
+        (prepared.where, prepared.size if prepared.where else ()),
+        ("the table of positions", table.pixels((sizes.patch, sizes.patch)) if table else ()),
+        ("what is published", prepared.size),
+    ):
+        if size:
+            told = f"{_by(size)} pixels, from {where}"
+            if not prepared.where and table and prepared.size != size:
+                told += f"; published for pictures of {_by(prepared.size)}, which --size gives"
+            return Size(grid_of(size, sizes.patch, f"{where} (or pass --size)"), told)
+    raise SpecError("expected a size in the file, which tells none: pass --size")
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))
 
 
 def _resize(state: dict[str, torch.Tensor], spec: ModelSpec, grid: Grid) -> ModelSpec:
@@ -195,7 +224,7 @@ def licence_of(family: Family, source: Source) -> Licence:
 
 
 def _told(
-    family: Family, found: Found, prepared: Prepared, spec: ModelSpec, resized: str
+    family: Family, found: Found, prepared: Prepared, spec: ModelSpec, size: Size
 ) -> Imported:
     """What was done with the tensors, and what differs from the library."""
     has, library = found.matched.theirs, found.library
@@ -210,8 +239,9 @@ def _told(
         "float32"
     }:
         converted.append(f"{', '.join(sorted(stored))} to float32, the values as stored")
-    if resized:
-        converted.append(f"table of positions resized from grid {resized}, as {library} does")
+    if size.grid != found.grid:
+        moved = f"from grid {found.grid} to {size.grid}"
+        converted.append(f"table of positions resized {moved}, as {library} does")
     notes = list(prepared.notes)
     unread = sorted(set(found.source.parts) - READ)
     if unread:
@@ -224,6 +254,7 @@ def _told(
         input=prepared.spec,
         licence=licence_of(family, found.source),
         found=f"{family.about} ({library}), {len(found.source.tensors)} tensors",
+        size=size.told,
         converted=converted,
         folded=[f"{has['table']}: its first row into {has['class_token']}"] if row else [],
         left_out=[
@@ -248,6 +279,7 @@ def _notes(family: Family, found: Found, told: Imported) -> dict[str, Any]:
             "model": config.get("architecture") or config.get("model_type"),
             "files": found.source.files,
             "licence": dataclasses.asdict(told.licence),
+            "size": told.size,
             "converted": told.converted,
             "folded": told.folded,
             "left_out": told.left_out,

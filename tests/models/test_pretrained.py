@@ -84,6 +84,53 @@ def test_a_size_resizes_a_table_as_its_library_does(
     assert "resized" in str(description.notes["imported"]["converted"])
 
 
+def prepared_for(folder: Path, **said: object) -> Path:
+    """``hf_dinov2``, whose table is of 16x16 pixels, with another preparation."""
+    shutil.copytree(case("hf_dinov2"), folder)
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    return folder
+
+
+def test_a_checkpoint_is_for_the_pictures_that_its_file_prepares(
+    tmp_path: Path, capsys: Chatter
+) -> None:
+    """Not for its table's size: published DINOv2 has one of 518 pixels and prepares 224. The table
+    is resized as the library does, and printed is what said so; --size has the last word.
+    """
+    oblong = {"size": {"height": 12, "width": 20}, "do_center_crop": False}
+    folder = prepared_for(tmp_path / "oblong", **oblong)
+    assert main([str(folder), "--out", str(tmp_path / "run")]) == 0
+    assert "size       12x20 pixels, from preprocessor_config.json" in capsys.readouterr().out
+    model, description = load_checkpoint(tmp_path / "run")
+    assert description.model.training_grid == Grid((3, 5))
+    run = runs_of(case("hf_dinov2"))["12x20"]
+    check(model, {key: value for key, value in run.items() if "grad." not in key})
+    assert main([str(folder), "--out", str(tmp_path / "built"), "--size", "16x16"]) == 0
+    assert "size       16x16 pixels, as --size says" in capsys.readouterr().out
+    model, description = load_checkpoint(tmp_path / "built")
+    assert description.model.training_grid == Grid((4, 4))
+    check(model, runs_of(case("hf_dinov2"))["16x16"])
+
+
+def test_who_says_the_size(tmp_path: Path, capsys: Chatter) -> None:
+    """As built before as prepared in timm's files; a table where no word is said."""
+    assert main([str(case("timm_eva02")), "--out", str(tmp_path / "built")]) == 0
+    assert "size       12x20 pixels, from config.json: img_size" in capsys.readouterr().out
+    shutil.copytree(case("timm_eva02"), tmp_path / "eva")
+    path = tmp_path / "eva" / "config.json"
+    config = json.loads(path.read_text())
+    del config["model_args"]["img_size"]
+    path.write_text(json.dumps(config))
+    assert main([str(tmp_path / "eva"), "--out", str(tmp_path / "prepared")]) == 0
+    told = "size       12x20 pixels, from config.json: pretrained_cfg"
+    assert told in capsys.readouterr().out
+    torch.save(dinov2_own_names(), tmp_path / "two.pth")
+    assert main([str(tmp_path / "two.pth"), "--out", str(tmp_path / "t"), "--heads", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "size       16x16 pixels, from the table of positions; published for" in printed
+
+
 def test_what_is_said_of_an_import(tmp_path: Path, capsys: Chatter) -> None:
     """Found, converted, folded, left out, and under which licence: printed, and in the notes."""
     assert main([str(case("hf_dinov2")), "--out", str(tmp_path / "two")]) == 0
