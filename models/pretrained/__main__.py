@@ -49,7 +49,7 @@ def _report(done: Imported, out: Path) -> None:
     spec = done.spec
     print(f"found      {done.found}")
     print(f"size       {done.size}")
-    for name in ("converted", "folded", "left_out", "notes"):
+    for name in ("converted", "folded", "left_out", "not_used", "notes"):
         for line in getattr(done, name):
             print(f"{name.replace('_', ' '):<10} {line}")
     print(f"licence    {done.licence.name}")

@@ -59,6 +59,7 @@ class Found:
 
     Attributes:
         grid: tokens per axis that its positions were made for, or that were asked for.
+        words: what the model was made with, by ``words.arguments``.
     """
 
     source: Source
@@ -66,6 +67,7 @@ class Found:
     heads: int
     head_dim: int
     grid: Grid
+    words: Mapping[str, Any]
 
     @property
     def library(self) -> str:
@@ -81,12 +83,9 @@ class Found:
         return number(self.said(*keys, default=default), f"config.json: {keys[0]}")
 
     def said(self, *keys: str, default: Any = None) -> Any:
-        """What config.json, or the arguments of the model in it, says under one of ``keys``."""
-        for told in (self.source.config, self.source.parts):
-            for key in keys:
-                if told.get(key) is not None:
-                    return told[key]
-        return default
+        """What the model was made with under the first of ``keys`` that says anything."""
+        told = (self.words[key] for key in keys if self.words.get(key) is not None)
+        return next(told, default)
 
 
 def number(said: Any, where: str) -> float:
@@ -115,6 +114,9 @@ class Family:
         table_rule: how the table is resized, by library.
         pool: what is read of the tokens where no file says it; by library, ``class`` of others.
         preparation: by library.
+        built: what words that no tensor shows must say, where it is not as ``words.DECIDING`` has
+            it; ``...`` where the family reads them.
+        norm_layers: what config.json may call the norms -> their epsilon.
         published: patterns of names -> what is otherwise of models that go by them; names are
             timm's with their tag, those of files and of the hub. The first that fits counts.
     """
@@ -134,6 +136,8 @@ class Family:
     class_row: Callable[[Matched], bool] = lambda matched: False
     table_rule: Mapping[str, TableRule] = dataclasses.field(default_factory=dict)
     pool: Mapping[str, Literal["class", "mean"]] = dataclasses.field(default_factory=dict)
+    built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    norm_layers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     published: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def as_named(self, name: str) -> Family:

@@ -91,6 +91,8 @@ def _geometry(
 ) -> tuple[Literal["crop", "stretch"], tuple[int, ...], tuple[int, ...]]:
     """How it is fitted; sides before the cut, of ``crop`` the short one for both; the target."""
     size, cut = said.get("size"), said.get("crop_size")
+    if isinstance(size, int) and said.get("default_to_square") is False:
+        size = {"shortest_edge": size}
     stretched = _both(size)
     resized = stretched or _both(size.get("shortest_edge") if isinstance(size, dict) else None)
     target = _both(cut) if said.get("do_center_crop") else resized

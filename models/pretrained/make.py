@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from models.pretrained.hub import SCHEME, fetch
 from models.pretrained.inputs import Prepared, input_spec
 from models.pretrained.recognise import recognise
 from models.pretrained.source import CONFIG, Source, open_source
+from models.pretrained.words import arguments, not_used
 from models.spec import ModelSpec
 from models.vit import VisionTransformer
 
@@ -36,16 +38,6 @@ CHANNELS = {
     "halves": "t and t + D / 2 become a pair",
     "columns-first": "the pairs of rows before those of columns",
 }
-#: Of the arguments that config.json has of a model: read, or seen in the tensors.
-READ = {
-    "img_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "patch_size", "num_classes",
-    "in_chans", "global_pool", "qkv_bias", "norm_eps", "rope_theta", "rope_mixed", "use_ape",
-    "ref_feat_shape", "layerscale_init", "init_values", "ffn_ratio", "ffn_layer",
-    "n_storage_tokens", "num_register_tokens", "mask_k_bias", "pos_embed_rope_base",
-    "pos_embed_rope_normalize_coords", "pos_embed_rope_shift_coords",
-    "pos_embed_rope_jitter_coords", "pos_embed_rope_rescale_coords", "rope_temperature",
-    "untie_global_and_local_cls_norm", "interpolate_antialias", "interpolate_offset",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +68,7 @@ class Imported:
     converted: list[str]
     folded: list[str]
     left_out: list[str]
+    not_used: list[str]
     notes: list[str]
 
 
@@ -97,13 +90,15 @@ def import_pretrained(address: str, out: Path, options: Options) -> Imported:
     family, matched = recognise(source, options.family)
     named = options.family or source.config.get("architecture") or source.name
     family = family.as_named(str(named))
-    sizes = read_sizes(source, matched)
+    words = arguments(source, matched.layout.library)
+    unused = not_used(family, source, matched.layout.library)
+    sizes = read_sizes(source, matched, words)
     prepared = input_spec(family, source, matched.layout.library)
-    heads = heads_of(family, source, matched, sizes.width, options.heads)
-    table = table_grid(family, source, matched, sizes.patch, options.size)
-    size = _size(source, prepared, sizes, table, options.size)
+    heads = heads_of(family, source, matched, words, sizes.width, options.heads)
+    table = table_grid(family, source, matched, words, sizes.patch, options.size)
+    size = _size(words, prepared, sizes, table, options.size)
     grid = table or size.grid
-    found = Found(source, matched, heads, sizes.width // heads, grid)
+    found = Found(source, matched, heads, sizes.width // heads, grid, words)
     matched.check_shapes(source.tensors, shapes(found, sizes))
     check_buffers(found)
     try:
@@ -115,7 +110,7 @@ def import_pretrained(address: str, out: Path, options: Options) -> Imported:
         model = _assembled(spec, prepared.spec, state)
     except SpecError as error:
         raise SpecError(f"{source.name}: {error}") from error
-    told = _told(family, found, prepared, model.spec, size)
+    told = _told(family, found, prepared, model.spec, size, unused)
     with atomic_directory(out) as folder:
         save_checkpoint(folder, model, prepared.spec, labels, _notes(family, found, told))
     return told
@@ -130,7 +125,11 @@ class Size:
 
 
 def _size(
-    source: Source, prepared: Prepared, sizes: Sizes, table: Grid | None, asked: tuple[int, ...]
+    words: Mapping[str, Any],
+    prepared: Prepared,
+    sizes: Sizes,
+    table: Grid | None,
+    asked: tuple[int, ...],
 ) -> Size:
     """The first that is said of: asked for, as built, pictures prepared, table, as published.
 
@@ -143,7 +142,7 @@ def _size(
         grid = grid_of(asked, sizes.patch, "--size")
         return Size(grid, f"{_by(asked)} pixels, as --size says")
     for where, size in (
-        (f"{CONFIG}: img_size", sides(source.parts.get("img_size"))),
+        (f"{CONFIG}: img_size", sides(words.get("img_size"))),
         (prepared.where, prepared.size if prepared.where else ()),
         ("the table of positions", table.pixels((sizes.patch, sizes.patch)) if table else ()),
         ("what is published", prepared.size),
@@ -183,7 +182,7 @@ def _assembled(
 
 
 def _labels(given: tuple[str, ...], source: Source, classes: int) -> tuple[str, ...]:
-    """A name for each class: those given, else the file's, else numbers.
+    """A name for each class: those given, else the file's (of timm a list), else numbers.
 
     Of the file's, such as come more than once get the class's number.
 
@@ -191,7 +190,9 @@ def _labels(given: tuple[str, ...], source: Source, classes: int) -> tuple[str, 
         SpecError: they are not as many, or not different.
     """
     if not given:
-        named = source.config.get("id2label")
+        named = source.config.get("id2label") or source.config.get("label_names")
+        if isinstance(named, list):
+            named = {str(number): word for number, word in enumerate(named)}
         numbered = [str(number) for number in range(classes)]
         if isinstance(named, dict) and set(named) == set(numbered):
             words = [str(named[number]) for number in numbered]
@@ -224,7 +225,12 @@ def licence_of(family: Family, source: Source) -> Licence:
 
 
 def _told(
-    family: Family, found: Found, prepared: Prepared, spec: ModelSpec, size: Size
+    family: Family,
+    found: Found,
+    prepared: Prepared,
+    spec: ModelSpec,
+    size: Size,
+    unused: list[str],
 ) -> Imported:
     """What was done with the tensors, and what differs from the library."""
     has, library = found.matched.theirs, found.library
@@ -242,10 +248,6 @@ def _told(
     if size.grid != found.grid:
         moved = f"from grid {found.grid} to {size.grid}"
         converted.append(f"table of positions resized {moved}, as {library} does")
-    notes = list(prepared.notes)
-    unread = sorted(set(found.source.parts) - READ)
-    if unread:
-        notes.append(f"not looked at in config.json: {', '.join(unread)}")
     row = "table" in has and family.class_row(found.matched)
     masked = sorted(name for name in has if name.endswith("key_mask"))
     checked = [has[name] for name in ("token_rows", "token_columns") if name in has]
@@ -262,7 +264,8 @@ def _told(
             *checked,
             *[f"the bias of keys, by {has[name]}" for name in masked],
         ],
-        notes=notes,
+        not_used=unused,
+        notes=list(prepared.notes),
     )
 
 
@@ -283,6 +286,7 @@ def _notes(family: Family, found: Found, told: Imported) -> dict[str, Any]:
             "converted": told.converted,
             "folded": told.folded,
             "left_out": told.left_out,
+            "not_used": told.not_used,
             "differs": told.notes,
         },
         "data": {"name": f"what {name} learned from", "train": unknown, "val": unknown},

@@ -42,12 +42,6 @@ class Source:
     preprocessor: dict[str, Any]
     files: dict[str, str]
 
-    @property
-    def parts(self) -> dict[str, Any]:
-        """The arguments that a model was made with beside the defaults of its architecture."""
-        told = self.config.get("model_args") or self.config.get("kwargs")
-        return told if isinstance(told, dict) else {}
-
 
 def open_source(path: Path, name: str = "") -> Source:
     """A folder of the hub, or a file of weights with what stands beside it in such a folder.

@@ -266,6 +266,71 @@ def test_a_name_says_what_is_pooled_under_which_licence(tmp_path: Path) -> None:
         assert (description.model.pool, description.licence["name"]) == (pool, licence)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_word_of_the_libraries_own_files_is_known(tmp_path: Path, name: str) -> None:
+    """Used, shown by the tensors, or without effect on an answer: none is told as not used."""
+    done = import_pretrained(str(case(name)), tmp_path / "run", Options())
+    assert done.not_used == []
+
+
+def with_words(folder: Path, name: str, args: dict[str, object], **beside: object) -> Path:
+    """A case of timm with other ``model_args``, and other words beside them."""
+    shutil.copytree(case(name), folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | beside
+    config["model_args"] |= args
+    path.write_text(json.dumps(config))
+    return folder
+
+
+def test_words_that_nothing_reads_are_told(tmp_path: Path, capsys: Chatter) -> None:
+    """By place, name and value, when it is imported and in the checkpoint."""
+    folder = with_words(tmp_path / "eva", "timm_eva02", {"rope_reg": 4}, patch_dropout=0.5)
+    assert main([str(folder), "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "not used   config.json: patch_dropout 0.5\n" in printed
+    assert "not used   config.json: model_args: rope_reg 4\n" in printed
+    told = load_checkpoint(tmp_path / "run")[1].notes["imported"]["not_used"]
+    assert told == ["config.json: patch_dropout 0.5", "config.json: model_args: rope_reg 4"]
+    two = prepared_for(tmp_path / "two", do_sharpen=True, do_thumbnail=False)
+    assert main([str(two), "--out", str(tmp_path / "sharp")]) == 0
+    printed = capsys.readouterr().out
+    assert "not used   preprocessor_config.json: do_sharpen True\n" in printed
+    assert "do_thumbnail" not in printed  # off
+
+
+def test_arguments_of_a_model_go_before_words_beside_them(tmp_path: Path) -> None:
+    """timm builds with model_args; what describes the model, and transformers' keys, do not."""
+    beside: dict[str, object] = {"global_pool": "token", "layer_norm_eps": 1e-2, "num_heads": 4}
+    folder = with_words(tmp_path / "eva", "timm_eva02", {}, **beside)
+    done = import_pretrained(str(folder), tmp_path / "run", Options())
+    assert (done.spec.pool, done.spec.norm_epsilon, done.spec.heads) == ("mean", 1e-6, 2)
+    assert done.not_used == [
+        "config.json: layer_norm_eps 0.01",
+        "config.json: num_heads 4",
+        "config.json: global_pool 'token', as model_args say 'avg'",
+    ]
+    model, _ = load_checkpoint(tmp_path / "run")
+    check(model, runs_of(case("timm_eva02"))["12x20"])
+
+
+def test_arguments_go_before_what_an_architecture_is_by_default(tmp_path: Path) -> None:
+    """Pooling, the base and the reference grid of RoPE, the norms' own name."""
+    folder = with_words(
+        tmp_path / "eva", "timm_eva02", {"global_pool": "token", "rope_temperature": 50.0}
+    )
+    spec = import_pretrained(str(folder), tmp_path / "run", Options()).spec
+    assert (spec.pool, spec.encoding.options["base"]) == ("class", 50.0)
+    assert spec.encoding.options["reference"] == 4
+    shutil.copytree(case("meta_dinov3"), tmp_path / "three")
+    path = tmp_path / "three" / "config.json"
+    config = json.loads(path.read_text())
+    config["kwargs"]["norm_layer"] = "layernorm"
+    path.write_text(json.dumps(config))
+    spec = import_pretrained(str(tmp_path / "three"), tmp_path / "other", Options()).spec
+    assert spec.norm_epsilon == 1e-6
+
+
 def test_labels_are_given_read_or_numbered(tmp_path: Path) -> None:
     """A file of names, config.json's own, or numbers; a model without a head has none."""
     (tmp_path / "names.txt").write_text("ant\nbee\ncow\ndog\neel\nfox\n")
@@ -275,6 +340,9 @@ def test_labels_are_given_read_or_numbered(tmp_path: Path) -> None:
     assert imported(case("hf_dinov2"), tmp_path / "read")[1].labels[0] == "LABEL_0"
     assert imported(case("timm_eva02"), tmp_path / "none")[1].labels[4] == "class 4"
     assert imported(case("hf_dinov3"), tmp_path / "headless")[1].labels == ()
+    names = ["ant", "bee", "cow", "dog", "eel"]
+    folder = with_words(tmp_path / "eva", "timm_eva02", {}, label_names=names)
+    assert imported(folder, tmp_path / "timm")[1].labels == tuple(names)
 
 
 def test_names_that_come_twice_get_their_number(tmp_path: Path) -> None:

@@ -49,7 +49,10 @@ def changed(
     held = load_file(target / "model.safetensors")
     weights(held)
     save_file(held, target / "model.safetensors")
-    told = json.loads((target / "config.json").read_text()) | config
+    told = json.loads((target / "config.json").read_text())
+    for key, value in config.items():
+        within = isinstance(value, dict) and isinstance(told.get(key), dict)
+        told[key] = told[key] | value if within else value
     (target / "config.json").write_text(json.dumps(told))
     return target
 
@@ -277,12 +280,49 @@ def test_a_table_whose_grid_nobody_tells(tmp_path: Path, capsys: Chatter) -> Non
     ("name", "config", "expected"),
     [
         ("hf_dinov3", {"hidden_act": "gelu_pytorch_tanh"}, "expected hidden_act 'gelu'"),
-        ("timm_eva02", {"global_pool": "map"}, "expected global_pool token or avg, got 'map'"),
+        (
+            "timm_eva02",
+            {"model_args": {"global_pool": "map"}},
+            "expected global_pool token or avg, got 'map'",
+        ),
         ("timm_eva02", {"architecture": "vit_base_patch16_siglip_224"}, "expected one of dinov3"),
         ("hf_dinov2", {"image_size": 20}, "expected 25 rows of patches, of grid 5x5, got 16"),
-        ("timm_eva02", {"num_classes": 6}, "num_classes 6, but the tensors have 5"),
-        ("timm_eva02", {"global_pool": ["avg"]}, "expected global_pool token or avg, got ['avg']"),
-        ("timm_eva02", {"ref_feat_shape": [4]}, "a square ref_feat_shape, got [4]"),
+        (
+            "timm_eva02",
+            {"model_args": {"num_classes": 6}},
+            "num_classes 6, but the tensors have 5",
+        ),
+        (
+            "timm_eva02",
+            {"model_args": {"global_pool": ["avg"]}},
+            "expected global_pool token or avg, got ['avg']",
+        ),
+        ("timm_eva02", {"model_args": {"ref_feat_shape": [4]}}, "a square ref_feat_shape, got [4]"),
+        (
+            "timm_eva02",
+            {"model_args": {"act_layer": "quick_gelu"}},
+            "config.json: model_args: act_layer changes what is computed, and no tensor shows it: "
+            "expected 'gelu', got 'quick_gelu'",
+        ),
+        ("timm_eva02", {"model_args": {"use_post_norm": True}}, "expected False, got True"),
+        ("timm_eva02", {"model_args": {"rope_rotate_half": True}}, "expected False, got True"),
+        ("timm_rope_mixed_ape", {"model_args": {"rope_grid_offset": 1}}, "expected 0.0, got 1"),
+        (
+            "timm_rope_mixed_ape",
+            {"model_args": {"ref_feat_shape": [4, 4]}},
+            "expected it to be absent, got [4, 4]",
+        ),
+        (
+            "timm_rope_mixed_ape",
+            {"model_args": {"rope_grid_indexing": "ij"}},
+            "expected 'xy', got 'ij'",
+        ),
+        ("hf_dinov3", {"rope_scaling": {"factor": 2}}, "rope_scaling changes what is computed"),
+        (
+            "meta_dinov3",
+            {"kwargs": {"norm_layer": "rmsnorm"}},
+            "expected norm_layer layernorm or layernormbf16, got 'rmsnorm'",
+        ),
         ("timm_eva02", {"pretrained_cfg": {"mean": 0.5}}, "mean: expected a number for each of 3"),
         ("timm_eva02", {"pretrained_cfg": {"crop_pct": "x"}}, "crop_pct: expected a number, got"),
         ("timm_eva02", {"pretrained_cfg": {"interpolation": [3]}}, "bicubic or bilinear, got"),
@@ -306,6 +346,7 @@ def test_words_that_ask_for_another_model(
         ({"resample": [3]}, "expected resample 2 (bilinear) or 3 (bicubic), got [3]"),
         ({"image_std": None}, "std: expected a number for each of 3 colours, got None"),
         ({"size": {"longest_edge": 18}}, "got size {'longest_edge': 18}"),
+        ({"do_flip_channel_order": True}, "preprocessor_config.json: do_flip_channel_order"),
         ({"crop_size": {"height": 32, "width": 32}}, "crop_size of the same shape within it"),
     ],
 )

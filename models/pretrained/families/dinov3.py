@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from models.checkpoint import CheckpointError
 from models.pretrained.buffers import check_periods
 from models.pretrained.families import names
 from models.pretrained.family import TIMM, TRANSFORMERS, Family, Found, Licence, Preparation
@@ -12,6 +13,8 @@ from models.spec import EncodingSpec
 
 ORIGINAL = "facebookresearch/dinov3"
 BASE = 100.0
+#: Its own names of norms, and their epsilon; published models have the second.
+NORMS = {"layernorm": 1e-6, "layernormbf16": 1e-5}
 
 LICENCE = Licence(
     "DINOv3 License (19 August 2025)",
@@ -90,8 +93,12 @@ def encoding(found: Found) -> EncodingSpec:
     """The base that is said, or the periods that the file holds, if they are those of the base.
 
     Raises:
-        CheckpointError: they are not.
+        CheckpointError: they are not, or norms are of another kind.
     """
+    if (norm := found.said("norm_layer", default="layernorm")) not in NORMS:
+        raise CheckpointError(
+            f"config.json: expected norm_layer {' or '.join(NORMS)}, got {norm!r:.60}"
+        )
     base = found.number("rope_theta", "pos_embed_rope_base", "rope_temperature", default=BASE)
     moved = {
         name: found.number(f"pos_embed_{name}", f"pos_embed_rope_{name}_coords", default=off)
@@ -139,4 +146,12 @@ FAMILY = Family(
     repository=ORIGINAL,
     channels="halves",
     pool={TIMM: "mean"},
+    built={
+        "rope_type": "dinov3",
+        "rope_rotate_half": True,
+        "rope_grid_indexing": "ij",
+        "use_rot_pos_emb": True,
+        "norm_layer": ...,
+    },
+    norm_layers=NORMS,
 )

@@ -53,7 +53,8 @@ def encoding(found: Found) -> EncodingSpec:
     height, width = sides(said) or (0, 1)
     if height != width:
         raise CheckpointError(f"config.json: expected a square ref_feat_shape, got {said}")
-    return EncodingSpec("axial_rope", base=BASE, reference=height)
+    base = found.number("rope_temperature", default=BASE)
+    return EncodingSpec("axial_rope", base=base, reference=height)
 
 
 FAMILY = Family(
@@ -69,4 +70,11 @@ FAMILY = Family(
     class_row=lambda matched: True,
     table_rule={TIMM: "bicubic-antialias"},
     pool={TIMM: "mean"},
+    built={
+        "rope_type": "cat",
+        "rope_grid_indexing": "ij",
+        "use_rot_pos_emb": True,
+        "ref_feat_shape": ...,
+        "no_embed_class": False,
+    },
 )

@@ -70,6 +70,12 @@ def _family(kind: str, table: bool) -> Family:
         repository=ORIGINAL,
         channels="as ours" if kind == "mixed" else "columns-first",
         table_rule={TIMM: "bicubic-antialias", ORIGINAL: "bicubic"} if table else {},
+        built={
+            "rope_type": "mixed" if kind == "mixed" else "cat",
+            "rope_grid_indexing": "xy",
+            "use_rot_pos_emb": True,
+            "no_embed_class": True,
+        },
     )
 
 
