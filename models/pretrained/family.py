@@ -18,6 +18,8 @@ from models.spec import EncodingSpec, TableRule
 
 #: The names of libraries that write files of more than one family.
 TRANSFORMERS, TIMM = "transformers", "timm"
+#: Begins the name of a licence that nobody tells.
+NOT_STATED = "not stated"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -119,6 +121,8 @@ class Family:
         norm_layers: what config.json may call the norms -> their epsilon.
         published: patterns of names -> what is otherwise of models that go by them; names are
             timm's with their tag, those of files and of the hub. The first that fits counts.
+        tags: of timm's names, what stands behind the point where the weights are the family's own,
+            and so under its licence.
     """
 
     name: str
@@ -139,11 +143,25 @@ class Family:
     built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     norm_layers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     published: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    tags: str = ""
 
-    def as_named(self, name: str) -> Family:
-        """The family as a model of that name is published, as far as no file says it."""
-        patterns = (pattern for pattern in self.published if re.search(pattern, name))
-        return dataclasses.replace(self, **self.published.get(next(patterns, ""), {}))
+    def as_named(self, *names: str) -> Family:
+        """The family as a model of those names is published, as far as no file says it.
+
+        Weights that go by a tag which is not the family's own are under nobody knows which licence.
+        """
+        fits = (
+            pattern
+            for pattern in self.published
+            if any(re.search(pattern, name) for name in names)
+        )
+        known = dict(self.published.get(next(fits, ""), {}))
+        for name in filter(self.has_architecture, names):
+            tag = name.partition(".")[2]
+            if tag and not re.match(self.tags, tag):
+                other = f"{NOT_STATED} ({self.about} itself: {self.licence.name}), look at the card"
+                known.setdefault("licence", Licence(f"{other} of {name}"))
+        return dataclasses.replace(self, **known)
 
     def has_architecture(self, name: str) -> bool:
         """Whether one of timm's names, with or without its tag, is of this family."""

@@ -25,7 +25,7 @@ from models.pretrained.describe import (
     sides,
     table_grid,
 )
-from models.pretrained.family import Family, Found, Licence
+from models.pretrained.family import NOT_STATED, Family, Found, Licence
 from models.pretrained.hub import SCHEME, fetch
 from models.pretrained.inputs import Prepared, input_spec
 from models.pretrained.recognise import recognise
@@ -88,8 +88,7 @@ def import_pretrained(address: str, out: Path, options: Options) -> Imported:
     hub = address.startswith(SCHEME)
     source = open_source(fetch(address) if hub else Path(address), address if hub else "")
     family, matched = recognise(source, options.family)
-    named = options.family or source.config.get("architecture") or source.name
-    family = family.as_named(str(named))
+    family = family.as_named(*_names(source, options.family))
     words = arguments(source, matched.layout.library)
     unused = not_used(family, source, matched.layout.library)
     sizes = read_sizes(source, matched, words)
@@ -155,6 +154,14 @@ def _size(
     raise SpecError("expected a size in the file, which tells none: pass --size")
 
 
+def _names(source: Source, told: str) -> list[str]:
+    """What the model goes by: as told, as timm's file or transformers' has it, and the file's."""
+    config, usual = source.config, source.config.get("pretrained_cfg")
+    tag = usual.get("tag") if isinstance(usual, dict) else None
+    architecture = ".".join(str(one) for one in (config.get("architecture"), tag) if one)
+    return [told, architecture, str(config.get("_name_or_path", "")), source.name]
+
+
 def _by(size: tuple[int, ...]) -> str:
     return "x".join(map(str, size))
 
@@ -217,10 +224,11 @@ def licence_of(family: Family, source: Source) -> Licence:
     told = source.config.get("pretrained_cfg")
     said = told.get("license") if isinstance(told, dict) else None
     plain = str(said or "").lower().replace("-license", "")
-    if not plain or plain in family.licence.name.lower():
+    usual = family.licence.name
+    if not plain or (plain in usual.lower() and not usual.startswith(NOT_STATED)):
         return family.licence
     return dataclasses.replace(
-        family.licence, name=f"{said} (as the file says; {family.about}: {family.licence.name})"
+        family.licence, name=f"{said} (as the file says; {family.about}: {usual})"
     )
 
 

@@ -27,9 +27,9 @@ from models.pretrained.source import CONFIG, PREPROCESSOR, Source
 #: By the place in which words stand; "config.json" of timm and of authors is what holds arguments.
 READ = {
     TRANSFORMERS: {
-        "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size",
-        "num_register_tokens", "image_size", "id2label", "hidden_act", "layer_norm_eps",
-        "rope_theta", "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale",
+        "model_type", "_name_or_path", "hidden_size", "num_hidden_layers", "num_attention_heads",
+        "patch_size", "num_register_tokens", "image_size", "id2label", "hidden_act",
+        "layer_norm_eps", "rope_theta", "pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale",
     },
     CONFIG: {
         "architecture", "model_args", "pretrained_cfg", "num_classes", "global_pool",
@@ -89,10 +89,9 @@ HARMLESS = {
     # another size, at which the publisher measured as well
     "test_input_size", "test_crop_pct",
     # where the file is from, how it was written, and names of its parts
-    "architectures", "class", "transformers_version", "dtype", "torch_dtype", "_name_or_path",
-    "label2id", "label_descriptions", "custom_load", "first_conv", "classifier", "url", "file",
-    "hf_hub_id", "hf_hub_filename", "source", "notes", "description", "origin_url", "paper_name",
-    "paper_ids",
+    "architectures", "class", "transformers_version", "dtype", "torch_dtype", "label2id",
+    "label_descriptions", "custom_load", "first_conv", "classifier", "url", "file", "hf_hub_id",
+    "hf_hub_filename", "source", "notes", "description", "origin_url", "paper_name", "paper_ids",
 }  # fmt: skip
 #: What all families here are built as, None where the file shall not say it; ``Family.built`` has
 #: what one is built as instead.

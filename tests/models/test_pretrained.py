@@ -331,6 +331,60 @@ def test_arguments_go_before_what_an_architecture_is_by_default(tmp_path: Path) 
     assert spec.norm_epsilon == 1e-6
 
 
+@pytest.mark.parametrize(
+    ("told", "licence"),
+    [
+        ("vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", "EUPE's own, non-commercial"),
+        ("vit_small_patch16_dinov3_qkvb.lvd1689m", "DINOv3 License"),
+        ("vit_small_patch16_dinov3_qkvb", "DINOv3 License"),
+        ("vit_small_patch16_dinov3.somebodys", "not stated (DINOv3 itself: DINOv3 License"),
+        ("vit_base_patch16_224.mae", "not stated (ViT (AugReg, DeiT, DINO) itself: Apache-2.0)"),
+        ("vit_base_patch16_224.augreg2_in21k_ft_in1k", "Apache-2.0"),
+        ("deit3_base_patch16_224.fb_in22k_ft_in1k", "Apache-2.0"),
+        ("eva02_tiny_patch14_336.mim_in22k_ft_in1k", "MIT"),
+        ("vit_base_patch14_reg4_dinov2.lvd142m", "Apache-2.0"),
+        ("vit_base_patch16_rope_mixed_224.naver_in1k", "Apache-2.0"),
+    ],
+)
+def test_a_name_says_under_which_licence(told: str, licence: str) -> None:
+    """Others' weights of a published architecture are not under the family's licence."""
+    family = next(one for one in FAMILIES.values() if one.has_architecture(told))
+    assert family.as_named(told).licence.name.startswith(licence)
+
+
+def test_what_a_file_says_of_its_licence_counts(tmp_path: Path) -> None:
+    """Whatever its tag is; the family's own stands beside it."""
+    for place, license in enumerate(("apache-2.0", "cc-by-nc-4.0")):
+        words = {"pretrained_cfg": {"tag": "somebodys", "license": license}}
+        folder = with_words(tmp_path / f"{place}", "timm_vit", {}, **words)
+        done = import_pretrained(str(folder), tmp_path / f"run{place}", Options(size=(12, 20)))
+        assert done.licence.name.startswith(f"{license} (as the file says; ViT")
+
+
+def test_eupe_is_never_under_the_licence_of_dinov3(tmp_path: Path, capsys: Chatter) -> None:
+    """By timm's tag in config.json, by --family, or by the file's own name alone."""
+    words: dict[str, object] = {"tag": "eupe_lvd1689m", "license": None}
+    config = json.loads((case("timm_dinov3") / "config.json").read_text())
+    cfg = config["pretrained_cfg"] | words
+    folder = with_words(tmp_path / "tagged", "timm_dinov3", {}, pretrained_cfg=cfg)
+    file = tmp_path / "alone.safetensors"
+    shutil.copyfile(case("timm_dinov3") / "model.safetensors", file)
+    shutil.copyfile(file, tmp_path / "EUPE-ViT-S.safetensors")
+    named = ["--family", "vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", "--heads", "2"]
+    for place, arguments in enumerate((
+        [str(folder)],
+        [str(file), *named],
+        [str(tmp_path / "EUPE-ViT-S.safetensors"), "--family", "dinov3", "--heads", "2"],
+    )):
+        assert main([*arguments, "--out", str(tmp_path / f"{place}")]) == 0
+        printed = capsys.readouterr().out
+        assert "found      EUPE, built as DINOv3 (timm)" in printed
+        assert "licence    EUPE's own, non-commercial" in printed
+        assert "DINOv3 License" not in printed
+        licence = load_checkpoint(tmp_path / f"{place}")[1].licence
+        assert "non-commercial use alone" in licence["terms"]
+
+
 def test_labels_are_given_read_or_numbered(tmp_path: Path) -> None:
     """A file of names, config.json's own, or numbers; a model without a head has none."""
     (tmp_path / "names.txt").write_text("ant\nbee\ncow\ndog\neel\nfox\n")

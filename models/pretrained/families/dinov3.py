@@ -24,6 +24,13 @@ LICENCE = Licence(
     "or weapons use.",
 )
 
+#: Others' weights of this architecture, which DINOv3's licence says nothing of.
+EUPE = Licence(
+    "EUPE's own, non-commercial (its card has the text)",
+    "Not an open-source licence: for non-commercial use alone. Its terms are those of the card of "
+    "the weights and are not repeated here.",
+)
+
 LAYOUTS = (
     Layout(
         TRANSFORMERS,
@@ -116,6 +123,7 @@ def encoding(found: Found) -> EncodingSpec:
     )
 
 
+HEADS = {384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32}
 PREPARATION = {
     TRANSFORMERS: Preparation(224, 224, "stretch", "bilinear"),
     TIMM: Preparation(256, 256),
@@ -128,7 +136,7 @@ FAMILY = Family(
     about="DINOv3",
     licence=LICENCE,
     layouts=LAYOUTS,
-    heads={384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32},
+    heads=HEADS,
     epsilon={TRANSFORMERS: 1e-5, TIMM: 1e-5, ORIGINAL: 1e-5},
     preparation=PREPARATION,
     published={
@@ -138,8 +146,14 @@ FAMILY = Family(
                 for library, usual in PREPARATION.items()
             }
         },
-        "lingbot": {"pool": {}, "licence": Licence("Apache-2.0")},
+        "(?i)eupe": {"about": "EUPE, built as DINOv3", "licence": EUPE, "heads": HEADS | {192: 3}},
+        "(?i)lingbot": {
+            "about": "LingBot-Vision, built as DINOv3",
+            "pool": {},
+            "licence": Licence("Apache-2.0"),
+        },
     },
+    tags="lvd1689m|sat493m",
     encoding=encoding,
     model_types=("dinov3_vit",),
     architectures=r"vit_\w+_patch16_(dinov3(_qkvb)?|lingbot)",

@@ -65,6 +65,7 @@ FAMILY = Family(
     heads={192: 3, 384: 6, 768: 12, 1024: 16},
     epsilon={TIMM: 1e-6},
     preparation={TIMM: Preparation(224, 248, mean=MEAN, std=STD)},
+    tags="mim_",
     encoding=encoding,
     architectures=r"eva02_(tiny|small|base|large)_patch14_\d+",
     class_row=lambda matched: True,
