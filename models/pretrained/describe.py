@@ -14,6 +14,8 @@ from models.pretrained.layout import Matched
 from models.pretrained.source import Source
 from models.spec import ModelSpec
 
+#: Of an input: attention of more (a side of 4,096 pixels in patches of 16) fits no machine.
+MOST_TOKENS = 2**16
 #: Of layer scale that is trained anew; imported gains take its place.
 FIRST_SCALE = 1e-5
 POOLS: dict[str, Literal["class", "mean"]] = {"token": "class", "avg": "mean"}
@@ -116,7 +118,13 @@ def grid_of(side: tuple[int, ...], patch: int, where: str) -> Grid:
             f"{where}: expected multiples of the patch's {patch} pixels, got "
             f"{'x'.join(map(str, side))}"
         )
-    return Grid(tuple(one // patch for one in side))
+    grid = Grid(tuple(one // patch for one in side))
+    if grid.tokens > MOST_TOKENS:
+        raise SpecError(
+            f"{where}: expected at most {MOST_TOKENS} patches, got {'x'.join(map(str, side))} "
+            f"pixels, which are {grid.tokens}"
+        )
+    return grid
 
 
 def table_grid(

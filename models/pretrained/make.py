@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from media.files import atomic_directory
+from media.files import atomic_directory, check_new
 from media.spec import Grid, InputSpec, SpecError
 from models.checkpoint import CheckpointError, save_checkpoint
 from models.encodings.resize import table_at
@@ -83,8 +83,7 @@ def import_pretrained(address: str, out: Path, options: Options) -> Imported:
         SpecError: something is not told, or contradicts the file.
         FileNotFoundError, FileExistsError: there is no file, or ``out`` is there already.
     """
-    if out.exists():
-        raise FileExistsError(f"expected a new folder, got {out}, which exists")
+    check_new(out)
     hub = address.startswith(SCHEME)
     source = open_source(fetch(address) if hub else Path(address), address if hub else "")
     family, matched = recognise(source, options.family)
