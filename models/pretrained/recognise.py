@@ -48,11 +48,11 @@ def recognise(source: Source, told: str = "") -> tuple[Family, Matched]:
     if not right:
         family, nearest = max(fits, key=lambda one: (len(one[1].theirs), -one[1].wrong))
         if not nearest.theirs:
-            names = sorted(source.tensors)
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            held = sorted(source.tensors)
+            more = f" and {len(held) - 3} more" if len(held) > 3 else ""
             raise CheckpointError(
                 f"expected the tensors of one of {', '.join(FAMILIES)}, got none of theirs but "
-                f"{', '.join(names[:3]) or 'nothing'}{more}"
+                f"{', '.join(held[:3]) or 'nothing'}{more}"
             )
         nearest.check(family.name)
     if len({family.name for family, _ in right}) > 1:
