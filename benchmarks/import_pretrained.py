@@ -60,7 +60,8 @@ def write(folder: Path, width: int, depth: int) -> int:
     sizes = Sizes(width, depth, PATCH, REGISTERS, 0, 4 * width, packed=False)
     nothing = Matched(layout, {}, (), (), (), depth)
     empty = Source("", {}, {}, {}, {})
-    wanted = shapes(Found(empty, nothing, width // HEAD_DIM, HEAD_DIM, Grid((14, 14))), sizes)
+    found = Found(empty, nothing, width // HEAD_DIM, HEAD_DIM, Grid((14, 14)), words={})
+    wanted = shapes(found, sizes)
     state: dict[str, Tensor] = {}
     for theirs, ours in layout.names.items():
         if ".gate." in ours or ours.endswith("key.bias"):

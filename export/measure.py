@@ -24,7 +24,6 @@ from export.calibrate import (
 from export.freeze import FrozenTransformer
 from export.options import Options
 from export.parity import (
-    FP32,
     Bound,
     batch_of,
     compare,
@@ -120,7 +119,7 @@ class Measurer:
         own = torch_logits(self.model, pixels, grid)  # [N, classes]
         parity = compare(logits, own, Bound(plain.atol, plain.rtol))
         expected = torch_rollout(self.model, pixels, grid) * grid.tokens  # [N, T]
-        bound = fp16_bound(expected) if self.options.precision == "fp16" else FP32
+        bound = fp16_bound(expected) if self.options.precision == "fp16" else None
         rolled = compare(rollout * grid.tokens, expected, bound)
         self.console.print(f"grid {grid}: attention as the checkpoint's{_apart(rolled)}")
         return AttentionGraph(path, parity, rolled)

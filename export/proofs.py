@@ -45,7 +45,8 @@ def prove(
     Only what makes the others meaningless does: no manifest, or a graph that breaks the contract.
 
     Args:
-        dataset: labelled data to measure accuracy and the other figures on, or None.
+        dataset: labelled data to measure accuracy and the other figures on, or None; of a bundle
+            without labels None.
         split: of the data; None takes the one that the manifest names.
         workers: threads that decode the data.
     """
@@ -66,8 +67,11 @@ def prove(
                 if dataset is not None and not explains:
                     yield from remeasure(bundle, dataset, split, workers, entry)
     if dataset is None:
+        told = "not measured again: --data was not given"
+        if not bundle.manifest.labels:
+            told = "not stated: there is no head; features are proved by their goldens"
         for what in ("accuracy", "figures", "calibration"):
-            yield Proof(what, None, "not measured again: --data was not given")
+            yield Proof(what, None, told)
     stated = ", ".join(
         f"{entry.grid} {entry.parity.max_abs:.2g} on {entry.parity.items} items"
         for entry in bundle.manifest.grids

@@ -42,9 +42,7 @@ def remeasure(
         split: of the data; None takes the one that the manifest names.
         workers: threads that decode the data.
     """
-    if entry.accuracy is None:
-        yield Proof(f"accuracy {entry.grid}", None, "not stated: the bundle has no labels")
-        return
+    assert entry.accuracy is not None  # a bundle without labels is not measured on any
     name = split or entry.accuracy.split
     ask = partial(_ask, bundle, dataset, workers, entry)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -29,6 +30,8 @@ def main(arguments: list[str]) -> int:
         if has_versions(words.bundle):
             there = ", ".join(version_names(words.bundle))
             raise FileNotFoundError(f"{words.bundle} has versions: name the folder of one: {there}")
+        if words.data:
+            _check_labels(words.bundle)
         dataset = open_dataset(words.data, _rule(words.bundle)) if words.data else None
     except (SourceError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -46,6 +49,17 @@ def main(arguments: list[str]) -> int:
     for proof in failed:
         print(f"not verified: {proof.what}: {proof.told}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check_labels(bundle: Path) -> None:
+    """SourceError for a bundle without a head; what is wrong with a broken one, ``prove`` tells."""
+    with contextlib.suppress(BundleError):
+        if not read_manifest(bundle).labels:
+            raise SourceError(
+                f"{bundle} has no head, so its answers cannot be compared with the labels of "
+                "--data: verify it without. Its features are proved by its goldens, and how near "
+                "they are to the checkpoint's is stated in its parity"
+            )
 
 
 def _rule(bundle: Path) -> int:
@@ -75,7 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
-    add("--data", type=Path, help="labelled data that accuracy was measured on, to measure again")
+    add(
+        "--data",
+        type=Path,
+        help="labelled data that accuracy was measured on, to measure again; not of a bundle "
+        "without a head, which has none",
+    )
     add("--split", choices=SPLITS, help="split of --data (default: the one that was measured)")
     add("--json", action="store_true", help="one JSON object instead of a line per proof")
     add_workers(parser)

@@ -65,6 +65,17 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     sync_directory(path.parent)
 
 
+def check_new(folder: Path) -> None:
+    """FileExistsError where a folder cannot be made: it is there, or a file is above it."""
+    if folder.exists():
+        raise FileExistsError(
+            f"expected a new folder: {folder} exists already and is never overwritten"
+        )
+    for above in folder.absolute().parents:
+        if above.exists() and not above.is_dir():
+            raise FileExistsError(f"expected a new folder, got {folder}: {above} is a file")
+
+
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Fill a temporary directory that becomes ``path`` only if the block ends without an error.

@@ -27,6 +27,8 @@ from models.vit import VisionTransformer
 SCHEMA = 2
 DESCRIPTION = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
+#: Of a run, where its best checkpoint is.
+BEST = "best"
 
 
 class CheckpointError(ValueError):
@@ -88,8 +90,24 @@ def save_checkpoint(
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """A run stands for its best checkpoint."""
-    return path if (path / DESCRIPTION).is_file() else path / "best"
+    """A run stands for its best checkpoint.
+
+    Raises:
+        CheckpointError: it is neither a run that has one nor a checkpoint; what it is instead.
+    """
+    for folder in (path, path / BEST):
+        if (folder / DESCRIPTION).is_file():
+            return folder
+    if not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+    elif any(path.glob("*.safetensors")):
+        found = "weights of others: python -m models.pretrained makes a checkpoint of them"
+    else:
+        found = "a folder with neither, such as a run whose first epoch is not over"
+    raise CheckpointError(
+        f"expected a run with {BEST}/{DESCRIPTION} in it, or a checkpoint folder with "
+        f"{DESCRIPTION}: {path} is {found}"
+    )
 
 
 def load_checkpoint(folder: Path) -> tuple[VisionTransformer, Description]:

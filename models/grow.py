@@ -38,7 +38,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from media.files import atomic_directory
+from media.files import atomic_directory, check_new
 from media.spec import Grid, SpecError
 from models.checkpoint import (
     CheckpointError,
@@ -328,8 +328,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.encoding != "liere":
             raise SpecError(f"encodings grow into liere, got {options.encoding!r}")
-        if options.out.exists():
-            raise FileExistsError(f"{options.out} exists already and is never overwritten")
+        check_new(options.out)
         run = options.run
         model, description = load_checkpoint(checkpoint_folder(run))
         grown = grow(model, description, options.block)

@@ -44,7 +44,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from media.files import atomic_directory
+from media.files import atomic_directory, check_new
 from media.spec import Grid, InputSpec, SpecError, VideoSpec, VolumeSpec
 from models.checkpoint import (
     CheckpointError,
@@ -245,8 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Inflate a checkpoint; the exit status as the head of this module has it."""
     options = _parser().parse_args(arguments)
     try:
-        if options.out.exists():
-            raise FileExistsError(f"{options.out} exists already and is never overwritten")
+        check_new(options.out)
         axis = Axis(
             options.onto, Grid.parse(options.grid), options.depth, options.patches,
             options.balance_prefix,

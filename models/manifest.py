@@ -46,6 +46,7 @@ class Parity:
     # The bound; bundles that do not state one were held to this.
     atol: float = 1e-5
     rtol: float = 1e-4
+    largest: float = 0.0  # |torch| of all logits, which the bound goes with; 0 where not stated
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from models.checkpoint import CheckpointError
 from models.pretrained.families import FAMILIES
 from models.pretrained.make import Imported, Options, import_pretrained
 
-BAD_INPUT = (CheckpointError, SpecError, FileExistsError, FileNotFoundError, UnicodeDecodeError)
+BAD_INPUT = (CheckpointError, SpecError, FileExistsError, FileNotFoundError)
 
 WHAT = """\
 Turn public pretrained weights into a checkpoint folder of this project, which fine-tunes, exports
@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _report(done: Imported, out: Path) -> None:
     spec = done.spec
     print(f"found      {done.found}")
-    for name in ("converted", "folded", "left_out", "notes"):
+    print(f"size       {done.size}")
+    for name in ("converted", "folded", "left_out", "not_used", "notes"):
         for line in getattr(done, name):
             print(f"{name.replace('_', ' '):<10} {line}")
     print(f"licence    {done.licence.name}")
@@ -62,11 +63,22 @@ def _report(done: Imported, out: Path) -> None:
 
 
 def _options(words: argparse.Namespace) -> Options:
-    labels = words.labels.read_text(encoding="utf-8").splitlines() if words.labels else ()
+    labels = _lines(words.labels) if words.labels else []
     if words.size and not re.fullmatch(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", words.size):
         raise SpecError(f"--size: expected height and width, like 224x224, got {words.size}")
     size = tuple(map(int, words.size.split("x"))) if words.size else ()
-    return Options(words.family, tuple(labels), size, words.heads)
+    if words.heads is not None and words.heads < 1:
+        raise SpecError(f"--heads: expected at least 1, got {words.heads}")
+    return Options(words.family, tuple(labels), size, words.heads or 0)
+
+
+def _lines(path: Path) -> list[str]:
+    """Of a file of names; SpecError where it is none. Empty lines at the end are no names."""
+    try:
+        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise SpecError(f"--labels: expected a text file of names, got {path}: {why}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,10 +108,10 @@ def _parser() -> argparse.ArgumentParser:
         "--size",
         default="",
         metavar="224x224",
-        help="pixels (height, width) that the checkpoint is for (default: as the file says); a "
-        "table of positions is resized to them",
+        help="pixels (height, width) that the checkpoint is for (default: those that pictures are "
+        "prepared for, else what the model was built for); a table of positions is resized to them",
     )
-    add("--heads", type=int, default=0, metavar="N", help="where the file does not say")
+    add("--heads", type=int, metavar="N", help="where the file does not say")
     return parser
 
 

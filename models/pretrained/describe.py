@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from media.spec import Grid, SpecError
@@ -13,6 +14,8 @@ from models.pretrained.layout import Matched
 from models.pretrained.source import Source
 from models.spec import ModelSpec
 
+#: Of an input: attention of more (a side of 4,096 pixels in patches of 16) fits no machine.
+MOST_TOKENS = 2**16
 #: Of layer scale that is trained anew; imported gains take its place.
 FIRST_SCALE = 1e-5
 POOLS: dict[str, Literal["class", "mean"]] = {"token": "class", "avg": "mean"}
@@ -39,7 +42,7 @@ class Sizes:
     packed: bool  # whether gate and up come as one matrix
 
 
-def read_sizes(source: Source, matched: Matched) -> Sizes:
+def read_sizes(source: Source, matched: Matched, words: Mapping[str, Any]) -> Sizes:
     """From the shapes; CheckpointError where one has another number of axes than it should."""
 
     def shape(ours: str, axes: str) -> tuple[int, ...]:
@@ -63,27 +66,31 @@ def read_sizes(source: Source, matched: Matched) -> Sizes:
         packed=rows == 2 * hidden,
     )
     for name, keys in SAID.items():
-        for told in (source.config, source.parts):
-            for key in keys:
-                if isinstance(told.get(key), int) and told[key] != getattr(sizes, name):
-                    raise CheckpointError(
-                        f"config.json: {key} {told[key]}, but the tensors have "
-                        f"{getattr(sizes, name)}"
-                    )
+        for key in keys:
+            if isinstance(words.get(key), int) and words[key] != getattr(sizes, name):
+                raise CheckpointError(
+                    f"config.json: {key} {words[key]}, but the tensors have {getattr(sizes, name)}"
+                )
     return sizes
 
 
-def heads_of(family: Family, source: Source, matched: Matched, width: int, asked: int) -> int:
+def heads_of(
+    family: Family,
+    source: Source,
+    matched: Matched,
+    words: Mapping[str, Any],
+    width: int,
+    asked: int,
+) -> int:
     """How many heads, which no matrix tells.
 
     Raises:
         SpecError: nobody says it, two say otherwise, or the width is no multiple of it.
     """
     told = {"--heads": asked} if asked else {}
-    for where, words in (("config.json", source.config), ("config.json's arguments", source.parts)):
-        for key in ("num_attention_heads", "num_heads"):
-            if isinstance(words.get(key), int):
-                told[f"{where}: {key}"] = words[key]
+    for key in ("num_attention_heads", "num_heads"):
+        if isinstance(words.get(key), int):
+            told[f"config.json: {key}"] = words[key]
     frequencies = matched.theirs.get("frequencies")
     if frequencies and source.tensors[frequencies].ndim == 4:
         told[frequencies] = source.tensors[frequencies].shape[2]
@@ -111,11 +118,22 @@ def grid_of(side: tuple[int, ...], patch: int, where: str) -> Grid:
             f"{where}: expected multiples of the patch's {patch} pixels, got "
             f"{'x'.join(map(str, side))}"
         )
-    return Grid(tuple(one // patch for one in side))
+    grid = Grid(tuple(one // patch for one in side))
+    if grid.tokens > MOST_TOKENS:
+        raise SpecError(
+            f"{where}: expected at most {MOST_TOKENS} patches, got {'x'.join(map(str, side))} "
+            f"pixels, which are {grid.tokens}"
+        )
+    return grid
 
 
 def table_grid(
-    family: Family, source: Source, matched: Matched, patch: int, asked: tuple[int, ...]
+    family: Family,
+    source: Source,
+    matched: Matched,
+    words: Mapping[str, Any],
+    patch: int,
+    asked: tuple[int, ...],
 ) -> Grid | None:
     """The grid that a table of positions has rows for; None where there is no table.
 
@@ -128,7 +146,7 @@ def table_grid(
     theirs = matched.theirs["table"]
     shape = source.tensors[theirs].shape
     rows = (shape[1] if len(shape) == 3 else 0) - family.class_row(matched)
-    if said := sides(source.config.get("image_size") or source.parts.get("img_size")):
+    if said := sides(words.get("image_size") or words.get("img_size")):
         grid = grid_of(said, patch, "config.json: image size")
         if grid.tokens != rows:
             raise CheckpointError(
@@ -171,7 +189,10 @@ def model_spec(family: Family, found: Found, sizes: Sizes) -> ModelSpec:
     _check_activation(family, found, gated)
     pool = pool_of(family, found)
     rule = family.table_rule.get(found.library)
-    encoding, usual = family.encoding(found), family.epsilon[found.library]
+    encoding = family.encoding(found)
+    usual = family.norm_layers.get(
+        found.said("norm_layer", default=""), family.epsilon[found.library]
+    )
     return ModelSpec(
         patch=(sizes.patch, sizes.patch),
         grid=found.grid.size,
@@ -228,7 +249,7 @@ def _norm_before(found: Found) -> bool:
 
 def _check_activation(family: Family, found: Found, gated: bool) -> None:
     """CheckpointError unless it is the exact GELU, or SiLU of a gate."""
-    said = found.source.config.get("hidden_act")
+    said = found.said("hidden_act")
     silent = said is None or (gated and family.name == "dinov2")  # whose gate ignores it
     wanted = "silu" if gated else "gelu"
     if not silent and said != wanted:

@@ -18,6 +18,8 @@ from models.spec import EncodingSpec, TableRule
 
 #: The names of libraries that write files of more than one family.
 TRANSFORMERS, TIMM = "transformers", "timm"
+#: Begins the name of a licence that nobody tells.
+NOT_STATED = "not stated"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -59,6 +61,7 @@ class Found:
 
     Attributes:
         grid: tokens per axis that its positions were made for, or that were asked for.
+        words: what the model was made with, by ``words.arguments``.
     """
 
     source: Source
@@ -66,6 +69,7 @@ class Found:
     heads: int
     head_dim: int
     grid: Grid
+    words: Mapping[str, Any]
 
     @property
     def library(self) -> str:
@@ -81,12 +85,9 @@ class Found:
         return number(self.said(*keys, default=default), f"config.json: {keys[0]}")
 
     def said(self, *keys: str, default: Any = None) -> Any:
-        """What config.json, or the arguments of the model in it, says under one of ``keys``."""
-        for told in (self.source.config, self.source.parts):
-            for key in keys:
-                if told.get(key) is not None:
-                    return told[key]
-        return default
+        """What the model was made with under the first of ``keys`` that says anything."""
+        told = (self.words[key] for key in keys if self.words.get(key) is not None)
+        return next(told, default)
 
 
 def number(said: Any, where: str) -> float:
@@ -115,8 +116,13 @@ class Family:
         table_rule: how the table is resized, by library.
         pool: what is read of the tokens where no file says it; by library, ``class`` of others.
         preparation: by library.
+        built: what words that no tensor shows must say, where it is not as ``words.DECIDING`` has
+            it; ``...`` where the family reads them.
+        norm_layers: what config.json may call the norms -> their epsilon.
         published: patterns of names -> what is otherwise of models that go by them; names are
             timm's with their tag, those of files and of the hub. The first that fits counts.
+        tags: of timm's names, what stands behind the point where the weights are the family's own,
+            and so under its licence.
     """
 
     name: str
@@ -134,12 +140,28 @@ class Family:
     class_row: Callable[[Matched], bool] = lambda matched: False
     table_rule: Mapping[str, TableRule] = dataclasses.field(default_factory=dict)
     pool: Mapping[str, Literal["class", "mean"]] = dataclasses.field(default_factory=dict)
+    built: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    norm_layers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     published: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    tags: str = ""
 
-    def as_named(self, name: str) -> Family:
-        """The family as a model of that name is published, as far as no file says it."""
-        patterns = (pattern for pattern in self.published if re.search(pattern, name))
-        return dataclasses.replace(self, **self.published.get(next(patterns, ""), {}))
+    def as_named(self, *names: str) -> Family:
+        """The family as a model of those names is published, as far as no file says it.
+
+        Weights that go by a tag which is not the family's own are under nobody knows which licence.
+        """
+        fits = (
+            pattern
+            for pattern in self.published
+            if any(re.search(pattern, name) for name in names)
+        )
+        known = dict(self.published.get(next(fits, ""), {}))
+        for name in filter(self.has_architecture, names):
+            tag = name.partition(".")[2]
+            if tag and not re.match(self.tags, tag):
+                other = f"{NOT_STATED} ({self.about} itself: {self.licence.name}), look at the card"
+                known.setdefault("licence", Licence(f"{other} of {name}"))
+        return dataclasses.replace(self, **known)
 
     def has_architecture(self, name: str) -> bool:
         """Whether one of timm's names, with or without its tag, is of this family."""

@@ -10,7 +10,7 @@ from media.spec import InputSpec, SpecError
 from models.checkpoint import CheckpointError
 from models.pretrained.describe import sides
 from models.pretrained.family import HALF, TIMM, TRANSFORMERS, Family, Preparation, number
-from models.pretrained.source import PREPROCESSOR, Source
+from models.pretrained.source import CONFIG, PREPROCESSOR, Source
 
 #: Filters by Pillow's numbers, which transformers writes, and by timm's names.
 FILTERS: dict[Any, Literal["bicubic", "bilinear"]] = {
@@ -35,11 +35,13 @@ class Prepared:
     Attributes:
         size: height and width in pixels; () where nobody says.
         notes: what differs from the library.
+        where: which file says it; "" where none does and it is as published.
     """
 
     spec: InputSpec
     size: tuple[int, ...]
     notes: tuple[str, ...]
+    where: str = ""
 
 
 def input_spec(family: Family, source: Source, library: str) -> Prepared:
@@ -80,7 +82,8 @@ def _of_transformers(said: dict[str, Any]) -> Prepared:
     if not said.get("do_normalize", True):
         mean, std = [0.0] * 3, [1.0] * 3
     ratio = min(one / whole for one, whole in zip(target, resized, strict=True))
-    return Prepared(_spec(fit, FILTERS[filtered], ratio, mean, std), target, tuple(notes))
+    spec = _spec(fit, FILTERS[filtered], ratio, mean, std)
+    return Prepared(spec, target, tuple(notes), PREPROCESSOR)
 
 
 def _geometry(
@@ -88,6 +91,8 @@ def _geometry(
 ) -> tuple[Literal["crop", "stretch"], tuple[int, ...], tuple[int, ...]]:
     """How it is fitted; sides before the cut, of ``crop`` the short one for both; the target."""
     size, cut = said.get("size"), said.get("crop_size")
+    if isinstance(size, int) and said.get("default_to_square") is False:
+        size = {"shortest_edge": size}
     stretched = _both(size)
     resized = stretched or _both(size.get("shortest_edge") if isinstance(size, dict) else None)
     target = _both(cut) if said.get("do_center_crop") else resized
@@ -119,7 +124,7 @@ def _of_timm(said: dict[str, Any], usual: Preparation) -> Prepared:
         said.get("mean") or usual.mean,
         said.get("std") or usual.std,
     )
-    return Prepared(spec, size, ())
+    return Prepared(spec, size, (), f"{CONFIG}: pretrained_cfg")
 
 
 def _spec(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from media.files import atomic_directory
+from media.files import atomic_directory, check_new
 from media.spec import Grid, InputSpec, SpecError
 from models.checkpoint import CheckpointError, save_checkpoint
 from models.encodings.resize import table_at
@@ -24,11 +25,12 @@ from models.pretrained.describe import (
     sides,
     table_grid,
 )
-from models.pretrained.family import Family, Found, Licence
+from models.pretrained.family import NOT_STATED, Family, Found, Licence
 from models.pretrained.hub import SCHEME, fetch
 from models.pretrained.inputs import Prepared, input_spec
 from models.pretrained.recognise import recognise
-from models.pretrained.source import Source, open_source
+from models.pretrained.source import CONFIG, Source, open_source
+from models.pretrained.words import arguments, not_used
 from models.spec import ModelSpec
 from models.vit import VisionTransformer
 
@@ -36,16 +38,6 @@ CHANNELS = {
     "halves": "t and t + D / 2 become a pair",
     "columns-first": "the pairs of rows before those of columns",
 }
-#: Of the arguments that config.json has of a model: read, or seen in the tensors.
-READ = {
-    "img_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "patch_size", "num_classes",
-    "in_chans", "global_pool", "qkv_bias", "norm_eps", "rope_theta", "rope_mixed", "use_ape",
-    "ref_feat_shape", "layerscale_init", "init_values", "ffn_ratio", "ffn_layer",
-    "n_storage_tokens", "num_register_tokens", "mask_k_bias", "pos_embed_rope_base",
-    "pos_embed_rope_normalize_coords", "pos_embed_rope_shift_coords",
-    "pos_embed_rope_jitter_coords", "pos_embed_rope_rescale_coords", "rope_temperature",
-    "untie_global_and_local_cls_norm", "interpolate_antialias", "interpolate_offset",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +47,7 @@ class Options:
     Attributes:
         family: a key of ``FAMILIES``, or timm's name of the model.
         labels: names of the classes.
-        size: pixels (height, width) that the checkpoint is made for.
+        size: pixels (height, width) that the checkpoint is made for; empty: ``_size``.
     """
 
     family: str = ""
@@ -72,9 +64,11 @@ class Imported:
     input: InputSpec
     licence: Licence
     found: str
+    size: str
     converted: list[str]
     folded: list[str]
     left_out: list[str]
+    not_used: list[str]
     notes: list[str]
 
 
@@ -89,46 +83,86 @@ def import_pretrained(address: str, out: Path, options: Options) -> Imported:
         SpecError: something is not told, or contradicts the file.
         FileNotFoundError, FileExistsError: there is no file, or ``out`` is there already.
     """
-    if out.exists():
-        raise FileExistsError(f"expected a new folder, got {out}, which exists")
+    check_new(out)
     hub = address.startswith(SCHEME)
     source = open_source(fetch(address) if hub else Path(address), address if hub else "")
     family, matched = recognise(source, options.family)
-    named = options.family or source.config.get("architecture") or source.name
-    family = family.as_named(str(named))
-    sizes = read_sizes(source, matched)
+    family = family.as_named(*_names(source, options.family))
+    words = arguments(source, matched.layout.library)
+    unused = not_used(family, source, matched.layout.library)
+    sizes = read_sizes(source, matched, words)
     prepared = input_spec(family, source, matched.layout.library)
-    heads = heads_of(family, source, matched, sizes.width, options.heads)
-    trained = table_grid(family, source, matched, sizes.patch, options.size)
-    grid = trained or _usual_grid(source, prepared, sizes, options.size)
-    found = Found(source, matched, heads, sizes.width // heads, grid)
+    heads = heads_of(family, source, matched, words, sizes.width, options.heads)
+    table = table_grid(family, source, matched, words, sizes.patch, options.size)
+    size = _size(words, prepared, sizes, table, options.size)
+    grid = table or size.grid
+    found = Found(source, matched, heads, sizes.width // heads, grid, words)
     matched.check_shapes(source.tensors, shapes(found, sizes))
     check_buffers(found)
     try:
         spec = model_spec(family, found, sizes)
         labels = _labels(options.labels, source, spec.classes)
         state = converted(family, found, spec)
-        asked = grid_of(options.size, sizes.patch, "--size") if options.size else grid
-        resized = asked != grid
-        if resized:
-            spec = _resize(state, spec, asked)
+        if size.grid != grid:
+            spec = _resize(state, spec, size.grid)
         model = _assembled(spec, prepared.spec, state)
     except SpecError as error:
         raise SpecError(f"{source.name}: {error}") from error
-    told = _told(family, found, prepared, model.spec, f"{grid} to {asked}" if resized else "")
+    told = _told(family, found, prepared, model.spec, size, unused)
     with atomic_directory(out) as folder:
         save_checkpoint(folder, model, prepared.spec, labels, _notes(family, found, told))
     return told
 
 
-def _usual_grid(
-    source: Source, prepared: Prepared, sizes: Sizes, asked: tuple[int, ...]
-) -> Grid:
-    """Of a model without a table, which has no grid of its own."""
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What the checkpoint is made for, and who says so."""
+
+    grid: Grid
+    told: str
+
+
+def _size(
+    words: Mapping[str, Any],
+    prepared: Prepared,
+    sizes: Sizes,
+    table: Grid | None,
+    asked: tuple[int, ...],
+) -> Size:
+    """The first that is said of: asked for, as built, pictures prepared, table, as published.
+
+    transformers resizes a table to whatever comes, so its config.json says nothing of a build.
+
+    Raises:
+        SpecError: the patch does not divide it, or nobody tells it.
+    """
     if asked:
-        return grid_of(asked, sizes.patch, "--size")
-    built = sides(source.parts.get("img_size"))
-    return grid_of(built or prepared.size, sizes.patch, "the size of the file (pass --size)")
+        grid = grid_of(asked, sizes.patch, "--size")
+        return Size(grid, f"{_by(asked)} pixels, as --size says")
+    for where, size in (
+        (f"{CONFIG}: img_size", sides(words.get("img_size"))),
+        (prepared.where, prepared.size if prepared.where else ()),
+        ("the table of positions", table.pixels((sizes.patch, sizes.patch)) if table else ()),
+        ("what is published", prepared.size),
+    ):
+        if size:
+            told = f"{_by(size)} pixels, from {where}"
+            if not prepared.where and table and prepared.size != size:
+                told += f"; published for pictures of {_by(prepared.size)}, which --size gives"
+            return Size(grid_of(size, sizes.patch, f"{where} (or pass --size)"), told)
+    raise SpecError("expected a size in the file, which tells none: pass --size")
+
+
+def _names(source: Source, told: str) -> list[str]:
+    """What the model goes by: as told, as timm's file or transformers' has it, and the file's."""
+    config, usual = source.config, source.config.get("pretrained_cfg")
+    tag = usual.get("tag") if isinstance(usual, dict) else None
+    architecture = ".".join(str(one) for one in (config.get("architecture"), tag) if one)
+    return [told, architecture, str(config.get("_name_or_path", "")), source.name]
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))
 
 
 def _resize(state: dict[str, torch.Tensor], spec: ModelSpec, grid: Grid) -> ModelSpec:
@@ -154,7 +188,7 @@ def _assembled(
 
 
 def _labels(given: tuple[str, ...], source: Source, classes: int) -> tuple[str, ...]:
-    """A name for each class: those given, else the file's, else numbers.
+    """A name for each class: those given, else the file's (of timm a list), else numbers.
 
     Of the file's, such as come more than once get the class's number.
 
@@ -162,7 +196,9 @@ def _labels(given: tuple[str, ...], source: Source, classes: int) -> tuple[str, 
         SpecError: they are not as many, or not different.
     """
     if not given:
-        named = source.config.get("id2label")
+        named = source.config.get("id2label") or source.config.get("label_names")
+        if isinstance(named, list):
+            named = {str(number): word for number, word in enumerate(named)}
         numbered = [str(number) for number in range(classes)]
         if isinstance(named, dict) and set(named) == set(numbered):
             words = [str(named[number]) for number in numbered]
@@ -187,15 +223,21 @@ def licence_of(family: Family, source: Source) -> Licence:
     told = source.config.get("pretrained_cfg")
     said = told.get("license") if isinstance(told, dict) else None
     plain = str(said or "").lower().replace("-license", "")
-    if not plain or plain in family.licence.name.lower():
+    usual = family.licence.name
+    if not plain or (plain in usual.lower() and not usual.startswith(NOT_STATED)):
         return family.licence
     return dataclasses.replace(
-        family.licence, name=f"{said} (as the file says; {family.about}: {family.licence.name})"
+        family.licence, name=f"{said} (as the file says; {family.about}: {usual})"
     )
 
 
 def _told(
-    family: Family, found: Found, prepared: Prepared, spec: ModelSpec, resized: str
+    family: Family,
+    found: Found,
+    prepared: Prepared,
+    spec: ModelSpec,
+    size: Size,
+    unused: list[str],
 ) -> Imported:
     """What was done with the tensors, and what differs from the library."""
     has, library = found.matched.theirs, found.library
@@ -210,12 +252,9 @@ def _told(
         "float32"
     }:
         converted.append(f"{', '.join(sorted(stored))} to float32, the values as stored")
-    if resized:
-        converted.append(f"table of positions resized from grid {resized}, as {library} does")
-    notes = list(prepared.notes)
-    unread = sorted(set(found.source.parts) - READ)
-    if unread:
-        notes.append(f"not looked at in config.json: {', '.join(unread)}")
+    if size.grid != found.grid:
+        moved = f"from grid {found.grid} to {size.grid}"
+        converted.append(f"table of positions resized {moved}, as {library} does")
     row = "table" in has and family.class_row(found.matched)
     masked = sorted(name for name in has if name.endswith("key_mask"))
     checked = [has[name] for name in ("token_rows", "token_columns") if name in has]
@@ -224,6 +263,7 @@ def _told(
         input=prepared.spec,
         licence=licence_of(family, found.source),
         found=f"{family.about} ({library}), {len(found.source.tensors)} tensors",
+        size=size.told,
         converted=converted,
         folded=[f"{has['table']}: its first row into {has['class_token']}"] if row else [],
         left_out=[
@@ -231,7 +271,8 @@ def _told(
             *checked,
             *[f"the bias of keys, by {has[name]}" for name in masked],
         ],
-        notes=notes,
+        not_used=unused,
+        notes=list(prepared.notes),
     )
 
 
@@ -248,9 +289,11 @@ def _notes(family: Family, found: Found, told: Imported) -> dict[str, Any]:
             "model": config.get("architecture") or config.get("model_type"),
             "files": found.source.files,
             "licence": dataclasses.asdict(told.licence),
+            "size": told.size,
             "converted": told.converted,
             "folded": told.folded,
             "left_out": told.left_out,
+            "not_used": told.not_used,
             "differs": told.notes,
         },
         "data": {"name": f"what {name} learned from", "train": unknown, "val": unknown},

@@ -47,6 +47,13 @@ def recognise(source: Source, told: str = "") -> tuple[Family, Matched]:
     right = [(family, matched) for family, matched in fits if not matched.wrong]
     if not right:
         family, nearest = max(fits, key=lambda one: (len(one[1].theirs), -one[1].wrong))
+        if not nearest.theirs:
+            held = sorted(source.tensors)
+            more = f" and {len(held) - 3} more" if len(held) > 3 else ""
+            raise CheckpointError(
+                f"expected the tensors of one of {', '.join(FAMILIES)}, got none of theirs but "
+                f"{', '.join(held[:3]) or 'nothing'}{more}"
+            )
         nearest.check(family.name)
     if len({family.name for family, _ in right}) > 1:
         right = [one for one in right if _square(source, *one)] or right

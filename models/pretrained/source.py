@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from media.files import sha256_file
 from media.spec import SpecError
 from media.strict_json import read_json
-from models.checkpoint import CheckpointError, load_tensors
+from models.checkpoint import BEST, DESCRIPTION, CheckpointError, load_tensors
 from models.pretrained.pickled import load_plain
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -20,6 +21,17 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
 SAFE, PICKLED = (".safetensors",), (".pth", ".pt", ".bin")
+#: What is said of files that somebody may take for weights.
+OTHERS = {
+    ".onnx": ": a graph, from which no model can be trained; take the weights it was made of",
+    ".gguf": ": a file of llama.cpp; take the weights it was made of",
+    ".h5": ": weights of Keras; take those of torch",
+    ".msgpack": ": weights of Flax; take those of torch",
+    ".npz": ": arrays of JAX; take the same weights of transformers or timm",
+    ".json": ": words about weights; name the folder that it lies in",
+}
+#: A clone of a repository of the hub has such text in place of files, until they are fetched.
+POINTER = b"version https://git-lfs"
 #: Under which a file of torch.save keeps the tensors, if not as they are.
 INSIDE = ("model", "state_dict")
 
@@ -42,12 +54,6 @@ class Source:
     preprocessor: dict[str, Any]
     files: dict[str, str]
 
-    @property
-    def parts(self) -> dict[str, Any]:
-        """The arguments that a model was made with beside the defaults of its architecture."""
-        told = self.config.get("model_args") or self.config.get("kwargs")
-        return told if isinstance(told, dict) else {}
-
 
 def open_source(path: Path, name: str = "") -> Source:
     """A folder of the hub, or a file of weights with what stands beside it in such a folder.
@@ -57,7 +63,16 @@ def open_source(path: Path, name: str = "") -> Source:
         CheckpointError: weights are missing, cut short, no tensors, or would run code.
     """
     if not path.exists():
-        raise FileNotFoundError(f"expected a file of weights or a folder with one, got {path}")
+        hint = ""
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+            hint = f"; hf://{path} fetches what the hub has under that name"
+        raise FileNotFoundError(
+            f"expected a file of weights or a folder with one, got {path}, which is not there{hint}"
+        )
+    if (path / DESCRIPTION).is_file() or (path / BEST / DESCRIPTION).is_file():
+        raise CheckpointError(
+            f"expected weights of others, got {path}, which is a checkpoint of this project already"
+        )
     folder, weights = (path, _weights(path)) if path.is_dir() else (path.parent, path)
     beside = path.is_dir() or weights.name.removesuffix(INDEX) in WEIGHTS
     files = _shards(weights) if weights.name.endswith(INDEX) else {weights: None}
@@ -84,6 +99,9 @@ def _weights(folder: Path) -> Path:
     found = sorted(path for path in folder.iterdir() if path.suffix in SAFE + PICKLED)
     if len(found) != 1:
         names = ", ".join(path.name for path in found[:4]) or "none"
+        others = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+        if others and not found:
+            names = f"none among {', '.join(others[:6])}{' and more' if len(others) > 6 else ''}"
         raise CheckpointError(
             f"{folder}: expected {WEIGHTS[0]}, its shards with {WEIGHTS[0]}{INDEX}, {WEIGHTS[1]} "
             f"or one other file of weights, got {names}"
@@ -118,11 +136,19 @@ def _check_listed(file: Path, held: dict[str, Tensor], listed: set[str] | None) 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of one file; CheckpointError where it holds none by name."""
+    if path.suffix not in SAFE + PICKLED:
+        known = ", ".join(SAFE + PICKLED)
+        raise CheckpointError(
+            f"expected a file of weights ({known}), got {path.name}{OTHERS.get(path.suffix, '')}"
+        )
+    with path.open("rb") as stream:
+        if stream.read(len(POINTER)) == POINTER:
+            raise CheckpointError(
+                f"{path}: expected tensors, got a pointer of Git LFS to them: fetch the file that "
+                "it names (git lfs pull)"
+            )
     if path.suffix in SAFE:
         return load_tensors(path)
-    if path.suffix not in PICKLED:
-        known = ", ".join(SAFE + PICKLED)
-        raise CheckpointError(f"expected a file of weights ({known}), got {path.name}")
     loaded = load_plain(path)
     for key in INSIDE:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):

@@ -27,7 +27,7 @@ from export.freeze import FrozenAttention, FrozenTransformer
 from export.generated import image
 from export.graph import to_onnx
 from export.make import Options, make_bundle
-from export.parity import FP32, ParityError, compare, graph_logits, open_graph
+from export.parity import FP32, ParityError, compare, fp32_bound, graph_logits, open_graph
 from export.plan import plan_of
 from export.reference import torch_logits
 from media import prepare
@@ -460,23 +460,67 @@ def test_spoilt_checkpoint_is_refused(
     assert "error:" in fails(words, capsys, tmp_path / "bundles")
 
 
+def with_large_head(folder: Path, data: Path) -> Path:
+    """A checkpoint whose logits go into the thousands; those of one picture cancel to nothing."""
+    model, file = make_model(), min((data / "test" / "red").iterdir())
+    pixels = prepare(file.read_bytes(), InputSpec(), GRIDS[0], model.spec.patch)[None].copy()
+    with torch.no_grad():
+        model.head.weight.mul_(1e3)
+        model.head.bias.copy_(-model.features(torch.from_numpy(pixels))[0] @ model.head.weight.T)
+    return save(folder, model, data)
+
+
+def test_a_head_of_large_weights_is_held_to_its_own_numbers(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a linear probe with a weak penalty has: what is left of fp32 near 0 is less, so it is
+    exported, states its largest logit and the bound that goes with it, and is verified.
+    """
+    words = [str(with_large_head(tmp_path / "run", data)), "--name", "large"]
+    words += ["--grid", "3x2", "--out", str(tmp_path / "out"), "--parity-items", "36"]
+    assert main(words) == 0
+    parity = read_bundle(tmp_path / "out" / "large").manifest.grids[0].parity
+    assert parity.largest > 1e3
+    assert (parity.atol, parity.rtol) == (pytest.approx(1e-6 * parity.largest), 1e-4)
+    assert main(["verify", str(tmp_path / "out" / "large")]) == 0
+    assert "verified" in capsys.readouterr().out
+
+
+def test_the_bound_goes_with_the_largest_logit_alone() -> None:
+    """Up to 10 it is what it was; above, a wrong graph is as wrong under any head."""
+    draw = np.random.default_rng(3)
+    expected = draw.normal(0, 2, (40, 5)).astype("f4").clip(-10, 10)
+    assert fp32_bound(float(np.abs(expected).max())) == FP32 == fp32_bound(10.0)
+    rounded = expected + draw.uniform(-8e-6, 8e-6, expected.shape).astype("f4")
+    wrong = expected + draw.uniform(-1e-3, 1e-3, expected.shape).astype("f4")
+    for scale in (1, 1e3, 1e6):
+        assert compare(scale * rounded, scale * expected).worst_ratio <= 1
+        with pytest.raises(ParityError, match="times the bound"):
+            compare(scale * wrong, scale * expected)
+
+
 def test_graph_that_disagrees_leaves_nothing_behind(
     tmp_path: Path,
     checkpoint: Path,
+    data: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If what is turned were off by a thousandth, parity would stop the export."""
+    """If what is turned were off by a thousandth, parity would stop the export, however large the
+    weights of the head are.
+    """
     honest = FrozenAttention.turned
 
     def off(self: FrozenAttention, part: torch.Tensor, rotations: Rotations) -> torch.Tensor:
         return honest(self, part, rotations) * 1.001
 
     monkeypatch.setattr(FrozenAttention, "turned", off)
-    words = [str(checkpoint), "--grid", "3x2", "--out", str(tmp_path), "--parity-items", "36"]
-    error = fails(words, capsys, tmp_path)
-    assert "logits differ" in error
-    assert "no bundle was written" in error
+    for run in (checkpoint, with_large_head(tmp_path / "large" / "best", data)):
+        words = [str(run), "--grid", "3x2", "--out", str(tmp_path), "--parity-items", "36"]
+        words += ["--name", "disagrees"]
+        error = fails(words, capsys, tmp_path)
+        assert "logits differ" in error
+        assert "no bundle was written" in error
 
 
 @pytest.mark.usefixtures("known_graphs")

@@ -17,7 +17,6 @@ from export.golden import golden_files
 from export.parity import graph_logits, open_graph
 from export.proofs import prove
 from media import read
-from media.index import open_dataset
 from media.spec import Grid, InputSpec, SpecError
 from media.strict_json import read_json, to_json
 from models.bundle import Bundle
@@ -82,17 +81,30 @@ def test_card_says_that_nothing_is_ranked(bundle: Bundle) -> None:
     assert "Trained elsewhere, on data that are not known here" in card
 
 
-def test_bundle_without_labels_is_verified(
-    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Every proof that needs no label passes; with labelled data there is nothing to compare."""
-    dataset = open_dataset(squares_data(tmp_path_factory))
-    proofs = [*prove(bundle.root, dataset)]
+def test_bundle_without_labels_is_verified(bundle: Bundle) -> None:
+    """Every proof that needs no label passes, and what there is none of is said."""
+    proofs = [*prove(bundle.root, None)]
     assert not [proof for proof in proofs if proof.passed is False]
     passed = {proof.what for proof in proofs if proof.passed}
     assert {"files", "statements", "goldens 3x2", "goldens 4x5", "rotations 4x5"} <= passed
     told = {proof.what: proof.told for proof in proofs if proof.passed is None}
-    assert told["accuracy 3x2"] == "not stated: the bundle has no labels"
+    for what in ("accuracy", "figures", "calibration"):
+        assert told[what] == "not stated: there is no head; features are proved by their goldens"
+    assert "it is stated as 3x2" in told["parity"]
+
+
+def test_labelled_data_cannot_verify_features(
+    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused before anything is read, with why, and what is proved without them."""
+    data = str(squares_data(tmp_path_factory))
+    assert main(["verify", str(bundle.root), "--data", data]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "has no head, so its answers cannot be compared with the labels of --data" in said.err
+    assert "proved by its goldens" in said.err
+    assert main(["verify", str(bundle.root)]) == 0
+    assert capsys.readouterr().out.endswith("verified\n")
 
 
 def test_served_bundle_gives_the_checkpoints_features(bundle: Bundle) -> None:

@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import io
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 
 from export.check import EMBEDDING
-from export.freeze import FrozenTransformer
-from export.graph import SharedWeights, write_graph
 from export.make import make_bundle
 from export.options import Options
-from export.parity import graph_logits, open_graph
-from export.plan import plan_of
-from media import read
-from media.spec import Grid
-from models.bundle import Bundle
+from export.parity import open_graph
+from media.spec import Grid, InputSpec
+from models.bundle import Bundle, read_bundle
 from models.checkpoint import load_checkpoint
 from models.pretrained.make import Options as ImportOptions
 from models.pretrained.make import import_pretrained
 from tests.helpers import exporter
-from tests.helpers.pretrained_cases import HERE, NAMES, TOLERANCE, folder_of, runs_of
+from tests.helpers.made_once import made_once
+from tests.helpers.pretrained_cases import NAMES, TOLERANCE, folder_of, runs_of
 from tests.helpers.service_fixtures import serving
 
 tables_of_operators = exporter.tables_of_operators
 
-#: How far a service may be from torch: its JSON has fewer digits, and its graph another order.
-SERVED = 1e-4
+#: One server for the cases of each: starting one takes longer than all of their answers.
+SERVED = {
+    "transformers": [name for name in NAMES if name.startswith("hf_")],
+    "authors": [name for name in NAMES if name.startswith(("meta_", "naver_"))],
+    "timm, RoPE": [name for name in NAMES if name.startswith("timm_rope")],
+    "timm": [
+        name for name in NAMES if name.startswith("timm_") and not name.startswith("timm_rope")
+    ],
+}
+
+
+def case(name: str) -> Path:
+    folder = folder_of(name)
+    if folder is None:
+        pytest.skip(f"{name} is not beside this checkout (../shared/reference/pretrained/cases)")
+    return folder
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -40,10 +52,24 @@ def png(pixels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
+def picture_of(pixels: np.ndarray, spec: InputSpec) -> bytes:
+    """A file whose prepared pixels are these, [H, W, 3]: noise around them where it is cut off.
+
+    It has the size that pictures are resized to before the middle is cut, so nothing is resampled.
+    """
+    whole = [math.floor(side / spec.crop_ratio + 1e-6) for side in pixels.shape[:2]]
+    noise = np.random.default_rng(6).integers(0, 256, (*whole, 3), dtype=np.uint8)
+    top, left = (
+        round((outer - side) / 2) for outer, side in zip(whole, pixels.shape, strict=False)
+    )
+    noise[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return png(noise)
+
+
 def write_data(folder: Path, labels: tuple[str, ...]) -> Path:
-    """Six noisy pictures: of every label where there are some, else in one folder."""
+    """Seven noisy pictures: of every label where there are some, else in one folder."""
     draw = np.random.default_rng(5)
-    for place in range(6):
+    for place in range(7):
         into = folder / "test" / labels[place % len(labels)] if labels else folder
         into.mkdir(parents=True, exist_ok=True)
         pixels = draw.integers(0, 256, (23, 31, 3), dtype=np.uint8)
@@ -51,64 +77,90 @@ def write_data(folder: Path, labels: tuple[str, ...]) -> Path:
     return folder
 
 
-def exported(name: str, folder: Path) -> Bundle:
-    """A bundle of the sizes of a case's runs."""
-    import_pretrained(str(HERE / name), folder / "run", ImportOptions())
-    _, description = load_checkpoint(folder / "run")
-    sizes = [tuple(map(int, size.split("x"))) for size in runs_of(HERE / name)]
-    grids = tuple(Grid((height // 4, width // 4)) for height, width in sizes)
-    data = write_data(folder / "data", description.labels)
-    options = Options(
-        folder / "run", grids, folder / "bundles", name.replace("_", "-"), data=data,
-        parity_items=6,
-    )  # fmt: skip
-    return make_bundle(options, Console(quiet=True))
+def grid_of(pixels: np.ndarray, patch: tuple[int, ...]) -> Grid:
+    """Of [B, H, W, 3]."""
+    sides = pixels.shape[1:3]
+    return Grid(tuple(side // own for side, own in zip(sides, patch, strict=True)))
+
+
+def exported(name: str, factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of the sizes of a case's runs, made once for a run of tests."""
+    source = case(name)
+
+    def write(folder: Path) -> None:
+        import_pretrained(str(source), folder / "run", ImportOptions())
+        _, description = load_checkpoint(folder / "run")
+        patch = description.model.patch
+        grids = tuple(grid_of(run["pixels"].numpy(), patch) for run in runs_of(source).values())
+        data = write_data(folder / "data", description.labels)
+        options = Options(
+            folder / "run", grids, folder / "bundles", name.replace("_", "-"), data=data,
+            parity_items=6,
+        )  # fmt: skip
+        make_bundle(options, Console(quiet=True))
+
+    made = made_once(factory, f"pretrained-{name}", write)
+    return read_bundle(made / "bundles" / name.replace("_", "-"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_graphs_give_the_librarys_answers(tmp_path: Path, name: str) -> None:
+def test_graphs_give_the_librarys_answers(
+    tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
     """Of every case, at every size, to 5e-5: features, and logits where there is a head."""
-    folder = folder_of(name)
-    if folder is None:
-        pytest.skip(f"{name} is not beside this checkout (../shared/reference/pretrained/cases)")
-    import_pretrained(str(folder), tmp_path / "run", ImportOptions())
-    model, _ = load_checkpoint(tmp_path / "run")
-    for size, run in runs_of(folder).items():
-        grid = model.grid_of(run["pixels"])
-        frozen = FrozenTransformer(model, grid, "fp32", plan_of(model))
-        two, path = run["pixels"].expand(2, -1, -1, -1), tmp_path / f"{size}.onnx"  # [2, h, w, 3]
-        with SharedWeights(tmp_path / f"{size}.bin") as weights:
-            write_graph(frozen, two, path, weights, head=bool(model.spec.classes))
-        session, given = open_graph(path), {"pixels": run["pixels"].numpy()}
-        features = session.run([EMBEDDING], given)[0]
-        assert abs(features - run["pooled"].numpy()).max() <= TOLERANCE
+    bundle = exported(name, tmp_path_factory)
+    for run in runs_of(case(name)).values():
+        pixels = run["pixels"].numpy()
+        grid = str(grid_of(pixels, bundle.manifest.patch))
+        (entry,) = (one for one in bundle.manifest.grids if one.grid == grid)
+        outputs = ["logits", EMBEDDING] if "logits" in run else [EMBEDDING]
+        found = open_graph(bundle.path(entry.graph)).run(outputs, {"pixels": pixels})
+        assert abs(found[-1] - run["pooled"].numpy()).max() <= TOLERANCE
         if "logits" in run:
-            found = graph_logits(session, given["pixels"])
-            assert abs(found - run["logits"].numpy()).max() <= TOLERANCE
+            assert abs(found[0] - run["logits"].numpy()).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["hf_dinov3", "timm_rope_mixed_ape"])
-def test_the_service_gives_the_checkpoints_answers(tmp_path: Path, name: str) -> None:
-    """Features over HTTP are torch's of the file; of a stretched one they are the library's."""
-    exported(name, tmp_path)
-    model, description = load_checkpoint(tmp_path / "run")
-    run = runs_of(HERE / name)["12x20"]
-    file = png(run["pixels"][0].numpy())
-    with serving(tmp_path / "bundles") as server:
-        said = {"want": "embedding", "grid": "3x5"}
-        answer = server.classify("/v1/classify/image", content=file, params=said)
-        assert answer.status_code == 200, answer.text
-    pixels = read(file, description.input, Grid((3, 5)), (4, 4)).pixels.copy()
-    expected = model.features(torch.from_numpy(pixels))[0].detach().numpy()
-    (result,) = answer.json()["results"]
-    assert abs(np.array(result["embedding"]) - expected).max() <= SERVED
-    if description.input.fit == "stretch":  # so that a file of its size is its pixels
-        assert abs(expected - run["pooled"][0].numpy()).max() <= TOLERANCE
+@pytest.mark.parametrize("group", SERVED)
+def test_the_service_gives_the_librarys_answers(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, group: str
+) -> None:
+    """Over HTTP, of picture files, to 5e-5 at every size: features of all cases, and logits where
+    there is a head. Files are decoded, and cut where the preparation cuts.
+    """
+    names = [name for name in SERVED[group] if folder_of(name)]
+    if not names:
+        pytest.skip("no such case beside this checkout (../shared/reference/pretrained/cases)")
+    bundles = {name: exported(name, tmp_path_factory) for name in names}
+    for bundle in bundles.values():
+        shutil.copytree(bundle.root, tmp_path / bundle.root.name)
+    compared = []
+    with serving(tmp_path) as server:
+        for name, bundle in bundles.items():
+            for size, run in runs_of(case(name)).items():
+                pictures = run["pixels"].numpy()  # [B, H, W, 3]
+                grid = str(grid_of(pictures, bundle.manifest.patch))
+                wanted = {"embedding": "pooled"} | ({"logits": "logits"} if "logits" in run else {})
+                for row, pixels in enumerate(pictures):
+                    file = picture_of(pixels, bundle.manifest.input)
+                    for want, key in wanted.items():
+                        said = {"bundle": bundle.manifest.name, "want": want, "grid": grid}
+                        answer = server.classify(content=file, params=said)
+                        assert answer.status_code == 200, answer.text
+                        (result,) = answer.json()["results"]
+                        off = abs(np.array(result[want]) - run[key][row].numpy()).max()
+                        assert off <= TOLERANCE, f"{name} {size} {want}: {off:.1e}"
+                    compared.append(name)
+    assert set(compared) == set(names)
 
 
-def test_a_licence_goes_into_card_and_manifest(tmp_path: Path) -> None:
+def test_every_case_is_served() -> None:
+    """Each once."""
+    assert sorted(name for names in SERVED.values() for name in names) == sorted(NAMES)
+
+
+def test_a_licence_goes_into_card_and_manifest(tmp_path_factory: pytest.TempPathFactory) -> None:
     """DINOv3's binds what is made of the weights: a bundle says so, and whose weights they are."""
-    bundle = exported("hf_dinov3", tmp_path)
+    bundle = exported("hf_dinov3", tmp_path_factory)
     licence = bundle.manifest.source["licence"]
     assert licence["name"] == "DINOv3 License (19 August 2025)"
     assert "does so under the same licence and adds a copy" in licence["terms"]

@@ -17,6 +17,7 @@ from models.checkpoint import (
     DESCRIPTION,
     WEIGHTS,
     CheckpointError,
+    checkpoint_folder,
     load_checkpoint,
     read_description,
     save_checkpoint,
@@ -181,3 +182,31 @@ def test_encoding_spec_decides_which_weights_there_are() -> None:
         "encoding.entries",
         "encoding.table",
     }
+
+
+def test_a_run_stands_for_its_best_checkpoint(saved: tuple[Path, VisionTransformer]) -> None:
+    """Or is one itself."""
+    folder, _ = saved
+    assert checkpoint_folder(folder) == folder
+    run = folder / "run"
+    run.mkdir()
+    (folder / DESCRIPTION).rename(run / DESCRIPTION)
+    run.rename(folder / "best")
+    assert checkpoint_folder(folder) == folder / "best"
+
+
+def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+    """Nothing, a file, a run without a best, weights of others: what it is and what to do."""
+    (tmp_path / "file").touch()
+    for name in ("run", "public"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "public" / "model.safetensors").touch()
+    for name, told in (
+        ("nowhere", "nowhere is nothing"),
+        ("file", "file is a file"),
+        ("run", "such as a run whose first epoch is not over"),
+        ("public", "weights of others: python -m models.pretrained makes a checkpoint of them"),
+    ):
+        with pytest.raises(CheckpointError, match="expected a run with best/checkpoint.json") as no:
+            checkpoint_folder(tmp_path / name)
+        assert str(no.value).endswith(told)

@@ -283,3 +283,16 @@ def test_command_refuses_and_writes_nothing(
     assert main([str(tmp_path / "old"), "--block", "8", "--out", str(out), *options]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run without a best, and an --out below a file: one line each, and nothing is written."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "file").touch()
+    words = [str(tmp_path / "run"), "--block", "8"]
+    for out, told in (("new", "a run whose first epoch"), ("file/new", "file is a file")):
+        assert main([*words, "--out", str(tmp_path / out)]) == 2
+        line = capsys.readouterr().err
+        assert told in line
+        assert line.count("\n") == 1
+    assert not (tmp_path / "new").exists()

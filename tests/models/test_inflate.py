@@ -308,3 +308,16 @@ def test_scan_is_not_cropped_as_pictures_were() -> None:
     pictures = dataclasses.replace(INPUT, crop_ratio=0.9)
     assert input_of(pictures, "scans").crop_ratio == 1
     assert input_of(pictures, "clips").crop_ratio == 0.9
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run without a best, and an --out below a file: one line each, and nothing is written."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "file").touch()
+    words = [str(tmp_path / "run"), "--onto", "clips", "--grid", "2x3x5", "--depth", "2"]
+    for out, told in (("new", "a run whose first epoch"), ("file/new", "file is a file")):
+        assert main([*words, "--out", str(tmp_path / out)]) == 2
+        line = capsys.readouterr().err
+        assert told in line
+        assert line.count("\n") == 1
+    assert not (tmp_path / "new").exists()

@@ -84,6 +84,53 @@ def test_a_size_resizes_a_table_as_its_library_does(
     assert "resized" in str(description.notes["imported"]["converted"])
 
 
+def prepared_for(folder: Path, **said: object) -> Path:
+    """``hf_dinov2``, whose table is of 16x16 pixels, with another preparation."""
+    shutil.copytree(case("hf_dinov2"), folder)
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    return folder
+
+
+def test_a_checkpoint_is_for_the_pictures_that_its_file_prepares(
+    tmp_path: Path, capsys: Chatter
+) -> None:
+    """Not for its table's size: published DINOv2 has one of 518 pixels and prepares 224. The table
+    is resized as the library does, and printed is what said so; --size has the last word.
+    """
+    oblong = {"size": {"height": 12, "width": 20}, "do_center_crop": False}
+    folder = prepared_for(tmp_path / "oblong", **oblong)
+    assert main([str(folder), "--out", str(tmp_path / "run")]) == 0
+    assert "size       12x20 pixels, from preprocessor_config.json" in capsys.readouterr().out
+    model, description = load_checkpoint(tmp_path / "run")
+    assert description.model.training_grid == Grid((3, 5))
+    run = runs_of(case("hf_dinov2"))["12x20"]
+    check(model, {key: value for key, value in run.items() if "grad." not in key})
+    assert main([str(folder), "--out", str(tmp_path / "built"), "--size", "16x16"]) == 0
+    assert "size       16x16 pixels, as --size says" in capsys.readouterr().out
+    model, description = load_checkpoint(tmp_path / "built")
+    assert description.model.training_grid == Grid((4, 4))
+    check(model, runs_of(case("hf_dinov2"))["16x16"])
+
+
+def test_who_says_the_size(tmp_path: Path, capsys: Chatter) -> None:
+    """As built before as prepared in timm's files; a table where no word is said."""
+    assert main([str(case("timm_eva02")), "--out", str(tmp_path / "built")]) == 0
+    assert "size       12x20 pixels, from config.json: img_size" in capsys.readouterr().out
+    shutil.copytree(case("timm_eva02"), tmp_path / "eva")
+    path = tmp_path / "eva" / "config.json"
+    config = json.loads(path.read_text())
+    del config["model_args"]["img_size"]
+    path.write_text(json.dumps(config))
+    assert main([str(tmp_path / "eva"), "--out", str(tmp_path / "prepared")]) == 0
+    told = "size       12x20 pixels, from config.json: pretrained_cfg"
+    assert told in capsys.readouterr().out
+    torch.save(dinov2_own_names(), tmp_path / "two.pth")
+    assert main([str(tmp_path / "two.pth"), "--out", str(tmp_path / "t"), "--heads", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "size       16x16 pixels, from the table of positions; published for" in printed
+
+
 def test_what_is_said_of_an_import(tmp_path: Path, capsys: Chatter) -> None:
     """Found, converted, folded, left out, and under which licence: printed, and in the notes."""
     assert main([str(case("hf_dinov2")), "--out", str(tmp_path / "two")]) == 0
@@ -219,6 +266,125 @@ def test_a_name_says_what_is_pooled_under_which_licence(tmp_path: Path) -> None:
         assert (description.model.pool, description.licence["name"]) == (pool, licence)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_word_of_the_libraries_own_files_is_known(tmp_path: Path, name: str) -> None:
+    """Used, shown by the tensors, or without effect on an answer: none is told as not used."""
+    done = import_pretrained(str(case(name)), tmp_path / "run", Options())
+    assert done.not_used == []
+
+
+def with_words(folder: Path, name: str, args: dict[str, object], **beside: object) -> Path:
+    """A case of timm with other ``model_args``, and other words beside them."""
+    shutil.copytree(case(name), folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | beside
+    config["model_args"] |= args
+    path.write_text(json.dumps(config))
+    return folder
+
+
+def test_words_that_nothing_reads_are_told(tmp_path: Path, capsys: Chatter) -> None:
+    """By place, name and value, when it is imported and in the checkpoint."""
+    folder = with_words(tmp_path / "eva", "timm_eva02", {"rope_reg": 4}, patch_dropout=0.5)
+    assert main([str(folder), "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "not used   config.json: patch_dropout 0.5\n" in printed
+    assert "not used   config.json: model_args: rope_reg 4\n" in printed
+    told = load_checkpoint(tmp_path / "run")[1].notes["imported"]["not_used"]
+    assert told == ["config.json: patch_dropout 0.5", "config.json: model_args: rope_reg 4"]
+    two = prepared_for(tmp_path / "two", do_sharpen=True, do_thumbnail=False)
+    assert main([str(two), "--out", str(tmp_path / "sharp")]) == 0
+    printed = capsys.readouterr().out
+    assert "not used   preprocessor_config.json: do_sharpen True\n" in printed
+    assert "do_thumbnail" not in printed  # off
+
+
+def test_arguments_of_a_model_go_before_words_beside_them(tmp_path: Path) -> None:
+    """timm builds with model_args; what describes the model, and transformers' keys, do not."""
+    beside: dict[str, object] = {"global_pool": "token", "layer_norm_eps": 1e-2, "num_heads": 4}
+    folder = with_words(tmp_path / "eva", "timm_eva02", {}, **beside)
+    done = import_pretrained(str(folder), tmp_path / "run", Options())
+    assert (done.spec.pool, done.spec.norm_epsilon, done.spec.heads) == ("mean", 1e-6, 2)
+    assert done.not_used == [
+        "config.json: layer_norm_eps 0.01",
+        "config.json: num_heads 4",
+        "config.json: global_pool 'token', as model_args say 'avg'",
+    ]
+    model, _ = load_checkpoint(tmp_path / "run")
+    check(model, runs_of(case("timm_eva02"))["12x20"])
+
+
+def test_arguments_go_before_what_an_architecture_is_by_default(tmp_path: Path) -> None:
+    """Pooling, the base and the reference grid of RoPE, the norms' own name."""
+    folder = with_words(
+        tmp_path / "eva", "timm_eva02", {"global_pool": "token", "rope_temperature": 50.0}
+    )
+    spec = import_pretrained(str(folder), tmp_path / "run", Options()).spec
+    assert (spec.pool, spec.encoding.options["base"]) == ("class", 50.0)
+    assert spec.encoding.options["reference"] == 4
+    shutil.copytree(case("meta_dinov3"), tmp_path / "three")
+    path = tmp_path / "three" / "config.json"
+    config = json.loads(path.read_text())
+    config["kwargs"]["norm_layer"] = "layernorm"
+    path.write_text(json.dumps(config))
+    spec = import_pretrained(str(tmp_path / "three"), tmp_path / "other", Options()).spec
+    assert spec.norm_epsilon == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("told", "licence"),
+    [
+        ("vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", "EUPE's own, non-commercial"),
+        ("vit_small_patch16_dinov3_qkvb.lvd1689m", "DINOv3 License"),
+        ("vit_small_patch16_dinov3_qkvb", "DINOv3 License"),
+        ("vit_small_patch16_dinov3.somebodys", "not stated (DINOv3 itself: DINOv3 License"),
+        ("vit_base_patch16_224.mae", "not stated (ViT (AugReg, DeiT, DINO) itself: Apache-2.0)"),
+        ("vit_base_patch16_224.augreg2_in21k_ft_in1k", "Apache-2.0"),
+        ("deit3_base_patch16_224.fb_in22k_ft_in1k", "Apache-2.0"),
+        ("eva02_tiny_patch14_336.mim_in22k_ft_in1k", "MIT"),
+        ("vit_base_patch14_reg4_dinov2.lvd142m", "Apache-2.0"),
+        ("vit_base_patch16_rope_mixed_224.naver_in1k", "Apache-2.0"),
+    ],
+)
+def test_a_name_says_under_which_licence(told: str, licence: str) -> None:
+    """Others' weights of a published architecture are not under the family's licence."""
+    family = next(one for one in FAMILIES.values() if one.has_architecture(told))
+    assert family.as_named(told).licence.name.startswith(licence)
+
+
+def test_what_a_file_says_of_its_licence_counts(tmp_path: Path) -> None:
+    """Whatever its tag is; the family's own stands beside it."""
+    for place, license in enumerate(("apache-2.0", "cc-by-nc-4.0")):
+        words = {"pretrained_cfg": {"tag": "somebodys", "license": license}}
+        folder = with_words(tmp_path / f"{place}", "timm_vit", {}, **words)
+        done = import_pretrained(str(folder), tmp_path / f"run{place}", Options(size=(12, 20)))
+        assert done.licence.name.startswith(f"{license} (as the file says; ViT")
+
+
+def test_eupe_is_never_under_the_licence_of_dinov3(tmp_path: Path, capsys: Chatter) -> None:
+    """By timm's tag in config.json, by --family, or by the file's own name alone."""
+    words: dict[str, object] = {"tag": "eupe_lvd1689m", "license": None}
+    config = json.loads((case("timm_dinov3") / "config.json").read_text())
+    cfg = config["pretrained_cfg"] | words
+    folder = with_words(tmp_path / "tagged", "timm_dinov3", {}, pretrained_cfg=cfg)
+    file = tmp_path / "alone.safetensors"
+    shutil.copyfile(case("timm_dinov3") / "model.safetensors", file)
+    shutil.copyfile(file, tmp_path / "EUPE-ViT-S.safetensors")
+    named = ["--family", "vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", "--heads", "2"]
+    for place, arguments in enumerate((
+        [str(folder)],
+        [str(file), *named],
+        [str(tmp_path / "EUPE-ViT-S.safetensors"), "--family", "dinov3", "--heads", "2"],
+    )):
+        assert main([*arguments, "--out", str(tmp_path / f"{place}")]) == 0
+        printed = capsys.readouterr().out
+        assert "found      EUPE, built as DINOv3 (timm)" in printed
+        assert "licence    EUPE's own, non-commercial" in printed
+        assert "DINOv3 License" not in printed
+        licence = load_checkpoint(tmp_path / f"{place}")[1].licence
+        assert "non-commercial use alone" in licence["terms"]
+
+
 def test_labels_are_given_read_or_numbered(tmp_path: Path) -> None:
     """A file of names, config.json's own, or numbers; a model without a head has none."""
     (tmp_path / "names.txt").write_text("ant\nbee\ncow\ndog\neel\nfox\n")
@@ -228,6 +394,9 @@ def test_labels_are_given_read_or_numbered(tmp_path: Path) -> None:
     assert imported(case("hf_dinov2"), tmp_path / "read")[1].labels[0] == "LABEL_0"
     assert imported(case("timm_eva02"), tmp_path / "none")[1].labels[4] == "class 4"
     assert imported(case("hf_dinov3"), tmp_path / "headless")[1].labels == ()
+    names = ["ant", "bee", "cow", "dog", "eel"]
+    folder = with_words(tmp_path / "eva", "timm_eva02", {}, label_names=names)
+    assert imported(folder, tmp_path / "timm")[1].labels == tuple(names)
 
 
 def test_names_that_come_twice_get_their_number(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.checkpoint import load_checkpoint
 from models.pretrained.__main__ import main
 from tests.helpers.pretrained_cases import HERE
 
@@ -49,7 +50,10 @@ def changed(
     held = load_file(target / "model.safetensors")
     weights(held)
     save_file(held, target / "model.safetensors")
-    told = json.loads((target / "config.json").read_text()) | config
+    told = json.loads((target / "config.json").read_text())
+    for key, value in config.items():
+        within = isinstance(value, dict) and isinstance(told.get(key), dict)
+        told[key] = told[key] | value if within else value
     (target / "config.json").write_text(json.dumps(told))
     return target
 
@@ -277,12 +281,49 @@ def test_a_table_whose_grid_nobody_tells(tmp_path: Path, capsys: Chatter) -> Non
     ("name", "config", "expected"),
     [
         ("hf_dinov3", {"hidden_act": "gelu_pytorch_tanh"}, "expected hidden_act 'gelu'"),
-        ("timm_eva02", {"global_pool": "map"}, "expected global_pool token or avg, got 'map'"),
+        (
+            "timm_eva02",
+            {"model_args": {"global_pool": "map"}},
+            "expected global_pool token or avg, got 'map'",
+        ),
         ("timm_eva02", {"architecture": "vit_base_patch16_siglip_224"}, "expected one of dinov3"),
         ("hf_dinov2", {"image_size": 20}, "expected 25 rows of patches, of grid 5x5, got 16"),
-        ("timm_eva02", {"num_classes": 6}, "num_classes 6, but the tensors have 5"),
-        ("timm_eva02", {"global_pool": ["avg"]}, "expected global_pool token or avg, got ['avg']"),
-        ("timm_eva02", {"ref_feat_shape": [4]}, "a square ref_feat_shape, got [4]"),
+        (
+            "timm_eva02",
+            {"model_args": {"num_classes": 6}},
+            "num_classes 6, but the tensors have 5",
+        ),
+        (
+            "timm_eva02",
+            {"model_args": {"global_pool": ["avg"]}},
+            "expected global_pool token or avg, got ['avg']",
+        ),
+        ("timm_eva02", {"model_args": {"ref_feat_shape": [4]}}, "a square ref_feat_shape, got [4]"),
+        (
+            "timm_eva02",
+            {"model_args": {"act_layer": "quick_gelu"}},
+            "config.json: model_args: act_layer changes what is computed, and no tensor shows it: "
+            "expected 'gelu', got 'quick_gelu'",
+        ),
+        ("timm_eva02", {"model_args": {"use_post_norm": True}}, "expected False, got True"),
+        ("timm_eva02", {"model_args": {"rope_rotate_half": True}}, "expected False, got True"),
+        ("timm_rope_mixed_ape", {"model_args": {"rope_grid_offset": 1}}, "expected 0.0, got 1"),
+        (
+            "timm_rope_mixed_ape",
+            {"model_args": {"ref_feat_shape": [4, 4]}},
+            "expected it to be absent, got [4, 4]",
+        ),
+        (
+            "timm_rope_mixed_ape",
+            {"model_args": {"rope_grid_indexing": "ij"}},
+            "expected 'xy', got 'ij'",
+        ),
+        ("hf_dinov3", {"rope_scaling": {"factor": 2}}, "rope_scaling changes what is computed"),
+        (
+            "meta_dinov3",
+            {"kwargs": {"norm_layer": "rmsnorm"}},
+            "expected norm_layer layernorm or layernormbf16, got 'rmsnorm'",
+        ),
         ("timm_eva02", {"pretrained_cfg": {"mean": 0.5}}, "mean: expected a number for each of 3"),
         ("timm_eva02", {"pretrained_cfg": {"crop_pct": "x"}}, "crop_pct: expected a number, got"),
         ("timm_eva02", {"pretrained_cfg": {"interpolation": [3]}}, "bicubic or bilinear, got"),
@@ -306,6 +347,7 @@ def test_words_that_ask_for_another_model(
         ({"resample": [3]}, "expected resample 2 (bilinear) or 3 (bicubic), got [3]"),
         ({"image_std": None}, "std: expected a number for each of 3 colours, got None"),
         ({"size": {"longest_edge": 18}}, "got size {'longest_edge': 18}"),
+        ({"do_flip_channel_order": True}, "preprocessor_config.json: do_flip_channel_order"),
         ({"crop_size": {"height": 32, "width": 32}}, "crop_size of the same shape within it"),
     ],
 )
@@ -317,6 +359,85 @@ def test_preparations_that_cannot_be_said(
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | said))
     assert expected in refused(folder, capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "expected"),
+    [
+        ("a.onnx", b"\x08\x08", "got a.onnx: a graph, from which no model can be trained"),
+        ("a.gguf", b"GGUF", "got a.gguf: a file of llama.cpp"),
+        ("a.h5", b"\x89HDF", "got a.h5: weights of Keras"),
+        ("a.npz", b"PK", "got a.npz: arrays of JAX; take the same weights of transformers"),
+        ("config.json", b"{}", "got config.json: words about weights; name the folder"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    ],
+)
+def test_what_somebody_takes_for_weights(
+    tmp_path: Path, capsys: Chatter, name: str, held: bytes, expected: str
+) -> None:
+    """Other libraries' files, words, and what a clone has in place of files: what to do instead."""
+    (tmp_path / name).write_bytes(held)
+    assert expected in refused(tmp_path / name, capsys)
+
+
+def test_folders_that_somebody_names(tmp_path: Path, capsys: Chatter) -> None:
+    """Of two models, of a graph, and a checkpoint of this project: what lies in them is told."""
+    folder = tmp_path / "models"
+    shutil.copytree(HERE / "hf_dinov2", folder / "two")
+    shutil.copytree(HERE / "hf_dinov3", folder / "three")
+    assert "got none among three/, two/" in refused(folder, capsys)
+    (folder / "model.onnx").touch()
+    assert "got none among model.onnx, three/, two/" in refused(folder, capsys)
+    assert main([str(folder / "two"), "--out", str(tmp_path / "done")]) == 0
+    assert "done, which is a checkpoint of this project already" in refused(
+        tmp_path / "done", capsys
+    )
+
+
+def test_names_of_the_hub_without_its_scheme(
+    tmp_path: Path, capsys: Chatter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OWNER/NAME that is no folder: how it is fetched."""
+    monkeypatch.chdir(tmp_path)
+    line = refused(Path("facebook/dinov2-small"), capsys)
+    assert "which is not there; hf://facebook/dinov2-small fetches what the hub has" in line
+
+
+def test_tensors_of_no_family(tmp_path: Path, capsys: Chatter) -> None:
+    """No family is said to be meant where not one name is known: what there is is named."""
+    save_file({f"conv{n}.weight": torch.ones(2) for n in range(5)}, tmp_path / "a.safetensors")
+    line = refused(tmp_path / "a.safetensors", capsys)
+    assert "got none of theirs but conv0.weight, conv1.weight, conv2.weight and 2 more" in line
+
+
+def test_labels_that_are_no_text(tmp_path: Path, capsys: Chatter) -> None:
+    """Bytes, a folder, nothing; a mark of byte order and empty lines at the end are no names."""
+    folder, names = changed(tmp_path, "hf_dinov2"), tmp_path / "names.txt"
+    words = ("--labels", str(names))
+    assert "names.txt: No such file" in refused(folder, capsys, *words)
+    names.write_bytes(b"\xff\xfe\0a")
+    assert "--labels: expected a text file of names, got" in refused(folder, capsys, *words)
+    assert "Is a directory" in refused(folder, capsys, "--labels", str(tmp_path))
+    names.write_bytes(b"\xef\xbb\xbfant\r\nbee\r\ncow\r\ndog\r\neel\r\nfox\r\n\r\n")
+    assert main([str(folder), "--out", str(tmp_path / "run"), *words]) == 0
+    assert load_checkpoint(tmp_path / "run")[1].labels[::5] == ("ant", "fox")
+
+
+def test_numbers_that_cannot_be(tmp_path: Path, capsys: Chatter) -> None:
+    """More patches than any attention takes, before a table of them is made; heads below 1."""
+    folder = changed(tmp_path, "hf_dinov2")
+    line = refused(folder, capsys, "--size", "99996x99996")
+    assert "--size: expected at most 65536 patches, got 99996x99996 pixels" in line
+    for heads in ("0", "-2"):
+        line = refused(folder, capsys, "--heads", heads)
+        assert f"--heads: expected at least 1, got {heads}" in line
+
+
+def test_an_out_below_a_file(tmp_path: Path, capsys: Chatter) -> None:
+    """Before anything is read."""
+    (tmp_path / "file").touch()
+    assert main([str(HERE / "hf_dinov3"), "--out", str(tmp_path / "file" / "run")]) == 2
+    assert "file is a file; nothing was written" in capsys.readouterr().err
 
 
 def test_an_out_that_is_there(tmp_path: Path, capsys: Chatter) -> None:

@@ -275,7 +275,7 @@ def test_broken_items_are_named_or_left_out(
     [
         (("--grid", "4x3x2"), "grid 4x3x2 has 3 axes, the model 2"),
         (("--out", "."), "is not empty"),
-        (("--init-from", "nowhere"), "expected a checkpoint folder"),
+        (("--init-from", "nowhere"), "expected a run with best/checkpoint.json in it"),
     ],
 )
 def test_bad_input_is_refused(

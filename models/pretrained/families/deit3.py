@@ -38,8 +38,10 @@ FAMILY = Family(
         r"deit3_\w+_384": {"preparation": PREPARATION | {TIMM: Preparation(384, 384)}},
         r"in22k": {"preparation": PREPARATION | {TIMM: Preparation(224, 224)}},
     },
+    tags="fb_",
     encoding=encoding,
     architectures=r"deit3_\w+_patch\d+_\d+",
     repository=ORIGINAL,
     table_rule={TIMM: "bicubic-antialias", ORIGINAL: "bicubic"},
+    built={"no_embed_class": True},
 )

@@ -120,6 +120,7 @@ FAMILY = Family(
         TIMM: Preparation(518, 518),
         ORIGINAL: Preparation(224, 256),
     },
+    tags="lvd142m",
     encoding=encoding,
     model_types=("dinov2", "dinov2_with_registers"),
     architectures=r"vit_\w+_patch14(_reg4)?_dinov2",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from models.checkpoint import CheckpointError
 from models.pretrained.buffers import check_periods
 from models.pretrained.families import names
 from models.pretrained.family import TIMM, TRANSFORMERS, Family, Found, Licence, Preparation
@@ -12,6 +13,8 @@ from models.spec import EncodingSpec
 
 ORIGINAL = "facebookresearch/dinov3"
 BASE = 100.0
+#: Its own names of norms, and their epsilon; published models have the second.
+NORMS = {"layernorm": 1e-6, "layernormbf16": 1e-5}
 
 LICENCE = Licence(
     "DINOv3 License (19 August 2025)",
@@ -19,6 +22,13 @@ LICENCE = Licence(
     "as this is, does so under the same licence and adds a copy of it (LICENSE.md of "
     "facebookresearch/dinov3). Publications acknowledge DINOv3. No military, nuclear, espionage "
     "or weapons use.",
+)
+
+#: Others' weights of this architecture, which DINOv3's licence says nothing of.
+EUPE = Licence(
+    "EUPE's own, non-commercial (its card has the text)",
+    "Not an open-source licence: for non-commercial use alone. Its terms are those of the card of "
+    "the weights and are not repeated here.",
 )
 
 LAYOUTS = (
@@ -90,8 +100,12 @@ def encoding(found: Found) -> EncodingSpec:
     """The base that is said, or the periods that the file holds, if they are those of the base.
 
     Raises:
-        CheckpointError: they are not.
+        CheckpointError: they are not, or norms are of another kind.
     """
+    if (norm := found.said("norm_layer", default="layernorm")) not in NORMS:
+        raise CheckpointError(
+            f"config.json: expected norm_layer {' or '.join(NORMS)}, got {norm!r:.60}"
+        )
     base = found.number("rope_theta", "pos_embed_rope_base", "rope_temperature", default=BASE)
     moved = {
         name: found.number(f"pos_embed_{name}", f"pos_embed_rope_{name}_coords", default=off)
@@ -109,6 +123,7 @@ def encoding(found: Found) -> EncodingSpec:
     )
 
 
+HEADS = {384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32}
 PREPARATION = {
     TRANSFORMERS: Preparation(224, 224, "stretch", "bilinear"),
     TIMM: Preparation(256, 256),
@@ -121,7 +136,7 @@ FAMILY = Family(
     about="DINOv3",
     licence=LICENCE,
     layouts=LAYOUTS,
-    heads={384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32},
+    heads=HEADS,
     epsilon={TRANSFORMERS: 1e-5, TIMM: 1e-5, ORIGINAL: 1e-5},
     preparation=PREPARATION,
     published={
@@ -131,12 +146,26 @@ FAMILY = Family(
                 for library, usual in PREPARATION.items()
             }
         },
-        "lingbot": {"pool": {}, "licence": Licence("Apache-2.0")},
+        "(?i)eupe": {"about": "EUPE, built as DINOv3", "licence": EUPE, "heads": HEADS | {192: 3}},
+        "(?i)lingbot": {
+            "about": "LingBot-Vision, built as DINOv3",
+            "pool": {},
+            "licence": Licence("Apache-2.0"),
+        },
     },
+    tags="lvd1689m|sat493m",
     encoding=encoding,
     model_types=("dinov3_vit",),
     architectures=r"vit_\w+_patch16_(dinov3(_qkvb)?|lingbot)",
     repository=ORIGINAL,
     channels="halves",
     pool={TIMM: "mean"},
+    built={
+        "rope_type": "dinov3",
+        "rope_rotate_half": True,
+        "rope_grid_indexing": "ij",
+        "use_rot_pos_emb": True,
+        "norm_layer": ...,
+    },
+    norm_layers=NORMS,
 )

@@ -53,7 +53,8 @@ def encoding(found: Found) -> EncodingSpec:
     height, width = sides(said) or (0, 1)
     if height != width:
         raise CheckpointError(f"config.json: expected a square ref_feat_shape, got {said}")
-    return EncodingSpec("axial_rope", base=BASE, reference=height)
+    base = found.number("rope_temperature", default=BASE)
+    return EncodingSpec("axial_rope", base=base, reference=height)
 
 
 FAMILY = Family(
@@ -64,9 +65,17 @@ FAMILY = Family(
     heads={192: 3, 384: 6, 768: 12, 1024: 16},
     epsilon={TIMM: 1e-6},
     preparation={TIMM: Preparation(224, 248, mean=MEAN, std=STD)},
+    tags="mim_",
     encoding=encoding,
     architectures=r"eva02_(tiny|small|base|large)_patch14_\d+",
     class_row=lambda matched: True,
     table_rule={TIMM: "bicubic-antialias"},
     pool={TIMM: "mean"},
+    built={
+        "rope_type": "cat",
+        "rope_grid_indexing": "ij",
+        "use_rot_pos_emb": True,
+        "ref_feat_shape": ...,
+        "no_embed_class": False,
+    },
 )

@@ -68,8 +68,15 @@ def _family(kind: str, table: bool) -> Family:
         encoding=mixed if kind == "mixed" else axial,
         architectures=rf"vit_\w+_patch16_rope{'_mixed' * (kind == 'mixed')}{ape}_\d+",
         repository=ORIGINAL,
+        tags="naver_",
         channels="as ours" if kind == "mixed" else "columns-first",
         table_rule={TIMM: "bicubic-antialias", ORIGINAL: "bicubic"} if table else {},
+        built={
+            "rope_type": "mixed" if kind == "mixed" else "cat",
+            "rope_grid_indexing": "xy",
+            "use_rot_pos_emb": True,
+            "no_embed_class": True,
+        },
     )
 
 

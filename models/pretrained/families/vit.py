@@ -86,9 +86,11 @@ FAMILY = Family(
         r"deit_|\.dino$|dino_": _timm(Preparation(224, 248)),
         r"vit_\w+_384": _timm(Preparation(384, 384, mean=HALF[0], std=HALF[1])),
     },
+    tags="augreg|orig_|dino$|fb_",
     encoding=encoding,
     model_types=("vit",),
     architectures=r"vit_(tiny|small|base|large|huge)_patch\d+_\d+|deit_(tiny|small|base)_patch\d+_\d+",
     class_row=lambda matched: True,
     table_rule={TRANSFORMERS: "bicubic", TIMM: "bicubic-antialias"},
+    built={"no_embed_class": False},
 )
