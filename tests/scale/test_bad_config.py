@@ -48,9 +48,9 @@ def test_the_config_of_the_repository_is_right() -> None:
     [
         ("num_cpus: 1", "num_cpu: 1", "0.deployments.0.ray_actor_options.num_cpu: unknown key"),
         ("min_replicas", "mni_replicas", "0.autoscaling_config.mni_replicas: unknown key"),
-        ("policy_function", "policy_functoin",
+        ("target_ongoing_requests: 2", "policy: {policy_functoin: deploy.ray.scaling:by_nothing}",
          "0.autoscaling_config.policy.policy_functoin: unknown key"),
-        ("scaling:by_predicted_seconds", "scaling:by_nothing",
+        ("target_ongoing_requests: 2", "policy: {policy_function: deploy.ray.scaling:by_nothing}",
          "policy: module 'deploy.ray.scaling' has no attribute 'by_nothing'"),
         ("open: true", "opne: true", "applications.0.args: opne: "),
         ("open: true", "open: false", "no keys; set keys_file"),
