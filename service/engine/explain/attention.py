@@ -31,5 +31,5 @@ def attention_of(target: Target, item: Decoded, rollout: np.ndarray) -> Attentio
     ]
     axes = axes_of(modality, item.pixels.shape, edges, item.evidence)
     # more than an even share is drawn as what speaks for a label is, less as what is against it
-    overlay = draw(modality, item.pixels, values - 1, edges, item.evidence)
+    overlay = draw(modality, item.pixels, values - 1, edges, item.evidence, quick=True)
     return Attention(float(rollout.sum(axis=1).mean()), Map(values, axes, overlay))

@@ -26,7 +26,12 @@ Edges = Sequence[Sequence[int]]
 
 
 def draw(
-    modality: str, pixels: np.ndarray, values: np.ndarray, edges: Edges, seen: Evidence
+    modality: str,
+    pixels: np.ndarray,
+    values: np.ndarray,
+    edges: Edges,
+    seen: Evidence,
+    quick: bool = False,
 ) -> bytes:
     """A PNG with an alpha channel.
 
@@ -39,23 +44,29 @@ def draw(
         values: ``[*cells]``, of a clip ``[views, *cells]``.
         edges: of the cells, pixels per axis.
         seen: what the reader told; nothing of pixels that came prepared.
+        quick: half of each side, for who waits for it: a large one takes as long as an answer.
     """
+    part = 0.5 if quick else 1.0
     strength = values / (np.abs(values).max() or 1)  # -1 to 1
     place = [int(one) for one in np.unravel_index(values.argmax(), values.shape)]
     if modality == "image":
-        picture = _image(pixels[0], strength, edges, seen)
+        picture = _image(pixels[0], strength, edges, seen, part * SIDE)
     elif modality == "video":
         view, strongest = place[:2]
-        picture = _frames(pixels[view], strength[view], edges, seen, strongest)
+        picture = _frames(
+            pixels[view], strength[view], edges, seen, strongest, part * FRAME_SIDE
+        )
     else:
-        picture = _planes(pixels[0, ..., 0], strength, edges, seen, place)
-    return encode_png(picture)
+        picture = _planes(pixels[0, ..., 0], strength, edges, seen, place, part * PLANE_SIDE)
+    return encode_png(picture, quick)
 
 
-def _image(view: np.ndarray, strength: np.ndarray, edges: Edges, seen: Evidence) -> np.ndarray:
+def _image(
+    view: np.ndarray, strength: np.ndarray, edges: Edges, seen: Evidence, longest: float
+) -> np.ndarray:
     """[h, w, C] where it lies in the upright original."""
     height, width = seen.get("size") or view.shape[:2]
-    scale = SIDE / max(height, width)
+    scale = longest / max(height, width)
     canvas = np.zeros((_length(scale * height), _length(scale * width), 4), np.uint8)
     box = seen.get("box") or [(0, height), (0, width)]
     rows, columns = (
@@ -68,14 +79,19 @@ def _image(view: np.ndarray, strength: np.ndarray, edges: Edges, seen: Evidence)
 
 
 def _frames(
-    view: np.ndarray, strength: np.ndarray, edges: Edges, seen: Evidence, strongest: int
+    view: np.ndarray,
+    strength: np.ndarray,
+    edges: Edges,
+    seen: Evidence,
+    strongest: int,
+    longest: float,
 ) -> np.ndarray:
     """[time, h, w, C] -> one frame for each cell of time, in a row."""
     box = seen.get("box")
     sides = [end - begin for begin, end in box] if box else view.shape[1:3]
     times = [(begin + end) // 2 for begin, end in pairwise(edges[0])]
     row = [
-        _panel(view[time].mean(axis=2), heat, edges[1:], sides, FRAME_SIDE)
+        _panel(view[time].mean(axis=2), heat, edges[1:], sides, longest)
         for time, heat in zip(times, strength, strict=True)
     ]
     framed = row[strongest]
@@ -85,7 +101,12 @@ def _frames(
 
 
 def _planes(
-    scan: np.ndarray, strength: np.ndarray, edges: Edges, seen: Evidence, place: Sequence[int]
+    scan: np.ndarray,
+    strength: np.ndarray,
+    edges: Edges,
+    seen: Evidence,
+    place: Sequence[int],
+    longest: float,
 ) -> np.ndarray:
     """[d, h, w] -> its three planes through the middle of a cell."""
     spacing = seen.get("spacing_mm") or (1.0, 1.0, 1.0)
@@ -96,7 +117,7 @@ def _planes(
         sides = [lengths[other] for other in others]
         panel = _panel(
             scan.take(middle, axis), strength.take(place[axis], axis),
-            [edges[other] for other in others], sides, PLANE_SIDE * max(sides) / max(lengths),
+            [edges[other] for other in others], sides, longest * max(sides) / max(lengths),
         )  # fmt: skip
         # Depth runs to the head: drawn downwards it would turn the body upside down.
         row.append(panel if axis == 0 else panel[::-1])

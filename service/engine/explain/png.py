@@ -11,16 +11,18 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: Of an IHDR: bits of a sample, colour with alpha, deflate, the usual filters, no interlacing.
 FORM = (8, 6, 0, 0, 0)
 UP = 2  # the filter of a row that has its difference to the row above
-LEVEL = 6  # of zlib
+#: Of zlib; the second takes a third of the time, for files half as large again.
+LEVEL, QUICK_LEVEL = 6, 1
 
 
-def encode_png(picture: np.ndarray) -> bytes:
+def encode_png(picture: np.ndarray, quick: bool = False) -> bytes:
     """uint8 ``[height, width, 4]``, red, green, blue and alpha, as a PNG file."""
+    level = QUICK_LEVEL if quick else LEVEL
     height, width = picture.shape[:2]
     rows = np.full((height, 1 + 4 * width), UP, np.uint8)
     rows[:, 1:] = np.diff(picture.reshape(height, -1), axis=0, prepend=np.uint8(0))  # modulo 256
     header = struct.pack(">IIBBBBB", width, height, *FORM)
-    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.data, LEVEL)), (b"IEND", b"")
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.data, level)), (b"IEND", b"")
     return SIGNATURE + b"".join(_chunk(name, body) for name, body in parts)
 
 
