@@ -28,6 +28,7 @@ from service.engine.engine import Engine
 from service.engine.explain import occlusion
 from service.engine.explain.explanation import Explain, Occlusion
 from service.engine.explain.masks import MOST_MASKS, MOST_ROWS, Masks
+from service.engine.explain.png import resize, sampled
 from service.engine.failures import (
     BadParameter,
     ExplanationTooLong,
@@ -355,6 +356,13 @@ def npy(voxels: np.ndarray) -> bytes:
     encoded = io.BytesIO()
     np.save(encoded, voxels)
     return encoded.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(40, 33), (14, 9), (21, 11)])
+def test_quick_pictures_are_those_of_the_others_where_they_grow(shape: tuple[int, int]) -> None:
+    """Linear between pixels, without a product of matrices."""
+    picture = np.random.default_rng(1).random((14, 9))
+    np.testing.assert_allclose(sampled(picture, *shape), resize(picture, *shape), atol=1e-6)
 
 
 @pytest.mark.parametrize("modality", INPUTS)

@@ -7,13 +7,14 @@ image is transparent, so that the picture fits over the upright original.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from service.engine.decode.evidence import Evidence
-from service.engine.explain.png import encode_png, resize
+from service.engine.explain.png import encode_png, resize, sampled
 
 FOR, AGAINST = (255, 140, 0), (30, 110, 255)
 FULLEST = 0.6  # of colour, over the grey
@@ -23,6 +24,18 @@ FRAME_SIDE, PLANE_SIDE = 160, 320
 GAP, LINE = 4, 3  # pixels between them, and of the line around the frame of the strongest cell
 
 Edges = Sequence[Sequence[int]]
+
+
+class Look(NamedTuple):
+    """How large and how well pictures are drawn.
+
+    Attributes:
+        part: of the sides above.
+        resize: [h, w] -> float32 [height, width].
+    """
+
+    part: float
+    resize: Callable[[np.ndarray, int, int], np.ndarray]
 
 
 def draw(
@@ -46,27 +59,27 @@ def draw(
         seen: what the reader told; nothing of pixels that came prepared.
         quick: half of each side, for who waits for it: a large one takes as long as an answer.
     """
-    part = 0.5 if quick else 1.0
+    look = Look(0.5, sampled) if quick else Look(1.0, resize)
     strength = values / (np.abs(values).max() or 1)  # -1 to 1
     place = [int(one) for one in np.unravel_index(values.argmax(), values.shape)]
     if modality == "image":
-        picture = _image(pixels[0], strength, edges, seen, part * SIDE)
+        picture = _image(pixels[0], strength, edges, seen, look)
     elif modality == "video":
         view, strongest = place[:2]
         picture = _frames(
-            pixels[view], strength[view], edges, seen, strongest, part * FRAME_SIDE
+            pixels[view], strength[view], edges, seen, strongest, look
         )
     else:
-        picture = _planes(pixels[0, ..., 0], strength, edges, seen, place, part * PLANE_SIDE)
+        picture = _planes(pixels[0, ..., 0], strength, edges, seen, place, look)
     return encode_png(picture, quick)
 
 
 def _image(
-    view: np.ndarray, strength: np.ndarray, edges: Edges, seen: Evidence, longest: float
+    view: np.ndarray, strength: np.ndarray, edges: Edges, seen: Evidence, look: Look
 ) -> np.ndarray:
     """[h, w, C] where it lies in the upright original."""
     height, width = seen.get("size") or view.shape[:2]
-    scale = longest / max(height, width)
+    scale = look.part * SIDE / max(height, width)
     canvas = np.zeros((_length(scale * height), _length(scale * width), 4), np.uint8)
     box = seen.get("box") or [(0, height), (0, width)]
     rows, columns = (
@@ -74,7 +87,7 @@ def _image(
         for (begin, end), most in zip(box, canvas.shape, strict=False)
     )
     sides = rows.stop - rows.start, columns.stop - columns.start
-    canvas[rows, columns] = _tinted(view.mean(axis=2), strength, edges, *sides)
+    canvas[rows, columns] = _tinted(view.mean(axis=2), strength, edges, look, *sides)
     return canvas
 
 
@@ -84,14 +97,14 @@ def _frames(
     edges: Edges,
     seen: Evidence,
     strongest: int,
-    longest: float,
+    look: Look,
 ) -> np.ndarray:
     """[time, h, w, C] -> one frame for each cell of time, in a row."""
     box = seen.get("box")
     sides = [end - begin for begin, end in box] if box else view.shape[1:3]
     times = [(begin + end) // 2 for begin, end in pairwise(edges[0])]
     row = [
-        _panel(view[time].mean(axis=2), heat, edges[1:], sides, longest)
+        _panel(view[time].mean(axis=2), heat, edges[1:], sides, FRAME_SIDE, look)
         for time, heat in zip(times, strength, strict=True)
     ]
     framed = row[strongest]
@@ -106,7 +119,7 @@ def _planes(
     edges: Edges,
     seen: Evidence,
     place: Sequence[int],
-    longest: float,
+    look: Look,
 ) -> np.ndarray:
     """[d, h, w] -> its three planes through the middle of a cell."""
     spacing = seen.get("spacing_mm") or (1.0, 1.0, 1.0)
@@ -117,7 +130,7 @@ def _planes(
         sides = [lengths[other] for other in others]
         panel = _panel(
             scan.take(middle, axis), strength.take(place[axis], axis),
-            [edges[other] for other in others], sides, longest * max(sides) / max(lengths),
+            [edges[other] for other in others], sides, PLANE_SIDE * max(sides) / max(lengths), look,
         )  # fmt: skip
         # Depth runs to the head: drawn downwards it would turn the body upside down.
         row.append(panel if axis == 0 else panel[::-1])
@@ -125,23 +138,29 @@ def _planes(
 
 
 def _panel(
-    grey: np.ndarray, heat: np.ndarray, edges: Edges, sides: Sequence[float], longest: float
+    grey: np.ndarray,
+    heat: np.ndarray,
+    edges: Edges,
+    sides: Sequence[float],
+    longest: float,
+    look: Look,
 ) -> np.ndarray:
     """[h, w] tinted, in the shape of ``sides`` (height, width), the long one of ``longest``."""
-    scale = longest / (max(sides) or 1)
-    return _tinted(grey, heat, edges, *(_length(scale * side) for side in sides))
+    scale = look.part * longest / (max(sides) or 1)
+    return _tinted(grey, heat, edges, look, *(_length(scale * side) for side in sides))
 
 
 def _tinted(
-    grey: np.ndarray, heat: np.ndarray, edges: Edges, height: int, width: int
+    grey: np.ndarray, heat: np.ndarray, edges: Edges, look: Look, height: int, width: int
 ) -> np.ndarray:
     """[h, w] under a colour for each cell, uint8 [height, width, 4]."""
+    share = (FULLEST * np.abs(heat)).astype(np.float32)  # [cells, cells]
+    under = np.where(heat[..., np.newaxis] > 0, FOR, AGAINST) * share[..., np.newaxis]
     for axis, (places, target) in enumerate(zip(edges, (height, width), strict=True)):
         middles = (np.arange(target) + 0.5) * places[-1] / target
-        heat = heat.take(np.searchsorted(places, middles, "right") - 1, axis)  # [height, width]
-    share = FULLEST * np.abs(heat)[..., np.newaxis]
-    colour = np.where(heat[..., np.newaxis] > 0, FOR, AGAINST)  # [height, width, 3]
-    mixed = (1 - share) * resize(grey, height, width)[..., np.newaxis] + share * colour
+        cells = np.searchsorted(places, middles, "right") - 1
+        share, under = share.take(cells, axis), under.take(cells, axis)  # [height, width], [.., 3]
+    mixed = ((1 - share) * look.resize(grey, height, width))[..., np.newaxis] + under
     tinted = np.full((height, width, 4), 255, np.uint8)
     tinted[..., :3] = np.clip(mixed, 0, 255)
     return tinted
