@@ -32,4 +32,5 @@ def attention_of(target: Target, item: Decoded, rollout: np.ndarray) -> Attentio
     axes = axes_of(modality, item.pixels.shape, edges, item.evidence)
     # more than an even share is drawn as what speaks for a label is, less as what is against it
     overlay = draw(modality, item.pixels, values - 1, edges, item.evidence, quick=True)
-    return Attention(float(rollout.sum(axis=1).mean()), Map(values, axes, overlay))
+    share = min(1.0, float(rollout.sum(axis=1).mean()))  # all of it is 1 but for rounding
+    return Attention(share, Map(values, axes, overlay))
