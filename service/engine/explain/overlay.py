@@ -1,8 +1,9 @@
 """A map as a picture: what the model saw, in grey, under what it was worth.
 
-Orange is where hiding cost the label something, blue where it helped it; the strongest of both is
-the fullest. Cells are not smoothed: nothing finer was measured. What the model did not see of an
-image is transparent, so that the picture fits over the upright original.
+Orange is where hiding cost the label something, or where attention was above its mean; blue where
+it helped the label, or where attention was below. The strongest of both is the fullest. Cells are
+not smoothed: nothing finer was measured. What the model did not see of an image is transparent, so
+that the picture fits over the upright original.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from service.engine.explain.png import encode_png, resize
 FOR, AGAINST = (255, 140, 0), (30, 110, 255)
 FULLEST = 0.6  # of colour, over the grey
 SIDE = 512  # pixels of the long side of an image
-#: Of the long side of a frame and of a plane; up to eight frames stand in a row.
+#: Of the long side of a frame and of a plane; of occlusion up to eight frames stand in a row.
 FRAME_SIDE, PLANE_SIDE = 160, 320
 GAP, LINE = 4, 3  # pixels between them, and of the line around the frame of the strongest cell
 
