@@ -148,7 +148,8 @@ class Pipeline:
                 self.on_answer(job, Answered(target, item, row, calibrated))
             if job.hides:
                 answer["explanation"] = await self._explain(job, target, item, row, course, charge)
-            elif row.attention is not None:
+            elif job.explain is not None:
+                assert row.attention is not None  # or the bundle had been refused
                 looked = await asyncio.to_thread(attention_of, target, item, row.attention)
                 answer["explanation"] = looked
         timing = Timing.of(decoded, row.queue_seconds, row.inference_seconds)
