@@ -273,7 +273,8 @@ class Prover:
 
 def _check_attention(session: Session, golden: Replay) -> None:
     """BundleError unless a graph that shall explain tells attention, of every patch of a row."""
-    expected, found = [1, Grid.parse(golden.grid).tokens], None
+    expected = [1, Grid.parse(golden.grid).tokens]
+    found: list[int] | None = None
     if isinstance(session, Looker):
         found = list(session.look(golden.rows[:1])[-1].shape)
     if found != expected:
