@@ -137,15 +137,19 @@ def _tinted(
     grey: np.ndarray, heat: np.ndarray, edges: Edges, height: int, width: int
 ) -> np.ndarray:
     """[h, w] under a colour for each cell, uint8 [height, width, 4]."""
-    for axis, (places, target) in enumerate(zip(edges, (height, width), strict=True)):
-        middles = (np.arange(target) + 0.5) * places[-1] / target
-        heat = heat.take(np.searchsorted(places, middles, "right") - 1, axis)  # [height, width]
-    share = FULLEST * np.abs(heat)[..., np.newaxis]
-    colour = np.where(heat[..., np.newaxis] > 0, FOR, AGAINST)  # [height, width, 3]
-    mixed = (1 - share) * resize(grey, height, width)[..., np.newaxis] + share * colour
+    share = FULLEST * np.abs(heat)[..., np.newaxis].astype(np.float32)  # [*cells, 1]
+    colour = share * np.where(heat[..., np.newaxis] > 0, FOR, AGAINST).astype(np.float32)
+    places = np.ix_(*(_cells(*one) for one in zip(edges, (height, width), strict=True)))
+    mixed = resize(grey, height, width)[..., np.newaxis] * (1 - share)[places] + colour[places]
     tinted = np.full((height, width, 4), 255, np.uint8)
-    tinted[..., :3] = np.clip(mixed, 0, 255)
+    tinted[..., :3] = np.clip(mixed, 0, 255)  # [height, width, 3]
     return tinted
+
+
+def _cells(edges: Sequence[int], pixels: int) -> np.ndarray:
+    """In which cell each of so many pixels along an axis lies."""
+    middles = (np.arange(pixels) + 0.5) * edges[-1] / pixels
+    return np.searchsorted(edges, middles, "right") - 1  # [pixels]
 
 
 def _beside(row: Sequence[np.ndarray]) -> np.ndarray:
