@@ -38,7 +38,8 @@ from service.engine.failures import (
 )
 from service.engine.job import Job, Outcome, softmax
 from service.engine.model import Choice, Target
-from service.engine.schedule import BATCH, DEVICE, Charge
+from service.engine.pipeline import DRAW_SECONDS
+from service.engine.schedule import BATCH, CPU, DEVICE, Charge
 from service.settings import make_settings
 from tests.helpers import service_fixtures as fixtures
 from tests.helpers.scan_files import nifti
@@ -468,6 +469,9 @@ def test_price_is_that_of_all_rows(stage: Stage) -> None:
     plainly = stage.engine.pipeline.predict(Job(plain("video"), choice))
     assert (plainly.kind, "explain" in plainly.parts) == ("video", False)
     assert work.own >= plainly.own + 2 * masks * row
+    assert work.parts["answer"][CPU] - plainly.parts["answer"][CPU] == pytest.approx(
+        DRAW_SECONDS
+    )
 
 
 def test_explanation_that_cannot_be_in_time_says_how_long_it_takes(
