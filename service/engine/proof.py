@@ -92,7 +92,7 @@ class Prover:
             for (key, graph), device in itertools.product(graphs, self._devices):
                 if device not in failed:
                     try:
-                        proven = await self._open(bundle, graph, target, device, pixels)
+                        proven = await self._open(bundle, key, graph, target, device, pixels)
                         opened.append((device, key, target, *proven))
                     except (BundleError, DeviceError) as error:
                         failed[device] = error
@@ -147,11 +147,17 @@ class Prover:
             loop.call_soon_threadsafe(self._devices.close_queue, key)
 
     async def _open(
-        self, bundle: Bundle, graph: str, target: Target, device: Device, goldens: np.ndarray
+        self,
+        bundle: Bundle,
+        key: Key,
+        graph: str,
+        target: Target,
+        device: Device,
+        goldens: np.ndarray,
     ) -> tuple[Replay, RunCosts]:
         """A graph on a device, which has given the stored logits there, and what its runs cost."""
         session = await self._open_graph(bundle, graph, target, device)
-        replay = await self._replay(target, session, device, goldens)
+        replay = await self._replay(key, target, session, device, goldens)
         costs = await self.on_device(device, self._measure, device, session, replay)
         return replay.first, costs
 
@@ -231,7 +237,7 @@ class Prover:
         return await self.in_thread(np.stack, [item.pixels for item in items])
 
     async def _replay(
-        self, target: Target, session: Session, device: Device, pixels: np.ndarray
+        self, key: Key, target: Target, session: Session, device: Device, pixels: np.ndarray
     ) -> Replay:
         """Send the decoded goldens through the real device; BundleError unless all agree."""
         manifest = target.manifest
@@ -239,10 +245,14 @@ class Prover:
             tolerance = manifest.tolerance(session.device)
         except KeyError:
             raise BundleError(f"no tolerance is stated for {session.device}") from None
-        replay = Replay(session, pixels, manifest.goldens, target.grid, tolerance)
-        for batch in (replay, replay.first):  # the batch axis must be free
+        most_rows = self._most_rows(target.grid, session)
+        replay = Replay(session, pixels, manifest.goldens, target.grid, tolerance, most_rows)
+        checks: list[Callable[[], None]] = [replay.run, replay.first.run]  # any number of rows
+        if key == target.attention_key:
+            checks.append(partial(_check_attention, session, replay.first))
+        for check in checks:
             try:
-                await self.on_device(device, batch.run)
+                await self.on_device(device, check)
             except BundleError:
                 raise
             except Exception as error:
@@ -259,3 +269,13 @@ class Prover:
         """What a call gives, on a thread of a device."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(device.station.executor, partial(call, *arguments))
+
+
+def _check_attention(session: Session, golden: Replay) -> None:
+    """BundleError unless a graph that shall explain tells attention, of every patch of a row."""
+    expected = [1, Grid.parse(golden.grid).tokens]
+    found: list[int] | None = None
+    if isinstance(session, Looker):
+        found = list(session.look(golden.rows[:1])[-1].shape)
+    if found != expected:
+        raise BundleError(f"grid {golden.grid}: expected attention {expected}, got {found}")

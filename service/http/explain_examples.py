@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 #: The first bytes of a PNG; the picture itself would fill the page.
 OVERLAY = "iVBORw0KGgo="
@@ -84,12 +84,29 @@ EXPLANATIONS: dict[str, dict[str, Any]] = {
 
 
 def attention_of(modality: str) -> dict[str, Any]:
-    """The example of occlusion as one of attention."""
+    """The example of occlusion as one of attention: the same places count most."""
     example = EXPLANATIONS[modality]
-    kept = {name: example[name] for name in ("axes", "overlay")}
-    values = 1 + np.array(example["values"]) / 2
-    values = np.round(values / values.mean() * SHARE, 6)
-    place = [int(one) for one in np.unravel_index(values.argmax(), values.shape)]
-    peak = {"value": float(values.max()), "index": place, "where": example["peak"]["where"]}
-    told = {"method": "attention", "share": SHARE, "values": values.tolist(), "peak": peak}
-    return told | kept
+    mean = fmean(1 + value / 2 for value in _flat(example["values"]))
+
+    def told(value: Any) -> Any:
+        if isinstance(value, list):
+            return [told(one) for one in value]
+        return round((1 + value / 2) / mean * SHARE, 6)
+
+    return {
+        "method": "attention",
+        "share": SHARE,
+        "axes": example["axes"],
+        "values": told(example["values"]),
+        "peak": example["peak"] | {"value": told(example["peak"]["value"])},
+        "overlay": example["overlay"],
+    }
+
+
+def _flat(values: Any) -> Iterator[float]:
+    """The numbers of nested lists."""
+    for one in values:
+        if isinstance(one, list):
+            yield from _flat(one)
+        else:
+            yield one

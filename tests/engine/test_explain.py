@@ -39,7 +39,8 @@ from service.engine.failures import (
 )
 from service.engine.job import Job, Outcome, softmax
 from service.engine.model import Choice, Target
-from service.engine.schedule import BATCH, DEVICE, Charge
+from service.engine.pipeline import DRAW_SECONDS
+from service.engine.schedule import BATCH, CPU, DEVICE, Charge
 from service.settings import make_settings
 from tests.helpers import service_fixtures as fixtures
 from tests.helpers.scan_files import nifti
@@ -387,6 +388,10 @@ def test_label_may_be_another_than_the_first(stage: Stage) -> None:
     assert np.argmax(first.map.values) == np.argmin(other.map.values)
     with pytest.raises(BadParameter, match="explain: expected a label below 5, got 5"):
         stage.explain(media, f"{ONE} image", label=5)
+    with pytest.raises(BadParameter, match="explain: expected occlusion, attention; got 'guess'"):
+        stage.explain(media, f"{ONE} image", method="guess")
+    with pytest.raises(BadParameter, match="explain: a label is explained by occlusion alone"):
+        stage.explain(media, f"{ONE} image", label=1, method="attention")
     with pytest.raises(BadParameter, match="explain: of an answer, .*got want=embedding"):
         Job(media, stage.choose(f"{ONE} image"), "embedding", explain=Explain())
 
@@ -476,6 +481,9 @@ def test_price_is_that_of_all_rows(stage: Stage) -> None:
     plainly = stage.engine.pipeline.predict(Job(plain("video"), choice))
     assert (plainly.kind, "explain" in plainly.parts) == ("video", False)
     assert work.own >= plainly.own + 2 * masks * row
+    assert work.parts["answer"][CPU] - plainly.parts["answer"][CPU] == pytest.approx(
+        DRAW_SECONDS
+    )
 
 
 def test_explanation_that_cannot_be_in_time_says_how_long_it_takes(

@@ -81,7 +81,7 @@ def play(
             pool: Any = SimpleNamespace(ready=True)
             known = (Golden("golden/0.png", {"1": (GOLDEN, -GOLDEN)}),)
             pixels = np.full((1, 1, 1), GOLDEN, np.uint8)  # [goldens, views, 1]
-            golden = Replay(session, pixels, known, "1", Tolerance("cpu", "fp32", 1e-4, 0))
+            golden = Replay(session, pixels, known, "1", Tolerance("cpu", "fp32", 1e-4, 0), 8)
             golden.run()  # as when its bundle was examined
             session.goldens = 0
             deaths: list[str] = []
@@ -97,6 +97,20 @@ def play(
                 session.gate.set()
 
     asyncio.run(run())
+
+
+def test_replay_keeps_to_the_rows_of_a_run() -> None:
+    """Goldens may be more than fit into memory at once, views of one of them too."""
+    session = Mortal()
+    session.most = 2
+    known = tuple(Golden(f"{one}.png", {"1": (one, -one)}) for one in (3, 5, 9))
+    pixels = np.repeat(np.array([3, 5, 9], np.uint8), 3).reshape(3, 3, 1)  # [goldens, views, 1]
+    exact = Tolerance("cpu", "fp32", 0, 0)
+    whole = Replay(session, pixels, known, "1", exact, 2)
+    for replay in (whole, whole.first):
+        replay.run()
+    with pytest.raises(RuntimeError):
+        Replay(session, pixels, known, "1", exact, 3).run()
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -19,15 +19,18 @@ from media.spec import Grid
 from service.engine.vocabulary import MOST_EXPLAINED
 from service.http.openapi import KINDS
 from tests.helpers.service_fixtures import (
+    LABELS,
     MEDIA,
     TINY,
     RunningServer,
     run,
     serving,
     tiny_rollout,
+    tiny_towards,
     wait_until,
     write_tiny_bundle,
 )
+from tests.helpers.tiny_graph import tiny_graph
 
 MODALITIES = tuple(TINY)
 ASKED = {"explain": "attention"}
@@ -180,6 +183,44 @@ def test_graph_that_differs_is_refused(tmp_path: Path) -> None:
         (bundle,) = server.get("/v1/bundles").json()["bundles"]
         assert bundle["state"] == "refused"
         assert "differs from its stored logits" in bundle["reason"]
+
+
+def spoilt(root: Path, graph: bytes, path: str = "graphs/2x3-attention.onnx") -> None:
+    """A bundle with another graph of one grid, which gives the same logits."""
+    folder = write_tiny_bundle(root, "tiny", embeds=True, looks=True)
+    (folder / path).write_bytes(graph)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][path] = sha256_file(folder / path)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("embeds", "patches", "reason"),
+    [
+        (True, None, "grid 2x3: expected attention [1, 6], got None"),
+        (True, 5, "grid 2x3: expected attention [1, 6], got [1, 5]"),
+        (False, 6, "the graph of grid 2x3 cannot be run"),
+    ],
+)
+def test_second_graph_that_cannot_explain_is_refused(
+    tmp_path: Path, embeds: bool, patches: int | None, reason: str
+) -> None:
+    """At start, though its logits are right: a request would find it out too late."""
+    towards = None if patches is None else tiny_towards("2x3")[:, :patches]
+    spoilt(tmp_path, tiny_graph((8, 12, 3), len(LABELS), "uint8", embeds, towards=towards))
+    with serving(tmp_path, ready=False) as server:
+        wait_until(lambda: server.get("/v1/bundles").json()["bundles"], "the bundle to be checked")
+        (bundle,) = server.get("/v1/bundles").json()["bundles"]
+        assert (bundle["state"], bundle["reason"]) == ("refused", reason)
+
+
+def test_nobody_gets_an_explanation_unasked(tmp_path: Path) -> None:
+    """Whatever the graph of plain answers tells."""
+    graph = tiny_graph((8, 12, 3), len(LABELS), "uint8", True, towards=tiny_towards("2x3"))
+    spoilt(tmp_path, graph, "graphs/2x3.onnx")
+    with serving(tmp_path) as server:
+        (result,) = post(server, content=MEDIA["image"](3)).json()["results"]
+        assert "explanation" not in result
 
 
 def test_command_draws_it(bundles: Path, tmp_path: Path) -> None:

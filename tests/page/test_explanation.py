@@ -147,7 +147,7 @@ def test_another_button_shows_where_attention_went(
     explanation = answer["results"][0]["explanation"]
     assert (shown.get_attribute("src") or "").partition(",")[2] == explanation["overlay"]
     part = tab.page.locator(".explanation").inner_text()
-    assert "more than an even share" in part
+    assert "more than the mean of all patches" in part
     assert f"{explanation['peak']['value']:.1f} times an even share came from" in part
     tab.page.get_by_label("Where it looked", exact=True).check()
     assert "explain=attention" in tab.page.locator(".code code").inner_text()

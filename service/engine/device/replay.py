@@ -18,6 +18,7 @@ class Replay:
     """Goldens of one grid and the session that must give their logits.
 
     Attributes:
+        most_rows: of one run, as of a request's.
         seconds: of its newest run that succeeded, of the wall; 0 before.
         succeeded: when that was, monotonic.
     """
@@ -27,6 +28,7 @@ class Replay:
     goldens: tuple[Golden, ...]
     grid: str
     tolerance: Tolerance
+    most_rows: int
     seconds: float = 0.0
     succeeded: float = -math.inf
 
@@ -41,14 +43,16 @@ class Replay:
         return replace(self, pixels=self.pixels[:1].copy(), goldens=self.goldens[:1])
 
     def run(self) -> None:
-        """Run all of them as one batch, in this thread.
+        """Run all of them in as few batches as may be, in this thread.
 
         Raises:
             BundleError: the logits are not the stored ones.
             Exception: whatever the session raises.
         """
         started = time.monotonic()
-        logits = self.session.run(self.rows)
+        starts = range(0, len(self.rows), self.most_rows)
+        parts = [self.session.run(self.rows[start : start + self.most_rows]) for start in starts]
+        logits = np.concatenate(parts)
         self._compare(_of_items(logits, self.pixels))
         self.succeeded = time.monotonic()
         self.seconds = self.succeeded - started

@@ -9,7 +9,7 @@ import numpy as np
 from media.spec import Grid
 from service.engine.decode.task import Decoded
 from service.engine.explain.axes import axes_of
-from service.engine.explain.explanation import Attention, Map
+from service.engine.explain.explanation import DIGITS, Attention, Map
 from service.engine.explain.overlay import draw
 from service.engine.model import Target
 
@@ -30,6 +30,10 @@ def attention_of(target: Target, item: Decoded, rollout: np.ndarray) -> Attentio
         for side, tokens in zip(target.manifest.patch, grid.size, strict=True)
     ]
     axes = axes_of(modality, item.pixels.shape, edges, item.evidence)
-    # more than an even share is drawn as what speaks for a label is, less as what is against it
-    overlay = draw(modality, item.pixels, values - 1, edges, item.evidence, quick=True)
-    return Attention(float(rollout.sum(axis=1).mean()), Map(values, axes, overlay))
+    # More than the mean is drawn as what speaks for a label is, less as what is against it. It is
+    # not 1 where class token and registers keep a part, and then nearly all patches may be below 1.
+    # Differences that are not told, such as those of rounding, are not drawn.
+    contrast = np.round(values - values.mean(), DIGITS)
+    overlay = draw(modality, item.pixels, contrast, edges, item.evidence, quick=True)
+    share = min(1.0, float(rollout.sum(axis=1).mean()))  # all of it is 1 but for rounding
+    return Attention(share, Map(values, axes, overlay))

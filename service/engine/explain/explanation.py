@@ -38,6 +38,12 @@ class Explain:
 
     def check(self, want: str, labels: int) -> None:
         """BadParameter where the rest of a job does not go with it."""
+        if self.method not in METHODS:
+            raise BadParameter(
+                f"explain: expected {', '.join(METHODS)}; got {self.method[:20]!a}"
+            )
+        if self.label is not None and not self.hides:
+            raise BadParameter(f"explain: a label is explained by {OCCLUSION} alone")
         if want not in EXPLAINED:
             raise BadParameter(
                 f"explain: of an answer, so with want={', '.join(EXPLAINED)}; got want={want}"
@@ -49,12 +55,10 @@ class Explain:
 def explain_method(parameters: Mapping[str, str]) -> str | None:
     """What ``explain`` says; BadParameter for another method, or what does not go with it."""
     method = parameters.get("explain")
-    if method is not None and method not in METHODS:
-        raise BadParameter(f"explain: expected {', '.join(METHODS)}; got {method[:20]!a}")
+    if method is not None:
+        Explain(method=method).check(parameters.get("want", EXPLAINED[0]), 1)
     if method != OCCLUSION and "explain_label" in parameters:
         raise BadParameter(f"explain_label: only with explain={OCCLUSION}")
-    if method is not None:
-        Explain().check(parameters.get("want", EXPLAINED[0]), 1)
     return method
 
 

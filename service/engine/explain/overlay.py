@@ -1,8 +1,9 @@
 """A map as a picture: what the model saw, in grey, under what it was worth.
 
-Orange is where hiding cost the label something, blue where it helped it; the strongest of both is
-the fullest. Cells are not smoothed: nothing finer was measured. What the model did not see of an
-image is transparent, so that the picture fits over the upright original.
+Orange is where hiding cost the label something, or where attention was above its mean; blue where
+it helped the label, or where attention was below. The strongest of both is the fullest. Cells are
+not smoothed: nothing finer was measured. What the model did not see of an image is transparent, so
+that the picture fits over the upright original.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from service.engine.explain.png import encode_png, resize, sampled
 FOR, AGAINST = (255, 140, 0), (30, 110, 255)
 FULLEST = 0.6  # of colour, over the grey
 SIDE = 512  # pixels of the long side of an image
-#: Of the long side of a frame and of a plane; up to eight frames stand in a row.
+#: Of the long side of a frame and of a plane; of occlusion up to eight frames stand in a row.
 FRAME_SIDE, PLANE_SIDE = 160, 320
 GAP, LINE = 4, 3  # pixels between them, and of the line around the frame of the strongest cell
 
@@ -154,16 +155,19 @@ def _tinted(
     grey: np.ndarray, heat: np.ndarray, edges: Edges, look: Look, height: int, width: int
 ) -> np.ndarray:
     """[h, w] under a colour for each cell, uint8 [height, width, 4]."""
-    share = (FULLEST * np.abs(heat)).astype(np.float32)  # [cells, cells]
-    under = np.where(heat[..., np.newaxis] > 0, FOR, AGAINST) * share[..., np.newaxis]
-    for axis, (places, target) in enumerate(zip(edges, (height, width), strict=True)):
-        middles = (np.arange(target) + 0.5) * places[-1] / target
-        cells = np.searchsorted(places, middles, "right") - 1
-        share, under = share.take(cells, axis), under.take(cells, axis)  # [height, width], [.., 3]
-    mixed = ((1 - share) * look.resize(grey, height, width))[..., np.newaxis] + under
+    share = FULLEST * np.abs(heat)[..., np.newaxis].astype(np.float32)  # [*cells, 1]
+    colour = share * np.where(heat[..., np.newaxis] > 0, FOR, AGAINST).astype(np.float32)
+    places = np.ix_(*(_cells(*one) for one in zip(edges, (height, width), strict=True)))
+    mixed = look.resize(grey, height, width)[..., np.newaxis] * (1 - share)[places] + colour[places]
     tinted = np.full((height, width, 4), 255, np.uint8)
-    tinted[..., :3] = np.clip(mixed, 0, 255)
+    tinted[..., :3] = np.clip(mixed, 0, 255)  # [height, width, 3]
     return tinted
+
+
+def _cells(edges: Sequence[int], pixels: int) -> np.ndarray:
+    """In which cell each of so many pixels along an axis lies."""
+    middles = (np.arange(pixels) + 0.5) * edges[-1] / pixels
+    return np.searchsorted(edges, middles, "right") - 1  # [pixels]
 
 
 def _beside(row: Sequence[np.ndarray]) -> np.ndarray:

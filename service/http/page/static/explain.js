@@ -30,7 +30,7 @@ const methods = {
   },
   attention: {
     ask: "Where attention went", waiting: "Following attention",
-    colours: () => ["more than an even share", "less"],
+    colours: () => ["more than the mean of all patches", "less"],
     what: () => "which patches attention carried into the answer",
   },
 };
