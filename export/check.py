@@ -90,8 +90,8 @@ def _check_ends(graph: ModelProto, dtype: str, attention: bool) -> None:
     names = [value.name for value in ends]
     wanted = [EXPLAINED] if attention else OUTPUTS
     if names[:1] != ["pixels"] or names[1:] not in wanted:
-        told = " or ".join(", ".join(outputs) for outputs in wanted)
-        raise GraphError(f"expected input pixels and outputs {told}, got {', '.join(names)}")
+        told = ", ".join(EXPLAINED) if attention else f"logits or {EMBEDDING}"
+        raise GraphError(f"expected input pixels and output {told}, got {names}")
     types = [value.type.tensor_type.elem_type for value in ends]
     if types != [PIXELS[dtype], *[FLOAT] * (len(ends) - 1)]:
         raise GraphError(f"expected {dtype} pixels and float32 outputs, got {_names(types)}")

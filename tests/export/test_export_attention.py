@@ -133,7 +133,7 @@ def stated(part: str, ratio: float) -> Spoil:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (twice_as_large, "goldens 4x5 with attention: 2 together and alone"),
+        (twice_as_large, "goldens 4x5 with attention: 4 together and alone"),
         (not_told, "graph 4x5 with attention: GraphError: unexpected operators {'Attention'}"),
         (stated("rollout", 1.5), "parity at 4x5 is outside its bound"),
         (stated("parity", 1.5), "parity at 4x5 is outside its bound"),
