@@ -196,6 +196,7 @@ class BundleGrid:
         top1: accuracy on the measured split, 0 to 1; None where the bundle has no labels.
         figures: None in bundles from before there were any.
         abstain: threshold of a request that says no other; None is no threshold.
+        explain: what it can be asked with to tell where it looked; none of older servers.
     """
 
     grid: str
@@ -206,6 +207,7 @@ class BundleGrid:
     figures: Figures | None = None
     calibration: Calibration | None = None
     abstain: float | None = None
+    explain: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,8 @@ def alternatives(schema: dict[str, Any], schemas: dict[str, Any]) -> Iterator[di
     """The schemas that one stands for, none of which is a reference or a choice."""
     if "$ref" in schema:
         yield from alternatives(schemas[schema["$ref"].rpartition("/")[2]], schemas)
-    elif "anyOf" in schema:
-        for one in schema["anyOf"]:
+    elif choice := schema.get("anyOf") or schema.get("oneOf"):
+        for one in choice:
             yield from alternatives(one, schemas)
     else:
         yield schema

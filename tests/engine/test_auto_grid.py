@@ -202,7 +202,9 @@ def test_charge_follows_the_grid_that_was_taken(tmp_path: Path) -> None:
         engine = held.engine
         engine.backlog.rates[CPU] = engine.backlog.rates[DEVICE] = 1
         seconds = {"2x3": 10.0, "3x2": 30.0}
-        engine.pipeline.run_seconds = lambda *targets: fmean(seconds[one.grid] for one in targets)
+        engine.pipeline.run_seconds = lambda job, *targets: fmean(
+            seconds[one.grid] for one in targets
+        )
         session.gate.clear()
         runs = len(session.batches)
         file, grid = FILES["image"][1]
