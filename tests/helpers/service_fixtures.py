@@ -452,7 +452,12 @@ def complaint(done: subprocess.CompletedProcess[str], status: int) -> str:
 
 
 def children(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Of a process; none of one that has gone."""
+    try:
+        told = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(one) for one in told.split()]
 
 
 def is_alive(pid: int) -> bool:
