@@ -165,9 +165,7 @@ class Study:
             return ["linear-probe", "--init-from", pretrained, "--data", self._pictures(one),
                     "--workers", 0]  # fmt: skip
         pictures = self.tiny if one == self.pretrained else self._pictures(one)
-        common = ["cifar10-liere8", "--data", pictures, "--allow-duplicates"]
-        if (one.root / "run" / "last").is_symlink():
-            return [*common, "--resume"]
+        common = ["cifar10-liere8", "--data", pictures, "--allow-duplicates", "--resume", "auto"]
         epochs, batch = PRETRAINING if one == self.pretrained else SIZES[one.size]
         shared = ["precision=bf16", "choose=last", "workers=1", f"epochs={epochs}",
                   f"batch={batch}", f"seed={one.seed}"]  # fmt: skip
