@@ -134,7 +134,9 @@ class Stub:
 
 def serve(bundles: Path, profile: Path) -> None:
     """The server, on a free port until SIGTERM, with stubs for graphs; profiled from SIGUSR1 on."""
-    settings = read_settings(["--bundles", str(bundles), "--port", "0", "--device", "cpu"])
+    # Until a decode worker is warm its files cost so much that a slow machine would refuse some.
+    words = ["--bundles", str(bundles), "--port", "0", "--device", "cpu", "--max-wait", "60"]
+    settings = read_settings(words)
     app = create_app(settings, lambda *_: Stub())
     server = Server(settings, app, socket.create_server(("127.0.0.1", 0), backlog=2048))
     profiler = cProfile.Profile(time.thread_time)

@@ -46,8 +46,10 @@ def idle_process() -> Iterator[Looks]:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        yield looks
-        looks.update({bound: count for bound, count in json.loads(process.communicate()[0])})
+        try:
+            yield looks
+        finally:
+            looks.update({bound: count for bound, count in json.loads(process.communicate()[0])})
 
 
 def read_metrics(port: int) -> str:

@@ -73,6 +73,7 @@ class GrpcServer(RunningServer):
 
     def counted(self) -> dict[tuple[str, str, str], float]:
         """Requests for work by modality, code and outcome, but those that were answered."""
+        self.settle()
         families = self.engine.metrics.registry.collect()
         return {
             (one.labels["modality"], one.labels["code"], one.labels["outcome"]): one.value

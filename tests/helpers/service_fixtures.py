@@ -27,6 +27,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
+from starlette.types import Message, Receive, Scope, Send
 
 from media import read
 from media.spec import Grid, InputSpec, VideoSpec, VolumeSpec
@@ -245,7 +246,10 @@ class RunningServer:
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self._ending = 0  # requests whose answers are out and that are not over
         self._server = self.make_server()
+        config = self._server.config
+        config.app, config.interface = self._watched, "asgi3"  # uvicorn cannot tell of a method
         self._thread = threading.Thread(target=self._server.run, args=([self.socket],))
 
     def make_server(self) -> uvicorn.Server:
@@ -269,8 +273,34 @@ class RunningServer:
     def classify(self, path: str = "/v1/classify/image", **options: Any) -> httpx.Response:
         return self.request("POST", path, **options)
 
+    async def _watched(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application, and how many of its requests were answered and are not over."""
+        answered, due = False, -1
+
+        async def told(message: Message) -> None:
+            nonlocal answered, due
+            if message["type"] == "http.response.start":
+                due = int(dict(message["headers"]).get(b"content-length", -1))
+            elif message["type"] == "http.response.body":
+                due -= len(message.get("body", b""))
+                # A refusal is whole before its last message: the rest of its body is read first.
+                if not answered and (due == 0 or not message.get("more_body")):
+                    answered = True
+                    self._ending += 1
+            await send(message)
+
+        try:
+            await self.app(scope, receive, told)
+        finally:
+            self._ending -= answered
+
+    def settle(self) -> None:
+        """Wait for what answered requests leave behind: they are counted and told of after that."""
+        wait_until(lambda: not self._ending, "answered requests to be over")
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples with these labels, whatever others they have; 0 if of none."""
+        self.settle()
         families = self.engine.metrics.registry.collect()
         return sum(
             one.value

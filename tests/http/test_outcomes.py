@@ -26,6 +26,7 @@ GOOD = picture(1)
 
 def outcomes(server: RunningServer) -> dict[tuple[str, str], float]:
     """Requests for images that were counted, by code and outcome, without those of none."""
+    server.settle()
     samples = next(
         family.samples
         for family in server.engine.metrics.registry.collect()
