@@ -8,6 +8,7 @@ that the picture fits over the upright original.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -32,11 +33,20 @@ class Look(NamedTuple):
 
     Attributes:
         part: of the sides above.
+        widest: how many pixels in a row one that the model saw becomes, at most.
         resize: [h, w] -> float32 [height, width].
     """
 
     part: float
+    widest: float
     resize: Callable[[np.ndarray, int, int], np.ndarray]
+
+    def longest(self, side: int, seen: int) -> float:
+        """Pixels of one of the sides above, along which the model saw so many."""
+        return min(self.part * side, self.widest * seen)
+
+
+THOROUGH, QUICK = Look(1.0, math.inf, resize), Look(0.5, 4.0, sampled)
 
 
 def draw(
@@ -58,18 +68,17 @@ def draw(
         values: ``[*cells]``, of a clip ``[views, *cells]``.
         edges: of the cells, pixels per axis.
         seen: what the reader told; nothing of pixels that came prepared.
-        quick: half of each side, for who waits for it: a large one takes as long as an answer.
+        quick: half of each side, less where the model saw little, for who waits for it: a large
+            one takes as long as an answer.
     """
-    look = Look(0.5, sampled) if quick else Look(1.0, resize)
+    look = QUICK if quick else THOROUGH
     strength = values / (np.abs(values).max() or 1)  # -1 to 1
     place = [int(one) for one in np.unravel_index(values.argmax(), values.shape)]
     if modality == "image":
         picture = _image(pixels[0], strength, edges, seen, look)
     elif modality == "video":
         view, strongest = place[:2]
-        picture = _frames(
-            pixels[view], strength[view], edges, seen, strongest, look
-        )
+        picture = _frames(pixels[view], strength[view], edges, seen, strongest, look)
     else:
         picture = _planes(pixels[0, ..., 0], strength, edges, seen, place, look)
     return encode_png(picture, quick)
@@ -80,7 +89,7 @@ def _image(
 ) -> np.ndarray:
     """[h, w, C] where it lies in the upright original."""
     height, width = seen.get("size") or view.shape[:2]
-    scale = look.part * SIDE / max(height, width)
+    scale = look.longest(SIDE, max(view.shape[:2])) / max(height, width)
     canvas = np.zeros((_length(scale * height), _length(scale * width), 4), np.uint8)
     box = seen.get("box") or [(0, height), (0, width)]
     rows, columns = (
@@ -103,9 +112,10 @@ def _frames(
     """[time, h, w, C] -> one frame for each cell of time, in a row."""
     box = seen.get("box")
     sides = [end - begin for begin, end in box] if box else view.shape[1:3]
+    longest = look.longest(FRAME_SIDE, max(view.shape[1:3]))
     times = [(begin + end) // 2 for begin, end in pairwise(edges[0])]
     row = [
-        _panel(view[time].mean(axis=2), heat, edges[1:], sides, FRAME_SIDE, look)
+        _panel(view[time].mean(axis=2), heat, edges[1:], sides, longest, look)
         for time, heat in zip(times, strength, strict=True)
     ]
     framed = row[strongest]
@@ -125,13 +135,14 @@ def _planes(
     """[d, h, w] -> its three planes through the middle of a cell."""
     spacing = seen.get("spacing_mm") or (1.0, 1.0, 1.0)
     lengths = [mm * side for mm, side in zip(spacing, scan.shape, strict=True)]
+    longest = look.longest(PLANE_SIDE, max(scan.shape)) / max(lengths)  # pixels of a mm
     row = []
     for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
         middle = (edges[axis][place[axis]] + edges[axis][place[axis] + 1]) // 2
         sides = [lengths[other] for other in others]
         panel = _panel(
             scan.take(middle, axis), strength.take(place[axis], axis),
-            [edges[other] for other in others], sides, PLANE_SIDE * max(sides) / max(lengths), look,
+            [edges[other] for other in others], sides, longest * max(sides), look,
         )  # fmt: skip
         # Depth runs to the head: drawn downwards it would turn the body upside down.
         row.append(panel if axis == 0 else panel[::-1])
@@ -147,7 +158,7 @@ def _panel(
     look: Look,
 ) -> np.ndarray:
     """[h, w] tinted, in the shape of ``sides`` (height, width), the long one of ``longest``."""
-    scale = look.part * longest / (max(sides) or 1)
+    scale = longest / (max(sides) or 1)
     return _tinted(grey, heat, edges, look, *(_length(scale * side) for side in sides))
 
 
