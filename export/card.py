@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from export.card_figures import measured_figures, sureness, table
+from export.card_figures import measured_figures, sureness, table, where_it_looked
 from media.sources import summary
 from media.spec import AXES, Grid, InputSpec, VideoSpec, VolumeSpec
 from models.checkpoint import Description
@@ -73,7 +73,7 @@ are {axes}.{_counted(description.input.views)}
 
 Split `{measured.split}` of {source["measured_on"]}; the hash of its items stands in
 manifest.json. The golden inputs are {source["goldens"]}.{_in_common(source)}
-{sureness(entries, description.labels)}
+{sureness(entries, description.labels)}{where_it_looked(entries)}
 ## How it was made
 
 {_trained(description, data)}

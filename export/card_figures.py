@@ -65,6 +65,26 @@ answer to. Where they become others in use, what comes in is no longer what was 
 """
 
 
+def where_it_looked(entries: Sequence[GridEntry]) -> str:
+    """That second graphs tell it, and how near the checkpoint's they are."""
+    rows = [
+        (entry.grid, entry.attention.rollout.items, f"{entry.attention.rollout.max_abs:.2g}",
+         f"{entry.attention.rollout.worst_ratio:.2f}")
+        for entry in entries
+        if entry.attention
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    return f"""
+## Where it looked
+
+A second graph of each grid gives the same logits and the rollout of attention with them
+(`explain=attention`). In multiples of an even share of all patches, against the checkpoint's:
+
+{table(("grid", "items", "largest difference from torch", "of its bound"), *rows)}
+"""
+
+
 def _stated(entries: Sequence[GridEntry]) -> list[tuple[GridEntry, Figures]]:
     return [(entry, entry.figures) for entry in entries if entry.figures]
 

@@ -270,6 +270,6 @@ class Maker:
             for graph in entry.graphs:
                 session = open_graph(folder / graph)
                 actual = graph_logits(session, pixels, batch=batch_of(grid))  # [V, classes]
-                compare(actual, rows, Bound(parity.atol, parity.rtol))
+                compare(actual, rows, Bound(parity.atol, parity.rtol), self.description.answers)
             logits[entry.grid] = tuple(float(value) for value in rows.mean(axis=0))
         return Golden(name, logits)

@@ -89,7 +89,8 @@ class Measurer:
         if self.options.precision == "fp16":
             parity, rounded = self._prove_fp16(grid, pixels, actual, pixels)
         else:
-            parity = compare(actual, torch_logits(self.model, pixels, grid))
+            expected = torch_logits(self.model, pixels, grid)  # [N, features]
+            parity = compare(actual, expected, what=self.description.answers)
         self.console.print(f"grid {grid}: features of {parity.items} items{_apart(parity)}")
         nothing = Calibration(reason="there are no labels")
         return GridEntry(str(grid), path, parity, None, rounded, calibration=nothing)
@@ -120,7 +121,7 @@ class Measurer:
         parity = compare(logits, own, Bound(plain.atol, plain.rtol))
         expected = torch_rollout(self.model, pixels, grid) * grid.tokens  # [N, T]
         bound = fp16_bound(expected) if self.options.precision == "fp16" else None
-        rolled = compare(rollout * grid.tokens, expected, bound)
+        rolled = compare(rollout * grid.tokens, expected, bound, "rollouts of attention")
         self.console.print(f"grid {grid}: attention as the checkpoint's{_apart(rolled)}")
         return AttentionGraph(path, parity, rolled)
 
@@ -167,8 +168,8 @@ class Measurer:
         with bar(self.console, f"rounding to fp16 at {grid}", len(pixels)) as advance:
             frozen = FrozenTransformer(self.model, grid, "fp16", self.plan)
             rounded = rounded_logits(frozen, pixels, advance)  # an overflow ends it here
-        parity = compare(logits, expected, bound)
-        return parity, compare(rounded, torch_logits(self.model, pixels, grid), bound)
+        own, what = torch_logits(self.model, pixels, grid), self.description.answers
+        return compare(logits, expected, bound, what), compare(rounded, own, bound, what)
 
     def _prepare(
         self, split: str, grid: Grid, limit: int | None = None, skip_unreadable: bool = False

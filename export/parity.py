@@ -112,24 +112,26 @@ def graph_rollout(
     return np.concatenate(logits), np.concatenate(rollouts)
 
 
-def compare(actual: np.ndarray, expected: np.ndarray, bound: Bound | None = None) -> Parity:
+def compare(
+    actual: np.ndarray, expected: np.ndarray, bound: Bound | None = None, what: str = "logits"
+) -> Parity:
     """Graph against torch, both [N, classes]; without a bound they are held to ``fp32_bound``.
 
     The bound on every logit is one on the first class too: it can differ only where torch's own
     margin is below twice the bound. Such items are counted.
 
     Raises:
-        ParityError: a logit is outside the bound, or not finite.
+        ParityError: a logit is outside the bound, or not finite; it calls them ``what``.
     """
     if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
-        raise ParityError("the graph or torch gave logits that are not finite")
+        raise ParityError(f"the graph or torch gave {what} that are not finite")
     largest = float(np.abs(expected).max())
     bound = bound or fp32_bound(largest)
     difference = np.abs(actual - expected)
     worst = float((difference / bound.allowed(expected)).max())
     if worst > 1:
         raise ParityError(
-            f"logits differ by up to {difference.max():.3g}, {worst:.3g} times the bound {bound}"
+            f"{what} differ by up to {difference.max():.3g}, {worst:.3g} times the bound {bound}"
         )
     equal = int((actual.argmax(1) == expected.argmax(1)).sum())
     return Parity(

@@ -58,6 +58,11 @@ class Description:
                 return dict(licence)
         return {}
 
+    @property
+    def answers(self) -> str:
+        """What the model gives of an item, in a word."""
+        return "logits" if self.labels else "features"
+
 
 @dataclasses.dataclass(frozen=True)
 class _Notes:

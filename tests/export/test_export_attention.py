@@ -96,6 +96,27 @@ def test_bundle_states_what_was_proved(
     sizes = [one.path("graphs/weights.bin").stat().st_size for one in (bundle, plain)]
     assert sizes[0] - sizes[1] < 2**15
     assert all(entry.attention is None for entry in plain.manifest.grids)
+    cards = [one.path("README.md").read_text(encoding="utf-8") for one in (bundle, plain)]
+    assert ["\n## Where it looked\n" in card for card in cards] == [True, False]
+    for entry in manifest.grids:
+        assert entry.attention is not None
+        rollout = entry.attention.rollout
+        row = f"| {entry.grid} | 36 | {rollout.max_abs:.2g} | {rollout.worst_ratio:.2f} |"
+        assert row in cards[0]
+
+
+def test_rollout_that_is_none_is_refused_by_name(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not as logits, which are right."""
+    wrong = lambda *said: 1.01 * torch_rollout(*said)  # noqa: E731
+    monkeypatch.setattr("export.measure.torch_rollout", wrong)
+    run = checkpoint_of(squares(tmp_path_factory)).parent
+    words = ["--grid", "3x2", "--out", tmp_path / "bundles", "--parity-items", "9", "--explain"]
+    data = squares_data(tmp_path_factory)
+    assert main([str(one) for one in (run, "--name", "squares", "--data", data, *words)]) != 0
+    assert "rollouts of attention differ by up to" in capsys.readouterr().err
 
 
 def test_verify_proves_both_graphs(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
