@@ -64,6 +64,7 @@ SHOWN = {
     "use_gated_mlp", "ffn_layer", "class_token", "reg_tokens", "num_reg_tokens", "pre_norm",
     "final_norm", "fc_norm", "use_fc_norm", "use_pre_transformer_norm",
     "use_post_transformer_norm", "use_abs_pos_emb", "use_ape", "rope_mixed", "rope_mixed_mode",
+    "no_embed_class",  # by the rows of the table, where there is one
     "untie_cls_and_patch_norms", "untie_global_and_local_cls_norm", "use_mask_token",
     "attn_pool_num_heads", "attn_pool_mlp_ratio", "attn_type", "block_chunks",
     # where the file has periods, they are those; else published models have the base alone
@@ -98,7 +99,7 @@ HARMLESS = {
 DECIDING: Mapping[str, Any] = {
     "act_layer": "gelu", "norm_layer": "layernorm", "mlp_layer": None, "attn_layer": None,
     "block_fn": None, "embed_layer": None, "embed_norm_layer": None, "pos_embed": "learn",
-    "no_embed_class": None, "pool_include_prefix": False, "dynamic_img_pad": False,
+    "pool_include_prefix": False, "dynamic_img_pad": False,
     "use_post_norm": False, "use_rot_pos_emb": False, "rope_type": None,
     "rope_rotate_half": False, "rope_grid_indexing": None, "rope_grid_offset": 0.0,
     "rope_scaling": None, "ref_feat_shape": None, "do_flip_channel_order": False, "do_pad": False,

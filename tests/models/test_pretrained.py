@@ -283,6 +283,34 @@ def with_words(folder: Path, name: str, args: dict[str, object], **beside: objec
     return folder
 
 
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("timm_vit", {"no_embed_class": False, "class_token": True}),
+        ("timm_deit3", {"no_embed_class": True, "init_values": 1e-6}),
+        ("timm_dinov2_registers", {"no_embed_class": True, "init_values": 1e-5}),
+        ("timm_dinov3", {"no_embed_class": False, "use_rot_pos_emb": True, "rope_type": "dinov3",
+                         "rope_rotate_half": True, "rope_temperature": 100}),
+        ("timm_rope_axial", {"no_embed_class": False, "attn_type": "rope", "rope_type": "cat",
+                             "use_rot_pos_emb": True, "rope_grid_indexing": "xy",
+                             "rope_temperature": 100.0}),
+        ("timm_rope_mixed", {"no_embed_class": False, "rope_mixed_mode": True,
+                             "use_rot_pos_emb": True, "rope_grid_indexing": "xy"}),
+        ("timm_rope_mixed_ape", {"no_embed_class": True, "use_abs_pos_emb": True}),
+    ],
+)  # fmt: skip
+def test_words_may_say_again_what_the_model_is(
+    tmp_path: Path, name: str, args: dict[str, object]
+) -> None:
+    """The arguments by which timm builds it, and their defaults: the answers are the same."""
+    folder = with_words(tmp_path / "said", name, args)
+    done = import_pretrained(str(folder), tmp_path / "run", Options())
+    assert done.not_used == []
+    model, _ = load_checkpoint(tmp_path / "run")
+    run = next(iter(runs_of(case(name)).values()))
+    check(model, {key: value for key, value in run.items() if "grad." not in key})
+
+
 def test_words_that_nothing_reads_are_told(tmp_path: Path, capsys: Chatter) -> None:
     """By place, name and value, when it is imported and in the checkpoint."""
     folder = with_words(tmp_path / "eva", "timm_eva02", {"rope_reg": 4}, patch_dropout=0.5)

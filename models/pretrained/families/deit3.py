@@ -43,5 +43,4 @@ FAMILY = Family(
     architectures=r"deit3_\w+_patch\d+_\d+",
     repository=ORIGINAL,
     table_rule={TIMM: "bicubic-antialias", ORIGINAL: "bicubic"},
-    built={"no_embed_class": True},
 )

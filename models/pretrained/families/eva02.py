@@ -76,6 +76,5 @@ FAMILY = Family(
         "rope_grid_indexing": "ij",
         "use_rot_pos_emb": True,
         "ref_feat_shape": ...,
-        "no_embed_class": False,
     },
 )

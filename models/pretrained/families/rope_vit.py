@@ -75,7 +75,6 @@ def _family(kind: str, table: bool) -> Family:
             "rope_type": "mixed" if kind == "mixed" else "cat",
             "rope_grid_indexing": "xy",
             "use_rot_pos_emb": True,
-            "no_embed_class": True,
         },
     )
 

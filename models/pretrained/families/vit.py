@@ -92,5 +92,4 @@ FAMILY = Family(
     architectures=r"vit_(tiny|small|base|large|huge)_patch\d+_\d+|deit_(tiny|small|base)_patch\d+_\d+",
     class_row=lambda matched: True,
     table_rule={TRANSFORMERS: "bicubic", TIMM: "bicubic-antialias"},
-    built={"no_embed_class": False},
 )
