@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from export.check import EMBEDDING
+from export.check import ATTENTION, EMBEDDING
 from export.make import make_bundle
 from export.options import Options
 from export.parity import open_graph
@@ -37,6 +37,9 @@ SERVED = {
         name for name in NAMES if name.startswith("timm_") and not name.startswith("timm_rope")
     ],
 }
+
+#: Those that also tell where attention looked: a table, learned rotations, and prefix tokens.
+EXPLAINED = ("timm_vit", "naver_rope_mixed", "timm_dinov3")
 
 
 def case(name: str) -> Path:
@@ -95,7 +98,7 @@ def exported(name: str, factory: pytest.TempPathFactory) -> Bundle:
         data = write_data(folder / "data", description.labels)
         options = Options(
             folder / "run", grids, folder / "bundles", name.replace("_", "-"), data=data,
-            parity_items=6,
+            parity_items=6, explain=name in EXPLAINED,
         )  # fmt: skip
         make_bundle(options, Console(quiet=True))
 
@@ -118,6 +121,13 @@ def test_graphs_give_the_librarys_answers(
         assert abs(found[-1] - run["pooled"].numpy()).max() <= TOLERANCE
         if "logits" in run:
             assert abs(found[0] - run["logits"].numpy()).max() <= TOLERANCE
+        if name in EXPLAINED:
+            assert entry.attention is not None  # whose rollout was held to torch's
+            assert 0 < entry.attention.rollout.worst_ratio <= 1
+            both = open_graph(bundle.path(entry.attention.graph))
+            logits, rollout = both.run(["logits", ATTENTION], {"pixels": pixels})
+            assert abs(logits - run["logits"].numpy()).max() <= TOLERANCE
+            assert 0 < rollout.sum(axis=1).min() <= rollout.sum(axis=1).max() < 1 + 1e-6
 
 
 @pytest.mark.parametrize("group", SERVED)
