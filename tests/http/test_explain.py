@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from service.engine.explain.axes import Axis
 from service.engine.explain.masks import LEAST_CELLS, MOST_CELLS, MOST_MASKS, MOST_ROWS
 from service.engine.explain.overlay import SIDE
+from service.engine.proof import MOST_WEIGHTS
 from service.engine.vocabulary import MOST_EXPLAINED
 from service.http.examples import examples
 from service.http.explain_documents import Explanation
@@ -324,6 +325,7 @@ def test_numbers_of_the_guide_are_those_of_the_code(guide: str) -> None:
     assert f"An image has from 25 (6x6 cells) to {MOST_MASKS} (8x8)" in guide
     assert f"At most {MOST_EXPLAINED} files of a request" in guide
     assert f"{SIDE} pixels on the long side" in guide
+    assert f"has {MOST_WEIGHTS:,} numbers ({4 * MOST_WEIGHTS >> 20} MiB)" in guide
     few = "(fewer than {} in an image, {} in a clip or scan)".format(*LEAST_CELLS.values())
     assert few in guide
 
