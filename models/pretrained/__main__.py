@@ -63,13 +63,13 @@ def _report(done: Imported, out: Path) -> None:
 
 
 def _options(words: argparse.Namespace) -> Options:
-    labels = _lines(words.labels) if words.labels else []
+    labels = tuple(_lines(words.labels)) if words.labels else None
     if words.size and not re.fullmatch(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", words.size):
         raise SpecError(f"--size: expected height and width, like 224x224, got {words.size}")
     size = tuple(map(int, words.size.split("x"))) if words.size else ()
     if words.heads is not None and words.heads < 1:
         raise SpecError(f"--heads: expected at least 1, got {words.heads}")
-    return Options(words.family, tuple(labels), size, words.heads or 0)
+    return Options(words.family, labels, size, words.heads or 0)
 
 
 def _lines(path: Path) -> list[str]:

@@ -77,7 +77,7 @@ def converted(family: Family, found: Found, spec: ModelSpec) -> dict[str, Tensor
         "patch_embedding.bias": _need(found, "patch.bias"),
         "class_token": _need(found, "class_token")[0],  # [1, W]
     }
-    if (registers := found.tensor("registers")) is not None:
+    if (registers := found.tensor("registers")) is not None and spec.registers:
         state["registers"] = registers[0]  # [R, W]
     if (table := found.tensor("table")) is not None:
         rows = table[0]  # [1 + T or T, W]

@@ -46,12 +46,12 @@ class Options:
 
     Attributes:
         family: a key of ``FAMILIES``, or timm's name of the model.
-        labels: names of the classes.
+        labels: names of the classes, () of a model without a head.
         size: pixels (height, width) that the checkpoint is made for; empty: ``_size``.
     """
 
     family: str = ""
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...] | None = None
     size: tuple[int, ...] = ()
     heads: int = 0
 
@@ -187,7 +187,7 @@ def _assembled(
     return model
 
 
-def _labels(given: tuple[str, ...], source: Source, classes: int) -> tuple[str, ...]:
+def _labels(given: tuple[str, ...] | None, source: Source, classes: int) -> tuple[str, ...]:
     """A name for each class: those given, else the file's (of timm a list), else numbers.
 
     Of the file's, such as come more than once get the class's number.
@@ -195,11 +195,17 @@ def _labels(given: tuple[str, ...], source: Source, classes: int) -> tuple[str, 
     Raises:
         SpecError: they are not as many, or not different.
     """
-    if not given:
+    if given is None:
         named = source.config.get("id2label") or source.config.get("label_names")
         if isinstance(named, list):
             named = {str(number): word for number, word in enumerate(named)}
         numbered = [str(number) for number in range(classes)]
+        if isinstance(named, dict) and classes and len(named) != classes:
+            raise SpecError(
+                f"{CONFIG}: the head has {classes} classes; expected a name for each, got "
+                f"{len(named)} (or pass --labels)"
+            )
+        given = ()
         if isinstance(named, dict) and set(named) == set(numbered):
             words = [str(named[number]) for number in numbered]
             times = collections.Counter(words)

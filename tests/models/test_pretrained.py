@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -197,6 +199,40 @@ def test_names_of_transformers_own_modules(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors")
     model, _ = imported(tmp_path / "model.safetensors", tmp_path / "run", Options(heads=2))
     check(model, runs_of(case("hf_dinov3"))["24x16"])
+
+
+@pytest.mark.parametrize(
+    ("name", "registers"),
+    [
+        ("hf_dinov3", "embeddings.register_tokens"),
+        ("timm_dinov3", "reg_token"),
+        ("meta_dinov3", "storage_tokens"),
+    ],
+)
+def test_a_model_without_registers(tmp_path: Path, name: str, registers: str) -> None:
+    """transformers writes them with none in it, timm and the authors write no such tensor.
+
+    The others' answers are those of a model whose registers were taken away.
+    """
+    model, _ = imported(case(name), tmp_path / "with")
+    state = model.state_dict()
+    del state["registers"]
+    spec = dataclasses.replace(model.spec, registers=0)
+    shutil.copytree(case(name), tmp_path / "without")
+    weights = weights_of(name)
+    del weights[registers]
+    if name == "hf_dinov3":
+        weights[registers] = torch.empty(1, 0, 64)
+    save_file(weights, tmp_path / "without" / "model.safetensors")
+    config = (tmp_path / "without" / "config.json").read_text()
+    config = re.sub(r'("(?:num_register|n_storage)_tokens": )4', r"\g<1>0", config)
+    (tmp_path / "without" / "config.json").write_text(config)
+    without, description = imported(tmp_path / "without", tmp_path / "run")
+    expected = VisionTransformer(spec, description.input).eval()
+    expected.load_state_dict(state)
+    pixels = runs_of(case(name))["12x20"]["pixels"]
+    assert without.spec.registers == 0
+    assert torch.equal(without.features(pixels), expected.features(pixels))
 
 
 @pytest.mark.parametrize("wrapped", [True, False])

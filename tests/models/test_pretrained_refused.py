@@ -228,7 +228,7 @@ def test_sizes_that_the_patch_does_not_divide(tmp_path: Path, capsys: Chatter) -
 
 
 def test_labels_that_do_not_match_the_head(tmp_path: Path, capsys: Chatter) -> None:
-    """Too few, one twice, or any for a model without a head."""
+    """None, too few, one twice, or any for a model without a head; config.json's own too."""
     names = tmp_path / "names.txt"
     names.write_text("ant\nbee\n")
     folder = changed(tmp_path, "hf_dinov2")
@@ -238,6 +238,14 @@ def test_labels_that_do_not_match_the_head(tmp_path: Path, capsys: Chatter) -> N
     )
     names.write_text("ant\nbee\ncow\ndog\neel\nant\n")
     assert "got 6 lines with 5" in refused(folder, capsys, *words)
+    names.write_text("\n")
+    assert "got 0 lines with 0" in refused(folder, capsys, *words)
+    path = folder / "config.json"
+    own = {"id2label": {"0": "ant", "1": "bee"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    line = refused(folder, capsys)
+    assert "the head has 6 classes; expected a name for each, got 2 (or pass --labels)" in line
+    names.write_text("ant\n")
     assert "the head has 0 classes" in refused(changed(tmp_path, "hf_dinov3"), capsys, *words)
 
 

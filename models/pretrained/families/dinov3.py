@@ -73,6 +73,7 @@ LAYOUTS = (
             },
         ),
         optional=both("layers.{n}.mlp.gate.*") | names.HEADLESS | names.EITHER_NORM
+        | {"registers"}
         | {f"layers.{{n}}.attention.{part}.bias" for part in ("query", "value")},
     ),
     Layout(
@@ -90,7 +91,11 @@ LAYOUTS = (
             },
         ),
         optional=both("layers.{n}.mlp.gate.*")
-        | {"layers.{n}.attention.key_mask", "layers.{n}.attention.query_key_value.bias"},
+        | {
+            "registers",
+            "layers.{n}.attention.key_mask",
+            "layers.{n}.attention.query_key_value.bias",
+        },
         left_out=("mask_token", "local_cls_norm."),
     ),
 )  # fmt: skip
