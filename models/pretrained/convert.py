@@ -117,7 +117,7 @@ def _layer(found: Found, layer: str, order: Tensor | None) -> dict[str, Tensor]:
     state = {}
     for name in ("attention_norm", "attention.out", "mlp_norm"):
         for end in ENDS:
-            state[f"{layer}{name}.{end}"] = _need(found, f"{layer}{name}.{end}")
+            state[f"{layer}{name}.{end}"] = _end(found, f"{layer}{name}", end)
     for name in ("attention_scale", "mlp_scale"):
         if (gains := found.tensor(layer + name)) is not None:
             state[layer + name] = gains
@@ -162,9 +162,9 @@ def _mlp(found: Found, where: str) -> dict[str, Tensor]:
     gated = found.tensor(where + "gate.weight") is not None
     state: dict[str, Tensor] = {}
     for end in ENDS:
-        first, last = _need(found, f"{where}first.{end}"), _need(found, f"{where}last.{end}")
+        first, last = _end(found, f"{where}first", end), _end(found, f"{where}last", end)
         if gated:
-            state |= {f"{where}gate.{end}": _need(found, f"{where}gate.{end}")}
+            state |= {f"{where}gate.{end}": _end(found, f"{where}gate", end)}
         elif first.shape[0] == 2 * _need(found, where + "last.weight").shape[1]:
             gate, first = first.chunk(2)
             state |= {f"{where}gate.{end}": gate}
@@ -173,6 +173,12 @@ def _mlp(found: Found, where: str) -> dict[str, Tensor]:
         if (norm := found.tensor(f"{where}norm.{end}")) is not None:
             state[f"{where}norm.{end}"] = norm
     return state
+
+
+def _end(found: Found, where: str, end: str) -> Tensor:
+    """A weight or its bias [rows]; zeros for a bias that the file says there is not."""
+    weight, there = _need(found, f"{where}.weight"), found.tensor(f"{where}.{end}")
+    return weight.new_zeros(len(weight)) if there is None else there
 
 
 def _need(found: Found, ours: str) -> Tensor:

@@ -108,8 +108,14 @@ def both(*names: str) -> frozenset[str]:
     return frozenset(name.replace("*", end) for name in names for end in ENDS)
 
 
-def match(names: Iterable[str], layout: Layout) -> Matched:
-    """Which of a layout's tensors there are among ``names``."""
+def match(
+    names: Iterable[str], layout: Layout, absent: frozenset[str] = frozenset()
+) -> Matched:
+    """Which of a layout's tensors there are among ``names``.
+
+    Args:
+        absent: of ours, besides the optional ones, those that this file may lack.
+    """
     patterns = {
         re.compile(re.escape(theirs).replace(re.escape(LAYER), NUMBER)): ours
         for theirs, ours in layout.names.items()
@@ -130,17 +136,19 @@ def match(names: Iterable[str], layout: Layout) -> Matched:
             found[ours] = name
         else:
             (left_out if bare.startswith(layout.left_out) else extra).append(name)
-    missing = _missing(found, depth, layout)
+    missing = _missing(found, depth, layout, layout.optional | absent)
     return Matched(layout, found, tuple(left_out), tuple(extra), missing, depth)
 
 
-def _missing(found: dict[str, str], depth: int, layout: Layout) -> tuple[str, ...]:
+def _missing(
+    found: dict[str, str], depth: int, layout: Layout, optional: frozenset[str]
+) -> tuple[str, ...]:
     """Theirs, by the first of their names: what is not optional, or one layer has and one not."""
     first = {ours: theirs for theirs, ours in reversed(list(layout.names.items()))}
     missing = []
     for ours, theirs in first.items():
         numbers = range(max(depth, 1)) if LAYER in ours else range(1)
         lacking = [n for n in numbers if ours.replace(LAYER, str(n)) not in found]
-        if lacking and (ours not in layout.optional or len(lacking) < len(numbers)):
+        if lacking and (ours not in optional or len(lacking) < len(numbers)):
             missing += [theirs.replace(LAYER, str(n)) for n in lacking]
     return tuple(missing)

@@ -38,6 +38,8 @@ CHANNELS = {
     "halves": "t and t + D / 2 become a pair",
     "columns-first": "the pairs of rows before those of columns",
 }
+#: What of a layer has a bias here in any case, besides norms.
+BIASED = ("attention.out", "mlp.first", "mlp.gate", "mlp.last")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +260,12 @@ def _told(
         "float32"
     }:
         converted.append(f"{', '.join(sorted(stored))} to float32, the values as stored")
+    layer = "layers.0.{}.{}".format
+    zeros = [
+        one for one in BIASED if layer(one, "weight") in has and layer(one, "bias") not in has
+    ]
+    if zeros:
+        converted.append(f"biases of {', '.join(zeros)}: zeros, as config.json says")
     if size.grid != found.grid:
         moved = f"from grid {found.grid} to {size.grid}"
         converted.append(f"table of positions resized {moved}, as {library} does")

@@ -11,6 +11,7 @@ from models.pretrained.families import FAMILIES
 from models.pretrained.family import TIMM, TRANSFORMERS, Family
 from models.pretrained.layout import Matched, match
 from models.pretrained.source import SAFE, Source
+from models.pretrained.words import switched_off
 
 #: In the names of the second class token and the second head of a distilled DeiT.
 DISTILLED = ("dist_token", "head_dist", "distillation_")
@@ -36,8 +37,9 @@ def recognise(source: Source, told: str = "") -> tuple[Family, Matched]:
             known = ", ".join(family.name for family in allowed)
             raise SpecError(f"--family: config.json is of {known}, got {told}")
         allowed, library = [named], library or library_told
+    absent = switched_off(source.config)
     fits = [
-        (family, match(source.tensors, layout))
+        (family, match(source.tensors, layout, absent))
         for family in allowed
         for layout in family.layouts
         if library in ("", layout.library)

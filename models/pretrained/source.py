@@ -34,6 +34,8 @@ OTHERS = {
 POINTER = b"version https://git-lfs"
 #: Under which a file of torch.save keeps the tensors, if not as they are.
 INSIDE = ("model", "state_dict")
+#: Before every name, of a model that was saved as DistributedDataParallel has it.
+WRAPPED = "module."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +161,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             f"{path}: expected tensors by name, directly or under {' or '.join(INSIDE)}, "
             f"got a {type(loaded).__name__}"
         )
-    return loaded
+    wrapped = all(name.startswith(WRAPPED) for name in loaded)
+    return {name.removeprefix(WRAPPED): one for name, one in loaded.items()} if wrapped else loaded
 
 
 def _checked(name: str, tensor: Any) -> Tensor:

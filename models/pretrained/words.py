@@ -22,6 +22,7 @@ from typing import Any
 
 from models.checkpoint import CheckpointError
 from models.pretrained.family import TIMM, TRANSFORMERS, Family
+from models.pretrained.layout import LAYER
 from models.pretrained.source import CONFIG, PREPROCESSOR, Source
 
 #: By the place in which words stand; "config.json" of timm and of authors is what holds arguments.
@@ -124,6 +125,27 @@ def arguments(source: Source, library: str) -> dict[str, Any]:
         return told
     beside = {key: source.config.get(key) for key in BESIDE}
     return beside | {key: value for key, value in told.items() if value is not None}
+
+
+#: Words that switch biases off -> those of a layer, by our names.
+SWITCHES = {
+    "qkv_bias": ("attention.query_key_value",),
+    "proj_bias": ("attention.out",),
+    **dict.fromkeys(("mlp_bias", "ffn_bias"), ("mlp.first", "mlp.last", "mlp.gate")),
+}
+
+
+def switched_off(config: Mapping[str, Any]) -> frozenset[str]:
+    """Biases, with ``{n}``, that config.json says there are not: such a tensor does not lack."""
+    places = [config, *(config.get(name) for name in ("model_args", "kwargs"))]
+    return frozenset(
+        f"layers.{LAYER}.{part}.bias"
+        for words in places
+        if isinstance(words, dict)
+        for switch, parts in SWITCHES.items()
+        if words.get(switch) is False
+        for part in parts
+    )
 
 
 def not_used(family: Family, source: Source, library: str) -> list[str]:

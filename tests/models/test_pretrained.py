@@ -347,6 +347,56 @@ def test_words_may_say_again_what_the_model_is(
     check(model, {key: value for key, value in run.items() if "grad." not in key})
 
 
+@pytest.mark.parametrize(
+    ("name", "pattern", "words"),
+    [
+        ("hf_dinov3", r"\.o_proj\.bias", {"proj_bias": False}),
+        ("hf_dinov3_gated", r"\.mlp\.\w+\.bias", {"mlp_bias": False}),
+        ("meta_dinov3", r"attn\.proj\.bias|mlp\.\w+\.bias",
+         {"kwargs": {"proj_bias": False, "ffn_bias": False}}),
+        ("timm_deit3", r"attn\.qkv\.bias", {"model_args": {"qkv_bias": False}}),
+        ("timm_dinov2_registers", r"attn\.qkv\.bias", {"model_args": {"qkv_bias": False}}),
+    ],
+)  # fmt: skip
+def test_biases_that_the_file_says_there_are_not(
+    tmp_path: Path, capsys: Chatter, name: str, pattern: str, words: dict[str, object]
+) -> None:
+    """The answers are those of zeros in their place; that biases are missing is not enough."""
+    held = weights_of(name)
+    gone = [one for one in held if re.search(pattern, one)]
+    zeros = held | {one: torch.zeros_like(held[one]) for one in gone}
+    fewer = {one: tensor for one, tensor in held.items() if one not in gone}
+    assert gone
+    for folder, tensors in ("zeros", zeros), ("fewer", fewer), ("said", fewer):
+        shutil.copytree(case(name), tmp_path / folder)
+        save_file(tensors, tmp_path / folder / "model.safetensors")
+    config = json.loads((tmp_path / "said" / "config.json").read_text())
+    for key, value in words.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    (tmp_path / "said" / "config.json").write_text(json.dumps(config))
+    one, _ = imported(tmp_path / "zeros", tmp_path / "one")
+    assert main([str(tmp_path / "said"), "--out", str(tmp_path / "other")]) == 0
+    told = "zeros, as config.json says" in capsys.readouterr().out
+    assert told == ("qkv" not in pattern)
+    other, _ = load_checkpoint(tmp_path / "other")
+    pixels = next(iter(runs_of(case(name)).values()))["pixels"]
+    torch.testing.assert_close(other.features(pixels), one.features(pixels), atol=1e-6, rtol=0)
+    assert main([str(tmp_path / "fewer"), "--out", str(tmp_path / "none")]) == 2
+    assert "got a file that lacks" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_names_of_a_model_that_many_gpus_trained(tmp_path: Path) -> None:
+    """DistributedDataParallel's word before every name is taken off."""
+    held = load_file(case("timm_vit") / "model.safetensors")
+    (tmp_path / "vit").mkdir()
+    shutil.copyfile(case("timm_vit") / "config.json", tmp_path / "vit" / "config.json")
+    wrapped = {f"module.{name}": tensor for name, tensor in held.items()}
+    torch.save({"state_dict": wrapped}, tmp_path / "vit" / "pytorch_model.bin")
+    model, _ = imported(tmp_path / "vit", tmp_path / "run")
+    check(model, next(iter(runs_of(case("timm_vit")).values())))
+
+
 def test_words_that_nothing_reads_are_told(tmp_path: Path, capsys: Chatter) -> None:
     """By place, name and value, when it is imported and in the checkpoint."""
     folder = with_words(tmp_path / "eva", "timm_eva02", {"rope_reg": 4}, patch_dropout=0.5)

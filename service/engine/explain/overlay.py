@@ -168,10 +168,13 @@ def _tinted(
     """[h, w] under a colour for each cell, uint8 [height, width, 4]."""
     share = FULLEST * np.abs(heat)[..., np.newaxis].astype(np.float32)  # [*cells, 1]
     colour = share * np.where(heat[..., np.newaxis] > 0, FOR, AGAINST).astype(np.float32)
-    places = np.ix_(*(_cells(*one) for one in zip(edges, (height, width), strict=True)))
-    mixed = look.resize(grey, height, width)[..., np.newaxis] * (1 - share)[places] + colour[places]
+    left, added = 1 - share, colour  # of the grey, and what comes upon it
+    for axis, side in enumerate((height, width)):
+        places = _cells(edges[axis], side)
+        left, added = left.take(places, axis), added.take(places, axis)
     tinted = np.full((height, width, 4), 255, np.uint8)
-    tinted[..., :3] = np.clip(mixed, 0, 255)  # [height, width, 3]
+    # Both are parts of a whole: nothing is below 0 or above 255 but for rounding, which is cut off.
+    tinted[..., :3] = look.resize(grey, height, width)[..., np.newaxis] * left + added
     return tinted
 
 
