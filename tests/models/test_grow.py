@@ -233,6 +233,19 @@ def test_what_cannot_be_had_exactly_is_refused(
         grown_of(make(encoding), block, tmp_path)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["head.bias", "encoding.table"])
+def test_answers_that_are_no_numbers_are_not_the_same(
+    name: str, number: float, tmp_path: Path
+) -> None:
+    """Broken weights are refused, though no difference can be told to be large."""
+    old = make(EncodingSpec("rope_mixed"))
+    with torch.no_grad():
+        old.get_parameter(name).flatten()[0] = number
+    with pytest.raises(SpecError, match="would differ by nan"):
+        check_same(old, grown_of(old, 8, tmp_path))
+
+
 def test_blocks_that_cannot_hold_three_axes_are_refused(tmp_path: Path) -> None:
     """Two pairs have no room for three axes."""
     spec = ModelSpec(

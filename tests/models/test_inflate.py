@@ -220,6 +220,16 @@ def test_impossible_axes_are_refused(grid: tuple[int, ...], depth: int, message:
         inflate(make(), INPUT, Axis("clips", Grid(grid), depth))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_answers_that_are_no_numbers_are_not_the_same(number: float) -> None:
+    """Broken weights are refused, though no difference can be told to be large."""
+    old = make(EncodingSpec("liere", block=4))
+    with torch.no_grad():
+        old.head.bias[0] = number
+    with pytest.raises(SpecError, match="would differ by nan"):
+        check_same(old, inflate(old, INPUT, Axis("clips", GRID, DEPTH)))
+
+
 def test_model_of_clips_is_refused() -> None:
     """It has its axis already."""
     new = inflate(make(), INPUT, Axis("clips", GRID, DEPTH))
