@@ -126,7 +126,9 @@ def check_match(description: Description, config: TrainConfig) -> None:
     if modalities[0] != modalities[1]:
         wrong.insert(0, "input.modality: expected {}, got {}".format(*modalities))
     if wrong:
-        raise SpecError(f"the checkpoint is of another model: {'; '.join(wrong)}")
+        grows = "; python -m models.grow makes one of another encoding of it"
+        hint = grows if old["encoding"] != new["encoding"] else ""
+        raise SpecError(f"the checkpoint is of another model: {'; '.join(wrong)}{hint}")
 
 
 def keeps_head(description: Description, config: TrainConfig, labels: tuple[str, ...]) -> bool:

@@ -96,11 +96,9 @@ class Progress:
 
     def begins(self, origin: dict[str, Any]) -> None:
         """Say what a fine-tuning took over."""
-        self.console.print(
-            f"begins from step {origin['step']} of a run on {origin['data']} "
-            f"({origin['labels']} labels); head: {origin['head']}",
-            markup=False,
-        )
+        step, where = origin["step"], f"{origin['data']} ({origin['labels']} labels)"
+        begun = f"step {step} of a run on {where}" if step is not None else f"weights: {where}"
+        self.console.print(f"begins from {begun}; head: {origin['head']}", markup=False)
 
     def goes_on(self, change: Change) -> None:
         """Say what is different from here on."""

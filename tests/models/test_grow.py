@@ -12,7 +12,15 @@ from torch.nn import functional
 from media.spec import Grid, InputSpec, SpecError
 from models.checkpoint import load_checkpoint, read_description, save_checkpoint
 from models.encodings.liere import Liere
-from models.grow import check_same, grids_of, grow, main, rotations_apart, whole_rotations
+from models.grow import (
+    SAME_ANSWERS,
+    check_same,
+    grids_of,
+    grow,
+    main,
+    rotations_apart,
+    whole_rotations,
+)
 from models.rotations.apply import Rotations
 from models.spec import EncodingSpec, ModelSpec
 from models.vit import Attention, Layer, VisionTransformer
@@ -209,6 +217,20 @@ def test_gains_and_biases_move_with_their_channels(tmp_path: Path) -> None:
         wrong.encoding.entries[0, 0, 0, 0, 0] += 1e-3
     with pytest.raises(SpecError, match="rotations at grid .* would differ by"):
         check_same(old, wrong)
+
+
+def test_large_logits_are_held_to_as_many_digits(tmp_path: Path) -> None:
+    """Their rounding grows with them; the same difference of small ones is a fault."""
+    old = make(EncodingSpec("rope_mixed"))
+    with torch.no_grad():
+        for parameter in old.head.parameters():
+            parameter.mul_(1e4)
+    new = grown_of(old, 8, tmp_path)
+    assert check_same(old, new) > SAME_ANSWERS
+    with torch.no_grad():
+        new.head.weight.mul_(1.001)
+    with pytest.raises(SpecError, match="answers at grid .* would differ by"):
+        check_same(old, new)
 
 
 @pytest.mark.parametrize(

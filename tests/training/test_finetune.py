@@ -184,7 +184,10 @@ def test_head_is_kept_where_the_labels_are_the_same(
         ({"width": 48}, "model.width: expected 24, got 48"),
         ({"depth": 2}, "model.depth: expected 3, got 2"),
         ({"patch": (3, 3)}, r"model.patch: expected \(2, 3\), got \(3, 3\)"),
-        ({"encoding": EncodingSpec("absolute")}, "model.encoding: expected liere_4, got absolute"),
+        (
+            {"encoding": EncodingSpec("absolute")},
+            "model.encoding: expected liere_4, got absolute.*; python -m models.grow makes one",
+        ),
         ({"pool": "mean"}, "model.pool: expected class, got mean"),
     ],
 )
@@ -292,6 +295,14 @@ def test_average_follows_the_weights() -> None:
 
 
 # --- from the command line --------------------------------------------------------------------
+
+
+def test_weights_of_no_known_run_are_told_without_a_step(capsys: Chatter) -> None:
+    """Public ones were imported: nobody knows their steps."""
+    origin = {"step": None, "data": "what vits learned from", "labels": 5, "head": "new"}
+    Progress().begins(origin)
+    told = capsys.readouterr().err
+    assert told == "begins from weights: what vits learned from (5 labels); head: new\n"
 
 
 def test_fine_tuning_road(pictures: Path, finished: Path, tmp_path: Path, capsys: Chatter) -> None:
