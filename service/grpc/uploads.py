@@ -16,6 +16,8 @@ from service.http.problems import BodyTimeout, EmptyBody
 #: room for the largest message, or refused.
 QUICK_SECONDS = 0.1
 RETRY_SECONDS = 1
+#: In so long a call is cancelled whose client is no longer there.
+CANCEL_SECONDS = 0.1
 
 
 class Uploads:
@@ -58,6 +60,9 @@ class Uploads:
             await self._wait(reading, call)
         message = reading.result()
         if message is grpc.aio.EOF:
+            # So it also ends where the client left or its deadline came: that is told a moment
+            # later, by cancelling this call.
+            await asyncio.sleep(CANCEL_SECONDS)
             raise EmptyBody(f"expected a message of at most {self.largest} bytes")
         call.received, call.uploaded = len(message), time.monotonic()
         return bytes(message)
