@@ -126,8 +126,8 @@ def check_match(description: Description, config: TrainConfig) -> None:
     if modalities[0] != modalities[1]:
         wrong.insert(0, "input.modality: expected {}, got {}".format(*modalities))
     if wrong:
-        grows = "; python -m models.grow makes one of another encoding of it"
-        hint = grows if old["encoding"] != new["encoding"] else ""
+        other = old["encoding"] != new["encoding"] and config.model.encoding.name == "liere"
+        hint = "; python -m models.grow makes LieRE of other rotations" if other else ""
         raise SpecError(f"the checkpoint is of another model: {'; '.join(wrong)}{hint}")
 
 

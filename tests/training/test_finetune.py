@@ -184,9 +184,10 @@ def test_head_is_kept_where_the_labels_are_the_same(
         ({"width": 48}, "model.width: expected 24, got 48"),
         ({"depth": 2}, "model.depth: expected 3, got 2"),
         ({"patch": (3, 3)}, r"model.patch: expected \(2, 3\), got \(3, 3\)"),
+        ({"encoding": EncodingSpec("absolute")}, "model.encoding: expected liere_4, got absolute$"),
         (
-            {"encoding": EncodingSpec("absolute")},
-            "model.encoding: expected liere_4, got absolute.*; python -m models.grow makes one",
+            {"encoding": EncodingSpec("liere", block=12)},
+            "expected liere_4, got liere_12; python -m models.grow makes LieRE of other rotations$",
         ),
         ({"pool": "mean"}, "model.pool: expected class, got mean"),
     ],
