@@ -254,8 +254,17 @@ def test_tensors_over_http_have_the_logits_of_the_bare_session(tmp_path: Path) -
 # --- jobs ------------------------------------------------------------------------------------
 
 
-def test_jobs_rows_run_on_a_real_server(tmp_path: Path) -> None:
-    """A folder of many names for few pictures, answered as a job; and images beside one."""
+def test_jobs_rows_run_on_a_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of many names for few pictures, answered as a job; and images beside one that was
+    done too early, however slow the machine is.
+    """
+    look = jobs_beside.SubmittedJob.look
+
+    def look_in_the_end(job: jobs_beside.SubmittedJob) -> dict[str, Any]:
+        wait_until(lambda: look(job)["state"] not in ("queued", "running"), "the job to end", 60)
+        return look(job)
+
+    monkeypatch.setattr(jobs_beside.SubmittedJob, "look", look_in_the_end)
     write_tiny_bundle(tmp_path / "bundles")
     images = jobs_beside.many_photographs(tmp_path / "images", 20)
     assert len(images) == 20
